@@ -1,0 +1,263 @@
+"""FocusedDropout: the mask, the function, the layer, and placing it in a network.
+
+Paper: Xie et al., "FocusedDropout for Convolutional Neural Network", arXiv 2103.15425, section 4
+and Algorithm 1. Two readings are ours: gamma is drawn once per image (Algorithm 1 can be read as
+once per unit) from the range that the text gives three times, (0.3, 0.6), not from Algorithm 1's
+(0.6, 0.9); and an image whose focused area is empty passes unchanged instead of being zeroed.
+"""
+
+from collections.abc import Callable
+from typing import Any, Self, TypedDict
+
+import torch
+from torch import Tensor, nn
+
+Gamma = float | Tensor
+
+
+class FocusStatistics(TypedDict):
+    """What the layer did since the last reset, over the steps in which it was active."""
+
+    images: int
+    unmasked_images: int
+    keep_ratio: float | None
+    zeros_ratio: float | None
+
+
+def focus_mask(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
+    """Find the units that FocusedDropout keeps.
+
+    The reference channel of an image is the one with the largest spatial mean (eq. 1-2; of equal
+    ones the first). Its focused area holds the places whose value is greater than gamma times the
+    channel's maximum (eq. 3-4, Algorithm 1 line 8). Statistics and comparison are float32 whatever
+    the input; no gradient flows.
+
+    An empty focused area (a reference maximum <= 0, NaN or Inf) would zero the whole image; such an
+    image is kept whole.
+
+    Args:
+        x: Feature maps, floating point, shape (N, C, H, W).
+        gamma: Share of the reference maximum, in [0, 1): one number, or one per image, shape (N,).
+        opposite: Keep the places outside the focused area instead (section 5.2.4, Table 4).
+
+    Returns:
+        Boolean mask, shape (N, 1, H, W): one mask for all channels of an image (eq. 5).
+
+    Raises:
+        TypeError: If `x` is not floating point.
+        ValueError: If `x` is not 4-D or has no channel or no place, if `gamma` has another shape,
+            or if a number `gamma` lies outside [0, 1).
+    """
+    mask, _ = _mask_and_empty(x, gamma, opposite)
+    return mask
+
+
+def focused_dropout(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
+    """Zero every unit outside the focused area, in all channels (Algorithm 1).
+
+    Kept units are not rescaled (Algorithm 1 line 12), the mask is a constant to the gradient, and
+    NaN and Inf stay visible: the mask is multiplied, not written.
+
+    Args:
+        x: Feature maps, floating point, shape (N, C, H, W).
+        gamma: Share of the reference maximum, in [0, 1): one number, or one per image, shape (N,).
+        opposite: Zero the focused area instead.
+
+    Returns:
+        The masked maps in the shape, dtype and memory format of `x`.
+
+    Raises:
+        TypeError: As `focus_mask`.
+        ValueError: As `focus_mask`.
+    """
+    return x * focus_mask(x, gamma, opposite)
+
+
+def _mask_and_empty(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Tensor]:
+    """Return `focus_mask` and, shape (N, 1, 1, 1), whether an image's focused area was empty."""
+    _check_input(x)
+    _check_gamma(gamma, num_images=x.shape[0])
+    with torch.no_grad():
+        # A half-precision mean rounds to ties and picks another channel: 12% of images in bf16.
+        channel_mean = x.mean(dim=(2, 3), dtype=torch.float32)
+        strongest = channel_mean.argmax(dim=1)
+        reference = x[torch.arange(x.shape[0], device=x.device), strongest].float()
+        peak = reference.amax(dim=(1, 2))
+        threshold = gamma * peak
+        focused = (reference > threshold[:, None, None])[:, None]
+        # Tested on the mask, not on the peak's sign: this covers NaN, Inf and underflow as well.
+        empty = ~focused.flatten(1).any(dim=1)[:, None, None, None]
+        mask = ~focused if opposite else focused | empty
+        return mask, empty
+
+
+def _check_input(x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise TypeError(f"FocusedDropout needs floating point feature maps, not {x.dtype}")
+    if x.ndim != 4:
+        raise ValueError(
+            f"FocusedDropout needs feature maps of shape (N, C, H, W), not {tuple(x.shape)}"
+        )
+    if 0 in x.shape[1:]:
+        raise ValueError(
+            f"FocusedDropout needs at least one channel and one place, not {tuple(x.shape)}"
+        )
+
+
+def _check_gamma(gamma: Gamma, num_images: int) -> None:
+    if isinstance(gamma, Tensor):
+        if gamma.shape not in ((), (num_images,)):
+            raise ValueError(
+                f"gamma must be one number or one per image, shape ({num_images},), "
+                f"not {tuple(gamma.shape)}"
+            )
+    elif not 0 <= gamma < 1:
+        raise ValueError(f"gamma must lie in [0, 1), not {gamma}: at 1 no unit would be kept")
+
+
+class FocusedDropout(nn.Module):
+    """FocusedDropout as a layer; `FocusedTraining` decides in which steps it takes part.
+
+    The layer is the identity in `eval()` and while `active` is false, so just that in an exported
+    model. It holds no parameters and no buffers: the state dicts of a network with and without it
+    are interchangeable. Gamma comes from the default generator of the input's device, whose state
+    belongs in a checkpoint; a private one would be redrawn by activation checkpointing.
+
+    Shape: (N, C, H, W) to the same, any floating dtype and memory format.
+
+    Args:
+        gamma: The range of the uniform draw, one draw per image; one number fixes it. The default
+            is the paper's (sections 4 and 5.1.1).
+        opposite: Zero the focused area instead of the rest (Table 4, "opposite approach").
+
+    Raises:
+        ValueError: If not 0 <= low <= high < 1.
+    """
+
+    active: bool
+
+    def __init__(
+        self, gamma: float | tuple[float, float] = (0.3, 0.6), opposite: bool = False
+    ) -> None:
+        super().__init__()
+        low, high = (gamma, gamma) if isinstance(gamma, int | float) else gamma
+        if not 0 <= low <= high < 1:
+            raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not ({low}, {high})")
+        self.gamma = (float(low), float(high))
+        self.opposite = opposite
+        self.active = False
+        # Kept units, units, unmasked images, images. Not a buffer: buffers are saved and broadcast.
+        self._totals = torch.zeros(4, dtype=torch.int64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mask `x`, shape (N, C, H, W), in an active training step; else return `x` itself."""
+        if not (self.training and self.active):
+            return x
+        low, high = self.gamma
+        gamma: Gamma = low
+        if high > low:
+            gamma = low + (high - low) * torch.rand(x.shape[:1], device=x.device)
+        mask, empty = _mask_and_empty(x, gamma, self.opposite)
+        self._count(mask, empty)
+        return x * mask
+
+    @torch.no_grad()
+    def _count(self, mask: Tensor, empty: Tensor) -> None:
+        if self._totals.device != mask.device:  # built after the network was moved
+            self._totals = self._totals.to(mask.device)
+        self._totals[0] += mask.sum()
+        self._totals[1] += mask.numel()
+        self._totals[2] += empty.sum()
+        self._totals[3] += mask.shape[0]
+
+    def statistics(self) -> FocusStatistics:
+        """Read the counts since the last reset; waits for the device, so call it once an epoch.
+
+        Returns:
+            `keep_ratio`, the share of ones in the masks, and `zeros_ratio`, the share of zeros,
+            which is what the paper plots as "keeping_ratio" (section 5.2.2); None before the first
+            active step. `unmasked_images` counts images that passed whole for want of a focused
+            area.
+        """
+        kept, units, unmasked, images = self._totals.tolist()
+        keep_ratio = kept / units if units else None
+        return {
+            "images": images,
+            "unmasked_images": unmasked,
+            "keep_ratio": keep_ratio,
+            "zeros_ratio": None if keep_ratio is None else 1 - keep_ratio,
+        }
+
+    def reset_statistics(self) -> None:
+        """Start counting anew."""
+        self._totals.zero_()
+
+    def extra_repr(self) -> str:
+        """Name what tells this layer from another in `print(model)`."""
+        low, high = self.gamma
+        return f"gamma=({low}, {high}), opposite={self.opposite}"
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the counts where `to()` and its kin move the network."""
+        self._totals = fn(self._totals)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _after(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Forward hook. A bound method, so that a deep copy of the network hooks its own layer."""
+        masked: Tensor = self(output)
+        return masked
+
+
+def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:
+    """Let `layer` act on the output of the submodule `name`; state dict keys stay as they are.
+
+    Afterwards `model.modules()` finds the layer, and deep copies, pickles, `train()`, `to()` and
+    wrappers carry it along. In a `Sequential` it becomes the last member, elsewhere it is called by
+    a forward hook.
+
+    Args:
+        model: Any network.
+        name: Dotted name of a submodule with one tensor (N, C, H, W) as output, such as "layer3".
+        layer: The layer to place; each place needs a layer of its own.
+
+    Raises:
+        ValueError: If there is no submodule `name` (the message lists the names), if it is followed
+            by a FocusedDropout already, if `layer` stands in the model already, or if `name` and
+            all modules around it are containers that call whatever they hold.
+    """
+    modules = dict(model.named_modules())
+    target = modules.get(name)
+    if target is None or not name:
+        raise ValueError(f"the model has no submodule {name!r}; it has {_names(model)}")
+    if any(module is layer for module in modules.values()):
+        raise ValueError("this FocusedDropout is in the model already; build one for each place")
+    owner = _owner(modules, name)
+    label = "focused_dropout" if owner is target else f"focused_dropout_{name.replace('.', '_')}"
+    if label in owner._modules:
+        raise ValueError(f"a FocusedDropout follows {name!r} already")
+    owner.add_module(label, layer)
+    if not _calls_members_in_turn(owner):
+        target.register_forward_hook(layer._after)
+
+
+def _calls_members_in_turn(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward
+
+
+def _owner(modules: dict[str, nn.Module], name: str) -> nn.Module:
+    """Find the module to hold the layer: one that does not call its members by itself."""
+    target = modules[name]
+    if _calls_members_in_turn(target):
+        return target
+    for depth in range(name.count(".") + 1, -1, -1):
+        module = modules[".".join(name.split(".")[:depth])]
+        if not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            return module
+    raise ValueError(f"cannot follow {name!r}: give the name of a Sequential or of a plain module")
+
+
+def _names(model: nn.Module) -> str:
+    """List the submodules a user may mean: the first two levels, not every convolution."""
+    names = [name for name, _ in model.named_modules() if name and name.count(".") < 2]
+    shown = ", ".join(names[:60])
+    return shown + (f", ... ({len(names) - 60} more)" if len(names) > 60 else "")

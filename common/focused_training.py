@@ -1,0 +1,223 @@
+"""Which training steps use FocusedDropout, and the magnified weight decay (MWD) of those steps.
+
+Paper: arXiv 2103.15425, section 4: a random 10% of the batches take part, and on just those batches
+the weight decay is raised. Nothing here holds state: what happens at step t is a function of
+(seed, t), the same on every rank, on resume and in any order.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from hashlib import blake2b
+from operator import index
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from common.dropout import FocusedDropout
+
+_CHANCE = 1e-9
+"""An epoch without participation is an error where it is less likely than this."""
+
+
+def _uniform(seed: int, step: int) -> float:
+    """Hash (seed, step) to [0, 1)."""
+    digest = blake2b(f"{seed} {step}".encode(), digest_size=8, person=b"participates").digest()
+    # 53 bits, the precision of a float: all 64 could round up to 1.
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+@lru_cache(maxsize=4)
+def _exact_steps(rate: float, seed: int, epoch: int, steps_per_epoch: int) -> frozenset[int]:
+    first = epoch * steps_per_epoch
+    steps = range(first, first + steps_per_epoch)
+    return frozenset(
+        sorted(steps, key=lambda step: (_uniform(seed, step), step))[: round(rate * len(steps))]
+    )
+
+
+def participates(rate: float, seed: int, step: int, steps_per_epoch: int | None = None) -> bool:
+    """Decide whether a step uses FocusedDropout.
+
+    By default each step is drawn by itself, with probability `rate`. With `steps_per_epoch` = N
+    exactly round(rate * N) of the N steps of each epoch take part.
+
+    Args:
+        rate: Participation rate, in [0, 1].
+        seed: Any integer.
+        step: Optimizer step, counted from 0 over the whole training.
+        steps_per_epoch: Optimizer steps of an epoch, for an exact number of them.
+
+    Raises:
+        ValueError: If `step` is negative.
+    """
+    step = index(step)
+    if step < 0:
+        raise ValueError(f"steps count from 0; there is no step {step}")
+    if steps_per_epoch is None:
+        return _uniform(seed, step) < rate
+    return step in _exact_steps(rate, seed, step // steps_per_epoch, steps_per_epoch)
+
+
+class FocusedTraining:
+    """The method around one's own training loop.
+
+    ```python
+    insert_after(model, "layer3", FocusedDropout())
+    focus = FocusedTraining(model, optimizer, participation_rate=0.1, weight_decay=1e-3, seed=0)
+    for step, (images, labels) in enumerate(batches):
+        with focus.step(step):
+            loss = criterion(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    ```
+
+    With gradient accumulation all micro-batches of an optimizer step lie inside one `step` block.
+
+    Args:
+        model: The network; its FocusedDropout layers are found among `model.modules()`.
+        optimizer: Any torch optimizer. Groups with a weight decay of zero keep zero.
+        participation_rate: Share of steps that take part, in [0, 1]; the paper's is 0.1.
+        weight_decay: Decay of the participating steps, absolute; 1e-3 is the best of the paper's
+            Figure 6c (ResNet-56, CIFAR-100). None leaves the decay alone ("without MWD", Table 4).
+        seed: Seed of the draw.
+        steps_per_epoch: If given, exactly round(rate * steps) steps of each epoch take part.
+        decay_only: Magnify the decay and leave the layers off, if there are any ("randomly MWD",
+            Table 4).
+
+    Raises:
+        ValueError: If the model has no FocusedDropout and not `decay_only`, if nothing was asked
+            for, or if a number is out of range.
+
+    Warns:
+        UserWarning: If the decay is to be magnified and no parameter group has one.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        participation_rate: float = 0.1,
+        weight_decay: float | None = 1e-3,
+        seed: int = 0,
+        *,
+        steps_per_epoch: int | None = None,
+        decay_only: bool = False,
+    ) -> None:
+        if not 0 <= participation_rate <= 1:
+            raise ValueError(f"participation_rate must lie in [0, 1], not {participation_rate}")
+        if weight_decay is not None and not 0 <= weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be a finite number >= 0, not {weight_decay}")
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch must be at least 1, not {steps_per_epoch}")
+        if decay_only and weight_decay is None:
+            raise ValueError("decay_only without a weight_decay would do nothing")
+        found = [module for module in model.modules() if isinstance(module, FocusedDropout)]
+        if not found and not decay_only:
+            raise ValueError(
+                f"{type(model).__name__} has no FocusedDropout layer among its "
+                f"{sum(1 for _ in model.modules())} modules: place one with insert_after, "
+                "or ask for decay_only"
+            )
+        decaying = any(group.get("weight_decay", 0) > 0 for group in optimizer.param_groups)
+        if weight_decay is not None and not decaying:
+            warnings.warn(
+                "no parameter group has a weight decay to magnify: give the optimizer one, "
+                "or pass weight_decay=None",
+                stacklevel=2,
+            )
+        self.layers = [] if decay_only else found
+        self.optimizer = optimizer
+        self.participation_rate = participation_rate
+        self.weight_decay = weight_decay
+        self.seed = seed
+        self.steps_per_epoch = steps_per_epoch
+        self._base_decays: list[float] | None = None
+        self._seen = self._took_part = 0
+        optimizer.register_state_dict_post_hook(self._hide_magnified_decay)
+
+    def participates(self, step: int) -> bool:
+        """Tell whether optimizer step `step` takes part; a pure function of (seed, step)."""
+        return participates(self.participation_rate, self.seed, step, self.steps_per_epoch)
+
+    @contextmanager
+    def step(self, step: int) -> Iterator[bool]:
+        """Run one optimizer step, counted from 0, with the method on or off as the draw says.
+
+        In a participating step every FocusedDropout is active and every group that has a weight
+        decay gets the magnified one. Both return to what they were afterwards, on an exception too.
+
+        Yields:
+            Whether the step takes part.
+        """
+        participating = self.participates(step)
+        self._seen += 1
+        self._took_part += participating
+        if not participating:
+            yield False
+            return
+        if self._base_decays is not None:
+            raise RuntimeError("FocusedTraining.step does not nest")
+        groups = self.optimizer.param_groups
+        were_active = [layer.active for layer in self.layers]
+        self._base_decays = [group.get("weight_decay", 0) for group in groups]
+        try:
+            for layer in self.layers:
+                layer.active = True
+            if self.weight_decay is not None:
+                for group in groups:
+                    if group.get("weight_decay", 0) > 0:
+                        group["weight_decay"] = self.weight_decay
+            yield True
+        finally:
+            for layer, active in zip(self.layers, were_active, strict=True):
+                layer.active = active
+            for group, decay in zip(groups, self._base_decays, strict=False):
+                if "weight_decay" in group:
+                    group["weight_decay"] = decay
+            self._base_decays = None
+
+    def end_epoch(self) -> dict[str, float | int | None]:
+        """Report on the steps since the last call, and start counting anew.
+
+        Reads the layers' counters, so it waits for the device once.
+
+        Returns:
+            `steps`, `participating_steps`, and over all layers `images`, `unmasked_images`,
+            `keep_ratio` and `zeros_ratio` as `FocusedDropout.statistics` defines them (ratios are
+            means over the layers).
+
+        Raises:
+            RuntimeError: If no step took part although so many were due that chance cannot explain
+                it (probability below 1e-9; 197 steps at a rate of 0.1).
+        """
+        seen, took_part = self._seen, self._took_part
+        self._seen = self._took_part = 0
+        if seen and not took_part and (1 - self.participation_rate) ** seen < _CHANCE:
+            raise RuntimeError(
+                f"none of {seen} steps took part at a rate of {self.participation_rate}: "
+                "does `focus.step(step)` get a step that counts up over the whole training?"
+            )
+        report: dict[str, float | int | None] = {"steps": seen, "participating_steps": took_part}
+        statistics = [layer.statistics() for layer in self.layers]
+        for layer in self.layers:
+            layer.reset_statistics()
+        kept = [s["keep_ratio"] for s in statistics if s["keep_ratio"] is not None]
+        keep_ratio = sum(kept) / len(kept) if kept else None
+        return report | {
+            "images": sum(s["images"] for s in statistics),
+            "unmasked_images": sum(s["unmasked_images"] for s in statistics),
+            "keep_ratio": keep_ratio,
+            "zeros_ratio": None if keep_ratio is None else 1 - keep_ratio,
+        }
+
+    def _hide_magnified_decay(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """Keep the magnified decay out of a state dict taken inside a step."""
+        if self._base_decays is not None:
+            for group, decay in zip(state["param_groups"], self._base_decays, strict=False):
+                if "weight_decay" in group:
+                    group["weight_decay"] = decay

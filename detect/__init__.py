@@ -1,0 +1,1 @@
+"""Backbone file to a detector to a scored report."""

@@ -1,0 +1,32 @@
+"""Both metrics of a split in one: what metrics.json holds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from detect.coco_score import score_coco
+from detect.detections import Detections, GroundTruth
+from detect.voc_score import score_voc
+
+
+def score(truth: GroundTruth, detections: Detections, iou: float = 0.5) -> dict[str, Any]:
+    """Scores detections by VOC and by COCO.
+
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it.
+        iou: The overlap that makes a hit for VOC, in (0, 1]; COCO has its own ten.
+
+    Returns:
+        `{"voc": ..., "coco": ...}`. AP values are fractions; None where nothing is counted.
+    """
+    return {
+        "voc": score_voc(truth, detections, iou).metrics(),
+        "coco": score_coco(truth, detections),
+    }
+
+
+def write_metrics(metrics: dict[str, Any], file: Path) -> None:
+    """Writes metrics as JSON; what is not counted becomes null."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")

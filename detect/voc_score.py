@@ -1,0 +1,197 @@
+"""The Pascal VOC detection metric, by the rules of the development kit (VOCevaldet.m, VOCap.m).
+
+For each class by itself:
+
+1. Detections are taken by falling score; among equal scores the given order stays.
+2. A detection looks only at the object of its class and image that it overlaps most (the first of
+   equals), be that object difficult or already taken. The second best is never tried.
+3. Under the IoU threshold it is a false positive; at exactly the threshold it is a hit.
+4. A hit on a difficult object is ignored: neither true nor false, however often it happens. A hit
+   on a free object is a true positive and takes it; on a taken object it is a false positive.
+5. Recall is counted over the objects that are not difficult.
+6. AP as in 2007: the mean over recall 0, 0.1, .., 1 of the highest precision at that recall or
+   above, 0 where it is not reached. Recall is compared in integers, 10 * TP >= k * objects, so that
+   a recall of exactly 3/10, 6/10 or 7/10 reaches its threshold; binary fractions would miss it.
+7. AP since 2010: the area under the precision envelope, from recall 0 to 1.
+
+The kit counts inclusive pixels, width = xmax - xmin + 1. Boxes here are continuous,
+[xmin - 1, ymin - 1, xmax, ymax], so plain widths x2 - x1 give the same overlap without the + 1.
+
+Where the kit divides 0 by 0 (detections so far all ignored) there is no point on the curve; a class
+whose detections are all ignored has AP 0.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.detections import Detections, GroundTruth
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class: its AP, what was counted, its precision-recall curve.
+
+    Attributes:
+        ap_11point: AP as in 2007, a fraction; None without counted objects.
+        ap_area: AP since 2010, a fraction; None without counted objects.
+        objects: Objects that are not difficult.
+        difficult: Objects that are.
+        detections: Detections, ignored ones included.
+        recall: (points,) one point per detection that is not ignored, by falling score; NaN
+            without counted objects.
+        precision: (points,) true positives among the detections up to this one.
+        score: (points,) the score of the detection.
+    """
+
+    ap_11point: float | None
+    ap_area: float | None
+    objects: int
+    difficult: int
+    detections: int
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class VocScore:
+    """The metric of a split, and what became of every detection.
+
+    Attributes:
+        iou: The overlap that makes a hit.
+        per_class: Class name to its score, in class order.
+        overlap: (d,) largest IoU with an object of the detection's class and image, 0 if none.
+        match: (d,) index of that object in the ground truth if the overlap is a hit, else -1.
+        true_positive: (d,) took a counted object.
+        ignored: (d,) hit a difficult object; what is neither is a false positive.
+    """
+
+    iou: float
+    per_class: dict[str, ClassScore]
+    overlap: NDArray[np.float64]
+    match: NDArray[np.int64]
+    true_positive: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+
+    def metrics(self) -> dict[str, Any]:
+        """The "voc" part of metrics.json; None where no class has counted objects."""
+        counts = ("ap_11point", "ap_area", "objects", "difficult", "detections")
+        scores = self.per_class.values()
+        return {
+            "iou": self.iou,
+            "map_11point": _mean([score.ap_11point for score in scores]),
+            "map_area": _mean([score.ap_area for score in scores]),
+            "per_class": {
+                name: {count: getattr(score, count) for count in counts}
+                for name, score in self.per_class.items()
+            },
+        }
+
+
+def score_voc(truth: GroundTruth, detections: Detections, iou: float = 0.5) -> VocScore:
+    """Scores detections by the rules above.
+
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it, in any order.
+        iou: The overlap that makes a hit, in (0, 1].
+
+    Raises:
+        ValueError: `iou` is outside (0, 1].
+    """
+    if not 0.0 < iou <= 1.0:
+        raise ValueError(f"iou is {iou}; it must lie in (0, 1]")
+    overlap, nearest = best_overlaps(truth, detections)
+    match = np.where(overlap >= iou, nearest, -1)
+    hit = match >= 0
+    ignored = hit.copy()
+    ignored[hit] = truth.difficult[match[hit]]
+
+    # By class, then by falling score; lexsort is stable. The first hit on an object takes it.
+    order = np.lexsort((-detections.score, detections.label))
+    takers = order[(hit & ~ignored)[order]]
+    _, first = np.unique(match[takers], return_index=True)
+    true_positive = np.zeros(len(order), dtype=np.bool_)
+    true_positive[takers[first]] = True
+
+    bounds = np.searchsorted(detections.label[order], np.arange(len(truth.classes) + 1))
+    per_class = {}
+    for label, name in enumerate(truth.classes):
+        rows = order[bounds[label] : bounds[label + 1]]
+        counted = rows[~ignored[rows]]
+        of_class = truth.label == label
+        per_class[name] = _class_score(
+            true_positive[counted],
+            detections.score[counted],
+            objects=int(np.count_nonzero(of_class & ~truth.difficult)),
+            difficult=int(np.count_nonzero(of_class & truth.difficult)),
+            detections=len(rows),
+        )
+    return VocScore(iou, per_class, overlap, match, true_positive, ignored)
+
+
+def best_overlaps(
+    truth: GroundTruth, detections: Detections
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Finds the object of the same class and image that each detection overlaps most.
+
+    Returns:
+        IoU (d,) and index of the object (d,), the first of equals; 0 and -1 where none overlaps.
+    """
+    images = len(truth.image_ids)
+    object_cell = truth.label * images + truth.image
+    detection_cell = detections.label * images + detections.image
+    objects = np.argsort(object_cell, kind="stable")
+    start = np.searchsorted(object_cell[objects], detection_cell, side="left")
+    stop = np.searchsorted(object_cell[objects], detection_cell, side="right")
+
+    overlap = np.zeros(len(detection_cell), dtype=np.float64)
+    nearest = np.full(len(detection_cell), -1, dtype=np.int64)
+    # Round k compares with the k-th object of the cell all detections that have one.
+    rows = np.flatnonzero(start < stop)
+    while len(rows):
+        candidate = objects[start[rows]]
+        iou = paired_iou(detections.box[rows], truth.box[candidate])
+        better = iou > overlap[rows]
+        overlap[rows[better]] = iou[better]
+        nearest[rows[better]] = candidate[better]
+        start[rows] += 1
+        rows = rows[start[rows] < stop[rows]]
+    return overlap, nearest
+
+
+def paired_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU (n,) of continuous boxes (n, 4) with the boxes (n, 4) in the same rows; `b` has area."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    intersection = np.maximum(sides, 0.0).prod(axis=1)
+    areas = (a[:, 2:] - a[:, :2]).prod(axis=1) + (b[:, 2:] - b[:, :2]).prod(axis=1)
+    return np.asarray(intersection / (areas - intersection))
+
+
+def _class_score(
+    true_positive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    objects: int,
+    difficult: int,
+    detections: int,
+) -> ClassScore:
+    """The curve and AP of one class from its counted detections by falling score."""
+    true = np.cumsum(true_positive)
+    precision = true / np.arange(1, len(true) + 1)
+    if not objects:
+        recall = np.full(len(true), np.nan)
+        return ClassScore(None, None, 0, difficult, detections, recall, precision, score)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(10 * true, objects * np.arange(11))  # first point at recall k/10
+    ap_11point = float(envelope[reached[reached < len(true)]].sum() / 11)
+    ap_area = float(envelope[true_positive].sum() / objects)  # each adds 1 / objects of recall
+    recall = true / objects
+    return ClassScore(ap_11point, ap_area, objects, difficult, detections, recall, precision, score)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

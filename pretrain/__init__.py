@@ -1,0 +1,1 @@
+"""Images to a trained classifier to a backbone file."""
