@@ -83,7 +83,8 @@ def _mask_and_empty(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Te
         strongest = channel_mean.argmax(dim=1)
         reference = x[torch.arange(x.shape[0], device=x.device), strongest].float()
         peak = reference.amax(dim=(1, 2))
-        threshold = gamma * peak
+        ratio = gamma.float() if isinstance(gamma, Tensor) else gamma
+        threshold = ratio * peak
         focused = (reference > threshold[:, None, None])[:, None]
         # Tested on the mask, not on the peak's sign: this covers NaN, Inf and underflow as well.
         empty = ~focused.flatten(1).any(dim=1)[:, None, None, None]
@@ -156,7 +157,9 @@ class FocusedDropout(nn.Module):
         low, high = self.gamma
         gamma: Gamma = low
         if high > low:
-            gamma = low + (high - low) * torch.rand(x.shape[:1], device=x.device)
+            gamma = low + (high - low) * torch.rand(
+                x.shape[:1], dtype=torch.float32, device=x.device
+            )
         mask, empty = _mask_and_empty(x, gamma, self.opposite)
         self._count(mask, empty)
         return x * mask
@@ -202,8 +205,13 @@ class FocusedDropout(nn.Module):
         self._totals = fn(self._totals)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
-    def _after(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    def _after(self, module: nn.Module, inputs: Any, output: Any) -> Tensor:
         """Forward hook. A bound method, so that a deep copy of the network hooks its own layer."""
+        if not isinstance(output, Tensor):  # told in the first step, not in the first active one
+            raise TypeError(
+                f"FocusedDropout needs one tensor, not {type(output).__name__}: it cannot follow "
+                f"a {type(module).__name__}"
+            )
         masked: Tensor = self(output)
         return masked
 

@@ -1,0 +1,115 @@
+"""Checkpoints that are whole or absent.
+
+A file is written beside its target, flushed to the disk and renamed over it, so a crash at any
+moment leaves the old file or the new one. Tensors and plain values only: everything loads with
+`weights_only=True`, so a checkpoint from elsewhere cannot run code.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from common.errors import InputError
+
+
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], *, keep_previous: bool = False
+) -> None:
+    """Write a file through `write` so that a reader sees the old content or all of the new.
+
+    Args:
+        path: Target file.
+        write: Called with the open temporary file.
+        keep_previous: Leave the file that stood there as `<stem>.previous<suffix>`.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written; the old file stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_previous and path.exists():
+            path.replace(previous(path))
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be written ({error.strerror}): free space or choose another --out; "
+            "what was there before is untouched"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(state: dict[str, Any], path: Path, *, keep_previous: bool = False) -> None:
+    """Write a checkpoint of tensors and plain values; the rest as `write_atomically`."""
+    write_atomically(path, lambda file: torch.save(state, file), keep_previous=keep_previous)
+
+
+def previous(path: Path) -> Path:
+    """Name the file that `write_atomically` keeps when it replaces `path`."""
+    return path.with_suffix(f".previous{path.suffix}")
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU, tensors and plain values only.
+
+    Raises:
+        InputError: If the file is missing, damaged, or holds anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: give a finished run or a checkpoint file") from None
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not a checkpoint that loads safely: {reason[:200]}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}, not a checkpoint")
+    return state
+
+
+def load_last(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, or the one before it where it is missing or damaged.
+
+    Raises:
+        InputError: If neither can be read.
+    """
+    try:
+        return load(path)
+    except InputError as error:
+        if not previous(path).exists():
+            raise
+        print(f"{error}; going on from {previous(path).name}", flush=True)
+        return load(previous(path))
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of the generators that training draws from."""
+    state = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Undo what was drawn since `random_state`."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -1,0 +1,130 @@
+"""What the commands of both stages share: flags from dataclasses, one-line errors, exit codes.
+
+Exit codes: 0 done, 2 wrong arguments or data, 3 the training became non-finite, 143 ended on
+request after a checkpoint.
+"""
+
+import contextlib
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import tyro
+
+from common.errors import InputError
+
+Args = TypeVar("Args")
+Command = Callable[[list[str]], None]
+
+
+def run(program: str, commands: Mapping[str, Command], overview: str, argv: Sequence[str]) -> int:
+    """Run a command and turn what went wrong into one line and an exit code.
+
+    Args:
+        program: What the user typed, such as "python -m pretrain".
+        commands: Each takes the arguments behind its name.
+        overview: Help of the program.
+        argv: Arguments behind the program.
+    """
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            print(overview)
+            return 0 if argv else 2
+        commands[choose(argv[0], commands, "command", f"{program} --help")](list(argv[1:]))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if code is None:
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return int(code)
+    return 0
+
+
+def choose(name: str, known: Mapping[str, object], kind: str, where: str) -> str:
+    """Return `name` if it is known.
+
+    Raises:
+        InputError: If it is not; the message gives the nearest names and where to find all.
+    """
+    if name in known:
+        return name
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4) or list(known)[:6]
+    raise InputError(f"unknown {kind} {name!r}; nearest: {', '.join(near)} ({where} shows all)")
+
+
+def recipe_name(
+    argv: Sequence[str], recipes: Mapping[str, object], program: str
+) -> tuple[str, list[str], str]:
+    """Take the recipe's name off the arguments of `train`.
+
+    Returns:
+        The name, the other arguments, and what the user typed so far, for the usage line.
+
+    Raises:
+        InputError: If there is no name, or an unknown one.
+    """
+    if not argv or argv[0].startswith("-"):
+        if "-h" in argv or "--help" in argv:
+            print(f"usage: {program} train RECIPE --data DIR --out RUN [flags]\n")
+            print(f"{program} train RECIPE --help shows the flags; the recipes:")
+            print("\n".join(f"  {name}" for name in recipes))
+            raise SystemExit(0)
+        raise InputError(f"train needs a recipe first: `{program} list` shows all")
+    name = choose(argv[0], recipes, "recipe", f"`{program} list`")
+    return name, list(argv[1:]), f"{program} train {name}"
+
+
+def parse(
+    kind: type[Args],
+    argv: Sequence[str],
+    program: str,
+    description: str,
+    *,
+    default: Args | None = None,
+) -> Args:
+    """Build the dataclass `kind` from flags; `--help` prints and exits.
+
+    Args:
+        kind: A dataclass whose fields are the flags.
+        argv: Arguments.
+        program: What the user typed, for the usage line.
+        description: Head of the help; an example belongs in it.
+        default: Where the defaults come from, if not from the class.
+
+    Raises:
+        InputError: For an unknown flag, a missing one or a bad value.
+    """
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages):
+            if default is None:
+                return tyro.cli(kind, args=argv, prog=program, description=description)
+            return tyro.cli(kind, args=argv, prog=program, description=description, default=default)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(_one_sentence(messages.getvalue(), program)) from None
+    except ValueError as error:  # a dataclass refused its values
+        raise InputError(str(error)) from error
+
+
+def _one_sentence(box: str, program: str) -> str:
+    """Turn the framed message of tyro into one line."""
+    lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in box.splitlines()]
+    text = "; ".join(line.rstrip(":") for line in lines if line)
+    text = re.sub(r"; For full helptext.*", "", text)
+    return f"{text}; {program} --help shows all flags"

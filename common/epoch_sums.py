@@ -1,0 +1,55 @@
+"""Means over the images of an epoch, without waiting for the device at each step."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.distributed import sum_over_ranks
+
+
+class EpochSums:
+    """Sums over the images of an epoch, on the device until they are asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._images = 0
+
+    def add(self, means: dict[str, Tensor], images: int, *, count: bool = True) -> None:
+        """Add the means over some images."""
+        for name, value in means.items():
+            value = value.detach().double() * images
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._images += images if count else 0
+
+    def means(self) -> dict[str, float]:
+        """Return this rank's means; waits for the device."""
+        return {name: value.item() / max(1, self._images) for name, value in self._sums.items()}
+
+    def means_over_ranks(self) -> dict[str, float]:
+        """Return the means over the images of all ranks."""
+        if not self._sums:
+            return {}
+        values = torch.stack(list(self._sums.values()))
+        images = values.new_tensor([self._images])
+        totals = sum_over_ranks(torch.cat((values, images))).tolist()
+        return {
+            name: value / max(1, totals[-1])
+            for name, value in zip(self._sums, totals, strict=False)
+        }
+
+    def non_finite(self) -> list[str]:
+        """Name the sums that are NaN or infinite; waits for the device."""
+        return [name for name, value in self._sums.items() if not torch.isfinite(value)]
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint."""
+        return {"images": self._images, "sums": {k: v.item() for k, v in self._sums.items()}}
+
+    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+        """Take over the values of `state`."""
+        self._images = state["images"]
+        self._sums = {
+            name: torch.tensor(value, dtype=torch.float64, device=device)
+            for name, value in state["sums"].items()
+        }

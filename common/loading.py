@@ -1,0 +1,71 @@
+"""Reading images in worker processes, one stream for the whole training."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from common.sampling import MicroBatch
+
+Key = tuple[int, int]
+"""Epoch and position of an image: all that its augmentation may depend on, beside the seed."""
+Item = TypeVar("Item")
+
+
+class Keyed(Dataset[Item]):
+    """A data set whose items are a pure function of (epoch, position)."""
+
+    def __init__(self, read: Callable[[int, int], Item]) -> None:
+        self._read = read
+
+    def __getitem__(self, key: Key) -> Item:
+        epoch, position = key
+        return self._read(epoch, position)
+
+
+def stream(
+    read: Callable[[int, int], Any],
+    micro_batches: Iterable[MicroBatch],
+    collate: Callable[[list[Any]], Any],
+    *,
+    workers: int,
+    device: torch.device,
+) -> Iterator[Any]:
+    """Yield one collated batch for each micro-batch, read ahead by worker processes.
+
+    The workers live as long as the iterator, across epochs; they are started once.
+
+    Args:
+        read: Called with (epoch, position) in a worker; must draw its randomness from these alone.
+        micro_batches: What to read, in order.
+        collate: Makes a batch of a list of items.
+        workers: Number of processes; 0 reads in this one.
+        device: Batches are pinned in memory for a GPU.
+    """
+    keys = ([(m.epoch, int(i)) for i in m.indices] for m in micro_batches)
+    loader = DataLoader(
+        Keyed(read),
+        batch_sampler=keys,  # any iterable serves; it is read once
+        num_workers=workers,
+        collate_fn=collate,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=_one_thread,
+    )
+    return iter(loader)
+
+
+def _one_thread(_: int) -> None:
+    """Leave the cores to the other workers: OpenCV would start a thread per core in each."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def default_workers(num_images: int) -> int:
+    """Choose the number of workers of a rank: its share of the cores, but none for small sets."""
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min((cores or 1) // local_ranks, 16) if num_images >= 1000 else 0

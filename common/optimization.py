@@ -1,0 +1,50 @@
+"""From the settings of a recipe to torch objects."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from common.dropout import FocusedDropout, insert_after
+from common.errors import InputError
+from common.settings import Focus, Optimization
+
+
+def build_optimizer(model: nn.Module, settings: Optimization) -> Optimizer:
+    """Build the optimizer over all trainable parameters, in one group."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    fused = parameters[0].is_cuda
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(
+            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+        )
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        fused=fused,
+    )
+
+
+def autocast(settings: Optimization, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the precision context of a recipe on a device."""
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+
+
+def place_focused_dropout(model: nn.Module, focus: Focus) -> None:
+    """Insert the recipe's layer, if it has one.
+
+    Raises:
+        InputError: If the network has no such submodule.
+    """
+    if focus.after is None:
+        return
+    try:
+        insert_after(model, focus.after, FocusedDropout(focus.gamma, focus.opposite))
+    except ValueError as error:
+        raise InputError(f"--focus.after {focus.after}: {error}") from error

@@ -1,0 +1,183 @@
+"""The folder of a run: who owns it, what was run, where, and what came out.
+
+```
+recipe.json        stage, recipe name, resolved recipe, seed
+environment.json   versions, hardware, command
+metrics.jsonl      one JSON object a line
+last.pt best.pt    checkpoints (last.previous.pt: the one before)
+tensorboard/       scalars, where tensorboard is installed
+run.lock           held while a process works in the folder
+```
+"""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+from common.errors import InputError
+
+Resume = str
+"""auto: go on where the folder has a run; never: refuse such a folder; a path: from that file."""
+
+_PACKAGES = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
+
+
+def describe_environment(device: str, world_size: int) -> dict[str, Any]:
+    """Return versions, hardware and command of this process, for the record."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", "-m", Path(sys.argv[0]).parent.name, *sys.argv[1:]]),
+        "commit": _commit(),
+        "python": platform.python_version(),
+        **{package: _version(package) for package in ("focused-dropout", *_PACKAGES)},
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "device": device,
+        "world_size": world_size,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Return the commit of a checkout, marked where files differ from it; None elsewhere."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def to_json(value: object) -> str:
+    """Write a dataclass or plain value as readable JSON."""
+    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return json.dumps(plain, indent=2) + "\n"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: If the file is missing or holds anything else.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: give the folder of a run of this stage") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return value
+
+
+class RunFolder:
+    """A run folder, owned by this process until `close`.
+
+    Args:
+        path: Folder; made if it is not there.
+        description: What is run, as written to recipe.json: plain JSON values.
+        resume: "auto", "never" or the path of a checkpoint.
+
+    Raises:
+        InputError: If another process owns the folder, if it holds a run and `resume` is "never",
+            or if it holds a run of something else.
+    """
+
+    def __init__(self, path: Path, description: Mapping[str, Any], resume: Resume = "auto") -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = _take_lock(path / "run.lock")
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(f"{path} is a file: choose another --out") from None
+        except OSError as error:
+            raise InputError(f"{path} cannot be used: {error.strerror}") from error
+        recipe = path / "recipe.json"
+        try:
+            if recipe.exists():
+                self._check_same(read_json(recipe), description, resume)
+            recipe.write_text(to_json(dict(description)))
+        except BaseException:
+            self.close()
+            raise
+        for stale in path.glob(".*.tmp"):
+            stale.unlink()
+
+    def _check_same(
+        self, before: Mapping[str, Any], now: Mapping[str, Any], resume: Resume
+    ) -> None:
+        if resume == "never" and self.checkpoint_exists():
+            raise InputError(
+                f"{self.path} holds a run already: --resume auto goes on with it, "
+                "or choose another --out"
+            )
+        plain = json.loads(json.dumps(dict(now)))
+        difference = _first_difference(before, plain)
+        if difference and self.checkpoint_exists():
+            raise InputError(
+                f"{self.path} holds another run ({difference}): choose another --out, "
+                "or give the same recipe, flags and seed"
+            )
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint to go on from."""
+        return self.path / "last.pt"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the best evaluation."""
+        return self.path / "best.pt"
+
+    def checkpoint_exists(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.last.exists() or self.last.with_suffix(".previous.pt").exists()
+
+    def close(self) -> None:
+        """Give the folder up."""
+        self._lock.close()
+
+
+def _take_lock(path: Path) -> IO[str]:
+    """Lock a file; the system lets go of it when the process ends, however it ends."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(
+            f"{path.parent} is in use by another run: wait for it, or choose another --out"
+        ) from None
+    return file
+
+
+def _first_difference(before: Any, now: Any, name: str = "") -> str | None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(key for key in before if key not in now)]:
+            inner = f"{name}.{key}" if name else str(key)
+            found = _first_difference(before.get(key), now.get(key), inner)
+            if found:
+                return found
+        return None
+    return None if before == now else f"{name} was {before}, is now {now}"

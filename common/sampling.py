@@ -1,0 +1,94 @@
+"""Which images form which micro-batch of which optimizer step.
+
+Everything is a function of (seed, epoch, step), so a resumed run finds its place by arithmetic and
+reads no image twice, and ranks agree without talking.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """What one rank sends through the network at once."""
+
+    epoch: int
+    indices: NDArray[np.int64]
+    """Images, as positions in the data set."""
+    share: float
+    """Part of the optimizer step's images that these are: the weight of their mean loss."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """Shuffled batches over all ranks, the short last one of an epoch included.
+
+    A step's batch is cut into `world_size * accumulate` nearly equal parts; rank r takes the r-th
+    run of `accumulate` parts. One process that accumulates and several ranks that do not thus see
+    the same parts. A last batch with fewer images than parts is left out: a rank would have nothing
+    to do.
+
+    Args:
+        num_images: Images in the data set.
+        batch_size: Images per optimizer step.
+        seed: Seed of the shuffle.
+        rank: This process.
+        world_size: Number of processes.
+        accumulate: Micro-batches per step and rank.
+    """
+
+    num_images: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < self._parts:
+            raise InputError(
+                f"batch size {self.batch_size} cannot be cut into {self._parts} parts "
+                f"({self.world_size} ranks x {self.accumulate} micro-batches): raise it"
+            )
+        if self.steps_per_epoch == 0:
+            raise InputError(
+                f"{self.num_images} training images are too few for "
+                f"{self._parts} ranks and micro-batches"
+            )
+
+    @property
+    def _parts(self) -> int:
+        return self.world_size * self.accumulate
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        full, rest = divmod(self.num_images, self.batch_size)
+        return full + (rest >= self._parts)
+
+    def images_in_step(self, step: int) -> int:
+        """Images of optimizer step `step` over all ranks."""
+        start = step % self.steps_per_epoch * self.batch_size
+        return min(self.batch_size, self.num_images - start)
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the epoch's permutation of the images."""
+        return np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
+
+    def micro_batches(self, start_step: int, stop_step: int) -> Iterator[MicroBatch]:
+        """Yield this rank's micro-batches of the optimizer steps [start_step, stop_step)."""
+        order_epoch, order = -1, np.empty(0, dtype=np.int64)
+        for step in range(start_step, stop_step):
+            epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+            if epoch != order_epoch:
+                order_epoch, order = epoch, self.order(epoch)
+            start = step_in_epoch * self.batch_size
+            batch = order[start : start + self.batch_size]
+            parts = np.array_split(batch, self._parts)
+            for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
+                yield MicroBatch(epoch, part, len(part) / len(batch))

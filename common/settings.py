@@ -1,0 +1,113 @@
+"""The parts of a recipe that both stages share, and the learning rate they define.
+
+Free of torch, so that help and lists appear at once.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, TypeVar, get_type_hints
+
+Recipe = TypeVar("Recipe")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Focus:
+    """FocusedDropout and magnified weight decay (MWD), arXiv 2103.15425; off by default."""
+
+    after: str | None = None
+    """Submodule whose output the layer masks, such as layer3; None places no layer."""
+    gamma: tuple[float, float] = (0.3, 0.6)
+    """Threshold as a share of the reference channel's maximum, drawn per image from this range."""
+    opposite: bool = False
+    """Drop the focused area and keep the rest (Table 4, "opposite approach")."""
+    participation_rate: float = 0.1
+    """Share of optimizer steps that take part, 0 to 1."""
+    exact: bool = False
+    """Exactly round(rate * steps) steps of every epoch take part, not each by its own draw."""
+    weight_decay: float | None = None
+    """Weight decay of the participating steps (the paper's is 1e-3); None: no MWD."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything of the method is on."""
+        return self.after is not None or self.weight_decay is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Optimization:
+    """Optimizer, schedule and precision."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with momentum, or AdamW with its default betas."""
+    lr: float
+    """Peak learning rate, for the whole batch of a step."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    nesterov: bool = False
+    """Nesterov momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay of all parameters."""
+    batch_size: int
+    """Images per optimizer step, over all ranks and micro-batches."""
+    accumulate: int = 1
+    """Micro-batches per optimizer step on each rank."""
+    epochs: int
+    """Passes over the training images."""
+    schedule: Literal["step", "cosine"] = "step"
+    """Learning rate after the warm-up: by steps, or half a cosine to zero."""
+    milestones: tuple[float, ...] = ()
+    """Epochs at which the step schedule multiplies the rate."""
+    lr_factor: float = 0.1
+    """Factor at each milestone."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up."""
+    warmup_start: float = 1e-3
+    """Share of the peak rate at the first warm-up step."""
+    clip_norm: float | None = None
+    """Largest gradient norm; None: no clipping."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast precision; auto is bf16 on a GPU and fp32 on a CPU."""
+    channels_last: bool = True
+    """Memory format of images and weights."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "batch_size", "accumulate", "epochs"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+
+
+def learning_rate(optimization: Optimization, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of optimizer step `step`, counted from 0 over the whole training."""
+    o = optimization
+    if step < o.warmup_steps:
+        done = step / o.warmup_steps
+        return o.lr * (o.warmup_start + (1 - o.warmup_start) * done)
+    if o.schedule == "step":
+        passed = sum(step >= round(epoch * steps_per_epoch) for epoch in o.milestones)
+        return o.lr * o.lr_factor**passed
+    total = o.epochs * steps_per_epoch
+    done = (step - o.warmup_steps) / max(1, total - o.warmup_steps)
+    return o.lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def from_json(kind: type[Recipe], values: Mapping[str, Any]) -> Recipe:
+    """Rebuild a recipe from the JSON that a run folder keeps.
+
+    Raises:
+        ValueError: If a field is unknown or refused.
+    """
+    hints = get_type_hints(kind)
+    unknown = set(values) - set(hints)
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no field {', '.join(sorted(unknown))}")
+    built: dict[str, Any] = {}
+    for field in fields(kind):  # type: ignore[arg-type]  # a recipe is a dataclass
+        if field.name in values:
+            value = values[field.name]
+            if is_dataclass(hints[field.name]):
+                value = from_json(hints[field.name], value)
+            built[field.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**built)

@@ -1,0 +1,341 @@
+"""The training loop of both stages; it knows neither images nor boxes.
+
+A stage hands over its network and four functions (`Stage`). What happens at step t is a function of
+(recipe, seed, t) and the checkpoint.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common import checkpoints
+from common.distributed import World, any_rank, broadcast, gather, share_buffers
+from common.epoch_sums import EpochSums
+from common.errors import InputError
+from common.focused_training import FocusedTraining
+from common.optimization import autocast, build_optimizer
+from common.progress import MetricsLog, Progress
+from common.run_folder import RunFolder
+from common.sampling import MicroBatch, Sampling
+from common.settings import Focus, Optimization, learning_rate
+from common.signals import StopRequest, Terminated
+
+CHECKPOINT_SECONDS = 300.0
+"""A checkpoint is written at least this often, and after every evaluation."""
+_POLL_STEPS = 10
+"""Steps between the questions that make a GPU, or another rank, wait."""
+
+
+class NonFiniteError(RuntimeError):
+    """The loss or the gradient became NaN or infinite; nothing was saved since."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """What the loop needs to know of a task."""
+
+    model: nn.Module
+    """The network, on its device; not wrapped."""
+    num_images: int
+    """Training images."""
+    load: Callable[[Iterable[MicroBatch]], Iterator[Any]]
+    """Turns micro-batches into batches on the device, in order."""
+    loss: Callable[[nn.Module, Any], dict[str, Tensor]]
+    """Means over a batch: "loss", which is minimised, and whatever else is worth showing."""
+    evaluate: Callable[[nn.Module], dict[str, float]]
+    """Metrics of the network in eval mode, the same on every rank."""
+    metric: str
+    """The metric whose largest value is the best."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a run is carried out, as opposed to what is run."""
+
+    seed: int = 0
+    resume: str = "auto"
+    label: str = "train"
+    evaluate_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    stop_step: int | None = None
+    """Stop after this many optimizer steps (a dry run)."""
+    overfit_batches: int | None = None
+    """Train on the first N batches only: the loss must go to zero."""
+
+
+def train(
+    stage: Stage,
+    settings: Optimization,
+    focus_settings: Focus,
+    world: World,
+    folder: RunFolder | None,
+    options: Options,
+) -> dict[str, float]:
+    """Train, evaluate and save until the last epoch; go on where a checkpoint left off.
+
+    Args:
+        stage: The task.
+        settings: Optimizer and schedule.
+        focus_settings: FocusedDropout and magnified weight decay; the layer stands in the network.
+        world: This process among its peers.
+        folder: Where files go; None on all ranks but the main one.
+        options: How the run is carried out.
+
+    Returns:
+        The metrics of the last evaluation, with `best_<metric>` beside them.
+
+    Raises:
+        NonFiniteError: If the loss or the gradient norm became NaN or infinite.
+        Terminated: After SIGTERM or SIGUSR1, once a checkpoint is written.
+        InputError: If a checkpoint cannot be read or written.
+    """
+    run = _Run(stage, settings, focus_settings, world, folder, options)
+    try:
+        return run.train()
+    finally:
+        run.close()
+
+
+class _Run:
+    """The state of one training, as a checkpoint holds it, and the steps that change it."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        settings: Optimization,
+        focus_settings: Focus,
+        world: World,
+        folder: RunFolder | None,
+        options: Options,
+    ) -> None:
+        self.stage, self.settings, self.world = stage, settings, world
+        self.folder, self.options = folder, options
+        num_images = stage.num_images
+        if options.overfit_batches is not None:
+            num_images = min(num_images, options.overfit_batches * settings.batch_size)
+        self.sampling = Sampling(
+            num_images=num_images,
+            batch_size=settings.batch_size,
+            seed=options.seed,
+            rank=world.rank,
+            world_size=world.size,
+            accumulate=settings.accumulate,
+        )
+        self.steps_per_epoch = self.sampling.steps_per_epoch
+        self.total_steps = settings.epochs * self.steps_per_epoch
+        if options.stop_step is not None:
+            self.total_steps = min(self.total_steps, options.stop_step)
+        self.optimizer = build_optimizer(stage.model, settings)
+        self.focus: FocusedTraining | None = None
+        if focus_settings.enabled:
+            self.focus = FocusedTraining(
+                stage.model,
+                self.optimizer,
+                focus_settings.participation_rate,
+                focus_settings.weight_decay,
+                options.seed,
+                steps_per_epoch=self.steps_per_epoch if focus_settings.exact else None,
+                decay_only=focus_settings.after is None,
+            )
+        self.step = 0
+        self.best = float("-inf")
+        self.metrics: dict[str, float] = {}
+        self.sums = EpochSums()
+        self._resume()
+        self.network: nn.Module = stage.model
+        if world.size > 1:
+            self.network = DistributedDataParallel(
+                stage.model,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+        self.log = MetricsLog(folder.path, self.step) if folder else None
+        self.progress = Progress(self.total_steps, self.step, options.label, show=world.is_main)
+        self.stop = StopRequest()
+        self.saved_at = time.monotonic()
+        self._start_clock()
+
+    def close(self) -> None:
+        self.stop.close()
+        self.progress.close()
+        if self.log:
+            self.log.close()
+
+    def train(self) -> dict[str, float]:
+        plan = self.sampling.micro_batches(self.step, self.total_steps)
+        batches = self.stage.load(self.sampling.micro_batches(self.step, self.total_steps))
+        self.stage.model.train()
+        while self.step < self.total_steps:
+            self._train_step([next(plan) for _ in range(self.settings.accumulate)], batches)
+            self.step += 1
+            self._report()
+            if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
+                self._end_epoch()
+            elif self._now_and_then(time.monotonic() - self.saved_at > CHECKPOINT_SECONDS):
+                self._save()
+            if self._now_and_then(self.stop.asked):
+                self._save()
+                raise Terminated(f"ended on request after step {self.step}")
+        return self.metrics | {f"best_{self.stage.metric}": self.best}
+
+    def _train_step(self, plan: list[MicroBatch], batches: Iterator[Any]) -> None:
+        """Run one optimizer step over this rank's micro-batches."""
+        lr = learning_rate(self.settings, self.step, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        with self.focus.step(self.step) if self.focus else nullcontext():
+            for micro_batch in plan:
+                batch = next(batches)
+                with self._gradients_stay_local(micro_batch is not plan[-1]):
+                    with autocast(self.settings, self.world.device):
+                        means = self.stage.loss(self.network, batch)
+                    # DDP takes the mean over the ranks; this makes it the mean over the images.
+                    (means["loss"] * (micro_batch.share * self.world.size)).backward()
+                self.sums.add(means, len(micro_batch.indices))
+            if self.settings.clip_norm is not None:
+                parameters = self.optimizer.param_groups[0]["params"]
+                norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
+                self.sums.add(
+                    {"gradient_norm": norm}, sum(len(m.indices) for m in plan), count=False
+                )
+            self._check_finite()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def _gradients_stay_local(self, more_to_come: bool) -> AbstractContextManager[Any]:
+        """Keep DDP from averaging gradients before the step's last micro-batch."""
+        if more_to_come and isinstance(self.network, DistributedDataParallel):
+            return self.network.no_sync()
+        return nullcontext()
+
+    def _now_and_then(self, condition: bool) -> bool:
+        """Ask whether the condition holds on any rank, rarely enough to cost nothing."""
+        if self.world.size == 1:
+            return condition
+        return self.step % _POLL_STEPS == 0 and any_rank(condition, self.world.device)
+
+    def _check_finite(self, *, now: bool = False) -> None:
+        """Stop before a poisoned update where looking costs nothing, else within a few steps.
+
+        The sums over the epoch are looked at: NaN and infinity never leave them.
+        """
+        on_cpu = self.world.device.type == "cpu"
+        if not (now or on_cpu or self.step % _POLL_STEPS == 0):
+            return
+        bad = self.sums.non_finite()
+        if bad:
+            since = "" if on_cpu else f", or at most {_POLL_STEPS} steps before"
+            raise NonFiniteError(
+                f"{' and '.join(bad)} became non-finite at step {self.step}{since}: lower the "
+                "learning rate or look at the data; nothing was saved since"
+            )
+
+    def _report(self) -> None:
+        self.progress.step()
+        if self.progress.due():
+            shown = {"epoch": self.step / self.steps_per_epoch, **self.sums.means()}
+            self.progress.update(self.step, shown | {"images/s": self._images_per_second()})
+
+    def _start_clock(self) -> None:
+        self.clock_step, self.clock = self.step, time.monotonic()
+
+    def _images_per_second(self) -> float:
+        images = (self.step - self.clock_step) * self.settings.batch_size
+        return images / max(1e-9, time.monotonic() - self.clock)
+
+    def _end_epoch(self) -> None:
+        """Log the epoch, evaluate where it is due, save."""
+        self._check_finite(now=True)
+        epoch = -(-self.step // self.steps_per_epoch)
+        record: dict[str, Any] = {
+            "epoch": epoch,
+            "step": self.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            **{f"train_{name}": mean for name, mean in self.sums.means_over_ranks().items()},
+            "images_per_second": self._images_per_second(),
+            "seconds": time.monotonic() - self.clock,
+        }
+        if self.focus:
+            record |= {f"focus_{k}": v for k, v in self.focus.end_epoch().items() if k != "steps"}
+        self.sums = EpochSums()
+        is_best = False
+        if epoch % self.options.evaluate_every == 0 or self.step == self.total_steps:
+            self.metrics = self._evaluate()
+            record |= self.metrics
+            is_best = self.metrics[self.stage.metric] > self.best
+            self.best = max(self.best, self.metrics[self.stage.metric])
+        if self.log:
+            self.log.write(record)
+        shown = {k: v for k, v in record.items() if isinstance(v, float) and k != "seconds"}
+        self.progress.say(
+            f"{self.options.label} epoch {epoch}/{self.settings.epochs} "
+            + " ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        )
+        self._save()
+        if is_best and self.folder:
+            checkpoints.save(self._weights(), self.folder.best)
+        self._start_clock()
+
+    def _evaluate(self) -> dict[str, float]:
+        share_buffers(self.stage.model)
+        self.stage.model.eval()
+        try:
+            return self.stage.evaluate(self.stage.model)
+        finally:
+            self.stage.model.train()
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "model": self.stage.model.state_dict(),
+            "step": self.step,
+            "epoch": -(-self.step // self.steps_per_epoch),
+            "metrics": self.metrics,
+        }
+
+    def _save(self) -> None:
+        self._check_finite(now=True)
+        random_states = gather(checkpoints.random_state(self.world.device))
+        if self.folder:
+            state = self._weights() | {
+                "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+                "sums": self.sums.state(),
+                "random": random_states,
+            }
+            checkpoints.save(state, self.folder.last, keep_previous=True)
+        self.saved_at = time.monotonic()
+
+    def _resume(self) -> None:
+        """Go on from the folder's checkpoint or the one asked for; rank 0 reads, all get it."""
+        state: dict[str, Any] | None = None
+        if self.folder:
+            if self.options.resume not in ("auto", "never"):
+                state = checkpoints.load(Path(self.options.resume))
+            elif self.options.resume == "auto" and self.folder.checkpoint_exists():
+                state = checkpoints.load_last(self.folder.last)
+        state = broadcast(state)
+        if state is None:
+            return
+        try:
+            self.stage.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
+            self.sums.restore(state["sums"], self.world.device)
+            states = state["random"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"the checkpoint does not fit this recipe ({reason}): choose another --out"
+            ) from error
+        checkpoints.restore_random_state(states[self.world.rank % len(states)], self.world.device)
+        if self.world.is_main:
+            ranks = "" if len(states) == self.world.size else f" of a run on {len(states)} ranks"
+            print(f"{self.options.label}: going on from step {self.step}{ranks}", flush=True)

@@ -1,0 +1,188 @@
+"""Random crops and flips, the resizing for evaluation, and normalisation.
+
+Files (ImageNet) are cropped one by one in worker processes. Small sets lie whole on the device,
+where a batch is cropped and flipped by one gather. Either way what happens to an image is a
+function of (seed, epoch, its position in the data set), whatever the batch, the order, the rank,
+the worker or a resumed run.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from common.images import read_image
+from pretrain.datasets import PixelSet, central_square
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network
+import albumentations as A
+
+# Mean and standard deviation of CIFAR-10's training pixels, RGB, for values in [0, 1].
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+
+def train_image(
+    path: Path, size: int, seed: int, epoch: int, index: int, min_scale: float = 0.08
+) -> NDArray[np.uint8]:
+    """Read an image, cut out a random part, resize it to a square, and flip half of them.
+
+    The part covers `min_scale` to all of the area, evenly, with sides in a ratio of 3:4 to 4:3.
+    Shrinking is antialiased. Not for several threads of a process: they would share one transform.
+
+    Args:
+        path: The image file.
+        size: Side of the result.
+        seed: Seed of the training.
+        epoch: Epoch, from 0.
+        index: Position of the image in the data set.
+        min_scale: Smallest share of the area, in (0, 1].
+
+    Returns:
+        Pixels (size, size, 3), RGB.
+
+    Raises:
+        InputError: If the image cannot be read.
+    """
+    transform = _random_crop_and_flip(size, min_scale)
+    key = _hash(seed, epoch, index)
+    # set_random_seed would give crop and flip the same numbers: it would flip the smaller crops.
+    transform.set_random_state(np.random.default_rng(key), random.Random(key))
+    return np.asarray(transform(image=read_image(path))["image"])
+
+
+def eval_image(path: Path, size: int) -> NDArray[np.uint8]:
+    """Read an image, resize its short side to 256/224 of `size`, and cut out the central square.
+
+    Returns:
+        Pixels (size, size, 3), RGB.
+
+    Raises:
+        InputError: If the image cannot be read.
+    """
+    return central_square(read_image(path), round(size * 256 / 224), size)
+
+
+class ResidentImages:
+    """A whole data set on the device, which hands out batches without waiting for it.
+
+    Args:
+        data: The images.
+        padding: Black pixels added on every side before an image is cropped to its old size.
+        seed: Seed of the crops and flips.
+        device: Where images and labels are kept.
+    """
+
+    def __init__(self, data: PixelSet, padding: int, seed: int, device: torch.device) -> None:
+        pixels = torch.from_numpy(data.pixels).to(device)
+        self._padded = F.pad(pixels, (0, 0, padding, padding, padding, padding))
+        self._labels = torch.from_numpy(data.labels).to(device)
+        self._padding = padding
+        self._seed = seed
+        self._rows = torch.arange(data.pixels.shape[1], device=device)
+        self._columns = torch.arange(data.pixels.shape[2], device=device)
+        self._epoch = -1
+        self._draws = torch.empty(0)
+
+    def train_batch(self, epoch: int, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Crop and flip images as the epoch's draws say.
+
+        Args:
+            epoch: Epoch, from 0.
+            indices: (B,) positions in the data set.
+
+        Returns:
+            Images (B, 3, H, W), uint8, channels last in memory, and labels (B,).
+        """
+        if epoch != self._epoch:
+            draws = crop_and_flip_draws(len(self._labels), self._padding, self._seed, epoch)
+            self._draws = torch.from_numpy(draws).to(self._padded.device)
+            self._epoch = epoch
+        chosen = self._to_device(indices)
+        top, left, flip = self._draws[chosen].T[:, :, None]
+        columns = torch.where(flip.bool(), self._columns.flip(0), self._columns)
+        return self._gather(chosen, top + self._rows, left + columns)
+
+    def eval_batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Return images as they are.
+
+        Returns:
+            Images (B, 3, H, W), uint8, channels last in memory, and labels (B,).
+        """
+        rows, columns = self._padding + self._rows, self._padding + self._columns
+        return self._gather(self._to_device(indices), rows[None], columns[None])
+
+    def _gather(self, chosen: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Take pixels at rows (B or 1, H) and columns (B or 1, W) of the padded images."""
+        images = self._padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
+        return images.permute(0, 3, 1, 2), self._labels[chosen]
+
+    def _to_device(self, indices: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(indices).to(self._padded.device, non_blocking=True)
+
+
+def crop_and_flip_draws(num_images: int, padding: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """Draw where each image is cropped in an epoch, and whether it is flipped.
+
+    Returns:
+        (N, 3): top and left, even over 0 .. 2 * padding of the padded image, and 0 or 1 to flip.
+    """
+    # One raw number per image: these, unlike numpy's distributions, never change with its version.
+    raw = np.random.Philox(key=_hash(seed, epoch)).random_raw(num_images)
+    flip, place = raw % 2, raw // 2
+    offsets = np.uint64(2 * padding + 1)
+    top, left = place // offsets % offsets, place % offsets
+    return np.stack([top, left, flip], axis=1).astype(np.int64)
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Bring pixels to zero mean and unit deviation per channel.
+
+    Args:
+        images: (B, 3, H, W) uint8.
+        mean: Mean of each channel, for values in [0, 1].
+        std: Standard deviation of each channel, likewise.
+
+    Returns:
+        (images / 255 - mean) / std as float32, in the memory format of `images`.
+    """
+    scale, shift = _scale_and_shift(tuple(mean), tuple(std), images.device)
+    return torch.addcmul(shift, images, scale)
+
+
+@lru_cache
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Kept on the device, since sending them there for each batch would wait for it."""
+    deviation = torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
+    scale = 1 / (255 * deviation)
+    shift = -torch.tensor(mean, dtype=torch.float64).view(-1, 1, 1) / deviation
+    return scale.float().to(device), shift.float().to(device)
+
+
+@lru_cache
+def _random_crop_and_flip(size: int, min_scale: float) -> A.Compose:
+    crop = A.RandomResizedCrop(
+        (size, size),
+        scale=(min_scale, 1.0),
+        ratio=(3 / 4, 4 / 3),
+        interpolation=cv2.INTER_LINEAR,
+        area_for_downscale="image",
+    )
+    return A.Compose([crop, A.HorizontalFlip(p=0.5)])
+
+
+def _hash(*numbers: int) -> int:
+    """Hash counters to 64 bits, the same in every process."""
+    text = " ".join(map(str, numbers)).encode()
+    return int.from_bytes(blake2b(text, digest_size=8, person=b"augmentation").digest(), "big")

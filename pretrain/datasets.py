@@ -1,0 +1,319 @@
+"""Reading classification data sets: which images there are, with which labels.
+
+Classes are numbered in the order of their names. A split is "train" or "val"; "test" is another
+name for the latter where a data set calls it so.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import repeat
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from common.errors import InputError
+from common.images import read_image
+from common.trees import compare_trees
+from pretrain import cifar
+
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """Images in files.
+
+    Attributes:
+        paths: One file per image.
+        labels: (N,) index into the class names.
+        classes: Class names.
+    """
+
+    paths: tuple[Path, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSet:
+    """Images of one size in memory.
+
+    Attributes:
+        pixels: (N, H, W, 3) RGB.
+        labels: (N,) index into the class names.
+        classes: Class names.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+Data = TypeVar("Data", bound=FileSet | PixelSet)
+
+
+def load(
+    kind: Literal["cifar10", "tiny-imagenet", "imagenet"],
+    root: Path,
+    split: str,
+    num_classes: int | None = None,
+) -> FileSet | PixelSet:
+    """Read a split of a data set, or what it holds of its first classes.
+
+    Args:
+        kind: "imagenet" stands for any class folders.
+        root: Folder of the data set.
+        split: "train", "val" or "test".
+        num_classes: How many classes, in the order of their names; None for all.
+
+    Raises:
+        InputError: If data is missing, inconsistent or damaged.
+    """
+    readers: dict[str, Callable[[Path, str], FileSet | PixelSet]] = {
+        "cifar10": cifar10,
+        "tiny-imagenet": tiny_imagenet,
+        "imagenet": class_folders,
+    }
+    return select_classes(readers[kind](root, split), num_classes)
+
+
+def class_folders(root: Path, split: str) -> FileSet:
+    """List ROOT/{train,val}/<class>/*.{jpg,jpeg,png}, as ImageNet is kept.
+
+    Raises:
+        InputError: If the split is missing, has a class without images, or if train and val have
+            different classes.
+    """
+    folder = _split_folder(root, split)
+    if folder is None:
+        expected = """
+            train/
+              <class>/
+                <any name>.jpg, .jpeg or .png
+            val/    (or test/)
+              <class>/
+        """
+        tree = compare_trees(root, expected)
+        raise InputError(f"{root} holds no {split} images in class folders\n{tree}")
+    classes = _subfolders(folder)
+    other = _split_folder(root, "val" if _is_train(split) else "train")
+    if other is not None:
+        _check_same_classes(folder, classes, other, _subfolders(other))
+    return _list_images(classes, [folder / name for name in classes])
+
+
+def tiny_imagenet(root: Path, split: str) -> FileSet:
+    """List Tiny ImageNet as it was published; `root` is `tiny-imagenet-200` or holds it.
+
+    The published test split has no labels, so "test" is the validation split too.
+
+    Raises:
+        InputError: If files are missing, or annotations and images do not fit each other.
+    """
+    folder = root / "tiny-imagenet-200"
+    folder = folder if folder.is_dir() else root
+    is_train = _is_train(split)
+    annotations = folder / "val" / "val_annotations.txt"
+    if not (folder / "train").is_dir() or not (is_train or annotations.is_file()):
+        expected = """
+            train/
+              <wnid>/
+                images/
+                  <wnid>_<number>.JPEG
+            val/
+              images/
+                val_<number>.JPEG
+              val_annotations.txt
+        """
+        tree = compare_trees(folder, expected)
+        raise InputError(f"{folder} does not hold Tiny ImageNet's {split} images\n{tree}")
+    classes = _subfolders(folder / "train")
+    if is_train:
+        return _list_images(classes, [folder / "train" / name / "images" for name in classes])
+    return _annotated_images(annotations, classes)
+
+
+def cifar10(root: Path, split: str, *, official: bool = True) -> PixelSet | FileSet:
+    """Read CIFAR-10; `root` holds the unpacked binary or Python version, or class folders.
+
+    Args:
+        root: Holds `cifar-10-batches-bin` or `cifar-10-batches-py`, or is one of them, or holds
+            `{train,test}/<class>/*.{jpg,jpeg,png}`.
+        split: "train", "val" or "test".
+        official: Demand the published number of images (binary) and digests (Python).
+
+    Raises:
+        InputError: If files are missing or not the published ones.
+    """
+    batches = cifar.TRAIN_BATCHES if _is_train(split) else cifar.TEST_BATCHES
+    for name, suffix, read in (
+        ("cifar-10-batches-bin", ".bin", cifar.read_binary),
+        ("cifar-10-batches-py", "", cifar.read_python),
+    ):
+        for folder in (root / name, root):
+            files = [folder / f"{batch}{suffix}" for batch in batches]
+            if any(file.is_file() for file in files):
+                pixels, labels = zip(*(read(f, official=official) for f in files), strict=True)
+                return PixelSet(np.concatenate(pixels), np.concatenate(labels), cifar.CLASSES)
+    if _split_folder(root, split) is not None:
+        return class_folders(root, split)
+    expected = """
+        cifar-10-batches-bin/    (or cifar-10-batches-py/, without .bin)
+          data_batch_1.bin to data_batch_5.bin
+          test_batch.bin
+        or class folders
+        train/
+          <class>/
+            <any name>.jpg, .jpeg or .png
+        test/
+          <class>/
+    """
+    tree = compare_trees(root, expected)
+    raise InputError(f"{root} does not hold CIFAR-10: unpack the archive there\n{tree}")
+
+
+def select_classes(data: Data, num_classes: int | None) -> Data:
+    """Keep the images of the first classes; None keeps all.
+
+    Raises:
+        InputError: If there are not that many classes.
+    """
+    if num_classes is None:
+        return data
+    if not 1 <= num_classes <= len(data.classes):
+        raise InputError(f"cannot take {num_classes} of the data's {len(data.classes)} classes")
+    chosen = np.flatnonzero(data.labels < num_classes)
+    labels, classes = data.labels[chosen], data.classes[:num_classes]
+    if isinstance(data, FileSet):
+        paths = tuple(data.paths[i] for i in chosen)
+        return replace(data, paths=paths, labels=labels, classes=classes)
+    return replace(data, pixels=data.pixels[chosen], labels=labels, classes=classes)
+
+
+def decode(files: FileSet, size: int) -> PixelSet:
+    """Read all images into memory, each as its central square of `size` x `size` pixels.
+
+    Raises:
+        InputError: If an image is damaged; the message names it.
+    """
+    pixels = np.empty((len(files.paths), size, size, 3), np.uint8)
+    with ThreadPoolExecutor() as pool:
+        squares = pool.map(_read_square, files.paths, repeat(size))
+        # disable=None: no bar where nobody watches.
+        bar = tqdm(squares, "decoding", len(pixels), unit=" images", leave=False, disable=None)
+        for image, square in enumerate(bar):
+            pixels[image] = square
+    return PixelSet(pixels, files.labels, files.classes)
+
+
+def central_square(image: NDArray[np.uint8], short_side: int, size: int) -> NDArray[np.uint8]:
+    """Resize an image to a short side, antialiased, and cut out its centre.
+
+    Args:
+        image: (H, W, 3).
+        short_side: Length of the shorter side after resizing; the ratio of the sides stays.
+        size: Side of the square that is cut out, at most `short_side`.
+
+    Returns:
+        Pixels (size, size, 3).
+    """
+    height, width = image.shape[:2]
+    scale = short_side / min(height, width)
+    if scale != 1:
+        height, width = round(height * scale), round(width * scale)
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=interpolation))
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
+    return central_square(read_image(path), size, size)
+
+
+def _is_train(split: str) -> bool:
+    if split not in ("train", "val", "test"):
+        raise InputError(f"unknown split {split!r}: use train, val or test")
+    return split == "train"
+
+
+def _split_folder(root: Path, split: str) -> Path | None:
+    """Return the folder of a split, if there is one; "val" and "test" stand in for each other."""
+    names = ("train",) if _is_train(split) else (split, "val", "test")
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _scan(folder: Path) -> list[os.DirEntry[str]]:
+    """List a folder without its hidden entries; ImageNet has 1.3 million, so none is looked at."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise InputError(f"cannot list the folder {folder}: {error.strerror}") from error
+
+
+def _subfolders(folder: Path) -> tuple[str, ...]:
+    names = sorted(entry.name for entry in _scan(folder) if entry.is_dir())
+    if not names:
+        raise InputError(f"{folder} holds no class folders")
+    return tuple(names)
+
+
+def _image_names(folder: Path) -> list[str]:
+    return sorted(e.name for e in _scan(folder) if e.name.lower().endswith(_SUFFIXES))
+
+
+def _check_same_classes(
+    folder: Path, classes: tuple[str, ...], other: Path, other_classes: tuple[str, ...]
+) -> None:
+    for here, there, missing in (
+        (folder, other, set(classes) - set(other_classes)),
+        (other, folder, set(other_classes) - set(classes)),
+    ):
+        if missing:
+            raise InputError(
+                f"class {min(missing)} is in {here} but not in {there} "
+                f"({len(missing)} such in all): give both splits the same class folders"
+            )
+
+
+def _list_images(classes: tuple[str, ...], folders: list[Path]) -> FileSet:
+    """List one folder of images per class."""
+    names = [_image_names(folder) for folder in folders]
+    for folder, found in zip(folders, names, strict=True):
+        if not found:
+            raise InputError(f"the class folder {folder} holds no .jpg, .jpeg or .png images")
+    paths = tuple(f / name for f, found in zip(folders, names, strict=True) for name in found)
+    labels = np.repeat(np.arange(len(classes)), [len(found) for found in names])
+    return FileSet(paths, labels, classes)
+
+
+def _annotated_images(annotations: Path, classes: tuple[str, ...]) -> FileSet:
+    """List Tiny ImageNet's validation images: lines of file name, wnid and box, tab-separated."""
+    folder = annotations.parent / "images"
+    unseen = set(_image_names(folder))
+    numbers = {wnid: number for number, wnid in enumerate(classes)}
+    paths, labels = [], []
+    lines = annotations.read_text(encoding="ascii", errors="replace").splitlines()
+    for line_number, line in enumerate(lines, start=1):
+        name, wnid, *_ = *line.split("\t"), ""
+        place = f"{annotations}, line {line_number},"
+        if name not in unseen:
+            raise InputError(f"{place} names {name!r}, which {folder} lacks or which came before")
+        if wnid not in numbers:
+            raise InputError(f"{place} gives {name} the class {wnid!r}, which train/ does not have")
+        unseen.remove(name)
+        paths.append(folder / name)
+        labels.append(numbers[wnid])
+    if unseen:
+        raise InputError(f"{annotations} does not name {min(unseen)}, which is in {folder}")
+    absent = set(numbers) - {classes[label] for label in labels}
+    if absent:
+        raise InputError(f"{annotations} names no image of class {min(absent)}, which train/ has")
+    return FileSet(tuple(paths), np.array(labels, np.int64), classes)

@@ -1,0 +1,169 @@
+"""Classification as the training loop sees it: data, loss and metrics of a recipe."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from common.distributed import World, sum_over_ranks
+from common.images import IMAGENET_MEAN, IMAGENET_STD
+from common.loading import stream
+from common.optimization import autocast
+from common.sampling import MicroBatch
+from pretrain.augment import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    ResidentImages,
+    eval_image,
+    normalize,
+    train_image,
+)
+from pretrain.datasets import FileSet, PixelSet, decode, load
+from pretrain.recipes import Recipe
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, 3, H, W), uint8, and labels (B,), on the device."""
+_EVAL_BATCH = 250
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The images of a split: how many, of which classes, and how to get batches of them."""
+
+    num_images: int
+    classes: tuple[str, ...]
+    load: Callable[[Iterable[MicroBatch]], Iterator[Batch]]
+
+
+def pixel_statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per RGB channel, for values in [0, 1]."""
+    if recipe.images.dataset == "cifar10":
+        return CIFAR10_MEAN, CIFAR10_STD
+    return IMAGENET_MEAN, IMAGENET_STD
+
+
+def open_split(
+    recipe: Recipe,
+    root: Path,
+    split: str,
+    *,
+    training: bool,
+    seed: int,
+    workers: int,
+    device: torch.device,
+) -> Split:
+    """Open a split of the recipe's data set.
+
+    Sets of small images (crop "pad") are decoded once and lie on the device; others are read and
+    augmented by worker processes.
+
+    Raises:
+        InputError: If data is missing or damaged.
+    """
+    images = recipe.images
+    data = load(images.dataset, root, split, images.num_classes)
+    if images.crop == "pad":
+        pixels = decode(data, images.size) if isinstance(data, FileSet) else data
+        return _resident(pixels, images.padding if training else 0, seed, device, training=training)
+    if isinstance(data, PixelSet):
+        raise TypeError("a resized crop reads files")
+    read = (
+        partial(_read_train, data, images.size, seed, images.min_scale)
+        if training
+        else partial(_read_eval, data, images.size)
+    )
+
+    def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+        for pixels, labels in stream(read, micro_batches, _collate, workers=workers, device=device):
+            yield (
+                pixels.to(device, non_blocking=True).permute(0, 3, 1, 2),
+                labels.to(device, non_blocking=True),
+            )
+
+    return Split(num_images=len(data.paths), classes=data.classes, load=batches)
+
+
+def _resident(
+    pixels: PixelSet, padding: int, seed: int, device: torch.device, *, training: bool
+) -> Split:
+    resident = ResidentImages(pixels, padding, seed, device)
+
+    def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+        for micro_batch in micro_batches:
+            if training:
+                yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
+            else:
+                yield resident.eval_batch(micro_batch.indices)
+
+    return Split(num_images=len(pixels.labels), classes=pixels.classes, load=batches)
+
+
+def _read_train(
+    data: FileSet, size: int, seed: int, min_scale: float, epoch: int, index: int
+) -> tuple[NDArray[np.uint8], int]:
+    image = train_image(data.paths[index], size, seed, epoch, index, min_scale)
+    return image, int(data.labels[index])
+
+
+def _read_eval(data: FileSet, size: int, epoch: int, index: int) -> tuple[NDArray[np.uint8], int]:
+    return eval_image(data.paths[index], size), int(data.labels[index])
+
+
+def _collate(items: list[tuple[NDArray[np.uint8], int]]) -> Batch:
+    """Stack to (B, H, W, 3) pixels: channels last is then a matter of strides."""
+    pixels = torch.from_numpy(np.stack([pixels for pixels, _ in items]))
+    return pixels, torch.tensor([label for _, label in items])
+
+
+def classification_loss(recipe: Recipe) -> Callable[[nn.Module, Batch], dict[str, Tensor]]:
+    """Return the loop's loss: cross-entropy, and the accuracy on the training images."""
+    mean, std = pixel_statistics(recipe)
+
+    def loss(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        images, labels = batch
+        logits = network(normalize(images, mean, std)).float()
+        return {
+            "loss": F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing),
+            "accuracy": (logits.detach().argmax(1) == labels).float().mean(),
+        }
+
+    return loss
+
+
+def evaluate(
+    network: nn.Module, split: Split, recipe: Recipe, world: World, limit: int | None = None
+) -> dict[str, float]:
+    """Score a network on a split; every image counts once, however many ranks there are.
+
+    Args:
+        network: In eval mode.
+        split: Opened with `training=False`.
+        recipe: For normalisation and precision.
+        world: This process; it takes every `world.size`-th image.
+        limit: Only so many images (a dry run).
+
+    Returns:
+        `val_loss` (cross-entropy, without smoothing), `val_accuracy` and `val_top5`, fractions.
+    """
+    mean, std = pixel_statistics(recipe)
+    count = min(split.num_images, limit or split.num_images)
+    mine = np.arange(world.rank, count, world.size)
+    starts = range(0, len(mine), _EVAL_BATCH)
+    micro_batches = (MicroBatch(0, mine[start : start + _EVAL_BATCH], 1.0) for start in starts)
+    sums = torch.zeros(3, dtype=torch.float64, device=world.device)
+    with torch.inference_mode():
+        for images, labels in split.load(micro_batches):
+            with autocast(recipe.optimization, world.device):
+                logits = network(normalize(images, mean, std)).float()
+            best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+            sums += torch.stack(
+                [F.cross_entropy(logits, labels, reduction="sum"), best[:, 0].sum(), best.sum()]
+            )
+    loss, top1, top5 = (sum_over_ranks(sums) / max(1, count)).tolist()
+    return {"val_loss": loss, "val_accuracy": top1, "val_top5": top5}
