@@ -7,10 +7,12 @@ request after a checkpoint.
 import contextlib
 import difflib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import tyro
 
@@ -86,6 +88,24 @@ def recipe_name(
         raise InputError(f"train needs a recipe first: `{program} list` shows all")
     name = choose(argv[0], recipes, "recipe", f"`{program} list`")
     return name, list(argv[1:]), f"{program} train {name}"
+
+
+def unless_printing(argv: Sequence[str]) -> Any:
+    """Return the default of a needed flag: none, unless only the recipe is to be printed."""
+    return Path() if "--print-config" in argv else tyro.MISSING
+
+
+def print_recipes(recipes: Mapping[str, object]) -> None:
+    """Print one recipe a line, with the first line of its docstring."""
+    width = max(map(len, recipes))
+    for name, recipe in recipes.items():
+        print(f"{name:{width}}  {(recipe.__doc__ or '').splitlines()[0]}")
+
+
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    """Print a line of metrics, on one rank."""
+    if os.environ.get("RANK", "0") == "0":
+        print(" ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 
 def parse(

@@ -17,18 +17,17 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _DECODE = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-_PNG_START, _PNG_END = b"\x89PNG", b"IEND"
 
 
-def _is_cut_off(data: bytes) -> bool:
-    """Tell whether a JPEG or PNG lacks its end, which OpenCV would fill with grey or black.
+def _is_cut_off_jpeg(data: bytes) -> bool:
+    """Tell whether a JPEG lacks its end: depending on its version OpenCV fills in grey, unasked.
 
     Bytes may follow the end: cameras and download tools pad files. Inside a scan the end marker
     cannot occur by chance, so one after the start of the last scan is the end of the image.
     """
-    if data.startswith(_JPEG_START):
-        return not data.endswith(_JPEG_END) and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
-    return data.startswith(_PNG_START) and _PNG_END not in data
+    if not data.startswith(_JPEG_START) or data.endswith(_JPEG_END):
+        return False
+    return data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -49,7 +48,7 @@ def read_image(path: Path) -> NDArray[np.uint8]:
         raise InputError(f"cannot read the image {path}: {error.strerror}") from error
     if not data:
         raise InputError(f"the image {path} is empty (0 bytes): fetch it again or remove it")
-    if _is_cut_off(data):
+    if _is_cut_off_jpeg(data):
         raise InputError(f"the image {path} is cut off ({len(data)} bytes): fetch it again")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)

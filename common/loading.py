@@ -64,8 +64,7 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def default_workers(num_images: int) -> int:
-    """Choose the number of workers of a rank: its share of the cores, but none for small sets."""
+def default_workers() -> int:
+    """Choose the number of workers of a rank: its share of the cores, at most 16."""
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min((cores or 1) // local_ranks, 16) if num_images >= 1000 else 0
+    return max(1, min(len(os.sched_getaffinity(0)) // local_ranks, 16))

@@ -1,11 +1,12 @@
-"""The COCO detection metric by pycocotools: 101 points of recall, 100 detections per class and image.
+"""The COCO detection metric by pycocotools: 101 recall points, 100 detections per class and image.
 
-VOC's `difficult` has no counterpart: pycocotools overwrites `ignore` by `iscrowd`. Difficult objects
-are therefore scored as crowds (iscrowd = 1), the nearest it offers: they are not counted and absorb
-any number of detections. It forgives more than VOC does, because the overlap with a crowd is the
-intersection over the area of the detection alone: a small box inside a difficult object is ignored
-here and false there. Two more rules differ from `detect.voc_score`: a detection whose best object is
-taken may take the next, and tied scores of different images are ordered by image.
+VOC's `difficult` has no counterpart: pycocotools overwrites `ignore` by `iscrowd`. Difficult
+objects are therefore scored as crowds (iscrowd = 1), the nearest it offers: they are not counted
+and absorb any number of detections. It forgives more than VOC does, because the overlap with a
+crowd is the intersection over the area of the detection alone: a small box inside a difficult
+object is ignored here and false there. Two more rules differ from `detect.voc_score`: a detection
+whose best object is taken may take the next, and tied scores of different images are ordered by
+image.
 """
 
 import contextlib
@@ -31,8 +32,6 @@ def score_coco(truth: GroundTruth, detections: Detections) -> dict[str, float | 
     Returns:
         Fractions by name; None where no class has counted objects of that size.
     """
-    if not truth.image_ids:
-        return dict.fromkeys(_NAMES)
     objects = _annotations(truth.image, truth.label, truth.box)
     for entry, difficult in zip(objects, truth.difficult.tolist(), strict=True):
         entry["iscrowd"] = int(difficult)

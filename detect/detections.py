@@ -4,13 +4,13 @@ VOC text is what the development kit reads: a folder with one `comp4_det_test_<c
 class, a line being `image_id score xmin ymin xmax ymax` in 1-based inclusive pixels.
 
 COCO JSON is one list of `{"image_id", "category_id", "bbox": [x, y, width, height], "score"}` in
-continuous coordinates. `category_id` counts the classes from 1. `image_id` is written as an integer,
-the VOC id without its underscore ("2008_000008" is 2008000008, "000001" is 1), when every id of the
-split converts and no two meet; otherwise it is the VOC id itself. Both forms are read.
+continuous coordinates. `category_id` counts the classes from 1. `image_id` is written as an
+integer, the VOC id without its underscore ("2008_000008" is 2008000008, "000001" is 1), when every
+id of the split converts and no two meet; otherwise it is the VOC id itself. Both forms are read.
 
-In memory a box is continuous, [x1, y1, x2, y2] = [xmin - 1, ymin - 1, xmax, ymax]. Both formats keep
-every digit: scores return unchanged, and so do coordinates that float32 can hold and that are 0 or
-at least 2**-29 from it. Others may move by half a unit in the last place of a float64.
+In memory a box is continuous, [x1, y1, x2, y2] = [xmin - 1, ymin - 1, xmax, ymax]. Both formats
+keep every digit: scores return unchanged, and so does a coordinate that float32 can hold and that
+is 0 or at least 2**-29. Others may move by a rounding error of float64.
 """
 
 import json
@@ -123,7 +123,7 @@ def read_detections(path: Path, truth: GroundTruth) -> Detections:
 def write_voc_text(detections: Detections, truth: GroundTruth, folder: Path) -> None:
     """Writes one file per class into `folder`, an empty one for a class without detections."""
     folder.mkdir(parents=True, exist_ok=True)
-    pixels = detections.box + (1.0, 1.0, 0.0, 0.0)
+    pixels = detections.box + np.array([1.0, 1.0, 0.0, 0.0])
     for label, name in enumerate(truth.classes):
         rows = np.flatnonzero(detections.label == label)
         columns = zip(
@@ -190,7 +190,7 @@ def _read_voc_text(folder: Path, truth: GroundTruth) -> Detections:
 def _read_coco_json(file: Path, truth: GroundTruth) -> Detections:
     try:
         entries = json.loads(_read_text(file))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON ({error}); write it again") from None
     if not isinstance(entries, list):
         raise InputError(f"{file} is not a COCO results file, which is one list of detections")

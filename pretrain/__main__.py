@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from common import cli
+from common.flags import RunFlags
 from common.run_folder import to_json
 from pretrain.recipes import RECIPES, Recipe
 
@@ -30,29 +31,9 @@ Checkpoint = Literal["best", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFlags:
+class TrainFlags(RunFlags):
     """What every training takes, beside its recipe."""
 
-    data: Path
-    """Folder of the data set."""
-    out: Path
-    """Folder of the run; made if it is not there."""
-    seed: int = 0
-    """Seed of weights, order, augmentation and participation."""
-    device: str = "auto"
-    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    resume: str = "auto"
-    """auto: go on where RUN left off; never: refuse a folder with a run; PATH: from that file."""
-    workers: int | None = None
-    """Processes that read images, per rank; None: the rank's share of the cores."""
-    evaluate_every: int = 1
-    """Epochs between evaluations; the last epoch always counts."""
-    dry_run: bool = False
-    """Two steps, evaluate, save, load, exit; leaves nothing behind."""
-    overfit_batches: int | None = None
-    """Train on the first N batches only: the loss must fall to zero."""
-    print_config: bool = False
-    """Print the resolved recipe as JSON and exit."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
 
 
@@ -87,14 +68,12 @@ class ExportFlags:
 
 
 def _list(argv: list[str]) -> None:
-    width = max(map(len, RECIPES))
-    for name, recipe in RECIPES.items():
-        print(f"{name:{width}}  {(recipe.__doc__ or '').splitlines()[0]}")
+    cli.print_recipes(RECIPES)
 
 
 def _train(argv: list[str]) -> None:
     name, rest, program = cli.recipe_name(argv, RECIPES, PROGRAM)
-    needed = Path() if "--print-config" in rest else tyro.MISSING
+    needed = cli.unless_printing(rest)
     flags = cli.parse(
         TrainFlags,
         rest,
@@ -105,12 +84,9 @@ def _train(argv: list[str]) -> None:
     if flags.print_config:
         print(to_json({"name": name, "seed": flags.seed, "recipe": asdict(flags.recipe)}), end="")
         return
-    from pretrain.train import Job, run_job
+    from pretrain.train import run
 
-    given = {key: getattr(flags, key) for key in vars(flags) if key != "print_config"}
-    metrics = run_job(Job(name=name, **given))
-    if os.environ.get("RANK", "0") == "0":
-        print(" ".join(f"{key} {value:.4f}" for key, value in metrics.items()))
+    cli.print_metrics(run(name, flags.recipe, flags))
 
 
 def _evaluate(argv: list[str]) -> None:

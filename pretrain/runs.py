@@ -78,7 +78,7 @@ def evaluate_run(
             "val",
             training=False,
             seed=run.seed,
-            workers=default_workers(10**6) if workers is None else workers,
+            workers=default_workers() if workers is None else workers,
             device=world.device,
         )
         if list(split.classes) != run.environment["classes"]:

@@ -1,45 +1,26 @@
 """`python -m pretrain train`: from a recipe and a data folder to a trained classifier."""
 
-import tempfile
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 
-from common import distributed
+from common import job
 from common.distributed import World
 from common.errors import InputError
+from common.flags import RunFlags
 from common.loading import default_workers
 from common.optimization import place_focused_dropout
-from common.run_folder import RunFolder, describe_environment, to_json
-from common.train_loop import Options, Stage, train
+from common.train_loop import Stage
 from pretrain.networks import build_network
 from pretrain.recipes import Recipe
-from pretrain.task import classification_loss, evaluate, open_split
-
-_DRY_STEPS = 2
+from pretrain.task import Split, classification_loss, evaluate, open_split
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One call of the command."""
-
-    name: str
-    recipe: Recipe
-    data: Path
-    out: Path
-    seed: int = 0
-    device: str = "auto"
-    resume: str = "auto"
-    workers: int | None = None
-    evaluate_every: int = 1
-    dry_run: bool = False
-    overfit_batches: int | None = None
-
-
-def run_job(job: Job) -> dict[str, float]:
-    """Train as the job says; with `dry_run`, two steps in a folder that is removed again.
+def run(name: str, recipe: Recipe, flags: RunFlags) -> dict[str, float]:
+    """Train a recipe.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -47,56 +28,22 @@ def run_job(job: Job) -> dict[str, float]:
     Raises:
         InputError: If data or arguments are wrong.
     """
-    with distributed.start(job.device) as world:
-        if not job.dry_run:
-            return _train(job, world)
-        job.out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="dry-run-", dir=job.out.parent) as folder:
-            dry = replace(job, out=Path(distributed.broadcast(folder)))
-            _train(dry, world)
-            metrics = _train(dry, world)  # goes on from the checkpoint that the first one saved
-        if world.is_main:
-            print("dry run: two steps, evaluation, save and load went well; nothing is kept")
-        return metrics
+    return job.run(
+        name,
+        flags,
+        {"stage": "pretrain", "recipe": asdict(recipe)},
+        recipe.optimization,
+        recipe.focus,
+        partial(_build, recipe, flags),
+    )
 
 
-def _train(job: Job, world: World) -> dict[str, float]:
-    recipe = job.recipe
-    folder = None
-    if world.is_main:
-        description = {
-            "stage": "pretrain",
-            "name": job.name,
-            "seed": job.seed,
-            "recipe": asdict(recipe),
-            "overfit_batches": job.overfit_batches,
-        }
-        folder = RunFolder(job.out, description, job.resume)
-    try:
-        return _train_in(folder, job, world)
-    finally:
-        if folder:
-            folder.close()
-
-
-def _train_in(folder: RunFolder | None, job: Job, world: World) -> dict[str, float]:
-    recipe = job.recipe
-    splits = {
-        split: open_split(
-            recipe,
-            job.data,
-            split,
-            training=split == "train",
-            seed=job.seed,
-            workers=default_workers(10**6) if job.workers is None else job.workers,
-            device=world.device,
-        )
-        for split in ("train", "val")
-    }
-    if splits["val"].classes != splits["train"].classes:
-        raise InputError(f"{job.data}: train and val do not have the same classes")
-    torch.manual_seed(job.seed)
-    network = build_network(recipe.network, len(splits["train"].classes), recipe.stem)
+def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mapping[str, Any]]:
+    train, val = (_open(recipe, flags, split, world) for split in ("train", "val"))
+    if val.classes != train.classes:
+        raise InputError(f"{flags.data}: train and val do not have the same classes")
+    torch.manual_seed(flags.seed)
+    network = build_network(recipe.network, len(train.classes), recipe.stem)
     place_focused_dropout(network, recipe.focus)
     network.to(world.device)
     if recipe.optimization.channels_last:
@@ -104,35 +51,37 @@ def _train_in(folder: RunFolder | None, job: Job, world: World) -> dict[str, flo
     if recipe.optimization.compile:
         network.compile()
     # Ranks start from the same weights and draw their own gammas.
-    torch.manual_seed(job.seed * 1000 + world.rank)
-    if folder:
-        environment = describe_environment(str(world.device), world.size) | {
-            "data": str(job.data.resolve()),
-            "train_images": splits["train"].num_images,
-            "val_images": splits["val"].num_images,
-            "classes": list(splits["train"].classes),
-        }
-        (folder.path / "environment.json").write_text(to_json(environment))
+    torch.manual_seed(flags.seed * 1000 + world.rank)
     stage = Stage(
         model=network,
-        num_images=splits["train"].num_images,
-        load=splits["train"].load,
+        num_images=train.num_images,
+        load=train.load,
         loss=classification_loss(recipe),
         evaluate=partial(
             evaluate,
-            split=splits["val"],
+            split=val,
             recipe=recipe,
             world=world,
-            limit=2 * recipe.optimization.batch_size if job.dry_run else None,
+            limit=2 * recipe.optimization.batch_size if flags.dry_run else None,
         ),
         metric="val_accuracy",
     )
-    options = Options(
-        seed=job.seed,
-        resume=job.resume,
-        label=job.name,
-        evaluate_every=job.evaluate_every,
-        stop_step=_DRY_STEPS if job.dry_run else None,
-        overfit_batches=job.overfit_batches,
+    facts = {
+        "data": str(flags.data.resolve()),
+        "train_images": train.num_images,
+        "val_images": val.num_images,
+        "classes": list(train.classes),
+    }
+    return stage, facts
+
+
+def _open(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:
+    return open_split(
+        recipe,
+        flags.data,
+        split,
+        training=split == "train",
+        seed=flags.seed,
+        workers=default_workers() if flags.workers is None else flags.workers,
+        device=world.device,
     )
-    return train(stage, recipe.optimization, recipe.focus, world, folder, options)

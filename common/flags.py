@@ -1,0 +1,38 @@
+"""The flags that both `train` commands share; free of torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags:
+    """How a run is carried out, as opposed to what is run."""
+
+    data: Path
+    """Folder of the data."""
+    out: Path
+    """Folder of the run; made if it is not there."""
+    seed: int = 0
+    """Seed of weights, order, augmentation and participation."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    resume: str = "auto"
+    """auto: go on where RUN left off; never: refuse a folder with a run; PATH: from that file."""
+    workers: int | None = None
+    """Processes that read images, per rank; None: the rank's share of the cores."""
+    evaluate_every: int = 1
+    """Epochs between evaluations; the last epoch always counts."""
+    dry_run: bool = False
+    """Two steps, evaluate, save, load, exit; leaves nothing behind."""
+    overfit_batches: int | None = None
+    """Train on the first N batches only: the loss must fall to zero."""
+    print_config: bool = False
+    """Print the resolved recipe as JSON and exit."""
+
+    def __post_init__(self) -> None:
+        for name in ("evaluate_every", "overfit_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+        if self.seed < 0:
+            raise ValueError(f"--seed must be 0 or more, not {self.seed}")

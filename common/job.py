@@ -1,0 +1,82 @@
+"""One call of a `train` command: processes, run folder, training."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common import distributed
+from common.distributed import World
+from common.flags import RunFlags
+from common.run_folder import RunFolder, describe_environment, to_json
+from common.settings import Focus, Optimization
+from common.train_loop import Options, Stage, train
+
+DRY_STEPS = 2
+Build = Callable[[World], tuple[Stage, Mapping[str, Any]]]
+"""Makes the task, and what environment.json should say of it, once the folder is secured."""
+
+
+def run(
+    name: str,
+    flags: RunFlags,
+    description: Mapping[str, Any],
+    optimization: Optimization,
+    focus: Focus,
+    build: Build,
+) -> dict[str, float]:
+    """Train in a run folder; with `flags.dry_run`, two steps in one that is removed again.
+
+    Args:
+        name: The recipe's name.
+        flags: How the run is carried out.
+        description: What is run; a folder is continued only with the same.
+        optimization: Optimizer and schedule.
+        focus: FocusedDropout and magnified weight decay.
+        build: Makes the task.
+
+    Returns:
+        The metrics of the last evaluation, and the best.
+
+    Raises:
+        InputError: If data or arguments are wrong.
+    """
+    description = {
+        **description,
+        "name": name,
+        "seed": flags.seed,
+        "overfit_batches": flags.overfit_batches,
+    }
+
+    def once(flags: RunFlags, world: World) -> dict[str, float]:
+        folder = RunFolder(flags.out, description, flags.resume) if world.is_main else None
+        try:
+            stage, facts = build(world)
+            if folder:
+                facts = {**describe_environment(str(world.device), world.size), **facts}
+                (folder.path / "environment.json").write_text(to_json(facts))
+            options = Options(
+                seed=flags.seed,
+                resume=flags.resume,
+                label=name,
+                evaluate_every=flags.evaluate_every,
+                stop_step=DRY_STEPS if flags.dry_run else None,
+                overfit_batches=flags.overfit_batches,
+            )
+            return train(stage, optimization, focus, world, folder, options)
+        finally:
+            if folder:
+                folder.close()
+
+    with distributed.start(flags.device) as world:
+        if not flags.dry_run:
+            return once(flags, world)
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
+            dry = replace(flags, out=Path(folder))
+            once(dry, world)
+            metrics = once(dry, world)  # goes on from the checkpoint that the first one saved
+        if world.is_main:
+            print("dry run: two steps, evaluation, save and load went well; nothing is kept")
+        return metrics

@@ -1,0 +1,190 @@
+"""`python -m detect`: fine-tune, evaluate, score and report detectors."""
+
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from common import cli
+from common.flags import RunFlags
+from common.run_folder import to_json
+from detect.recipes import RECIPES, Recipe
+
+PROGRAM = "python -m detect"
+OVERVIEW = f"""usage: {PROGRAM} COMMAND ...
+
+Backbone file to a detector to a scored report.
+
+  list                      the recipes, one a line
+  train RECIPE --backbone FILE --data VOCDEVKIT --out RUN      fine-tune; goes on where RUN left off
+  evaluate --run RUN --data VOCDEVKIT --split 2007:test --out DIR      detect, write, score
+  score --detections PATH --data VOCDEVKIT --split 2007:test --out DIR      anybody's detections
+  report DIR [DIR ...] --out report.html      compare evaluated folders; the first is the baseline
+
+{PROGRAM} COMMAND --help shows the flags; torchrun --nproc-per-node G -m detect ... uses G GPUs.
+
+example: {PROGRAM} score --detections comp4/ --data VOCdevkit --split 2007:test --out scored"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainFlags(RunFlags):
+    """What every fine-tuning takes, beside its recipe."""
+
+    backbone: Path
+    """Backbone file: our export, or the weights of a torchvision or timm ResNet."""
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags:
+    """Flags of evaluate."""
+
+    run: Path
+    """Folder of a run."""
+    data: Path
+    """VOC devkit, the folder that holds VOC2007 and VOC2012."""
+    split: str
+    """Images to detect on: YEAR:SET, comma-separated."""
+    out: Path
+    """Folder for detections, metrics.json and what the report needs."""
+    checkpoint: Literal["best", "last"] = "last"
+    """Weights of the last epoch, or of the best evaluation (chosen on its split)."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    workers: int | None = None
+    """Processes that read images; None: as many as cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreFlags:
+    """Flags of score."""
+
+    detections: Path
+    """Folder of VOC text files (comp4_det_test_<class>.txt), or a COCO results file (.json)."""
+    data: Path
+    """VOC devkit, the folder that holds VOC2007 and VOC2012."""
+    split: str
+    """Images that were detected on: YEAR:SET, comma-separated."""
+    out: Path
+    """Folder for metrics.json and what the report needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFlags:
+    """Flags of report."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders that evaluate or score wrote; the first is the baseline."""
+    out: Path
+    """The HTML file; its tables go to a markdown file beside it."""
+    data: Path | None = None
+    """VOC devkit; None: where it was at the evaluation."""
+
+
+def _list(argv: list[str]) -> None:
+    cli.print_recipes(RECIPES)
+
+
+def _train(argv: list[str]) -> None:
+    name, rest, program = cli.recipe_name(argv, RECIPES, PROGRAM)
+    needed = cli.unless_printing(rest)
+    flags = cli.parse(
+        TrainFlags,
+        rest,
+        program,
+        f"{RECIPES[name].__doc__}\n\nexample: {program} --backbone backbone.safetensors "
+        f"--data VOCdevkit --out runs/{name}",
+        default=TrainFlags(data=needed, out=needed, backbone=needed, recipe=RECIPES[name]()),
+    )
+    if flags.print_config:
+        print(to_json({"name": name, "seed": flags.seed, "recipe": asdict(flags.recipe)}), end="")
+        return
+    from detect.train import run
+
+    cli.print_metrics(run(name, flags.recipe, flags.backbone, flags))
+
+
+def _evaluate(argv: list[str]) -> None:
+    program = f"{PROGRAM} evaluate"
+    flags = cli.parse(
+        EvaluateFlags,
+        argv,
+        program,
+        "Detect with a run's weights, write the detections as VOC text and COCO JSON, score them."
+        f"\n\nexample: {program} --run RUN --data VOCdevkit --split 2007:test --out RUN/test",
+    )
+    from detect.runs import evaluate_run
+
+    metrics = evaluate_run(
+        flags.run,
+        flags.data,
+        flags.split,
+        flags.out,
+        flags.checkpoint,
+        flags.device,
+        flags.workers,
+    )
+    if os.environ.get("RANK", "0") == "0":
+        _print(metrics, flags.out)
+
+
+def _score(argv: list[str]) -> None:
+    program = f"{PROGRAM} score"
+    flags = cli.parse(
+        ScoreFlags,
+        argv,
+        program,
+        "Score the detections of any detector.\n\n"
+        f"example: {program} --detections comp4/ --data VOCdevkit --split 2007:test --out scored",
+    )
+    from detect.runs import score_detections
+
+    _print(score_detections(flags.detections, flags.data, flags.split, flags.out), flags.out)
+
+
+def _print(metrics: dict[str, Any], out: Path) -> None:
+    voc, coco = metrics["voc"], metrics["coco"]
+    for name, values in voc["per_class"].items():
+        print(f"{name:14} {_percent(values['ap_11point'])}  of {values['objects']} objects")
+    print(
+        f"VOC mAP {_percent(voc['map_11point'])} (11-point), {_percent(voc['map_area'])} (area); "
+        f"COCO AP {_percent(coco['ap'])}; written to {out / 'metrics.json'}"
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "  n/a" if value is None else f"{100 * value:5.2f}"
+
+
+def _report(argv: list[str]) -> None:
+    program = f"{PROGRAM} report"
+    flags = cli.parse(
+        ReportFlags,
+        argv,
+        program,
+        "Compare evaluated folders in one HTML file, and its tables in markdown.\n\n"
+        f"example: {program} baseline/test fd/test --out report.html",
+    )
+    from detect.report import write_report
+
+    write_report(flags.folders, flags.out, flags.data)
+    print(f"wrote {flags.out} and {flags.out.with_suffix('.md')}")
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    commands = {
+        "list": _list,
+        "train": _train,
+        "evaluate": _evaluate,
+        "score": _score,
+        "report": _report,
+    }
+    return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,457 @@
+"""Which steps take part, and what happens to the weight decay in them."""
+
+import copy
+import re
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from common import FocusedDropout, FocusedTraining, focused_dropout
+from common.focused_training import participates
+
+STEPS = 300 * 391  # the paper's CIFAR training: 300 epochs of 391 batches
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), FocusedDropout(0.5), nn.Conv2d(4, 2, 3))
+
+
+def sgd(model: nn.Module, weight_decay: float = 1e-4) -> torch.optim.SGD:
+    return torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay)
+
+
+def layer_of(model: nn.Module) -> FocusedDropout:
+    (layer,) = (module for module in model.modules() if isinstance(module, FocusedDropout))
+    return layer
+
+
+def first_step(focus: FocusedTraining, taking_part: bool) -> int:
+    return next(step for step in range(1000) if focus.participates(step) == taking_part)
+
+
+# --------------------------------------------------------------------------- participation
+
+
+def test_the_sequence_never_changes() -> None:
+    """Golden: a checkpoint of one version must resume in the next with the same steps."""
+    steps = [step for step in range(200) if participates(0.1, 0, step)]
+    assert steps == [13, 20, 31, 58, 96, 107, 110, 137, 167, 169]
+    assert [step for step in range(60) if participates(0.1, 1, step)] == [11, 14, 42, 51]
+    assert [step for step in range(10**6, 10**6 + 60) if participates(0.1, 0, step)] == [
+        1000002,
+        1000030,
+        1000034,
+        1000040,
+    ]
+    exact = [step for step in range(60) if participates(0.1, 0, step, steps_per_epoch=30)]
+    assert exact == [13, 19, 20, 31, 45, 58]
+
+
+def test_pure_function_of_seed_and_step() -> None:
+    forward = [participates(0.1, 7, step) for step in range(2000)]
+    order = torch.randperm(2000).tolist()
+    shuffled = {step: participates(0.1, 7, step) for step in order}
+    assert [shuffled[step] for step in range(2000)] == forward
+    model = network()
+    focus = FocusedTraining(model, sgd(model), seed=7)
+    later = FocusedTraining(model, sgd(model), seed=7)
+    with focus.step(0):
+        torch.rand(5)
+    assert [focus.participates(step) for step in range(2000)] == forward
+    assert [later.participates(step) for step in reversed(range(2000))] == forward[::-1]
+
+
+def test_shares_over_a_whole_training_are_binomial() -> None:
+    taking = torch.tensor([participates(0.1, 0, step) for step in range(STEPS)])
+    # 11,730 +- 103 in all; five deviations.
+    assert abs(int(taking.sum()) - STEPS * 0.1) < 5 * (STEPS * 0.1 * 0.9) ** 0.5
+    per_epoch = taking.view(300, 391).sum(dim=1).double()
+    assert 4.8 < per_epoch.std() < 7.1  # 5.93 by the binomial law, 0.24 its standard error
+    assert per_epoch.min() > 39.1 - 5 * 5.93 and per_epoch.max() < 39.1 + 5 * 5.93
+    # Neighbours are independent: a pair of steps takes part with probability 0.01.
+    pairs = int((taking[1:] & taking[:-1]).sum())
+    assert abs(pairs - STEPS * 0.01) < 5 * (STEPS * 0.01) ** 0.5
+    # Inside an epoch no place is preferred (the coin that spends its budget early).
+    thirds = taking.view(300, 391)[:, :390].view(300, 3, 130).sum(dim=(0, 2)).double()
+    assert (thirds - 3900).abs().max() < 5 * (39000 * 0.09) ** 0.5
+
+
+def test_seeds_are_independent() -> None:
+    first, second = (
+        torch.tensor([participates(0.1, seed, step) for step in range(20_000)]) for seed in (0, 1)
+    )
+    assert abs(int((first & second).sum()) - 200) < 5 * 200**0.5
+
+
+@given(rate=st.floats(0, 1), seed=st.integers(-(2**70), 2**70), step=st.integers(0, 2**70))
+def test_more_take_part_at_a_higher_rate(rate: float, seed: int, step: int) -> None:
+    assert participates(1.0, seed, step) and not participates(0.0, seed, step)
+    if participates(rate, seed, step):
+        assert participates(min(1.0, rate * 1.5), seed, step)
+
+
+@given(
+    rate=st.floats(0, 1),
+    steps_per_epoch=st.integers(1, 60),
+    epoch=st.integers(0, 1000),
+    seed=st.integers(0, 2**32),
+)
+def test_exact_number_in_every_epoch(
+    rate: float, steps_per_epoch: int, epoch: int, seed: int
+) -> None:
+    steps = range(epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch)
+    taking = sum(participates(rate, seed, step, steps_per_epoch) for step in steps)
+    assert taking == round(rate * steps_per_epoch)
+
+
+def test_exact_number_at_the_papers_size() -> None:
+    model = network()
+    focus = FocusedTraining(model, sgd(model), steps_per_epoch=391)
+    epochs = [[s for s in range(391) if focus.participates(391 * epoch + s)] for epoch in range(20)]
+    assert {len(steps) for steps in epochs} == {39}
+    assert len({tuple(steps) for steps in epochs}) == 20  # other steps in every epoch
+
+
+def test_steps_that_do_not_exist() -> None:
+    with pytest.raises(ValueError, match="steps count from 0; there is no step -1"):
+        participates(0.1, 0, -1)
+    with pytest.raises(TypeError):
+        participates(0.1, 0, 1.0)  # type: ignore[arg-type]
+    assert participates(0.1, 0, torch.tensor(13)) is True  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_rates_zero_and_one_in_a_training(rate: float) -> None:
+    model = network()
+    focus = FocusedTraining(model, sgd(model), participation_rate=rate)
+    for step in range(300):
+        with focus.step(step) as participating:
+            assert participating is (rate == 1)
+    report = focus.end_epoch()
+    assert report["steps"] == 300 and report["participating_steps"] == 300 * rate
+
+
+# --------------------------------------------------------------------------- layers and decay
+
+
+def test_on_in_participating_steps_only() -> None:
+    model = network()
+    layer = layer_of(model)
+    weights = [p for p in model.parameters() if p.ndim > 1]
+    biases = [p for p in model.parameters() if p.ndim == 1]
+    groups: list[dict[str, Any]] = [
+        {"params": weights[:1]},
+        {"params": weights[1:], "weight_decay": 5e-4},
+        {"params": biases, "weight_decay": 0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=1e-4)
+    base = [1e-4, 5e-4, 0]
+    focus = FocusedTraining(model, optimizer, 0.2, weight_decay=2e-3, seed=3)
+    seen: set[bool] = set()
+    for step in range(50):
+        with focus.step(step) as participating:
+            assert participating is focus.participates(step)
+            assert layer.active is participating
+            expected = [2e-3, 2e-3, 0] if participating else base
+            assert decays(optimizer) == expected
+        assert layer.active is False and decays(optimizer) == base
+        seen.add(participating)
+    assert seen == {True, False}
+
+
+def decays(optimizer: torch.optim.Optimizer) -> list[float]:
+    return [group["weight_decay"] for group in optimizer.param_groups]
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("error", [Interrupted, KeyboardInterrupt])
+def test_restored_after_an_exception(error: type[BaseException]) -> None:
+    model = network()
+    optimizer = sgd(model)
+    focus = FocusedTraining(model, optimizer)
+    step = first_step(focus, taking_part=True)
+    with pytest.raises(error), focus.step(step):
+        assert decays(optimizer) == [1e-3]
+        raise error
+    assert decays(optimizer) == [1e-4] and layer_of(model).active is False
+    assert optimizer.state_dict()["param_groups"][0]["weight_decay"] == 1e-4
+    with focus.step(step) as participating:  # and it goes on
+        assert participating and decays(optimizer) == [1e-3]
+
+
+def test_no_state_dict_ever_holds_the_magnified_decay() -> None:
+    model = network()
+    optimizer = sgd(model)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.ones(2))], "weight_decay": 0})
+    focus = FocusedTraining(model, optimizer)
+    taking, resting = first_step(focus, True), first_step(focus, False)
+    for step in (resting, taking):
+        with focus.step(step):
+            train_once(model, optimizer)
+            inside = copy.deepcopy(optimizer.state_dict())
+            assert decays(optimizer) == ([1e-3, 0] if step == taking else [1e-4, 0])
+        for state in (inside, optimizer.state_dict()):
+            assert [group["weight_decay"] for group in state["param_groups"]] == [1e-4, 0]
+    resumed = sgd(model, weight_decay=7)
+    resumed.add_param_group({"params": [nn.Parameter(torch.ones(2))]})
+    resumed.load_state_dict(inside)
+    assert decays(resumed) == [1e-4, 0]
+
+
+def train_once(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    model(torch.rand(2, 3, 8, 8)).square().mean().backward()
+    optimizer.step()
+
+
+def test_a_step_inside_a_step() -> None:
+    model = network()
+    optimizer = sgd(model)
+    focus = FocusedTraining(model, optimizer)
+    step = first_step(focus, taking_part=True)
+    with focus.step(step):
+        with pytest.raises(RuntimeError, match="does not nest"), focus.step(step):
+            pass
+        assert layer_of(model).active and decays(optimizer) == [1e-3]
+    assert not layer_of(model).active and decays(optimizer) == [1e-4]
+
+
+def test_decay_only_leaves_the_layers_off() -> None:
+    model = network()
+    optimizer = sgd(model)
+    focus = FocusedTraining(model, optimizer, decay_only=True)
+    both = FocusedTraining(model, sgd(model))
+    with focus.step(first_step(focus, taking_part=True)) as participating:
+        assert participating and layer_of(model).active is False and decays(optimizer) == [1e-3]
+    assert decays(optimizer) == [1e-4]
+    assert [focus.participates(s) for s in range(500)] == [both.participates(s) for s in range(500)]
+
+
+def test_without_a_weight_decay_only_the_layers_change() -> None:
+    model = network()
+    optimizer = sgd(model)
+    focus = FocusedTraining(model, optimizer, weight_decay=None)
+    with focus.step(first_step(focus, taking_part=True)) as participating:
+        assert participating and layer_of(model).active is True and decays(optimizer) == [1e-4]
+    assert decays(optimizer) == [1e-4]
+
+
+def test_every_layer_of_a_model_takes_part_in_the_same_steps() -> None:
+    first, second = network(), network()
+    model = nn.Sequential(first, second)
+    focus = FocusedTraining(model, sgd(model))
+    for step in range(100):
+        with focus.step(step) as participating:
+            assert layer_of(first).active is participating
+            assert layer_of(second).active is participating
+
+
+@pytest.mark.parametrize("steps_per_epoch", [None, 10])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_parameters_equal_sgd_written_out(momentum: float, steps_per_epoch: int | None) -> None:
+    """Thirty steps: g = gradient + decay(t) p;  v = momentum v + g;  p = p - lr v."""
+    lr, base, magnified, rate, seed = 0.05, 1e-2, 0.3, 0.3, 1
+    model = network().double()
+    p: dict[str, Tensor] = {n: v.detach().clone() for n, v in model.named_parameters()}
+    v = {name: torch.zeros_like(value) for name, value in p.items()}
+    weights = [value for name, value in model.named_parameters() if name.endswith("weight")]
+    biases = [value for name, value in model.named_parameters() if name.endswith("bias")]
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": base},
+        {"params": biases},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    focus = FocusedTraining(
+        model, optimizer, rate, magnified, seed, steps_per_epoch=steps_per_epoch
+    )
+    batches = torch.rand(30, 2, 3, 8, 8, dtype=torch.float64)
+
+    taking = [participates(rate, seed, step, steps_per_epoch) for step in range(30)]
+    assert 5 <= sum(taking) <= 15
+    for step, x in enumerate(batches):
+        with focus.step(step):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+
+        for value in p.values():
+            value.requires_grad_()
+        maps = nn.functional.conv2d(x, p["0.weight"], p["0.bias"]).relu()
+        if taking[step]:
+            maps = focused_dropout(maps, 0.5)
+        loss = nn.functional.conv2d(maps, p["3.weight"], p["3.bias"]).square().mean()
+        gradients = dict(zip(p, torch.autograd.grad(loss, list(p.values())), strict=True))
+        for name, gradient in gradients.items():
+            decay = 0.0
+            if name.endswith("weight"):
+                decay = magnified if taking[step] else base
+            v[name] = momentum * v[name] + gradient + decay * p[name].detach()
+            p[name] = p[name].detach() - lr * v[name]
+
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value.detach(), p[name], rtol=1e-12, atol=1e-14)
+
+
+def test_gradient_accumulation_has_one_decision_a_step() -> None:
+    model = network()
+    optimizer = sgd(model)
+    focus = FocusedTraining(model, optimizer, participation_rate=0.5)
+    taking = 0
+    for step in range(10):
+        with focus.step(step) as participating:
+            optimizer.zero_grad()
+            for _ in range(4):
+                assert layer_of(model).active is participating
+                model(torch.rand(2, 3, 8, 8)).square().mean().backward()
+            optimizer.step()
+        taking += participating
+    assert 0 < taking < 10
+    report = focus.end_epoch()
+    assert report["steps"] == 10 and report["participating_steps"] == taking
+    assert report["images"] == taking * 4 * 2
+
+
+# --------------------------------------------------------------------------- reports and errors
+
+
+def test_report_of_an_epoch() -> None:
+    layers = FocusedDropout(0.5), FocusedDropout(0.5, opposite=True)
+    model = nn.Sequential(*layers, nn.Conv2d(1, 1, 1))
+    focus = FocusedTraining(model, sgd(model))
+    taking = [step for step in range(120) if focus.participates(step)]
+    x = torch.tensor([[[[4.0, 4.0, 4.0, 0.0]]], [[[-1.0, -1.0, -1.0, -1.0]]]])
+    for step in range(120):
+        with focus.step(step):
+            model(x)
+    # First layer: 3 of 4 units kept, and all 4 for want of an area. The second sees the masked
+    # maps: its area is the first three places, so it keeps 1 of 4, and again all 4.
+    assert focus.end_epoch() == {
+        "steps": 120,
+        "participating_steps": len(taking),
+        "images": 2 * 2 * len(taking),
+        "unmasked_images": 2 * len(taking),
+        "keep_ratio": (7 / 8 + 5 / 8) / 2,
+        "zeros_ratio": 1 - (7 / 8 + 5 / 8) / 2,
+    }
+    assert focus.end_epoch() == {
+        "steps": 0,
+        "participating_steps": 0,
+        "images": 0,
+        "unmasked_images": 0,
+        "keep_ratio": None,
+        "zeros_ratio": None,
+    }
+
+
+def run_without_participation(focus: FocusedTraining, steps: int) -> None:
+    same = first_step(focus, taking_part=False)
+    for _ in range(steps):
+        with focus.step(same):
+            pass
+
+
+def test_an_epoch_without_participation_is_an_error_where_chance_cannot_explain_it() -> None:
+    model = network()
+    focus = FocusedTraining(model, sgd(model))
+    run_without_participation(focus, 196)  # 0.9^196 = 1.07e-9
+    assert focus.end_epoch()["participating_steps"] == 0
+    run_without_participation(focus, 197)  # 0.9^197 = 0.97e-9
+    with pytest.raises(RuntimeError, match=re.escape("none of 197 steps took part at a rate of")):
+        focus.end_epoch()
+    run_without_participation(focus, 196)  # counted anew
+    assert focus.end_epoch()["steps"] == 196
+
+
+def test_one_participating_step_is_enough() -> None:
+    model = network()
+    focus = FocusedTraining(model, sgd(model))
+    run_without_participation(focus, 500)
+    with focus.step(first_step(focus, taking_part=True)):
+        pass
+    assert focus.end_epoch()["participating_steps"] == 1
+
+
+def test_a_rate_of_zero_is_no_error() -> None:
+    model = network()
+    focus = FocusedTraining(model, sgd(model), participation_rate=0)
+    for step in range(1000):
+        with focus.step(step):
+            pass
+    assert focus.end_epoch()["participating_steps"] == 0
+
+
+def test_a_model_without_the_layer() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+    with pytest.raises(ValueError, match="Sequential has no FocusedDropout layer among its 3 mod"):
+        FocusedTraining(model, sgd(model))
+    focus = FocusedTraining(model, sgd(model), decay_only=True)
+    with focus.step(first_step(focus, taking_part=True)) as participating:
+        assert participating
+    assert focus.end_epoch()["keep_ratio"] is None
+
+
+def groups_without_decay(model: nn.Module) -> Iterable[torch.optim.Optimizer]:
+    yield sgd(model, weight_decay=0)
+    yield torch.optim.LBFGS(model.parameters())  # knows no weight decay at all
+
+
+def test_warns_when_no_group_has_a_decay() -> None:
+    model = network()
+    for optimizer in groups_without_decay(model):
+        before = copy.deepcopy(optimizer.state_dict()["param_groups"])
+        with pytest.warns(UserWarning, match="no parameter group has a weight decay") as caught:
+            focus = FocusedTraining(model, optimizer)
+        assert caught[0].filename == __file__  # points at the user's line
+        with focus.step(first_step(focus, taking_part=True)):
+            assert optimizer.state_dict()["param_groups"] == before
+            assert layer_of(model).active
+        assert optimizer.state_dict()["param_groups"] == before
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            FocusedTraining(model, optimizer, weight_decay=None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"participation_rate": -0.1}, r"participation_rate must lie in \[0, 1\], not -0.1"),
+        ({"participation_rate": 1.1}, r"participation_rate must lie in \[0, 1\], not 1.1"),
+        ({"participation_rate": float("nan")}, "participation_rate must lie in"),
+        ({"weight_decay": -1e-3}, "weight_decay must be a finite number >= 0, not -0.001"),
+        ({"weight_decay": float("inf")}, "weight_decay must be a finite number >= 0"),
+        ({"weight_decay": float("nan")}, "weight_decay must be a finite number >= 0"),
+        ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, not 0"),
+        ({"decay_only": True, "weight_decay": None}, "would do nothing"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, float], message: str) -> None:
+    model = network()
+    with pytest.raises(ValueError, match=message):
+        FocusedTraining(model, sgd(model), **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_layers_are_found_in_a_wrapped_model(wrap: type[nn.Module]) -> None:
+    model = network()
+    focus = FocusedTraining(wrap(model), sgd(model))
+    assert focus.layers == [layer_of(model)]
+
+
+def test_adamw_gets_the_magnified_decay_too() -> None:
+    """Decoupled: a step shrinks the weights by lr * decay, here the whole change."""
+    weight = nn.Parameter(torch.ones(3, dtype=torch.float64))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.01)
+    focus = FocusedTraining(nn.Identity(), optimizer, 1.0, weight_decay=0.2, decay_only=True)
+    with focus.step(0):
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full_like(weight, 1 - 0.1 * 0.2))

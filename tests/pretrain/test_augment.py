@@ -1,0 +1,257 @@
+"""Crops, flips and normalisation against literal versions and their distributions."""
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from common.errors import InputError
+from common.images import IMAGENET_MEAN, IMAGENET_STD
+from pretrain.augment import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    ResidentImages,
+    crop_and_flip_draws,
+    eval_image,
+    normalize,
+    train_image,
+)
+from pretrain.datasets import PixelSet
+
+CPU = torch.device("cpu")
+
+
+def write_image(path: Path, pixels: NDArray[np.uint8]) -> Path:
+    assert cv2.imwrite(str(path), pixels[..., ::-1])
+    return path
+
+
+def random_pixels(num_images: int, height: int, width: int) -> PixelSet:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(1, 256, (num_images, height, width, 3), np.uint8)  # 0 is the border
+    return PixelSet(pixels, rng.integers(0, 10, num_images), tuple("abcdefghij"))
+
+
+# ---- sets on the device ----
+
+
+def literal_crop_and_flip(
+    image: NDArray[np.uint8], padding: int, top: int, left: int, flip: int
+) -> NDArray[np.uint8]:
+    height, width, _ = image.shape
+    padded = np.zeros((height + 2 * padding, width + 2 * padding, 3), np.uint8)
+    padded[padding : padding + height, padding : padding + width] = image
+    crop = padded[top : top + height, left : left + width]
+    return crop[:, ::-1] if flip else crop
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    num_images=st.integers(1, 40),
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    padding=st.integers(0, 4),
+    seed=st.integers(-3, 2**40),
+    epoch=st.integers(0, 300),
+)
+def test_train_batch_is_pad_slice_flip(
+    num_images: int, height: int, width: int, padding: int, seed: int, epoch: int
+) -> None:
+    data = random_pixels(num_images, height, width)
+    draws = crop_and_flip_draws(num_images, padding, seed, epoch)
+    order = np.random.default_rng(epoch).permutation(num_images)
+    images, labels = ResidentImages(data, padding, seed, CPU).train_batch(epoch, order)
+    assert images.shape == (num_images, 3, height, width)
+    for image, index in zip(images, order, strict=True):
+        expected = literal_crop_and_flip(data.pixels[index], padding, *draws[index].tolist())
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
+    assert labels.tolist() == data.labels[order].tolist()
+
+
+def test_eval_batch_is_the_images() -> None:
+    data = random_pixels(20, 6, 8)
+    indices = np.array([3, 0, 19, 3])
+    images, labels = ResidentImages(data, 4, 0, CPU).eval_batch(indices)
+    np.testing.assert_array_equal(images.permute(0, 2, 3, 1).numpy(), data.pixels[indices])
+    assert labels.tolist() == data.labels[indices].tolist()
+
+
+def test_batches_are_bytes_channels_last() -> None:
+    resident = ResidentImages(random_pixels(8, 5, 5), 2, 0, CPU)
+    indices = np.arange(8)
+    for images, labels in (resident.train_batch(0, indices), resident.eval_batch(indices)):
+        assert images.dtype == torch.uint8
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert labels.dtype == torch.int64
+
+
+def test_a_crop_does_not_depend_on_batch_order_or_history() -> None:
+    data, order = random_pixels(30, 8, 8), np.random.default_rng(1).permutation(30)
+    resident = ResidentImages(data, 2, 5, CPU)
+    whole, _ = resident.train_batch(3, order)
+    resident.train_batch(4, order)
+    parts = [resident.train_batch(3, part)[0] for part in np.array_split(order, 7)]
+    assert torch.equal(whole, torch.cat(parts))
+    resumed, _ = ResidentImages(data, 2, 5, CPU).train_batch(3, order)
+    assert torch.equal(whole, resumed)
+    for seed, epoch in ((5, 4), (6, 3)):
+        other, _ = ResidentImages(data, 2, seed, CPU).train_batch(epoch, order)
+        assert not torch.equal(whole, other)
+
+
+def test_an_image_keeps_its_draws_in_a_larger_set() -> None:
+    small, large = (crop_and_flip_draws(count, 4, 0, 0) for count in (10, 1000))
+    np.testing.assert_array_equal(small, large[:10])
+
+
+def test_draws_are_the_same_everywhere() -> None:
+    """Integers that no process, machine or version of numpy may change: a run must resume."""
+    draws = [[8, 0, 0], [2, 6, 1], [3, 7, 0], [8, 4, 1]]
+    assert crop_and_flip_draws(4, 4, 0, 0).tolist() == draws
+
+
+def test_draws_are_even_and_independent() -> None:
+    num_images, offsets = 81_000, 9
+    draws = crop_and_flip_draws(num_images, 4, 0, 0)
+    top, left, flip = draws.T
+    cells = np.bincount((top * offsets + left) * 2 + flip, minlength=2 * offsets**2)
+    assert len(cells) == 2 * offsets**2
+    expected = num_images / len(cells)
+    chi_square = ((cells - expected) ** 2 / expected).sum()
+    # 161 degrees of freedom: mean 161, standard deviation 18.
+    assert abs(chi_square - 161) < 4 * 18
+    # Nor does an image's draw tell the next image's, or its own in the next epoch.
+    after = crop_and_flip_draws(num_images, 4, 0, 1)
+    for column in range(3):
+        first = draws[:, column]
+        for second in (np.roll(first, 1), after[:, column]):
+            assert abs(np.corrcoef(first, second)[0, 1]) < 4 / num_images**0.5
+
+
+def test_border_is_zero() -> None:
+    data = random_pixels(200, 6, 6)  # no pixel of an image is zero
+    images, _ = ResidentImages(data, 3, 0, CPU).train_batch(0, np.arange(200))
+    top, left, flip = crop_and_flip_draws(200, 3, 0, 0).T
+    kept = (6 - abs(top - 3)) * (6 - abs(left - 3))
+    np.testing.assert_array_equal((images > 0).sum(dim=(1, 2, 3)).numpy(), 3 * kept)
+    assert kept.min() == 9
+    assert 0 < flip.mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [(CIFAR10_MEAN, CIFAR10_STD), (IMAGENET_MEAN, IMAGENET_STD)]
+)
+def test_normalize(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    every_value = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).repeat(2, 1, 1, 3)
+    images = every_value.permute(0, 3, 1, 2)
+    result = normalize(images, mean, std)
+    assert result.dtype == torch.float32
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    for channel in range(3):
+        expected = (images[:, channel].double() / 255 - mean[channel]) / std[channel]
+        torch.testing.assert_close(result[:, channel].double(), expected, rtol=0, atol=1e-6)
+
+
+# ---- files ----
+
+
+@pytest.fixture
+def ramps(tmp_path: Path) -> Path:
+    """Red tells the column, green the row, so a crop shows where it was cut."""
+    pixels = np.zeros((200, 240, 3), np.uint8)
+    pixels[..., 0] = np.arange(240)
+    pixels[..., 1] = np.arange(200)[:, None]
+    return write_image(tmp_path / "ramps.png", pixels)
+
+
+def seen_part(crop: NDArray[np.uint8]) -> tuple[float, float, bool]:
+    """Width and height of the part of `ramps` in a crop, about, and whether it is flipped."""
+    size = len(crop)
+    red, green = crop[:, :, 0].astype(float).mean(0), crop[:, :, 1].astype(float).mean(1)
+    stretch = size / (size - 1)  # outermost pixels stand for their centres
+    return abs(red[-1] - red[0]) * stretch, (green[-1] - green[0]) * stretch, red[-1] < red[0]
+
+
+@pytest.mark.parametrize("min_scale", [0.08, 0.35])
+def test_random_crops(ramps: Path, min_scale: float) -> None:
+    count = 800
+    crops = [train_image(ramps, 32, 0, 0, index, min_scale) for index in range(count)]
+    assert all(crop.shape == (32, 32, 3) and crop.dtype == np.uint8 for crop in crops)
+    widths, heights, flips = map(np.array, zip(*map(seen_part, crops), strict=True))
+    areas, ratios = widths * heights / (240 * 200), widths / heights
+    assert areas.min() > min_scale * 0.93  # sides are measured to about 2 pixels
+    assert areas.min() < min_scale + 0.05
+    assert 0.9 < areas.max() < 1.05
+    assert 3 / 4 * 0.95 < ratios.min() < 0.8
+    assert 1.25 < ratios.max() < 4 / 3 * 1.05
+    half = 4 * 0.5 / count**0.5  # four standard deviations of a share of one half
+    assert abs(flips.mean() - 0.5) < half
+    # Among the smaller crops, too, half are flipped.
+    assert abs(flips[areas < np.median(areas)].mean() - 0.5) < half * 2**0.5
+    # Every area is as likely, as long as it fits with its ratio: nearly so up to one half.
+    below_half = areas[areas < 0.5]
+    assert abs(np.median(below_half) - (min_scale + 0.5) / 2) < 0.05
+
+
+def test_a_random_crop_is_a_function_of_its_counters(ramps: Path) -> None:
+    crop = partial(train_image, ramps, 16)
+    first = crop(0, 0, 0)
+    for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        assert not np.array_equal(first, crop(*other))
+    np.testing.assert_array_equal(first, crop(0, 0, 0))
+    assert not np.array_equal(crop(1, 12, 3), crop(11, 2, 3))
+
+
+def test_random_crops_do_not_depend_on_workers(ramps: Path) -> None:
+    crop = partial(train_image, ramps, 16, 7, 2)
+    here = [crop(index) for index in range(12)]
+    loader: DataLoader[int] = DataLoader(
+        list(range(11, -1, -1)),  # type: ignore[arg-type]  # any sequence serves
+        batch_size=3,
+        num_workers=2,
+        collate_fn=lambda indices: [crop(index) for index in indices],
+    )
+    there = [image for batch in loader for image in batch]
+    np.testing.assert_array_equal(here, there[::-1])
+
+
+def test_shrunk_crops_are_antialiased(tmp_path: Path) -> None:
+    checkerboard = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
+    path = write_image(tmp_path / "board.png", np.repeat(checkerboard[..., None], 3, axis=2))
+    for index in range(10):  # parts of at least 150 x 150 pixels
+        crop = train_image(path, 16, 0, 0, index, min_scale=0.5)
+        assert np.abs(crop.astype(float) - 127.5).max() < 20  # aliasing would leave 0 or 255
+
+
+def test_eval_image(tmp_path: Path) -> None:
+    """14 pixels ask for a short side of 16; of 32 x 48 that leaves 16 x 24.
+
+    Each pixel is then the mean of 2 x 2, and rows 1 to 14 and columns 5 to 18 remain.
+    """
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    image = eval_image(write_image(tmp_path / "image.png", pixels), 14)
+    means = pixels.reshape(16, 2, 24, 2, 3).mean(axis=(1, 3))
+    assert image.shape == (14, 14, 3)
+    assert np.abs(image - means[1:15, 5:19]).max() <= 0.5
+
+
+def test_eval_image_of_the_usual_size(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (256, 301, 3), np.uint8)
+    path = write_image(tmp_path / "image.png", pixels)
+    np.testing.assert_array_equal(eval_image(path, 224), pixels[16:240, 38:262])
+
+
+def test_damaged_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "broken.jpg"
+    path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        train_image(path, 8, 0, 0, 0)
+    with pytest.raises(InputError, match=r"broken\.jpg"):
+        eval_image(path, 8)
