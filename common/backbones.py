@@ -99,8 +99,7 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
             f"{path} holds no plain state dict of tensors: export the run with "
             "`python -m pretrain export`"
         )
-    for prefix in _WRAPPERS:
-        weights = {name.removeprefix(prefix): value for name, value in weights.items()}
+    weights = {_unwrapped(name): value for name, value in weights.items()}
     card = read_json(card_path(path)) if card_path(path).is_file() else {}
     found = card.get("architecture", architecture)
     if found != architecture:
@@ -109,6 +108,12 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
             f"add --body {found}, or give another file"
         )
     return weights, card
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name
 
 
 def load_body(body: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -5,6 +5,8 @@ moment leaves the old file or the new one. Tensors and plain values only: everyt
 `weights_only=True`, so a checkpoint from elsewhere cannot run code.
 """
 
+import contextlib
+import io
 import os
 import random
 from collections.abc import Callable
@@ -45,7 +47,8 @@ def write_atomically(
             "what was there before is untouched"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # gone after the rename, or never made
+            temporary.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -58,7 +61,12 @@ def _sync_folder(folder: Path) -> None:
 
 def save(state: dict[str, Any], path: Path, *, keep_previous: bool = False) -> None:
     """Write a checkpoint of tensors and plain values; the rest as `write_atomically`."""
-    write_atomically(path, lambda file: torch.save(state, file), keep_previous=keep_previous)
+    # Through memory: torch.save hides the OSError of a full disk behind a RuntimeError of its own.
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_atomically(
+        path, lambda file: file.write(content.getbuffer()), keep_previous=keep_previous
+    )
 
 
 def previous(path: Path) -> Path:

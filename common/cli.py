@@ -6,6 +6,7 @@ request after a checkpoint.
 
 import contextlib
 import difflib
+import errno
 import io
 import os
 import re
@@ -40,9 +41,10 @@ def run(program: str, commands: Mapping[str, Command], overview: str, argv: Sequ
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

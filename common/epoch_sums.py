@@ -30,26 +30,32 @@ class EpochSums:
         """Return the means over the images of all ranks."""
         if not self._sums:
             return {}
-        values = torch.stack(list(self._sums.values()))
-        images = values.new_tensor([self._images])
-        totals = sum_over_ranks(torch.cat((values, images))).tolist()
+        *totals, images = self._totals()
         return {
-            name: value / max(1, totals[-1])
-            for name, value in zip(self._sums, totals, strict=False)
+            name: value / max(1, images) for name, value in zip(self._sums, totals, strict=True)
         }
+
+    def _totals(self) -> list[float]:
+        """Sum over the ranks; the number of images comes last."""
+        values = torch.stack(list(self._sums.values()))
+        totals = torch.cat((values, values.new_tensor([self._images])))
+        return list(sum_over_ranks(totals).tolist())
 
     def non_finite(self) -> list[str]:
         """Name the sums that are NaN or infinite; waits for the device."""
         return [name for name, value in self._sums.items() if not torch.isfinite(value)]
 
     def state(self) -> dict[str, Any]:
-        """Return plain values for a checkpoint."""
-        return {"images": self._images, "sums": {k: v.item() for k, v in self._sums.items()}}
+        """Return the sums over all ranks, plain values for a checkpoint."""
+        if not self._sums:
+            return {"images": 0, "sums": {}}
+        *totals, images = self._totals()
+        return {"images": int(images), "sums": dict(zip(self._sums, totals, strict=True))}
 
-    def restore(self, state: dict[str, Any], device: torch.device) -> None:
-        """Take over the values of `state`."""
-        self._images = state["images"]
+    def restore(self, state: dict[str, Any], device: torch.device, *, is_main: bool) -> None:
+        """Take over the values of `state` on one rank; the others go on from zero."""
+        self._images = state["images"] if is_main else 0
         self._sums = {
-            name: torch.tensor(value, dtype=torch.float64, device=device)
+            name: torch.tensor(value if is_main else 0.0, dtype=torch.float64, device=device)
             for name, value in state["sums"].items()
         }

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from common.errors import InputError
 from common.sampling import MicroBatch
 
 Key = tuple[int, int]
@@ -14,15 +16,18 @@ Key = tuple[int, int]
 Item = TypeVar("Item")
 
 
-class Keyed(Dataset[Item]):
+class Keyed(Dataset[Item | InputError]):
     """A data set whose items are a pure function of (epoch, position)."""
 
     def __init__(self, read: Callable[[int, int], Item]) -> None:
         self._read = read
 
-    def __getitem__(self, key: Key) -> Item:
+    def __getitem__(self, key: Key) -> Item | InputError:
         epoch, position = key
-        return self._read(epoch, position)
+        try:
+            return self._read(epoch, position)
+        except InputError as error:  # raised in a worker it would come back as a traceback
+            return error
 
 
 def stream(
@@ -43,17 +48,30 @@ def stream(
         collate: Makes a batch of a list of items.
         workers: Number of processes; 0 reads in this one.
         device: Batches are pinned in memory for a GPU.
+
+    Raises:
+        InputError: As `read` raised it, in the order of the micro-batches.
     """
     keys = ([(m.epoch, int(i)) for i in m.indices] for m in micro_batches)
     loader = DataLoader(
         Keyed(read),
         batch_sampler=keys,  # any iterable serves; it is read once
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=partial(_collate_or_error, collate),
         pin_memory=device.type == "cuda",
         worker_init_fn=_one_thread,
+        # Its own: from the default one every start, a resumed one too, would draw a number.
+        generator=torch.Generator(),
     )
-    return iter(loader)
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+def _collate_or_error(collate: Callable[[list[Any]], Any], items: list[Any]) -> Any:
+    errors = [item for item in items if isinstance(item, InputError)]
+    return errors[0] if errors else collate(items)
 
 
 def _one_thread(_: int) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common.checkpoints import write_atomically
+
 
 class MetricsLog:
     """metrics.jsonl, and TensorBoard scalars where that package is installed.
@@ -19,7 +21,7 @@ class MetricsLog:
     def __init__(self, folder: Path, step: int = 0) -> None:
         self.path = folder / "metrics.jsonl"
         kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(kept))
+        write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
         self._writer = _tensorboard(folder / "tensorboard", step)
 
     def write(self, record: Mapping[str, Any]) -> None:

@@ -117,7 +117,9 @@ class RunFolder:
         try:
             if recipe.exists():
                 self._check_same(read_json(recipe), description, resume)
-            recipe.write_text(to_json(dict(description)))
+            # Not over the same text: a full disk would leave an empty file.
+            if not (recipe.exists() and recipe.read_text() == to_json(dict(description))):
+                recipe.write_text(to_json(dict(description)))
         except BaseException:
             self.close()
             raise
@@ -163,7 +165,8 @@ def _take_lock(path: Path) -> IO[str]:
     """Lock a file; the system lets go of it when the process ends, however it ends."""
     file = path.open("a")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Not flock: forked workers would hold that for seconds after the process was killed.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         raise InputError(

@@ -33,6 +33,17 @@ class Focus:
         """Whether anything of the method is on."""
         return self.after is not None or self.weight_decay is not None
 
+    def __post_init__(self) -> None:
+        low, high = self.gamma
+        if not 0 <= low <= high < 1:
+            raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not {low} {high}")
+        if not 0 <= self.participation_rate <= 1:
+            raise ValueError(
+                f"participation_rate must lie in [0, 1], not {self.participation_rate}"
+            )
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be 0 or more, not {self.weight_decay}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Optimization:
@@ -77,6 +88,11 @@ class Optimization:
         for name in ("lr", "batch_size", "accumulate", "epochs"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("momentum", "weight_decay", "warmup_steps"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        if self.nesterov and self.optimizer == "sgd" and not self.momentum > 0:
+            raise ValueError("nesterov needs a momentum above 0")
 
 
 def learning_rate(optimization: Optimization, step: int, steps_per_epoch: int) -> float:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -231,6 +232,9 @@ class _Run:
         if not (now or on_cpu or self.step % _POLL_STEPS == 0):
             return
         bad = self.sums.non_finite()
+        # A gradient can be NaN where the loss is not; the next loss would come after the save.
+        if now and not all(torch.isfinite(p).all() for p in self.stage.model.parameters()):
+            bad.append("a weight")
         if bad:
             since = "" if on_cpu else f", or at most {_POLL_STEPS} steps before"
             raise NonFiniteError(
@@ -279,9 +283,9 @@ class _Run:
             f"{self.options.label} epoch {epoch}/{self.settings.epochs} "
             + " ".join(f"{name} {value:.4g}" for name, value in shown.items())
         )
-        self._save()
-        if is_best and self.folder:
+        if is_best and self.folder:  # first: last.pt says that this best is written
             checkpoints.save(self._weights(), self.folder.best)
+        self._save()
         self._start_clock()
 
     def _evaluate(self) -> dict[str, float]:
@@ -303,11 +307,12 @@ class _Run:
     def _save(self) -> None:
         self._check_finite(now=True)
         random_states = gather(checkpoints.random_state(self.world.device))
+        sums = self.sums.state()
         if self.folder:
             state = self._weights() | {
                 "optimizer": self.optimizer.state_dict(),
                 "best": self.best,
-                "sums": self.sums.state(),
+                "sums": sums,
                 "random": random_states,
             }
             checkpoints.save(state, self.folder.last, keep_previous=True)
@@ -321,6 +326,10 @@ class _Run:
                 state = checkpoints.load(Path(self.options.resume))
             elif self.options.resume == "auto" and self.folder.checkpoint_exists():
                 state = checkpoints.load_last(self.folder.last)
+            if state is not None and not self.folder.best.exists():
+                state["best"] = float(
+                    "-inf"
+                )  # from another folder: the best of this one is to come
         state = broadcast(state)
         if state is None:
             return
@@ -328,10 +337,10 @@ class _Run:
             self.stage.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
-            self.sums.restore(state["sums"], self.world.device)
+            self.sums.restore(state["sums"], self.world.device, is_main=self.world.is_main)
             states = state["random"]
         except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"the checkpoint does not fit this recipe ({reason}): choose another --out"
             ) from error

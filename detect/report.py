@@ -147,10 +147,8 @@ def _by_class(caption: str, key: str, mean_key: str, runs: Sequence[Run]) -> Tab
         counts = Cell(first.objects), Cell(first.difficult)
         rows.append((Cell(name), *counts, *_row_of_scores(values)))
     means = [run.voc.metrics()[mean_key] for run in runs]
-    counts = tuple(
-        Cell(sum(getattr(score, count) for score in runs[0].voc.per_class.values()))
-        for count in ("objects", "difficult")
-    )
+    scores = runs[0].voc.per_class.values()
+    counts = Cell(sum(s.objects for s in scores)), Cell(sum(s.difficult for s in scores))
     columns = (
         Column("Class"),
         Column("Objects", "count"),
@@ -158,7 +156,7 @@ def _by_class(caption: str, key: str, mean_key: str, runs: Sequence[Run]) -> Tab
         *(Column(run.title, "percent") for run in runs),
         *([Column("Difference, last to first", "points")] if several else []),
     )
-    total = (Cell("Mean (mAP), all objects"), *counts, *_row_of_scores(means))
+    total = (Cell("All classes (mAP)"), *counts, *_row_of_scores(means))
     return Table(caption, columns, tuple(rows), total, sortable=True)
 
 
@@ -192,9 +190,8 @@ def _curves(runs: Sequence[Run]) -> list[Block]:
     return [
         Heading(2, "Precision and recall"),
         Text(
-            "At a recall the highest precision there or above, so the area under a line is the AP "
-            "(area). The numbers above a panel are in the order of the runs; the page has the "
-            "panels."
+            "Each line shows, at a recall, the highest precision at that recall or above; the area "
+            "under it is the AP (area), given for each class in the order of the runs."
         ),
         Drawings("legend", "Lines", tuple(legend)),
         Drawings("grid", "Precision-recall curves by class", tuple(panels)),
@@ -210,6 +207,7 @@ def choose_examples(truth: GroundTruth, number: int = EXAMPLES) -> list[int]:
 
 
 def _examples(images: Sequence[VocImage], truth: GroundTruth, runs: Sequence[Run]) -> list[Block]:
+    chosen = choose_examples(truth)
     outlines = {
         "object": pictures.OBJECT,
         "true detection": pictures.HIT,
@@ -220,12 +218,12 @@ def _examples(images: Sequence[VocImage], truth: GroundTruth, runs: Sequence[Run
     blocks: list[Block] = [
         Heading(2, "Example images"),
         Text(
-            f"The same {_count(EXAMPLES, 'image')} at most for every run, evenly over the split; "
-            f"detections with a score of {SCORE_THRESHOLD:g} or more. The page has the pictures."
+            f"{_count(len(chosen), 'image')}, the same for every run, taken evenly over the split; "
+            f"detections with a score of {SCORE_THRESHOLD:g} or more are drawn."
         ),
         Drawings("legend", "Outlines", tuple(legend)),
     ]
-    for index in choose_examples(truth):
+    for index in chosen:
         name = truth.image_ids[index]
         pixels = read_image(images[index].path)
         drawings = [_draw_objects(pixels, truth, index)]

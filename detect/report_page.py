@@ -142,8 +142,8 @@ def _markdown(block: Block) -> str:
             return "    " + " ".join(text.split())
         case Table():
             return _markdown_table(block)
-        case Drawings():
-            return ""
+        case Drawings(kind):
+            return "(Drawn on the HTML page.)" if kind == "legend" else ""
         case Details(summary, blocks):
             return to_markdown((Heading(3, summary), *blocks)).rstrip("\n")
 
@@ -306,18 +306,18 @@ caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 th, td { padding: .35rem .75rem; text-align: right; border-bottom: 1px solid var(--rule);
   vertical-align: top; }
 thead th { border-bottom: 2px solid var(--soft); font-weight: 600; vertical-align: bottom;
-  min-width: 4.5rem; max-width: 14rem; overflow-wrap: anywhere; }
+  min-width: 4.5rem; max-width: 14rem; overflow-wrap: break-word; }
 th.text, td.text { text-align: left; }
 td.text { overflow-wrap: anywhere; min-width: 8rem; max-width: 32rem; }
-tbody th, tfoot th { font-weight: 400; max-width: 16rem; overflow-wrap: anywhere; }
+tbody th, tfoot th { font-weight: 400; max-width: 16rem; overflow-wrap: break-word; }
 th:first-child { position: sticky; left: 0; background: var(--page); }
 tfoot th, tfoot td { border-bottom: 0; border-top: 2px solid var(--soft); }
 td strong { font-weight: 750; }
 td.text strong { background: var(--mark); padding: 0 .25em; border-radius: .2em; }
 th button { all: unset; cursor: pointer; display: inline; }
-th button::after { content: " \\2195"; color: var(--soft); font-weight: 400; }
-th[aria-sort="ascending"] button::after { content: " \\2191"; color: inherit; }
-th[aria-sort="descending"] button::after { content: " \\2193"; color: inherit; }
+th button::after { content: "\\a0\\2195"; color: var(--soft); font-weight: 400; }
+th[aria-sort="ascending"] button::after { content: "\\a0\\2191"; color: inherit; }
+th[aria-sort="descending"] button::after { content: "\\a0\\2193"; color: inherit; }
 th button:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: 1rem 0;

@@ -62,8 +62,8 @@ def curve_panel(scores: Sequence[ClassScore], salt: str) -> str:
         for index, score in enumerate(scores):
             recall, precision = interpolated(score)
             dashes = (0, _DASHES[index % len(_DASHES)]) if index % len(_DASHES) else "solid"
-            colour = _stand_in(index)
-            axes.step(recall, precision, where="pre", color=colour, linewidth=1.6, linestyle=dashes)
+            style = {"color": _stand_in(index), "linewidth": 1.6, "linestyle": dashes}
+            axes.step(recall, precision, where="pre", clip_on=False, **style)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
         axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
         axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
@@ -95,7 +95,8 @@ def _for_page(svg: str) -> str:
     """Cuts the file down to its <svg> element and gives it the page's colours."""
     svg = svg[svg.index("<svg") :].strip()
     svg = svg.replace("<svg ", '<svg aria-hidden="true" ', 1)  # the caption tells the numbers
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows
+    svg = re.sub(r' id="[a-z0-9.]+_[0-9]+"', "", svg)  # counted anew in each panel, never used
     svg = re.sub(r"#03030(\d)", r"var(--run-\1)", svg)
     return svg.replace(_INK, "currentColor").replace(_RULE, "var(--rule)")
 
@@ -105,7 +106,7 @@ def _for_page(svg: str) -> str:
 LONG_SIDE = 480
 _LARGEST_FACTOR = 4  # of small pictures
 _JPEG_QUALITY = 85
-_FONT, _FONT_SCALE, _MARGIN = cv2.FONT_HERSHEY_SIMPLEX, 0.4, 3
+_FONT, _FONT_SCALE, _MARGIN = cv2.FONT_HERSHEY_SIMPLEX, 0.45, 3
 _BLACK = (0, 0, 0)
 
 
@@ -156,7 +157,7 @@ def draw_boxes(pixels: NDArray[np.uint8], boxes: Sequence[LabelledBox]) -> tuple
     """
     scale = LONG_SIDE / max(pixels.shape[:2])
     if scale > 1:
-        scale = min(int(scale), _LARGEST_FACTOR)
+        scale = min(scale, _LARGEST_FACTOR)
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     canvas = np.ascontiguousarray(cv2.resize(pixels, (width, height), interpolation=method))

@@ -99,10 +99,10 @@ def cifar10_resnet20_fd() -> Recipe:
 
 
 def tiny_imagenet_resnet50() -> Recipe:
-    """Tiny ImageNet (200 classes, 64 px), ResNet-50, baseline: a backbone without ImageNet.
+    """Tiny ImageNet, ResNet-50, baseline; not in the paper.
 
-    Not in the paper, whose Table 3 uses ResNet-110. The stem keeps its stride of 2 and leaves the
-    pooling out, so layer3 sees 8x8 places.
+    A backbone without ImageNet: 200 classes, 64 px. The paper's Table 3 uses ResNet-110. The stem
+    keeps its stride of 2 and leaves the pooling out, so the output of layer3 has 8x8 places.
     """
     return Recipe(
         network="resnet50",
@@ -119,7 +119,7 @@ def tiny_imagenet_resnet50() -> Recipe:
 
 
 def tiny_imagenet_resnet50_fd() -> Recipe:
-    """Tiny ImageNet, ResNet-50, FocusedDropout after layer3 with MWD; not in the paper."""
+    """Tiny ImageNet, ResNet-50, FocusedDropout with MWD; not in the paper."""
     return _focused(tiny_imagenet_resnet50(), "layer3")
 
 
@@ -129,7 +129,7 @@ def tiny_imagenet_resnet18() -> Recipe:
 
 
 def tiny_imagenet_resnet18_fd() -> Recipe:
-    """Tiny ImageNet, ResNet-18, FocusedDropout after layer3 with MWD; not in the paper."""
+    """Tiny ImageNet, ResNet-18, FocusedDropout with MWD; not in the paper."""
     return _focused(tiny_imagenet_resnet18(), "layer3")
 
 
@@ -153,22 +153,23 @@ def imagenet_resnet50() -> Recipe:
 
 
 def imagenet_resnet50_fd() -> Recipe:
-    """ImageNet, ResNet-50, FocusedDropout after layer3 with MWD; the paper: 76.84%.
+    """ImageNet, ResNet-50, FocusedDropout, 300 epochs; the paper: 76.84%.
 
-    Neither the place nor the use of MWD is stated for ImageNet; both are as elsewhere in the paper.
+    The layer stands after layer3, with MWD: neither is stated for ImageNet, both are as in the
+    rest of the paper.
     """
     return _focused(imagenet_resnet50(), "layer3")
 
 
 def imagenet_resnet50_90() -> Recipe:
-    """ImageNet, ResNet-50, baseline, 90 epochs (x0.1 at 30, 60, 80); not in the paper."""
+    """ImageNet, ResNet-50, baseline, 90 epochs; not in the paper."""
     recipe = imagenet_resnet50()
     short = replace(recipe.optimization, epochs=90, milestones=(30, 60, 80))
     return replace(recipe, optimization=short)
 
 
 def imagenet_resnet50_90_fd() -> Recipe:
-    """ImageNet, ResNet-50, FocusedDropout after layer3 with MWD, 90 epochs; not in the paper."""
+    """ImageNet, ResNet-50, FocusedDropout, 90 epochs; not in the paper."""
     return _focused(imagenet_resnet50_90(), "layer3")
 
 

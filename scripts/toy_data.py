@@ -220,7 +220,7 @@ def draw_scene(side: int, rng: np.random.Generator) -> tuple[Image, list[DrawnOb
         covered = mask >= 0.5
         touches = any((pixels & covered).any() for *_, pixels in visible)
         leaves = all((px & ~covered).sum() >= HIDDEN * area for *_, area, px in visible)
-        if not leaves or (touches and (tiny or rng.random() < 0.9)):
+        if not covered.any() or not leaves or (touches and (tiny or rng.random() < 0.9)):
             continue
         visible = [(n, t, area, pixels & ~covered) for n, t, area, pixels in visible]
         visible.append((name, tiny, float(covered.sum()), covered))

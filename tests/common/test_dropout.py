@@ -388,6 +388,7 @@ def test_activation_checkpointing_draws_the_same_mask_again() -> None:
     y = torch.utils.checkpoint.checkpoint(lambda x: layer(x) * x, x, use_reentrant=False)
     (grad,) = torch.autograd.grad(y.sum(), x)
     assert torch.equal(grad, 2 * x * (y != 0))
+    assert layer.statistics()["images"] == 2 * 16  # the recomputation counts too
 
 
 # --------------------------------------------------------------------------- statistics
@@ -432,8 +433,12 @@ def test_counts_survive_casts_and_follow_the_network() -> None:
     layer(torch.ones(2, 1, 2, 2))
     nn.Sequential(layer).half().to(memory_format=torch.channels_last).double()
     assert layer.statistics()["images"] == 2
-    layer.to("meta")
-    assert layer(torch.ones(2, 3, 4, 4, device="meta")).device.type == "meta"
+    nn.Sequential(layer).to("meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        layer.statistics()  # the counts went along
+    on_meta = torch.ones(2, 3, 4, 4, device="meta")
+    assert layer(on_meta).device == on_meta.device
+    assert active(FocusedDropout())(on_meta).device == on_meta.device  # built after the move
 
 
 # --------------------------------------------------------------------------- placing it

@@ -281,6 +281,7 @@ def test_pickle_bomb_is_refused(tmp_path: Path, batches: Batches) -> None:
     "content",
     [
         pickle.dumps({b"data": np.array([None]), b"labels": [0]}, protocol=4),  # array of objects
+        pickle.dumps({b"data": np.zeros((1, 3072), np.int8), b"labels": [0]}, protocol=4),
         pickle.dumps({b"data": np.zeros((1, 3072), np.uint8)}, protocol=4),
         pickle.dumps({b"data": np.zeros((1, 3071), np.uint8), b"labels": [0]}, protocol=4),
         pickle.dumps([1, 2], protocol=2),

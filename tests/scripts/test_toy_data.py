@@ -81,6 +81,16 @@ def test_a_lone_object_stands_out_exactly_in_its_box(made, monkeypatch):
     assert seen > 5
 
 
+def test_the_smallest_scene_has_boxes_inside_it():
+    for number in range(150):
+        image, objects = toy_data.draw_scene(32, np.random.default_rng(number))
+        assert image.shape == (32, 32, 3)
+        assert objects
+        for item in objects:
+            xmin, ymin, xmax, ymax = item.box
+            assert 1 <= xmin <= xmax <= 32 and 1 <= ymin <= ymax <= 32
+
+
 @pytest.mark.parametrize("name", toy_data.CLASSES)
 def test_shapes_have_the_asked_size_and_place(name):
     rng = np.random.default_rng(0)

@@ -1,0 +1,225 @@
+"""Backbone files against torchvision, timm, hashlib and names written out by hand."""
+
+import hashlib
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet18, resnet34, resnet50
+
+from common.backbones import (
+    card_path,
+    detectron2_name,
+    load_backbone,
+    load_body,
+    preprocessing,
+    save_backbone,
+    save_detectron2,
+)
+from common.errors import InputError
+
+CARD = {"architecture": "resnet18", "preprocessing": preprocessing(64, (0.1, 0.2, 0.3), (1, 2, 3))}
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    network: nn.Module = resnet18(num_classes=7)
+    for name, buffer in network.named_buffers():  # statistics that are not the initial ones
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 2)
+    return network.to(memory_format=torch.channels_last).eval()
+
+
+@pytest.fixture
+def file(network: nn.Module, tmp_path: Path) -> Path:
+    path = tmp_path / "backbone.safetensors"
+    save_backbone(network.state_dict(), CARD, path)
+    return path
+
+
+def equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_round_trip(network: nn.Module, file: Path) -> None:
+    weights, card = load_backbone(file, "resnet18")
+    assert equal(weights, network.state_dict())
+    assert card == json.loads(card_path(file).read_text())
+    assert card == {
+        "architecture": "resnet18",
+        "preprocessing": {
+            "image_size": 64,
+            "channel_order": "RGB",
+            "input_range": [0.0, 1.0],
+            "mean": [0.1, 0.2, 0.3],
+            "std": [1, 2, 3],
+        },
+        "file": "backbone.safetensors",
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    }
+    assert sorted(path.name for path in file.parent.iterdir()) == [
+        "backbone.json",
+        "backbone.safetensors",
+    ]
+
+
+def test_the_file_loads_strictly_elsewhere_with_the_same_output(
+    network: nn.Module, file: Path
+) -> None:
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = network(images)
+        for other in (resnet18(num_classes=7), timm.create_model("resnet18", num_classes=7)):
+            other.load_state_dict(safetensors.torch.load_file(file), strict=True)
+            torch.testing.assert_close(other.eval()(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_others_without_a_card(network: nn.Module, tmp_path: Path) -> None:
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    weights, card = load_backbone(tmp_path / "resnet18.pth", "resnet18")
+    assert equal(weights, network.state_dict())
+    assert card == {}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."]
+)
+def test_wrappers_are_taken_off(network: nn.Module, tmp_path: Path, prefix: str) -> None:
+    wrapped = {prefix + name: value for name, value in network.state_dict().items()}
+    torch.save(wrapped, tmp_path / "wrapped.pt")
+    assert equal(load_backbone(tmp_path / "wrapped.pt", "resnet18")[0], network.state_dict())
+
+
+def test_another_architecture_by_its_card(file: Path) -> None:
+    with pytest.raises(InputError, match=r"holds a resnet18, but the recipe builds a resnet50"):
+        load_backbone(file, "resnet50")
+
+
+def test_damaged_and_missing_files(file: Path, tmp_path: Path) -> None:
+    content = file.read_bytes()
+    for damaged in (content[:-10], content[:4], b""):
+        file.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"backbone\.safetensors is not a readable"):
+            load_backbone(file, "resnet18")
+    with pytest.raises(InputError, match=r"no\.safetensors is not there"):
+        load_backbone(tmp_path / "no.safetensors", "resnet18")
+    card_path(file).write_text("{")
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"backbone\.json is not JSON"):
+        load_backbone(file, "resnet18")
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.target,)
+
+
+def test_code_in_a_pth_file_does_not_run(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": Bomb(tmp_path / "fired")}, tmp_path / "bomb.pth")
+    with pytest.raises(InputError, match=r"bomb\.pth is not a checkpoint that loads safely"):
+        load_backbone(tmp_path / "bomb.pth", "resnet18")
+    assert not (tmp_path / "fired").exists()
+
+
+@pytest.mark.parametrize("state", [{}, {"model": {"a": torch.zeros(1)}, "step": 3}], ids=str)
+def test_a_training_checkpoint_is_no_backbone(state: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(InputError, match="python -m pretrain export"):
+        load_backbone(tmp_path / "last.pt", "resnet18")
+
+
+def headless(network: nn.Module) -> nn.Module:
+    network.fc = nn.Identity()
+    return network
+
+
+def test_a_body_takes_all_weights_but_the_classifier(network: nn.Module) -> None:
+    body = headless(resnet18())
+    load_body(body, network.state_dict(), Path("x"))
+    body.eval()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        features = body(images)
+        torch.testing.assert_close(
+            network.get_submodule("fc")(features), network(images), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_a_body_of_another_architecture_by_its_keys(network: nn.Module) -> None:
+    weights = network.state_dict()
+    with pytest.raises(InputError, match=r"^x is .*: missing layer1\.2\.conv1\.weight; .*more$"):
+        load_body(headless(resnet34()), weights, Path("x"))
+    with pytest.raises(InputError, match=r"missing layer1\.0\.conv3\.weight"):
+        load_body(headless(resnet50()), weights, Path("x"))
+    with pytest.raises(InputError, match=r"unexpected layer1\.2\.conv1\.weight"):
+        load_body(headless(resnet18()), resnet34().state_dict(), Path("x"))
+    small_stem = weights | {"conv1.weight": torch.zeros(64, 3, 3, 3)}
+    with pytest.raises(InputError, match=r"conv1\.weight has shape \(64, 3, 3, 3\), not \(64, 3,"):
+        load_body(headless(resnet18()), small_stem, Path("x"))
+
+
+def test_a_refused_body_stays_as_it_was(network: nn.Module) -> None:
+    body = headless(resnet18())
+    before = {name: value.clone() for name, value in body.state_dict().items()}
+    weights = dict(network.state_dict())
+    del weights["layer4.1.bn2.running_mean"]
+    with pytest.raises(InputError, match=r"missing layer4\.1\.bn2\.running_mean$"):
+        load_body(body, weights, Path("x"))
+    assert equal(body.state_dict(), before)
+
+
+# The names on the right are those of detectron2's own ResNet.
+DETECTRON2 = {
+    "conv1.weight": "stem.conv1.weight",
+    "bn1.weight": "stem.conv1.norm.weight",
+    "bn1.running_var": "stem.conv1.norm.running_var",
+    "layer1.0.conv1.weight": "res2.0.conv1.weight",
+    "layer1.0.bn1.weight": "res2.0.conv1.norm.weight",
+    "layer1.1.bn2.bias": "res2.1.conv2.norm.bias",
+    "layer2.0.downsample.0.weight": "res3.0.shortcut.weight",
+    "layer2.0.downsample.1.weight": "res3.0.shortcut.norm.weight",
+    "layer2.0.downsample.1.running_mean": "res3.0.shortcut.norm.running_mean",
+    "layer3.22.conv3.weight": "res4.22.conv3.weight",
+    "layer4.2.bn3.running_mean": "res5.2.conv3.norm.running_mean",
+    "fc.weight": "stem.fc.weight",
+}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), DETECTRON2.items())
+def test_detectron2_names(ours: str, theirs: str) -> None:
+    assert detectron2_name(ours) == theirs
+
+
+def test_detectron2_file(network: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "d2.pkl"
+    save_detectron2(network.state_dict(), CARD, path)
+    content = pickle.loads(path.read_bytes())
+    assert content["matching_heuristics"] is True
+    assert len(content["model"]) == len(network.state_dict())
+    assert all(type(value) is np.ndarray for value in content["model"].values())
+    for ours, theirs in DETECTRON2.items():
+        if ours in network.state_dict():
+            np.testing.assert_array_equal(
+                content["model"][theirs], network.state_dict()[ours].numpy()
+            )
+    card = json.loads((tmp_path / "d2.json").read_text())
+    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_wrong_endings(network: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"must end in \.safetensors"):
+        save_backbone(network.state_dict(), CARD, tmp_path / "x.pth")
+    with pytest.raises(InputError, match=r"must end in \.pkl"):
+        save_detectron2(network.state_dict(), CARD, tmp_path / "x.pth")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,228 @@
+"""`python -m detect`: what a person types and what comes back."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torchvision.models as models
+
+from common.backbones import save_backbone
+from detect import __main__ as command
+from detect.recipes import RECIPES
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = (
+    "--detector.train-sizes 64 --detector.test-size 64 --detector.max-size 64 "
+    "--detector.fpn-channels 16 --optimization.batch-size 4 --optimization.epochs 1 "
+    "--workers 0 --device cpu"
+).split()
+OBJECT = (
+    "<object><name>{name}</name><difficult>0</difficult><bndbox><xmin>{0}</xmin><ymin>{1}</ymin>"
+    "<xmax>{2}</xmax><ymax>{3}</ymax></bndbox></object>"
+)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["detect/__main__.py", *map(str, arguments)])
+        try:
+            code = command.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+def write_devkit(root: Path, count: int = 10) -> Path:
+    """A devkit of one bright box an image, of one of two classes."""
+    rng = np.random.default_rng(0)
+    year = root / "VOC2007"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (year / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("disc\nring\n")
+    ids = [f"{number:06}" for number in range(count)]
+    for number, image_id in enumerate(ids):
+        pixels = rng.integers(0, 60, (48, 64, 3), dtype=np.uint8)
+        x, y = (int(v) for v in rng.integers(1, 16, 2))
+        pixels[y - 1 : y + 24, x - 1 : x + 24] = (255, 255, 0) if number % 2 else (0, 0, 255)
+        cv2.imwrite(str(year / "JPEGImages" / f"{image_id}.jpg"), pixels)
+        body = OBJECT.format(x, y, x + 24, y + 24, name=("disc", "ring")[number % 2])
+        size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+        xml = f"<annotation>{size}{body}</annotation>"
+        (year / "Annotations" / f"{image_id}.xml").write_text(xml)
+    (year / "ImageSets/Main/trainval.txt").write_text("\n".join(ids[:6]) + "\n")
+    (year / "ImageSets/Main/test.txt").write_text("\n".join(ids[6:]) + "\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_devkit(tmp_path_factory.mktemp("voc") / "VOCdevkit")
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("backbone") / "resnet18.safetensors"
+    weights = models.resnet18(weights=None, num_classes=2).state_dict()
+    save_backbone(weights, {"architecture": "resnet18", "recipe_name": "test"}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(devkit: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "retinanet"
+    arguments = ["--backbone", backbone, "--data", devkit, "--out", out, *TINY]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["detect/__main__.py", "train", "toy-retinanet"])
+        sys.argv += map(str, arguments)
+        assert command.main() == 0
+    return out
+
+
+def one_line(text: str) -> str:
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+def test_list_has_a_line_for_every_recipe(run: Run) -> None:
+    code, out, _ = run("list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(RECIPES)
+
+
+def test_evaluate_and_score_agree_in_both_formats(
+    run: Run, devkit: Path, trained: Path, tmp_path: Path
+) -> None:
+    common = ("--data", devkit, "--split", "2007:test")
+    code, out, _ = run(
+        *("evaluate", "--run", trained, *common, "--out", tmp_path / "own"),
+        *("--device", "cpu", "--workers", 0),
+    )
+    assert code == 0
+    assert "VOC mAP" in out
+    expected = json.loads((tmp_path / "own/metrics.json").read_text())
+    assert set(expected["voc"]["per_class"]) == {"disc", "ring"}
+    assert expected["voc"]["per_class"]["disc"]["objects"] == 2
+    for name in ("voc", "detections.json"):
+        code, _, _ = run(
+            *("score", "--detections", tmp_path / "own" / name, *common),
+            *("--out", tmp_path / f"again-{name}"),
+        )
+        assert code == 0
+        again = json.loads((tmp_path / f"again-{name}" / "metrics.json").read_text())
+        assert again == expected
+
+
+def test_report_of_two_folders(run: Run, devkit: Path, trained: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        run(
+            *("evaluate", "--run", trained, "--data", devkit, "--split", "2007:test"),
+            *("--out", tmp_path / name, "--device", "cpu", "--workers", 0),
+        )
+    code, out, _ = run("report", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "report.html")
+    assert code == 0
+    assert "toy-retinanet" in (tmp_path / "report.html").read_text()
+    assert "| disc" in (tmp_path / "report.md").read_text()
+
+
+def test_dry_run_leaves_nothing(run: Run, devkit: Path, backbone: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "dry"
+    code, printed, _ = run(
+        *("train", "toy-retinanet", "--backbone", backbone, "--data", devkit, "--out", out),
+        *(*TINY, "--dry-run"),
+    )
+    assert code == 0
+    assert "nothing is kept" in printed
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_help_has_groups_defaults_and_an_example(run: Run) -> None:
+    code, out, _ = run("train", "voc-retinanet-paper", "--help")
+    assert code == 0
+    for text in ("detector options", "optimization options", "example:", "2007:trainval"):
+        assert text in out
+
+
+@pytest.fixture
+def train(run: Run, devkit: Path, backbone: Path, tmp_path: Path) -> Run:
+    def call(**changed: object) -> tuple[int, str, str]:
+        given = {"backbone": backbone, "data": devkit, "out": tmp_path / "run"} | changed
+        flags = [text for name, value in given.items() for text in (f"--{name}", value)]
+        return run("train", "toy-retinanet", *flags, *TINY)
+
+    return call
+
+
+def test_a_backbone_of_another_architecture(train: Run, tmp_path: Path) -> None:
+    path = tmp_path / "r50.safetensors"
+    save_backbone(models.resnet50(weights=None).state_dict(), {"architecture": "resnet50"}, path)
+    code, _, err = train(backbone=path)
+    assert code == 2
+    assert "resnet50" in one_line(err) and str(path) in err and "--body" in err
+    path.with_suffix(".json").unlink()  # without a card the keys tell
+    code, _, err = train(backbone=path)
+    assert code == 2
+    assert "another architecture" in one_line(err)
+
+
+def test_a_missing_backbone(train: Run, tmp_path: Path) -> None:
+    code, _, err = train(backbone=tmp_path / "none.safetensors")
+    assert code == 2
+    assert "none.safetensors" in one_line(err)
+
+
+def test_a_missing_data_folder_shows_both_trees(train: Run, tmp_path: Path) -> None:
+    (tmp_path / "empty" / "VOC2007" / "JPEG").mkdir(parents=True)
+    code, _, err = train(data=tmp_path / "empty")
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "ImageSets/" in err and "JPEG/" in err
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("<name>disc</name>", "<name>cube</name>", ["cube"]),
+        ("<xmax>", "<xmax>-", ["object 1"]),
+    ],
+)
+def test_a_bad_object_is_named(
+    train: Run, tmp_path: Path, old: str, new: str, words: list[str]
+) -> None:
+    data = write_devkit(tmp_path / "VOCdevkit")
+    bad = data / "VOC2007" / "Annotations" / "000002.xml"
+    text = bad.read_text()
+    assert old in text
+    bad.write_text(text.replace(old, new))
+    code, _, err = train(data=data)
+    assert code == 2
+    for word in (str(bad), *words):
+        assert word in one_line(err)
+
+
+def test_a_truncated_image_is_named(train: Run, tmp_path: Path) -> None:
+    data = write_devkit(tmp_path / "VOCdevkit")
+    bad = data / "VOC2007" / "JPEGImages" / "000001.jpg"
+    bad.write_bytes(bad.read_bytes()[:-100])
+    code, _, err = train(data=data)
+    assert code == 2
+    assert str(bad) in one_line(err)
+
+
+def test_detections_in_an_unknown_image(run: Run, devkit: Path, tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(
+        '[{"image_id": 999, "category_id": 1, "bbox": [1, 1, 5, 5], "score": 0.5}]'
+    )
+    code, _, err = run(
+        *("score", "--detections", tmp_path / "d.json", "--data", devkit),
+        *("--split", "2007:test", "--out", tmp_path / "scored"),
+    )
+    assert code == 2
+    assert "d.json" in one_line(err) and "999" in err

@@ -1,0 +1,275 @@
+"""`python -m pretrain`: what a person types and what comes back."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import torchvision.models as models
+from safetensors.torch import load_file
+
+from common.progress import read_metrics
+from pretrain import __main__ as command
+from pretrain.recipes import RECIPES
+
+Run = Callable[..., tuple[int, str, str]]
+TINY = (
+    "--images.size 32 --images.padding 2 --optimization.batch-size 8 --optimization.epochs 2 "
+    "--optimization.warmup-steps 0 --workers 0 --device cpu"
+).split()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pretrain/__main__.py", *map(str, arguments)])
+        try:
+            code = command.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of two classes that differ in colour."""
+    root = tmp_path_factory.mktemp("imagenet")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5)):
+        for label, name in enumerate(("ant", "bee")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 80, (40, 36, 3), dtype=np.uint8)
+                pixels[..., label] += 150
+                cv2.imwrite(str(root / split / name / f"{number}.jpg"), pixels)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "fd"
+    arguments = ["train", "toy-resnet18-fd", "--data", folders, "--out", out, *TINY]
+    done = subprocess.run(
+        [sys.executable, "-m", "pretrain", *map(str, arguments), "--focus.participation-rate", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "epoch 2/2" in done.stdout
+    return out
+
+
+def one_line(text: str) -> str:
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+def test_list_has_a_line_for_every_recipe(run: Run) -> None:
+    code, out, _ = run("list")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(RECIPES)
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
+def test_a_run_leaves_its_record(trained: Path) -> None:
+    recipe = json.loads((trained / "recipe.json").read_text())
+    assert recipe["recipe"]["focus"]["after"] == "layer3"
+    assert recipe["recipe"]["images"]["size"] == 32
+    environment = json.loads((trained / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__.split("+")[0]
+    assert environment["classes"] == ["ant", "bee"]
+    first, second = read_metrics(trained)
+    assert (first["epoch"], second["epoch"]) == (1, 2)
+    assert second["step"] == 6
+    assert second["focus_participating_steps"] == 3
+    assert 0 < second["focus_keep_ratio"] < 1
+    assert "val_accuracy" in second
+
+
+def test_evaluate_repeats_the_logged_metrics(run: Run, folders: Path, trained: Path) -> None:
+    code, out, _ = run(
+        "evaluate", "--run", trained, "--data", folders, "--checkpoint", "last", "--device", "cpu"
+    )
+    assert code == 0
+    result = json.loads(out)
+    assert result["images"] == 10
+    last = read_metrics(trained)[-1]
+    assert result["val_accuracy"] == last["val_accuracy"]
+    assert result["val_loss"] == pytest.approx(last["val_loss"], rel=1e-6)
+
+
+def test_a_finished_run_is_not_repeated(run: Run, folders: Path, trained: Path) -> None:
+    before = (trained / "metrics.jsonl").read_bytes()
+    code, out, _ = run(
+        *("train", "toy-resnet18-fd", "--data", folders, "--out", trained, *TINY),
+        *("--focus.participation-rate", "1"),
+    )
+    assert code == 0
+    assert "going on from step 6" in out
+    assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("layout", ["torchvision", "timm", "mmdet"])
+def test_export_fits_torchvision_strictly(
+    run: Run, trained: Path, tmp_path: Path, layout: str
+) -> None:
+    out = tmp_path / "backbone.safetensors"
+    code, _, _ = run("export", "--run", trained, "--format", layout, "--out", out)
+    assert code == 0
+    models.resnet18(weights=None, num_classes=2).load_state_dict(load_file(out), strict=True)
+    card = json.loads((tmp_path / "backbone.json").read_text())
+    assert card["architecture"] == "resnet18"
+    assert card["recipe_name"] == "toy-resnet18-fd"
+    assert card["preprocessing"]["channel_order"] == "RGB"
+    assert set(card["metrics"]) == {"val_loss", "val_accuracy", "val_top5"}
+
+
+def test_dry_run_leaves_nothing(run: Run, folders: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "dry"
+    code, printed, _ = run(
+        "train", "toy-resnet18-fd", "--data", folders, "--out", out, *TINY, "--dry-run"
+    )
+    assert code == 0
+    assert "nothing is kept" in printed
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_print_config_needs_no_data_and_shows_overrides(run: Run) -> None:
+    code, out, _ = run(
+        "train", "imagenet-resnet50-fd", "--print-config", "--optimization.lr", "0.2"
+    )
+    assert code == 0
+    recipe = json.loads(out)["recipe"]
+    assert recipe["optimization"]["lr"] == 0.2
+    assert recipe["optimization"]["milestones"] == [75, 150, 225]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"]])
+def test_help_shows_an_example_or_the_recipes(run: Run, arguments: list[str]) -> None:
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "example" in out or "toy-resnet18" in out
+
+
+def test_train_help_has_groups_and_defaults(run: Run) -> None:
+    code, out, _ = run("train", "toy-resnet18-fd", "--help")
+    assert code == 0
+    for text in ("focus options", "optimization options", "images options", "example:"):
+        assert text in out
+    assert "0.05" in out  # the recipe's learning rate, not a class default
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['p', 'train', 'toy-resnet18', '--help']\n"
+        "from pretrain.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'cv2' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "toy-resnet19", "--data", "d", "--out", "o"], ["toy-resnet18", "list"]),
+        (["trian"], ["train"]),
+        (["train"], ["recipe", "list"]),
+        (["train", "toy-resnet18", "--data", "d", "--out", "o", "--lrr", "1"], ["--lrr"]),
+        (["train", "toy-resnet18", "--data", "d"], ["--out"]),
+        (
+            ["train", "toy-resnet18", "--data", "d", "--out", "o", "--optimization.lr", "fast"],
+            ["lr", "fast"],
+        ),
+        (
+            ["train", "toy-resnet18", "--data", "d", "--out", "o", "--optimization.lr", "-1"],
+            ["lr must be positive"],
+        ),
+        (["evaluate", "--run", "nowhere", "--data", "d"], ["nowhere/recipe.json", "missing"]),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_exit_2(
+    run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    words: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*arguments)
+    assert code == 2
+    for word in words:
+        assert word in one_line(err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_data_folder_shows_both_trees(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data" / "training").mkdir(parents=True)
+    code, _, err = run(
+        "train", "toy-resnet18", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY
+    )
+    assert code == 2
+    assert err.startswith("error: ")
+    assert "train/" in err and "training/" in err
+
+
+def test_a_truncated_jpeg_is_named(run: Run, folders: Path, tmp_path: Path) -> None:
+    for path in sorted(folders.rglob("*.jpg")):
+        copy = tmp_path / "data" / path.relative_to(folders)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    broken = tmp_path / "data" / "train" / "bee" / "3.jpg"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    code, _, err = run(
+        "train", "toy-resnet18", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY
+    )
+    assert code == 2
+    assert str(broken) in one_line(err)
+
+
+def test_a_truncated_jpeg_is_named_from_a_worker(run: Run, folders: Path, tmp_path: Path) -> None:
+    for path in sorted(folders.rglob("*.jpg")):
+        copy = tmp_path / "data" / path.relative_to(folders)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    broken = tmp_path / "data" / "train" / "ant" / "0.jpg"
+    broken.write_bytes(b"")
+    code, _, err = run(
+        *("train", "imagenet-resnet50", "--network", "resnet18", "--data", tmp_path / "data"),
+        *("--out", tmp_path / "run", "--optimization.batch-size", "8", "--images.size", "32"),
+        *("--workers", "1", "--device", "cpu"),
+    )
+    assert code == 2
+    assert str(broken) in one_line(err)
+
+
+def test_an_unknown_place_lists_the_names(run: Run, folders: Path, tmp_path: Path) -> None:
+    code, _, err = run(
+        *("train", "toy-resnet18-fd", "--data", folders, "--out", tmp_path / "run", *TINY),
+        *("--focus.after", "layer9"),
+    )
+    assert code == 2
+    assert "layer9" in one_line(err) and "layer3" in err
+
+
+def test_another_recipe_in_the_folder_is_refused(run: Run, folders: Path, trained: Path) -> None:
+    before = (trained / "last.pt").read_bytes()
+    code, _, err = run("train", "toy-resnet18", "--data", folders, "--out", trained, *TINY)
+    assert code == 2
+    assert "another run" in one_line(err)
+    assert (trained / "last.pt").read_bytes() == before
+
+
+def test_a_small_network_is_no_backbone(run: Run, trained: Path, tmp_path: Path) -> None:
+    code, _, err = run("export", "--run", trained, "--out", tmp_path / "backbone.bin")
+    assert code == 2
+    assert ".safetensors" in one_line(err)
