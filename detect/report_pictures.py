@@ -157,7 +157,7 @@ def draw_boxes(pixels: NDArray[np.uint8], boxes: Sequence[LabelledBox]) -> tuple
     """
     scale = LONG_SIDE / max(pixels.shape[:2])
     if scale > 1:
-        scale = min(scale, _LARGEST_FACTOR)
+        scale = min(int(scale), _LARGEST_FACTOR)
     height, width = (max(1, round(side * scale)) for side in pixels.shape[:2])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
     canvas = np.ascontiguousarray(cv2.resize(pixels, (width, height), interpolation=method))

@@ -32,6 +32,7 @@ Floats = NDArray[np.floating[Any]]
 MANIFEST = "toy_data.json"
 OVERSAMPLING = 4  # masks are drawn this much larger, then averaged: smooth edges
 TINY_RATE = 0.05  # share of the detection objects that are too small to count
+MAX_TURN = math.radians(25)  # of an object from upright
 HARDLY_VISIBLE = 0.55  # an object with less than this share in sight is "difficult"
 HIDDEN = 0.4  # a new object must leave every other at least this share in sight
 
@@ -60,9 +61,9 @@ class DrawnObject:
 # ---- shapes: outlines in a plane where the object has radius 1 ----------------------------------
 
 
-def _around(radii: list[float]) -> Floats:
-    """Corners at equal angles around the origin, one for each radius."""
-    angles = np.arange(len(radii)) * (2 * math.pi / len(radii))
+def _around(radii: list[float], first: float = -math.pi / 2) -> Floats:
+    """Corners at equal angles around the origin, one for each radius, the first one on top."""
+    angles = first + np.arange(len(radii)) * (2 * math.pi / len(radii))
     unit_circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     corners: Floats = unit_circle * np.array(radii)[:, None]
     return corners
@@ -82,7 +83,7 @@ SHAPES: dict[str, Callable[[np.random.Generator], list[Floats]]] = {
     "cross": _cross,
     "disc": lambda rng: [_around([1.0] * 64)],
     "ring": lambda rng: [_around([1.0] * 64), _around([rng.uniform(0.5, 0.62)] * 64)],
-    "square": lambda rng: [_around([1.0] * 4)],
+    "square": lambda rng: [_around([1.0] * 4, math.pi / 4)],
     "star": lambda rng: [_around([1.0, rng.uniform(0.4, 0.48)] * 5)],
     "triangle": lambda rng: [_around([1.0] * 3)],
 }
@@ -103,7 +104,7 @@ def object_mask(
     name: str, size: float, centre: tuple[float, float], side: int, rng: np.random.Generator
 ) -> Floats:
     """Coverage of one object whose longer side is about ``size`` pixels; turned and stretched."""
-    angle = rng.uniform(0, 2 * math.pi)
+    angle = rng.uniform(-MAX_TURN, MAX_TURN)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     stretch = math.sqrt(rng.uniform(0.8, 1.25))
     outlines = [o @ turn.T * (stretch, 1 / stretch) for o in SHAPES[name](rng)]
@@ -138,8 +139,8 @@ def _blend(image: Floats, mask: Floats, paint: Floats) -> Floats:
 def _background(side: int, rng: np.random.Generator) -> Floats:
     """A muted textured ground with stripes, lines and shapeless blobs, none of them an object."""
     base = rng.uniform(70, 185) + rng.uniform(-25, 25, 3)
-    image: Floats = base + 18 * _smooth_noise(side, int(rng.integers(2, 5)), 3, rng)
-    image += rng.uniform(4, 14) * _smooth_noise(side, int(rng.integers(8, 24)), 1, rng)
+    image: Floats = base + 12 * _smooth_noise(side, int(rng.integers(2, 5)), 3, rng)
+    image += rng.uniform(3, 9) * _smooth_noise(side, int(rng.integers(8, 24)), 1, rng)
     if rng.random() < 0.35:
         y, x = np.mgrid[:side, :side].astype(np.float32)
         angle, period = rng.uniform(0, math.pi), rng.uniform(5, 14)
@@ -153,12 +154,12 @@ def _background(side: int, rng: np.random.Generator) -> Floats:
         outline = _around(radius.tolist()) * rng.uniform(0.06, 0.16) * side
         mask = _mask([outline + rng.uniform(0, side, 2)], side)
         mask = cv2.GaussianBlur(mask, (0, 0), rng.uniform(0.6, 2.5))
-        image = _blend(image, mask, image.mean(axis=(0, 1)) + rng.uniform(-45, 45, 3))
+        image = _blend(image, mask, image.mean(axis=(0, 1)) + rng.uniform(-32, 32, 3))
     for _ in range(rng.integers(1, 5)):
         ends = rng.integers(-side // 4, side + side // 4, (2, 2)).tolist()
         lines = np.zeros((side, side), np.uint8)
         cv2.line(lines, ends[0], ends[1], 255, int(rng.integers(1, 3)), cv2.LINE_AA)
-        image = _blend(image, lines / np.float32(255), base + rng.uniform(-60, 60, 3))
+        image = _blend(image, lines / np.float32(255), base + rng.uniform(-40, 40, 3))
     return image
 
 
@@ -167,7 +168,7 @@ def _paint(image: Floats, mask: Floats, rng: np.random.Generator) -> Floats:
     side = image.shape[0]
     weight = mask / mask.sum()
     ground = (image * weight[:, :, None]).sum(axis=(0, 1))
-    colour = _colour(rng, ground, 95)
+    colour = _colour(rng, ground, 125)
     y, x = np.mgrid[:side, :side].astype(np.float32) / side
     angle = rng.uniform(0, 2 * math.pi)
     shade = (x - 0.5) * math.cos(angle) + (y - 0.5) * math.sin(angle)
@@ -189,7 +190,7 @@ def _finish(image: Floats, rng: np.random.Generator) -> Image:
 
 def draw_single(name: str, side: int, rng: np.random.Generator) -> Image:
     """An image (side, side, 3) RGB of one object, roughly in the middle."""
-    size = rng.uniform(0.4, 0.85) * side
+    size = rng.uniform(0.5, 0.88) * side
     slack = (side - size) / 2 * 0.7
     x, y = side / 2 + rng.uniform(-slack, slack, 2)
     image = _background(side, rng)

@@ -23,7 +23,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
-    state = {
+    state: dict[str, Any] = {
         "model": {"a": torch.randn(3, 4), "b": torch.arange(5)},
         "step": 7,
         "best": -0.5,
@@ -89,7 +89,7 @@ def test_a_full_disk_is_told_and_harms_nothing(tmp_path: Path) -> None:
     assert files(tmp_path) == ["last.pt"]
 
 
-@pytest.mark.parametrize("when", ["fsync", "open"])
+@pytest.mark.parametrize("when", ["os.fsync", "pathlib.Path.open"])
 def test_no_space_left(tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pt"
     checkpoints.save({"step": 1}, path)
@@ -98,7 +98,7 @@ def test_no_space_left(tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatc
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((os, "fsync") if when == "fsync" else (Path, "open")), full)
+        patch.setattr(when, full)
         with pytest.raises(InputError, match=r"last\.pt could not be written \(No space left"):
             checkpoints.save({"step": 2}, path)
     assert checkpoints.load(path) == {"step": 1}

@@ -48,14 +48,15 @@ def test_a_new_run_starts_with_an_empty_log(tmp_path: Path) -> None:
 
 
 def test_tensorboard_reads_the_scalars_without_the_lost_ones(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard", reason="TensorBoard is optional")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is optional"
+    )
 
     write(tmp_path, 10, 20, 30)
     log = MetricsLog(tmp_path, step=20)
     log.write({"step": 25, "loss": 7.0})
     log.close()
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert events.Tags()["scalars"] == ["loss"]
     points = [(event.step, event.value) for event in events.Scalars("loss")]

@@ -51,7 +51,7 @@ def test_every_image_once_an_epoch(ranks: list[Sampling], epoch: int) -> None:
         micro_batches = [micro_batch for plan in plans for micro_batch in plan[cut]]
         sizes = [len(micro_batch.indices) for micro_batch in micro_batches]
         assert len(sizes) == parts
-        assert 1 <= min(sizes)
+        assert min(sizes) >= 1
         assert max(sizes) - min(sizes) <= 1
         assert sum(sizes) == min(one.batch_size, one.num_images - step * one.batch_size)
         assert sum(m.share for m in micro_batches) == pytest.approx(1, abs=1e-12)
@@ -123,6 +123,4 @@ def test_epochs_and_seeds_have_their_own_order() -> None:
 )
 def test_too_few_images(num_images: int, batch_size: int, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
-        Sampling(
-            num_images=num_images, batch_size=batch_size, seed=0, world_size=3, accumulate=2
-        )
+        Sampling(num_images=num_images, batch_size=batch_size, seed=0, world_size=3, accumulate=2)

@@ -446,9 +446,8 @@ def test_boxes_are_drawn_where_they_are(size, expected):
     drawn = cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), 1), cv2.COLOR_BGR2RGB)
     assert drawn.shape == (expected[1], expected[0], 3)
     middle, right = expected[1] // 2, round(0.75 * expected[0])
-    assert (
-        np.abs(drawn[middle, right - 1 : right + 1].astype(int) - pictures.OBJECT.colour).min() < 60
-    )
+    edge = drawn[middle, right - 2 : right + 2].astype(int) - pictures.OBJECT.colour
+    assert np.abs(edge).max(axis=1).min() < 60
     assert drawn[middle, expected[0] // 2].max() < 30  # not filled
     assert drawn[:5].max() < 30
 
@@ -470,7 +469,9 @@ def test_labels_stay_in_the_picture_and_apart():
         x, y, width, height = taken[-1]
         assert 0 <= x < x + width <= 480
         assert 0 <= y < y + height <= 480
-    assert taken[1] != taken[2]
+    one, two = taken[1:]
+    side_by_side = one[0] + one[2] <= two[0] or two[0] + two[2] <= one[0]
+    assert side_by_side or one[1] + one[3] <= two[1] or two[1] + two[3] <= one[1]
     assert pictures.draw_boxes(pixels, boxes)[1:] == (480, 480)
 
 
@@ -490,6 +491,7 @@ def test_examples_are_spread_over_the_images_with_objects(images, data):
     gaps = np.diff([-1, *places, len(candidates)])
     assert gaps.min() >= 1
     assert gaps.max() <= len(candidates) / len(chosen) + 1
+    assert abs(gaps[0] - gaps[-1]) <= 1
 
 
 # ---- in a browser -------------------------------------------------------------------------------
@@ -516,10 +518,12 @@ def test_a_click_on_a_head_sorts_in_a_browser(runs, tmp_path):
     assert "CONSOLE" not in log
     assert "<button" in shown  # the page's policy lets its own script run
     click = "document.querySelectorAll('table')[1].querySelectorAll('button')[4].click();"
-    text = re.sub(r"<meta http-equiv.*", "", page.read_text("utf-8"))
-    for clicks, order in ((1, ["cat", "dog", "emu"]), (2, ["dog", "cat", "emu"])):
-        page.write_text(text.replace("</body>", f"<script>{click * clicks}</script></body>"))
-        shown, log = browse(page, tmp_path / f"profile{clicks}")
-        assert "CONSOLE" not in log
-        rows = Page(shown).tables["AP by class, 11-point, percent"]
-        assert [row[0] for row in rows[1:]] == [*order, "All classes (mAP)"]
+    keep = "document.body.append(document.querySelectorAll('table')[1].textContent);"
+    text = re.sub(r"<meta http-equiv.*", "", page.read_text("utf-8"))  # to let the test click
+    page.write_text(text.replace("</body>", f"<script>{click}{keep}{click}</script></body>"))
+    shown, log = browse(page, tmp_path / "profile2")
+    assert "CONSOLE" not in log
+    falling = Page(shown).visible.rpartition("Class")[2]
+    assert re.findall("cat|dog|emu|All", falling) == ["cat", "dog", "emu", "All"]
+    rising = [row[0] for row in Page(shown).tables["AP by class, 11-point, percent"][1:]]
+    assert rising == ["dog", "cat", "emu", "All classes (mAP)"]

@@ -1,0 +1,224 @@
+"""The layer inside a network: at its place, in copies, compiled and exported."""
+
+import copy
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torchvision.models import densenet121, resnet18, vgg
+
+from common import FocusedDropout, focused_dropout, insert_after
+
+
+def active(layer: FocusedDropout) -> FocusedDropout:
+    layer.active = True
+    return layer
+
+
+def vgg11_bn_with_a_small_head() -> nn.Module:
+    with torch.device("meta"):  # the real head has 100 million weights
+        network: nn.Module = vgg.VGG(nn.Identity())
+    network.features = vgg.make_layers(vgg.cfgs["A"], batch_norm=True)
+    network.classifier = nn.Linear(512 * 7 * 7, 5)
+    return network
+
+
+def small_sequential() -> nn.Sequential:
+    block = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU())
+    return nn.Sequential(block, nn.Conv2d(6, 4, 3), nn.Flatten(1), nn.LazyLinear(5))
+
+
+PLACES: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "resnet18": (lambda: resnet18(num_classes=5), "layer3"),
+    "resnet18 block": (lambda: resnet18(num_classes=5), "layer3.1"),
+    "densenet121": (lambda: densenet121(num_classes=5), "features.denseblock2"),
+    "vgg11_bn": (vgg11_bn_with_a_small_head, "features.20"),
+    "sequential": (small_sequential, "0"),
+    "sequential, plain module": (small_sequential, "1"),
+}
+every_place = pytest.mark.parametrize("place", PLACES)
+
+
+def twins(place: str) -> tuple[nn.Module, nn.Module, str]:
+    """Build the same network twice, with the same weights."""
+    build, name = PLACES[place]
+    network = build()
+    network(torch.rand(2, 3, 32, 32))  # gives lazy layers their shapes
+    return network, copy.deepcopy(network), name
+
+
+@every_place
+def test_placed_layer_acts_at_its_place_and_keeps_the_state_dict(place: str) -> None:
+    network, plain, name = twins(place)
+    layer = FocusedDropout(0.5)
+    insert_after(network, name, layer)
+
+    assert [m for m in network.modules() if isinstance(m, FocusedDropout)] == [layer]
+    assert list(network.state_dict()) == list(plain.state_dict())
+    assert not network.load_state_dict(plain.state_dict(), strict=True).missing_keys
+    assert not plain.load_state_dict(network.state_dict(), strict=True).unexpected_keys
+
+    x = torch.rand(2, 3, 32, 32)
+    network.train(), plain.train()
+    torch.manual_seed(1)  # VGG and its kin may hold other dropouts
+    off = network(x)
+    torch.manual_seed(1)
+    assert torch.equal(off, plain(x))
+
+    active(layer)
+    by_hand = plain.get_submodule(name).register_forward_hook(
+        lambda module, inputs, output: focused_dropout(output, 0.5)
+    )
+    y, expected = network(x), plain(x)
+    assert torch.equal(y, expected) and not torch.equal(y, off)
+    assert layer.statistics()["images"] == 2
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    for ours, theirs in zip(network.parameters(), plain.parameters(), strict=True):
+        assert ours.grad is not None and theirs.grad is not None
+        assert torch.equal(ours.grad, theirs.grad)
+
+    by_hand.remove()
+    network.eval(), plain.eval()
+    assert torch.equal(network(x), plain(x))
+    assert layer.statistics()["images"] == 2
+
+
+def test_resnet18_written_out() -> None:
+    network = resnet18(num_classes=5).train()
+    x = torch.rand(4, 3, 64, 64)
+    twin = copy.deepcopy(network)  # BatchNorm's running statistics move in every forward
+    seen: list[Tensor] = []
+    twin.layer3.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    twin(x)
+    masked = focused_dropout(seen[0], 0.5)
+    assert 0.2 < (masked == 0).float().mean() < 1
+    expected = twin.fc(twin.avgpool(twin.layer4(masked)).flatten(1))
+
+    insert_after(network, "layer3", active(FocusedDropout(0.5)))
+    assert torch.equal(network(x), expected)
+
+
+def hooked_and_held() -> nn.Sequential:
+    """A network with a layer inside a Sequential and one behind a plain module."""
+    stem = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU())
+    network = nn.Sequential(OrderedDict(stem=stem, conv=nn.Conv2d(6, 6, 3), head=nn.Flatten()))
+    insert_after(network, "stem", FocusedDropout(0.5))
+    insert_after(network, "conv", FocusedDropout(0.5))
+    return network
+
+
+def layers_of(network: nn.Module) -> list[FocusedDropout]:
+    return [module for module in network.modules() if isinstance(module, FocusedDropout)]
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))],
+    ids=["deepcopy", "pickle"],
+)
+def test_a_copy_has_working_layers_of_its_own(copied: Callable[[nn.Module], nn.Module]) -> None:
+    network = hooked_and_held()
+    x = torch.rand(2, 3, 8, 8)
+    plain = network(x)
+    twin = copied(network)
+    assert len(layers_of(twin)) == 2
+    assert not set(layers_of(twin)) & set(layers_of(network))
+    for layer in layers_of(twin):
+        active(layer)
+    masked = twin(x)
+    assert torch.equal(network(x), plain) and not torch.equal(masked, plain)
+    assert [layer.statistics()["images"] for layer in layers_of(twin)] == [2, 2]
+    assert [layer.statistics()["images"] for layer in layers_of(network)] == [0, 0]
+    for layer in layers_of(network):
+        active(layer)
+    assert torch.equal(network(x), masked)
+    network(x)
+    assert [layer.statistics()["images"] for layer in layers_of(twin)] == [2, 2]
+    assert [layer.statistics()["images"] for layer in layers_of(network)] == [4, 4]
+
+
+def test_unknown_place() -> None:
+    network = resnet18()
+    for name in ("layer5", "", "layer3.9"):
+        with pytest.raises(ValueError, match=f"no submodule '{name}'; it has .*layer3, layer3.0"):
+            insert_after(network, name, FocusedDropout())
+    assert not layers_of(network)
+
+
+def test_second_layer_at_one_place_and_one_layer_at_two_places() -> None:
+    for place in ("layer3", "relu"):
+        network = resnet18()
+        layer = FocusedDropout()
+        insert_after(network, place, layer)
+        with pytest.raises(ValueError, match=f"follows '{place}' already"):
+            insert_after(network, place, FocusedDropout())
+        with pytest.raises(ValueError, match="build one for each place"):
+            insert_after(network, "layer2", layer)
+        assert layers_of(network) == [layer]
+        insert_after(network, "layer2", FocusedDropout())
+        assert len(layers_of(network)) == 2
+
+
+def test_nothing_but_containers() -> None:
+    network = nn.Sequential(nn.ModuleDict({"a": nn.ReLU()}))
+    with pytest.raises(ValueError, match="cannot follow '0'"):
+        insert_after(network, "0", FocusedDropout())
+
+
+def test_an_output_that_is_not_one_tensor() -> None:
+    network = nn.Module()
+    network.lstm = nn.LSTM(3, 3)
+    insert_after(network, "lstm", active(FocusedDropout()))
+    with pytest.raises(TypeError, match="needs one tensor, not tuple"):
+        network.lstm(torch.rand(2, 1, 3))
+
+
+# --------------------------------------------------------------------------- compile and export
+
+
+def test_compile_makes_two_graphs_without_a_break() -> None:
+    network = hooked_and_held()
+    x = torch.rand(4, 3, 8, 8)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(network, backend=counter, fullgraph=True)
+    for toggle in range(10):
+        for layer in layers_of(network):
+            layer.active = toggle % 2 == 0
+        masked = compiled(x)
+        assert torch.equal(masked, network(x))
+    assert counter.frame_count == 2
+    assert [layer.statistics()["images"] for layer in layers_of(network)] == [5 * 4 * 2] * 2
+
+
+@pytest.mark.parametrize("is_active", [True, False])
+def test_placed_layers_break_no_graph(is_active: bool) -> None:
+    network = hooked_and_held()
+    for layer in layers_of(network):
+        layer.active = is_active
+    torch._dynamo.reset()
+    explanation = torch._dynamo.explain(network)(torch.rand(2, 3, 8, 8))
+    assert explanation.graph_break_count == 0 and explanation.graph_count == 1
+
+
+def test_compiled_training_equals_eager_training() -> None:
+    layer = active(FocusedDropout())
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    x = torch.randn(4, 3, 8, 8, requires_grad=True)
+    results = []
+    for call in (layer, compiled):
+        torch.manual_seed(3)
+        y = call(x)
+        results.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    assert all(torch.equal(eager, other) for eager, other in zip(*results, strict=True))
+
+
+def test_export_in_eval_mode_holds_nothing() -> None:
+    exported = torch.export.export(active(FocusedDropout()).eval(), (torch.rand(2, 3, 4, 4),))
+    assert [node.op for node in exported.graph.nodes] == ["placeholder", "output"]
