@@ -78,7 +78,7 @@ def _mask_and_empty(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Te
     _check_input(x)
     _check_gamma(gamma, num_images=x.shape[0])
     with torch.no_grad():
-        # A half-precision mean rounds to ties and picks another channel for about a tenth of images in bf16.
+        # A bfloat16 mean rounds to ties: another channel for about a tenth of the images.
         channel_mean = x.mean(dim=(2, 3), dtype=torch.float32)
         strongest = channel_mean.argmax(dim=1)
         reference = x[torch.arange(x.shape[0], device=x.device), strongest].float()

@@ -59,7 +59,7 @@ def read_runs(
     if not folders:
         raise InputError("there is nothing to report: give the folders of one or more evaluations")
     for number, folder in enumerate(folders):
-        if folder in [other.resolve() for other in folders[:number]]:
+        if folder.resolve() in [other.resolve() for other in folders[:number]]:
             raise InputError(f"{folder} is given twice: give each evaluation once")
     records = [_read_record(folder) for folder in folders]
     _check_comparable(records)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNet
 
 from common.distributed import World, gather
+from common.errors import InputError
 from common.images import read_image
 from common.loading import stream
 from common.optimization import autocast
@@ -61,7 +62,7 @@ def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
     used = np.full(len(annotation.labels), True) if reader.difficult else ~annotation.difficult
     return augment(
         reader.compose,
-        read_image(image.path),
+        _read_pixels(image),
         annotation.boxes[used],
         annotation.labels[used],
         seed,
@@ -71,7 +72,19 @@ def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
 
 
 def _read_test(images: Sequence[VocImage], epoch: int, index: int) -> Item:
-    return read_image(images[index].path), np.empty((0, 4), np.float32), np.empty(0, np.int64)
+    return _read_pixels(images[index]), np.empty((0, 4), np.float32), np.empty(0, np.int64)
+
+
+def _read_pixels(image: VocImage) -> NDArray[np.uint8]:
+    pixels = read_image(image.path)
+    height, width = pixels.shape[:2]
+    stated = (image.annotation.width, image.annotation.height)
+    if (width, height) != stated:
+        raise InputError(
+            f"{image.path} has {width}x{height} pixels, but its annotation says "
+            f"{stated[0]}x{stated[1]}: its boxes would not fit; fetch both again"
+        )
+    return pixels
 
 
 def _collate(items: list[Item]) -> Batch:

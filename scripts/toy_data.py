@@ -31,7 +31,7 @@ Floats = NDArray[np.floating[Any]]
 
 MANIFEST = "toy_data.json"
 OVERSAMPLING = 4  # masks are drawn this much larger, then averaged: smooth edges
-TINY_RATE = 0.05  # share of the detection objects that are too small to count
+TINY_RATE = 0.03  # share of the detection objects that are too small to count
 MAX_TURN = math.radians(25)  # of an object from upright
 HARDLY_VISIBLE = 0.55  # an object with less than this share in sight is "difficult"
 HIDDEN = 0.4  # a new object must leave every other at least this share in sight

@@ -1,11 +1,13 @@
 """A log that tells of nothing that was lost, and lines for people."""
 
+import errno
 import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from common.errors import InputError
 from common.progress import MetricsLog, Progress, read_metrics
 
 
@@ -45,6 +47,20 @@ def test_a_new_run_starts_with_an_empty_log(tmp_path: Path) -> None:
     write(tmp_path, 10)
     MetricsLog(tmp_path).close()
     assert read_metrics(tmp_path) == []
+
+
+def test_a_full_disk_at_the_start_leaves_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, 10, 20)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"metrics\.jsonl could"):
+        patch.setattr("os.fsync", full)
+        MetricsLog(tmp_path, step=10)
+    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
 
 
 def test_tensorboard_reads_the_scalars_without_the_lost_ones(tmp_path: Path) -> None:
