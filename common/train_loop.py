@@ -327,9 +327,8 @@ class _Run:
             elif self.options.resume == "auto" and self.folder.checkpoint_exists():
                 state = checkpoints.load_last(self.folder.last)
             if state is not None and not self.folder.best.exists():
-                state["best"] = float(
-                    "-inf"
-                )  # from another folder: the best of this one is to come
+                # The checkpoint is of another folder, its best weights are not here.
+                state["best"] = float("-inf")
         state = broadcast(state)
         if state is None:
             return

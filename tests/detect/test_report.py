@@ -234,6 +234,7 @@ def test_recipes_are_tables_of_dotted_keys_and_differences_are_marked(runs, tmp_
     assert {"0.01", "0.02"} <= set(page.bold)
     assert "resnet18" not in page.bold
     assert "| optimization.lr | **0.02** |" in markdown
+    assert markdown.count("(Drawn on the HTML page.)") == 2  # curves, example images
     assert page.visible.count("Environment: not recorded.") == 2
     assert page.visible.count("python -m detect score") == 2
 
