@@ -146,14 +146,18 @@ def rank_main(folder: Path) -> None:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
+    with subprocess.Popen(
         [*command, __file__, str(folder)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr
+    ) as torchrun:
+        try:
+            _, errors = torchrun.communicate(timeout=200)
+        finally:
+            torchrun.terminate()  # of ranks that wait for ever; a kill would leave them behind
+    assert torchrun.returncode == 0, errors
     return folder
 
 

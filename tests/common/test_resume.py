@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from common.progress import read_metrics
 from common.run_folder import RunFolder
 from common.sampling import MicroBatch
 from common.settings import Focus, Optimization
-from common.signals import Terminated
+from common.signals import StopRequest, Terminated
 from common.train_loop import Options, Stage
 
 CPU = torch.device("cpu")
@@ -253,3 +254,17 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match=r"does not fit this recipe \('optimizer'\)"):
         train(tmp_path, stage(network()), resume=str(tmp_path / "best.pt"))
+
+
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
+        pid = os.fork()
+    if not pid:
+        try:
+            stop = StopRequest()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), signal.SIGTERM if stop.asked else signal.SIGKILL)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
