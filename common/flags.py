@@ -25,7 +25,7 @@ class RunFlags:
     dry_run: bool = False
     """Two steps, evaluate, save, load, exit; leaves nothing behind."""
     overfit_batches: int | None = None
-    """Train on the first N batches only: the loss must fall to zero."""
+    """Train on N batches only, drawn once: the loss must fall to zero."""
     print_config: bool = False
     """Print the resolved recipe as JSON and exit."""
 

@@ -13,12 +13,11 @@ from common.settings import Focus, Optimization
 
 
 def build_optimizer(model: nn.Module, settings: Optimization) -> Optimizer:
-    """Build the optimizer over all trainable parameters, in one group."""
+    """Build the optimizer over all trainable parameters, in one group, with fused kernels."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = parameters[0].is_cuda
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
     return torch.optim.SGD(
         parameters,
@@ -26,7 +25,7 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> Optimizer:
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
-        fused=fused,
+        fused=True,
     )
 
 

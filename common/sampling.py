@@ -34,12 +34,14 @@ class Sampling:
     to do.
 
     Args:
-        num_images: Images in the data set.
+        num_images: Images of an epoch.
         batch_size: Images per optimizer step.
         seed: Seed of the shuffle.
         rank: This process.
         world_size: Number of processes.
         accumulate: Micro-batches per step and rank.
+        drawn_from: Images in the data set, if an epoch uses only a part: a random one, the same in
+            every epoch.
     """
 
     num_images: int
@@ -48,6 +50,7 @@ class Sampling:
     rank: int = 0
     world_size: int = 1
     accumulate: int = 1
+    drawn_from: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < self._parts:
@@ -71,14 +74,12 @@ class Sampling:
         full, rest = divmod(self.num_images, self.batch_size)
         return full + (rest >= self._parts)
 
-    def images_in_step(self, step: int) -> int:
-        """Images of optimizer step `step` over all ranks."""
-        start = step % self.steps_per_epoch * self.batch_size
-        return min(self.batch_size, self.num_images - start)
-
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the epoch's permutation of the images."""
-        return np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
+        if self.drawn_from is None:
+            return order
+        return np.random.default_rng(self.seed).permutation(self.drawn_from)[order]
 
     def micro_batches(self, start_step: int, stop_step: int) -> Iterator[MicroBatch]:
         """Yield this rank's micro-batches of the optimizer steps [start_step, stop_step)."""

@@ -69,7 +69,7 @@ class Options:
     stop_step: int | None = None
     """Stop after this many optimizer steps (a dry run)."""
     overfit_batches: int | None = None
-    """Train on the first N batches only: the loss must go to zero."""
+    """Train on N batches only, drawn once: the loss must go to zero."""
 
 
 def train(
@@ -129,6 +129,7 @@ class _Run:
             rank=world.rank,
             world_size=world.size,
             accumulate=settings.accumulate,
+            drawn_from=stage.num_images if num_images < stage.num_images else None,
         )
         self.steps_per_epoch = self.sampling.steps_per_epoch
         self.total_steps = settings.epochs * self.steps_per_epoch

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torchvision.models as models
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.retinanet import RetinaNet
@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from common.backbones import load_body
 from detect.recipes import Detector
 
+_PUBLISHED_CHANNELS = 256
 _STRIDES = (8, 16, 32, 64, 128)
 _STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
 """What `trainable_stages` counts, from the last."""
@@ -69,7 +70,7 @@ def build_retinanet(
     )
     # A pyramid as wide as C5 would make torchvision compute P6 from P5.
     backbone.fpn.extra_blocks.use_P5 = False
-    return RetinaNet(
+    network = RetinaNet(
         backbone,
         num_classes,
         min_size=settings.train_sizes,
@@ -81,6 +82,21 @@ def build_retinanet(
         nms_thresh=settings.nms_iou,
         detections_per_img=settings.detections_per_image,
     )
+    if settings.fpn_channels != _PUBLISHED_CHANNELS:
+        _keep_variance(network)
+    return network
+
+
+def _keep_variance(network: RetinaNet) -> None:
+    """Initialise the towers of the heads for their width.
+
+    torchvision's deviation of 0.01 is meant for 256 channels; in narrower towers the signal fades
+    from layer to layer, and the classes are learnt several times slower.
+    """
+    for head in (network.head.classification_head, network.head.regression_head):
+        for layer in head.conv.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
 def anchors(scale: float) -> AnchorGenerator:

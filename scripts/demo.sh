@@ -22,9 +22,9 @@ done
 for arm in toy-resnet18 toy-resnet18-fd; do
   say "fine-tuning a RetinaNet from $arm"
   python -m detect train toy-retinanet --backbone "$out/$arm.safetensors" \
-    --data "$out/data/VOCdevkit" --out "$out/retinanet-$arm" --evaluate-every 100
+    --data "$out/data/VOCdevkit" --out "$out/retinanet-$arm" --evaluate-every 100 --workers 0
   python -m detect evaluate --run "$out/retinanet-$arm" --data "$out/data/VOCdevkit" \
-    --split 2007:test --out "$out/retinanet-$arm/test"
+    --split 2007:test --out "$out/retinanet-$arm/test" --workers 0
 done
 
 say "comparing"

@@ -9,7 +9,8 @@ SPLIT=${SPLIT:-2007:test}
 
 folders=()
 for run in "$@"; do
-  torchrun --standalone --nproc-per-node "${GPUS:-1}" -m detect evaluate \
+  # The lone -- keeps torchrun from reading --run as an abbreviation of its own --run-path.
+  torchrun --standalone --nproc-per-node "${GPUS:-1}" -m -- detect evaluate \
     --run "$run" --data "$VOC" --split "$SPLIT" --out "$run/test"
   folders+=("$run/test")
 done

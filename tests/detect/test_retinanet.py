@@ -63,6 +63,16 @@ def test_p6_comes_from_c5(body: str, width: int) -> None:
     assert not extra.use_P5
 
 
+@pytest.mark.parametrize(("width", "deviation"), [(256, 0.01), (64, (2 / (9 * 64)) ** 0.5)])
+def test_towers_are_initialised_for_their_width(width: int, deviation: float) -> None:
+    network = build(Detector(fpn_channels=width))
+    for head in (network.head.classification_head, network.head.regression_head):
+        weights = [p for p in head.conv.parameters() if p.ndim == 4]
+        assert len(weights) == 4
+        for weight in weights:
+            assert weight.std().item() == pytest.approx(deviation, rel=0.05)
+
+
 def test_labels_run_from_zero_without_background() -> None:
     network = build().train()
     target = {"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.tensor([19])}
