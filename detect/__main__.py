@@ -24,7 +24,8 @@ Backbone file to a detector to a scored report.
   score --detections PATH --data VOCDEVKIT --split 2007:test --out DIR      anybody's detections
   report DIR [DIR ...] --out report.html      compare evaluated folders; the first is the baseline
 
-{PROGRAM} COMMAND --help shows the flags; torchrun --nproc-per-node G -m -- detect ... uses G GPUs.
+{PROGRAM} COMMAND --help shows the flags.
+On G GPUs: torchrun --nproc-per-node G -m -- detect COMMAND ...
 
 example: {PROGRAM} score --detections comp4/ --data VOCdevkit --split 2007:test --out scored"""
 

@@ -83,7 +83,7 @@ def evaluate_run(
         write_voc_text(detections, test.truth, out / "voc")
         write_coco_json(detections, test.truth, out / "detections.json")
         facts = {
-            "title": description["name"],
+            "title": _title(description["name"], environment["backbone"]),
             "detections": "detections.json",
             "seed": description["seed"],
             "checkpoint": checkpoint,
@@ -96,6 +96,12 @@ def evaluate_run(
             "command": describe_environment(str(world.device), world.size)["command"],
         }
         return _score_into(out, test.truth, detections, data, split, facts)
+
+
+def _title(recipe: str, backbone: Mapping[str, Any]) -> str:
+    """Name a detector by what tells two of them apart: recipe and origin of the backbone."""
+    origin = backbone.get("recipe_name")
+    return f"{recipe} from {origin}" if origin else recipe
 
 
 def score_detections(path: Path, data: Path, split: str, out: Path) -> dict[str, Any]:

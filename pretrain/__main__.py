@@ -23,7 +23,8 @@ Images to a trained classifier to a backbone file.
   evaluate --run RUN --data DIR          score a run on the validation images
   export --run RUN --format torchvision --out FILE.safetensors
 
-{PROGRAM} COMMAND --help shows the flags; torchrun --nproc-per-node G -m -- pretrain ... uses G GPUs.
+{PROGRAM} COMMAND --help shows the flags.
+On G GPUs: torchrun --nproc-per-node G -m -- pretrain COMMAND ...
 
 example: {PROGRAM} train cifar10-resnet20-fd --data cifar10 --out runs/fd"""
 
