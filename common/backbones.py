@@ -44,13 +44,19 @@ def save_backbone(weights: Mapping[str, Tensor], card: Mapping[str, Any], path: 
     Raises:
         InputError: If the name ends otherwise, or the disk is full.
     """
-    if path.suffix != ".safetensors":
-        raise InputError(f"{path}: a backbone file must end in .safetensors")
+    _check_target(path, ".safetensors")
     # safetensors refuses channels_last weights; contiguous copies of the same values it takes.
     content = save({name: value.contiguous().cpu() for name, value in weights.items()})
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(content))
     _write_card(card, content, path)
+
+
+def _check_target(path: Path, suffix: str) -> None:
+    if path.suffix != suffix:
+        raise InputError(f"{path}: the name of such a backbone file must end in {suffix}")
+    if card_path(path).exists() and "sha256" not in read_json(card_path(path)):
+        raise InputError(f"{card_path(path)} is no card and would be overwritten: rename {path}")
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _write_card(card: Mapping[str, Any], content: bytes, path: Path) -> None:
@@ -69,6 +75,18 @@ def preprocessing(image_size: int, mean: Sequence[float], std: Sequence[float]) 
     }
 
 
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: If it is not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there: export a backbone with `python -m pretrain export`")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a backbone file of ours, or the weights of a torchvision or timm ResNet.
 
@@ -82,10 +100,10 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
         The weights, on the CPU, and the card (empty where there is none).
 
     Raises:
-        InputError: If the file is missing, damaged, or (by its card) of another architecture.
+        InputError: If the file is missing, damaged, not what its card describes, or (by the card)
+            of another architecture.
     """
-    if not path.is_file():
-        raise InputError(f"{path} is not there: export a backbone with `python -m pretrain export`")
+    sha256 = fingerprint(path)
     weights: dict[str, Any]
     if path.suffix == ".safetensors":
         try:
@@ -101,6 +119,8 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
         )
     weights = {_unwrapped(name): value for name, value in weights.items()}
     card = read_json(card_path(path)) if card_path(path).is_file() else {}
+    if card.get("sha256", sha256) != sha256:
+        raise InputError(f"{card_path(path)} is the card of other weights: export {path} again")
     found = card.get("architecture", architecture)
     if found != architecture:
         raise InputError(
@@ -158,15 +178,13 @@ def save_detectron2(weights: Mapping[str, Tensor], card: Mapping[str, Any], path
     Raises:
         InputError: If the name does not end in .pkl, or the disk is full.
     """
-    if path.suffix != ".pkl":
-        raise InputError(f"{path}: a detectron2 file must end in .pkl")
+    _check_target(path, ".pkl")
     model = {
         detectron2_name(name): value.contiguous().cpu().numpy() for name, value in weights.items()
     }
     content = pickle.dumps(
         {"model": model, "__author__": "focused-dropout", "matching_heuristics": True}
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(content))
     _write_card(card, content, path)
 

@@ -7,6 +7,7 @@ request after a checkpoint.
 import contextlib
 import difflib
 import errno
+import inspect
 import io
 import os
 import re
@@ -19,6 +20,7 @@ import tyro
 
 from common.errors import InputError
 
+_TAIL = ("Argument helptext", "For full helptext")
 Args = TypeVar("Args")
 Command = Callable[[list[str]], None]
 
@@ -40,6 +42,8 @@ def run(program: str, commands: Mapping[str, Command], overview: str, argv: Sequ
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -97,8 +101,17 @@ def unless_printing(argv: Sequence[str]) -> Any:
     return Path() if "--print-config" in argv else tyro.MISSING
 
 
-def print_recipes(recipes: Mapping[str, object]) -> None:
-    """Print one recipe a line, with the first line of its docstring."""
+def print_recipes(recipes: Mapping[str, object], argv: Sequence[str], program: str) -> None:
+    """Print one recipe a line, with the first line of its docstring.
+
+    Raises:
+        InputError: If there are arguments, other than a call for help.
+    """
+    if argv and argv[0] in ("-h", "--help"):
+        print(f"usage: {program} list\n\nPrint the recipes, one a line, with what each reproduces.")
+        return
+    if argv:
+        raise InputError(f"list takes no arguments, but got {' '.join(argv)}")
     width = max(map(len, recipes))
     for name, recipe in recipes.items():
         print(f"{name:{width}}  {(recipe.__doc__ or '').splitlines()[0]}")
@@ -131,6 +144,7 @@ def parse(
         InputError: For an unknown flag, a missing one or a bad value.
     """
     messages = io.StringIO()
+    description = inspect.cleandoc(description)
     try:
         with contextlib.redirect_stderr(messages):
             if default is None:
@@ -145,8 +159,12 @@ def parse(
 
 
 def _one_sentence(box: str, program: str) -> str:
-    """Turn the framed message of tyro into one line."""
+    """Turn the framed message of tyro into one line: without its title and the flag's help."""
     lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in box.splitlines()]
-    text = "; ".join(line.rstrip(":") for line in lines if line)
-    text = re.sub(r"; For full helptext.*", "", text)
-    return f"{text}; {program} --help shows all flags"
+    title, *message = [line for line in lines if line]
+    ends = [i for i, line in enumerate(message) if line.startswith(_TAIL)]
+    message = message[: min(ends, default=len(message))]
+    if title == "Required options":
+        message = ["missing " + ", ".join(line for line in message if line.startswith("--"))]
+    text = re.sub(r":;", ":", "; ".join(message or [title]))
+    return f"{text.rstrip(':;')}; {program} --help shows all flags"

@@ -110,12 +110,6 @@ def broadcast(value: T) -> T:
     return values[0]
 
 
-def barrier() -> None:
-    """Wait for every rank."""
-    if _running():
-        dist.barrier()
-
-
 def share_buffers(model: nn.Module) -> None:
     """Give every rank the buffers of rank 0, such as BatchNorm statistics, before an evaluation."""
     if _running():

@@ -147,8 +147,9 @@ class FocusedDropout(nn.Module):
         self.gamma = (float(low), float(high))
         self.opposite = opposite
         self.active = False
-        # Kept units, units, unmasked images, images. Not a buffer: buffers are saved and broadcast.
-        self._totals = torch.zeros(4, dtype=torch.int64)
+        # Kept units, units, unmasked images, images: sums, so that ranks can add theirs up. Not a
+        # buffer: buffers are saved and broadcast.
+        self.totals = torch.zeros(4, dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask `x`, shape (N, C, H, W), in an active training step; else return `x` itself."""
@@ -166,12 +167,12 @@ class FocusedDropout(nn.Module):
 
     @torch.no_grad()
     def _count(self, mask: Tensor, empty: Tensor) -> None:
-        if self._totals.device != mask.device:  # built after the network was moved
-            self._totals = self._totals.to(mask.device)
-        self._totals[0] += mask.sum()
-        self._totals[1] += mask.numel()
-        self._totals[2] += empty.sum()
-        self._totals[3] += mask.shape[0]
+        if self.totals.device != mask.device:  # built after the network was moved
+            self.totals = self.totals.to(mask.device)
+        self.totals[0] += mask.sum()
+        self.totals[1] += mask.numel()
+        self.totals[2] += empty.sum()
+        self.totals[3] += mask.shape[0]
 
     def statistics(self) -> FocusStatistics:
         """Read the counts since the last reset; waits for the device, so call it once an epoch.
@@ -182,7 +183,7 @@ class FocusedDropout(nn.Module):
             active step. `unmasked_images` counts images that passed whole for want of a focused
             area.
         """
-        kept, units, unmasked, images = self._totals.tolist()
+        kept, units, unmasked, images = self.totals.tolist()
         keep_ratio = kept / units if units else None
         return {
             "images": images,
@@ -193,7 +194,7 @@ class FocusedDropout(nn.Module):
 
     def reset_statistics(self) -> None:
         """Start counting anew."""
-        self._totals.zero_()
+        self.totals.zero_()
 
     def extra_repr(self) -> str:
         """Name what tells this layer from another in `print(model)`."""
@@ -202,7 +203,7 @@ class FocusedDropout(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the counts where `to()` and its kin move the network."""
-        self._totals = fn(self._totals)
+        self.totals = fn(self.totals)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> Tensor:

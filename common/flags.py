@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.settings import check_range
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunFlags:
@@ -30,9 +32,6 @@ class RunFlags:
     """Print the resolved recipe as JSON and exit."""
 
     def __post_init__(self) -> None:
-        for name in ("evaluate_every", "overfit_batches"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
-        if self.seed < 0:
-            raise ValueError(f"--seed must be 0 or more, not {self.seed}")
+        check_range(self, "evaluate_every overfit_batches", low=1)
+        check_range(self, "seed", high=2**48)
+        check_range(self, "workers")

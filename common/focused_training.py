@@ -14,6 +14,7 @@ from hashlib import blake2b
 from operator import index
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -114,6 +115,11 @@ class FocusedTraining:
             raise ValueError(f"weight_decay must be a finite number >= 0, not {weight_decay}")
         if steps_per_epoch is not None and steps_per_epoch < 1:
             raise ValueError(f"steps_per_epoch must be at least 1, not {steps_per_epoch}")
+        exact = round(participation_rate * steps_per_epoch) if steps_per_epoch else None
+        if exact == 0 and participation_rate > 0:
+            raise ValueError(
+                f"a rate of {participation_rate} rounds to no step of {steps_per_epoch} an epoch"
+            )
         if decay_only and weight_decay is None:
             raise ValueError("decay_only without a weight_decay would do nothing")
         found = [module for module in model.modules() if isinstance(module, FocusedDropout)]
@@ -214,6 +220,20 @@ class FocusedTraining:
             "keep_ratio": keep_ratio,
             "zeros_ratio": None if keep_ratio is None else 1 - keep_ratio,
         }
+
+    def counts(self) -> dict[str, Any]:
+        """Return what `end_epoch` will report on, as plain values for a checkpoint."""
+        return {
+            "seen": self._seen,
+            "took_part": self._took_part,
+            "totals": [layer.totals.tolist() for layer in self.layers],
+        }
+
+    def restore_counts(self, counts: dict[str, Any]) -> None:
+        """Go on counting from what `counts` returned; participation itself needs no state."""
+        self._seen, self._took_part = counts["seen"], counts["took_part"]
+        for layer, totals in zip(self.layers, counts["totals"], strict=True):
+            layer.totals.copy_(torch.tensor(totals))
 
     def _hide_magnified_decay(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """Keep the magnified decay out of a state dict taken inside a step."""

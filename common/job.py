@@ -8,8 +8,9 @@ from typing import Any
 
 from common import distributed
 from common.distributed import World
+from common.errors import InputError
 from common.flags import RunFlags
-from common.run_folder import RunFolder, describe_environment, to_json
+from common.run_folder import RunFolder, describe_environment
 from common.settings import Focus, Optimization
 from common.train_loop import Options, Stage, train
 
@@ -50,12 +51,11 @@ def run(
     }
 
     def once(flags: RunFlags, world: World) -> dict[str, float]:
-        folder = RunFolder(flags.out, description, flags.resume) if world.is_main else None
+        folder = _secure(flags, description, world)
         try:
             stage, facts = build(world)
             if folder:
-                facts = {**describe_environment(str(world.device), world.size), **facts}
-                (folder.path / "environment.json").write_text(to_json(facts))
+                folder.record({**describe_environment(str(world.device), world.size), **facts})
             options = Options(
                 seed=flags.seed,
                 resume=flags.resume,
@@ -74,9 +74,23 @@ def run(
             return once(flags, world)
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
-            dry = replace(flags, out=Path(folder))
+            dry = replace(flags, out=Path(folder), resume="auto")
             once(dry, world)
             metrics = once(dry, world)  # goes on from the checkpoint that the first one saved
         if world.is_main:
             print("dry run: two steps, evaluation, save and load went well; nothing is kept")
         return metrics
+
+
+def _secure(flags: RunFlags, description: Mapping[str, Any], world: World) -> RunFolder | None:
+    """Take the run folder on rank 0; what is wrong with it, every rank must hear."""
+    folder, problem = None, None
+    if world.is_main:
+        try:
+            folder = RunFolder(flags.out, description, flags.resume)
+        except InputError as error:
+            problem = str(error)
+    problem = distributed.broadcast(problem)
+    if problem:
+        raise InputError(problem)
+    return folder

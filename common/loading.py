@@ -1,6 +1,7 @@
 """Reading images in worker processes, one stream for the whole training."""
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
@@ -59,7 +60,7 @@ def stream(
         num_workers=workers,
         collate_fn=partial(_collate_or_error, collate),
         pin_memory=device.type == "cuda",
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
         # Its own: from the default one every start, a resumed one too, would draw a number.
         generator=torch.Generator(),
     )
@@ -74,10 +75,16 @@ def _collate_or_error(collate: Callable[[list[Any]], Any], items: list[Any]) -> 
     return errors[0] if errors else collate(items)
 
 
-def _one_thread(_: int) -> None:
-    """Leave the cores to the other workers: OpenCV would start a thread per core in each."""
+def _start_worker(_: int) -> None:
+    """Leave the cores to the other workers, and the end to the main process.
+
+    OpenCV would start a thread per core in each. A signal that ends a job goes to all processes of
+    it: the main one writes a checkpoint, and needs its workers until it has stopped.
+    """
     import cv2
 
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -85,4 +92,5 @@ def _one_thread(_: int) -> None:
 def default_workers() -> int:
     """Choose the number of workers of a rank: its share of the cores, at most 16."""
     local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(len(os.sched_getaffinity(0)) // local_ranks, 16))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, min((cores or 1) // local_ranks, 16))

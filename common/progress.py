@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from common.checkpoints import write_atomically
+from common.errors import InputError
 
 
 class MetricsLog:
@@ -20,7 +21,8 @@ class MetricsLog:
 
     def __init__(self, folder: Path, step: int = 0) -> None:
         self.path = folder / "metrics.jsonl"
-        kept = [line for line in _lines(self.path) if json.loads(line)["step"] <= step]
+        records = zip(_lines(self.path), read_metrics(folder), strict=True)
+        kept = [line for line, record in records if record["step"] <= step]
         write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
         self._writer = _tensorboard(folder / "tensorboard", step)
 
@@ -56,8 +58,21 @@ def _tensorboard(folder: Path, step: int) -> Any:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the records of a run."""
-    return [json.loads(line) for line in _lines(folder / "metrics.jsonl")]
+    """Read the records of a run.
+
+    Raises:
+        InputError: If a line is damaged.
+    """
+    path = folder / "metrics.jsonl"
+    records = []
+    for number, line in enumerate(_lines(path), start=1):
+        try:
+            record = json.loads(line)
+            record["step"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} is damaged in line {number}: remove that line") from error
+        records.append(record)
+    return records
 
 
 class Progress:

@@ -14,6 +14,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from common.errors import InputError
 Resume = str
 """auto: go on where the folder has a run; never: refuse such a folder; a path: from that file."""
 
+_OURS = (".last.", ".best.", ".metrics.", ".recipe.", ".environment.")
+"""How the temporary files of a run begin."""
 _PACKAGES = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
 
 
@@ -35,7 +38,7 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
     """Return versions, hardware and command of this process, for the record."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "-m", Path(sys.argv[0]).parent.name, *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", Path(sys.argv[0]).parent.name, *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
         **{package: _version(package) for package in ("focused-dropout", *_PACKAGES)},
@@ -117,14 +120,13 @@ class RunFolder:
         try:
             if recipe.exists():
                 self._check_same(read_json(recipe), description, resume)
-            # Not over the same text: a full disk would leave an empty file.
-            if not (recipe.exists() and recipe.read_text() == to_json(dict(description))):
-                recipe.write_text(to_json(dict(description)))
+            _write(recipe, to_json(dict(description)))
         except BaseException:
             self.close()
             raise
         for stale in path.glob(".*.tmp"):
-            stale.unlink()
+            if stale.name.startswith(_OURS):
+                stale.unlink()
 
     def _check_same(
         self, before: Mapping[str, Any], now: Mapping[str, Any], resume: Resume
@@ -156,9 +158,23 @@ class RunFolder:
         """Whether there is a checkpoint to go on from."""
         return self.last.exists() or self.last.with_suffix(".previous.pt").exists()
 
+    def record(self, environment: Mapping[str, Any]) -> None:
+        """Write environment.json: of the first start, and under "resumed" of every later one."""
+        path = self.path / "environment.json"
+        if self.checkpoint_exists() and path.exists():
+            first = read_json(path)
+            environment = {**first, "resumed": [*first.get("resumed", []), dict(environment)]}
+        _write(path, to_json(dict(environment)))
+
     def close(self) -> None:
         """Give the folder up."""
         self._lock.close()
+
+
+def _write(path: Path, text: str) -> None:
+    from common.checkpoints import write_atomically  # needs torch, which help must not wait for
+
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _take_lock(path: Path) -> IO[str]:

@@ -11,6 +11,35 @@ from typing import Any, Literal, TypeVar, get_type_hints
 Recipe = TypeVar("Recipe")
 
 
+def check_range(
+    recipe: object, names: str, low: float = 0, high: float = math.inf, *, above: bool = False
+) -> None:
+    """Check that fields of a dataclass lie in [low, high], or (low, high] with `above`.
+
+    None passes; of a tuple every member counts.
+
+    Args:
+        recipe: The dataclass.
+        names: Names of fields, separated by spaces.
+        low: Smallest value.
+        high: Largest value; infinity itself never passes.
+        above: Whether `low` itself is too small.
+
+    Raises:
+        ValueError: If one does not; the message names it.
+    """
+    for name in names.split():
+        value = getattr(recipe, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is None:
+                continue
+            enough = number > low if above else number >= low
+            if not (enough and number <= high and math.isfinite(number)):
+                least = f"above {low}" if above else f"at least {low}"
+                most = "" if high == math.inf else f" and at most {high}"
+                raise ValueError(f"{name} must be {least}{most}, not {number}")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Focus:
     """FocusedDropout and magnified weight decay (MWD), arXiv 2103.15425; off by default."""
@@ -37,12 +66,8 @@ class Focus:
         low, high = self.gamma
         if not 0 <= low <= high < 1:
             raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not {low} {high}")
-        if not 0 <= self.participation_rate <= 1:
-            raise ValueError(
-                f"participation_rate must lie in [0, 1], not {self.participation_rate}"
-            )
-        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be 0 or more, not {self.weight_decay}")
+        check_range(self, "participation_rate", high=1)
+        check_range(self, "weight_decay")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,17 +105,14 @@ class Optimization:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast precision; auto is bf16 on a GPU and fp32 on a CPU."""
     channels_last: bool = True
-    """Memory format of images and weights."""
+    """Memory format of the weights; images come channels last."""
     compile: bool = False
     """Compile the network with torch.compile."""
 
     def __post_init__(self) -> None:
-        for name in ("lr", "batch_size", "accumulate", "epochs"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("momentum", "weight_decay", "warmup_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
+        check_range(self, "lr batch_size accumulate epochs lr_factor clip_norm", above=True)
+        check_range(self, "momentum weight_decay milestones warmup_steps")
+        check_range(self, "warmup_start", high=1)
         if self.nesterov and self.optimizer == "sgd" and not self.momentum > 0:
             raise ValueError("nesterov needs a momentum above 0")
 

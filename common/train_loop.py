@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common import checkpoints
-from common.distributed import World, any_rank, broadcast, gather, share_buffers
+from common.distributed import (
+    World,
+    any_rank,
+    broadcast,
+    gather,
+    share_buffers,
+    sum_over_ranks,
+)
 from common.epoch_sums import EpochSums
 from common.errors import InputError
 from common.focused_training import FocusedTraining
@@ -181,9 +188,9 @@ class _Run:
             self._report()
             if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
                 self._end_epoch()
-            elif self._now_and_then(time.monotonic() - self.saved_at > CHECKPOINT_SECONDS):
+            elif self._any_rank_asks(time.monotonic() - self.saved_at > CHECKPOINT_SECONDS):
                 self._save()
-            if self._now_and_then(self.stop.asked):
+            if self._any_rank_asks(self.stop.asked):
                 self._save()
                 raise Terminated(f"ended on request after step {self.step}")
         return self.metrics | {f"best_{self.stage.metric}": self.best}
@@ -218,8 +225,8 @@ class _Run:
             return self.network.no_sync()
         return nullcontext()
 
-    def _now_and_then(self, condition: bool) -> bool:
-        """Ask whether the condition holds on any rank, rarely enough to cost nothing."""
+    def _any_rank_asks(self, condition: bool) -> bool:
+        """Tell whether the condition holds on any rank; with several, asked every few steps."""
         if self.world.size == 1:
             return condition
         return self.step % _POLL_STEPS == 0 and any_rank(condition, self.world.device)
@@ -229,15 +236,16 @@ class _Run:
 
         The sums over the epoch are looked at: NaN and infinity never leave them.
         """
-        on_cpu = self.world.device.type == "cpu"
-        if not (now or on_cpu or self.step % _POLL_STEPS == 0):
+        looks_each_step = self.world.device.type == "cpu" and self.world.size == 1
+        if not (now or looks_each_step or self.step % _POLL_STEPS == 0):
             return
         bad = self.sums.non_finite()
         # A gradient can be NaN where the loss is not; the next loss would come after the save.
         if now and not all(torch.isfinite(p).all() for p in self.stage.model.parameters()):
             bad.append("a weight")
-        if bad:
-            since = "" if on_cpu else f", or at most {_POLL_STEPS} steps before"
+        if any_rank(bool(bad), self.world.device):
+            bad = bad or ["a value on another rank"]
+            since = "" if looks_each_step else f", or at most {_POLL_STEPS} steps before"
             raise NonFiniteError(
                 f"{' and '.join(bad)} became non-finite at step {self.step}{since}: lower the "
                 "learning rate or look at the data; nothing was saved since"
@@ -269,6 +277,8 @@ class _Run:
             "seconds": time.monotonic() - self.clock,
         }
         if self.focus:
+            for layer in self.focus.layers:
+                sum_over_ranks(layer.totals)
             record |= {f"focus_{k}": v for k, v in self.focus.end_epoch().items() if k != "steps"}
         self.sums = EpochSums()
         is_best = False
@@ -305,15 +315,26 @@ class _Run:
             "metrics": self.metrics,
         }
 
+    def _focus_counts(self) -> dict[str, Any] | None:
+        """Return the counts of the epoch, those of the layers summed over the ranks."""
+        if not self.focus:
+            return None
+        counts = self.focus.counts()
+        totals = torch.tensor(counts["totals"], dtype=torch.int64, device=self.world.device)
+        return counts | {"totals": sum_over_ranks(totals).tolist()}
+
     def _save(self) -> None:
         self._check_finite(now=True)
         random_states = gather(checkpoints.random_state(self.world.device))
         sums = self.sums.state()
+        focus = self._focus_counts()
         if self.folder:
             state = self._weights() | {
                 "optimizer": self.optimizer.state_dict(),
+                "num_images": self.stage.num_images,
                 "best": self.best,
                 "sums": sums,
+                "focus": focus,
                 "random": random_states,
             }
             checkpoints.save(state, self.folder.last, keep_previous=True)
@@ -323,10 +344,10 @@ class _Run:
         """Go on from the folder's checkpoint or the one asked for; rank 0 reads, all get it."""
         state: dict[str, Any] | None = None
         if self.folder:
-            if self.options.resume not in ("auto", "never"):
-                state = checkpoints.load(Path(self.options.resume))
-            elif self.options.resume == "auto" and self.folder.checkpoint_exists():
+            if self.options.resume != "never" and self.folder.checkpoint_exists():
                 state = checkpoints.load_last(self.folder.last)
+            elif self.options.resume not in ("auto", "never"):
+                state = checkpoints.load(Path(self.options.resume))
             if state is not None and not self.folder.best.exists():
                 # The checkpoint is of another folder, its best weights are not here.
                 state["best"] = float("-inf")
@@ -334,15 +355,24 @@ class _Run:
         if state is None:
             return
         try:
+            if state["num_images"] != self.stage.num_images:
+                raise ValueError(
+                    f"it saw {state['num_images']} training images, here are "
+                    f"{self.stage.num_images}"
+                )
             self.stage.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
             self.sums.restore(state["sums"], self.world.device, is_main=self.world.is_main)
+            if self.focus:
+                if not self.world.is_main:  # the checkpoint holds the sums over the ranks
+                    state["focus"]["totals"] = [[0] * len(t) for t in state["focus"]["totals"]]
+                self.focus.restore_counts(state["focus"])
             states = state["random"]
         except (KeyError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"the checkpoint does not fit this recipe ({reason}): choose another --out"
+                f"the checkpoint does not fit this recipe and data ({reason}): choose another --out"
             ) from error
         checkpoints.restore_random_state(states[self.world.rank % len(states)], self.world.device)
         if self.world.is_main:

@@ -1,5 +1,6 @@
 """`python -m detect`: fine-tune, evaluate, score and report detectors."""
 
+import inspect
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -86,7 +87,7 @@ class ReportFlags:
 
 
 def _list(argv: list[str]) -> None:
-    cli.print_recipes(RECIPES)
+    cli.print_recipes(RECIPES, argv, PROGRAM)
 
 
 def _train(argv: list[str]) -> None:
@@ -96,7 +97,7 @@ def _train(argv: list[str]) -> None:
         TrainFlags,
         rest,
         program,
-        f"{RECIPES[name].__doc__}\n\nexample: {program} --backbone backbone.safetensors "
+        f"{inspect.getdoc(RECIPES[name])}\n\nexample: {program} --backbone backbone.safetensors "
         f"--data VOCdevkit --out runs/{name}",
         default=TrainFlags(data=needed, out=needed, backbone=needed, recipe=RECIPES[name]()),
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from common.settings import Optimization
+from common.settings import Optimization, check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +34,15 @@ class Detector:
     detections_per_image: int = 100
     """At most so many detections are kept."""
 
+    def __post_init__(self) -> None:
+        if not self.train_sizes:
+            raise ValueError("train_sizes must hold at least one size")
+        sizes = "train_sizes test_size max_size fpn_channels detections_per_image"
+        check_range(self, sizes, low=1)
+        check_range(self, "trainable_stages", high=5)
+        check_range(self, "anchor_scale", above=True)
+        check_range(self, "score_threshold nms_iou", high=1)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Augmentation:
@@ -45,6 +54,9 @@ class Augmentation:
     """Probability of a horizontal flip."""
     colour: float = 0.0
     """Strength of the colour jitter, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "flip colour", high=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

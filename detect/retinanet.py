@@ -12,6 +12,7 @@ import torchvision.models as models
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -84,6 +85,7 @@ def build_retinanet(
     )
     if settings.fpn_channels != _PUBLISHED_CHANNELS:
         _keep_variance(network)
+    network.head.register_forward_hook(_in_float32)
     return network
 
 
@@ -99,6 +101,19 @@ def _keep_variance(network: RetinaNet) -> None:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
+def _in_float32(head: nn.Module, inputs: object, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Keep autocast out of losses, scores and NMS: bfloat16 scores tie by the hundred."""
+    return {name: output.float() for name, output in outputs.items()}
+
+
+class _Float32Anchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is not typed
+    """Anchors in float32 under autocast: they take the dtype of the maps they are given."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        anchors: list[Tensor] = super().forward(image_list, [m.float() for m in feature_maps])
+        return anchors
+
+
 def anchors(scale: float) -> AnchorGenerator:
     """Return three sizes by three shapes a level, P3 to P7.
 
@@ -109,4 +124,4 @@ def anchors(scale: float) -> AnchorGenerator:
     sizes = tuple(
         tuple(int(scale * stride * 2 ** (octave / 3)) for octave in range(3)) for stride in _STRIDES
     )
-    return AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+    return _Float32Anchors(sizes, ((0.5, 1.0, 2.0),) * len(sizes))

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from common import checkpoints, distributed
+from common import distributed
 from common.errors import InputError
+from common.finished_run import open_run
 from common.loading import default_workers
-from common.run_folder import describe_environment, read_json, to_json
-from common.settings import from_json
+from common.run_folder import describe_environment, to_json
 from detect.detections import (
     Detections,
     GroundTruth,
@@ -20,7 +21,7 @@ from detect.detections import (
 from detect.recipes import Recipe
 from detect.retinanet import build_retinanet
 from detect.score import score, write_metrics
-from detect.task import TestSet, detect
+from detect.task import EvaluationSet, detect
 from detect.train import prepare
 from detect.voc import read_classes, read_split
 
@@ -51,25 +52,20 @@ def evaluate_run(
     Raises:
         InputError: If the run or the data cannot be read, or has other classes.
     """
-    description = read_json(folder / "recipe.json")
-    environment = read_json(folder / "environment.json")
-    if description.get("stage") != "detect":
-        raise InputError(f"{folder} is no run of `python -m detect train`")
-    try:
-        recipe = from_json(Recipe, description["recipe"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'recipe.json'} does not fit this version: {error}") from error
-    state = checkpoints.load(folder / f"{checkpoint}.pt")
+    run = open_run(folder, "detect", Recipe, checkpoint)
+    recipe = run.recipe
     classes = read_classes(data)
-    if list(classes) != environment["classes"]:
+    if list(classes) != run.fact("classes"):
         raise InputError(f"{data} has other classes than the run {folder} was trained on")
-    test = TestSet.of(read_split(data, split, classes), classes)
+    test = EvaluationSet.of(read_split(data, split, classes), classes)
     with distributed.start(device) as world:
-        pixels = environment["pixels"]
+        if world.is_main:
+            out.mkdir(parents=True, exist_ok=True)
+        pixels = run.fact("pixels")
         network = build_retinanet(
             recipe.detector, recipe.body, len(classes), pixels["mean"], pixels["std"]
         )
-        network.load_state_dict(state["model"])
+        run.load_into(network)
         prepare(network, recipe, world.device)
         network.eval()
         started = time.perf_counter()
@@ -79,20 +75,19 @@ def evaluate_run(
         seconds = time.perf_counter() - started
         if not world.is_main:
             return {}
-        out.mkdir(parents=True, exist_ok=True)
         write_voc_text(detections, test.truth, out / "voc")
         write_coco_json(detections, test.truth, out / "detections.json")
         facts = {
-            "title": _title(description["name"], environment["backbone"]),
+            "title": _title(run.name, run.fact("backbone")),
             "detections": "detections.json",
-            "seed": description["seed"],
+            "seed": run.seed,
             "checkpoint": checkpoint,
-            "epoch": state["epoch"],
+            "epoch": run.state["epoch"],
             "seconds": seconds,
             "images_per_second": len(test.images) / seconds,
-            "recipe": description["recipe"],
-            "environment": environment,
-            "backbone": environment["backbone"],
+            "recipe": asdict(recipe),
+            "environment": run.environment,
+            "backbone": run.fact("backbone"),
             "command": describe_environment(str(world.device), world.size)["command"],
         }
         return _score_into(out, test.truth, detections, data, split, facts)
@@ -114,11 +109,11 @@ def score_detections(path: Path, data: Path, split: str, out: Path) -> dict[str,
         InputError: If the detections or the data cannot be read, or do not fit each other.
     """
     classes = read_classes(data)
-    test = TestSet.of(read_split(data, split, classes), classes)
+    test = EvaluationSet.of(read_split(data, split, classes), classes)
     detections = read_detections(path, test.truth)
     unknown = ("checkpoint", "epoch", "seconds", "images_per_second", "recipe", "environment")
     facts = {
-        "title": path.stem,
+        "title": path.resolve().stem,
         "detections": str(path.resolve()),
         **dict.fromkeys((*unknown, "backbone")),
         "command": describe_environment("cpu", 1)["command"],

@@ -112,21 +112,21 @@ def detection_loss(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestSet:
+class EvaluationSet:
     """Images to detect on, and what is in them."""
 
     images: Sequence[VocImage]
     truth: GroundTruth
 
     @staticmethod
-    def of(images: Sequence[VocImage], classes: Sequence[str]) -> "TestSet":
+    def of(images: Sequence[VocImage], classes: Sequence[str]) -> "EvaluationSet":
         """Gather the objects of the images."""
         annotations = [image.annotation for image in images]
-        return TestSet(images=images, truth=ground_truth(annotations, classes))
+        return EvaluationSet(images=images, truth=ground_truth(annotations, classes))
 
 
 def detect(
-    network: RetinaNet, test: TestSet, recipe: Recipe, world: World, workers: int
+    network: RetinaNet, test: EvaluationSet, recipe: Recipe, world: World, workers: int
 ) -> Detections:
     """Run the detector over a test set, each image once, however many ranks there are.
 
@@ -186,7 +186,7 @@ def _columns(results: Sequence[dict[str, Tensor]]) -> Detections:
 
 
 def evaluate(
-    network: nn.Module, test: TestSet, recipe: Recipe, world: World, workers: int
+    network: nn.Module, test: EvaluationSet, recipe: Recipe, world: World, workers: int
 ) -> dict[str, float]:
     """Score a detector during training: VOC mAP and COCO AP, fractions, 0 where undefined."""
     if not isinstance(network, RetinaNet):

@@ -10,7 +10,7 @@ import torch
 from torchvision.models.detection.retinanet import RetinaNet
 
 from common import job
-from common.backbones import load_backbone
+from common.backbones import card_path, fingerprint, load_backbone
 from common.distributed import World
 from common.errors import InputError
 from common.flags import RunFlags
@@ -20,7 +20,7 @@ from common.settings import Focus
 from common.train_loop import Stage
 from detect.recipes import Recipe
 from detect.retinanet import build_retinanet
-from detect.task import TestSet, detection_loss, evaluate, training_batches
+from detect.task import EvaluationSet, detection_loss, evaluate, training_batches
 from detect.voc import read_classes, read_split
 
 _DRY_IMAGES = 4
@@ -38,7 +38,7 @@ def run(name: str, recipe: Recipe, backbone: Path, flags: RunFlags) -> dict[str,
     return job.run(
         name,
         flags,
-        {"stage": "detect", "recipe": asdict(recipe), "backbone": backbone.name},
+        {"stage": "detect", "recipe": asdict(recipe), "backbone": fingerprint(backbone)},
         recipe.optimization,
         Focus(),
         partial(_build, recipe, backbone, flags),
@@ -54,10 +54,12 @@ def _build(
     test_images = read_split(flags.data, recipe.val_split, classes)
     if not images:
         raise InputError(f"{flags.data}: {recipe.train_split} lists no images")
-    test = TestSet.of(test_images[:_DRY_IMAGES] if flags.dry_run else test_images, classes)
+    test = EvaluationSet.of(test_images[:_DRY_IMAGES] if flags.dry_run else test_images, classes)
     workers = default_workers() if flags.workers is None else flags.workers
     torch.manual_seed(flags.seed)
-    pixels = card.get("preprocessing", {"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
+    pixels = card.get("preprocessing") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if len(pixels.get("mean", ())) != 3 or len(pixels.get("std", ())) != 3:
+        raise InputError(f"{card_path(backbone)} lacks mean and std of the pixels: export again")
     network = build_retinanet(
         recipe.detector,
         recipe.body,

@@ -1,5 +1,6 @@
 """`python -m pretrain`: train, evaluate and export classifiers."""
 
+import inspect
 import os
 import sys
 from dataclasses import asdict, dataclass
@@ -69,7 +70,7 @@ class ExportFlags:
 
 
 def _list(argv: list[str]) -> None:
-    cli.print_recipes(RECIPES)
+    cli.print_recipes(RECIPES, argv, PROGRAM)
 
 
 def _train(argv: list[str]) -> None:
@@ -79,7 +80,7 @@ def _train(argv: list[str]) -> None:
         TrainFlags,
         rest,
         program,
-        f"{RECIPES[name].__doc__}\n\nexample: {program} --data DIR --out runs/{name} --seed 0",
+        f"{inspect.getdoc(RECIPES[name])}\n\nexample: {program} --data DIR --out runs/{name}",
         default=TrainFlags(data=needed, out=needed, recipe=RECIPES[name]()),
     )
     if flags.print_config:

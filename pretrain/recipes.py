@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from common.settings import Focus, Optimization
+from common.settings import Focus, Optimization, check_range
 
 Dataset = Literal["cifar10", "tiny-imagenet", "imagenet"]
 NetworkName = Literal["resnet18", "resnet34", "resnet50", "resnet101", "cifar-resnet20"]
@@ -31,6 +31,11 @@ class Images:
     num_classes: int | None = None
     """Use the first N classes only; None: all."""
 
+    def __post_init__(self) -> None:
+        check_range(self, "size num_classes", low=1)
+        check_range(self, "padding")
+        check_range(self, "min_scale", high=1, above=True)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
@@ -45,6 +50,9 @@ class Recipe:
     images: Images
     optimization: Optimization
     focus: Focus = field(default_factory=Focus)
+
+    def __post_init__(self) -> None:
+        check_range(self, "label_smoothing", high=1)
 
 
 def _focused(recipe: Recipe, after: str) -> Recipe:

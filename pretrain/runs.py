@@ -1,64 +1,28 @@
 """What can be done with a finished run: evaluate it, export its backbone."""
 
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from common import checkpoints, distributed
+from common import distributed
 from common.backbones import ARCHITECTURES, preprocessing, save_backbone, save_detectron2
 from common.checkpoints import write_atomically
 from common.errors import InputError
+from common.finished_run import FinishedRun, open_run
 from common.loading import default_workers
 from common.progress import read_metrics
-from common.run_folder import read_json, to_json
-from common.settings import from_json
+from common.run_folder import to_json
 from pretrain.networks import build_network
 from pretrain.recipes import Recipe
 from pretrain.task import evaluate, open_split, pixel_statistics
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run folder with a checkpoint."""
-
-    name: str
-    seed: int
-    recipe: Recipe
-    environment: dict[str, Any]
-    state: dict[str, Any]
-    checkpoint: str
-
-
-def open_run(folder: Path, checkpoint: str) -> FinishedRun:
-    """Read a run folder.
-
-    Args:
-        folder: As `python -m pretrain train` wrote it.
-        checkpoint: "best" or "last".
-
-    Raises:
-        InputError: If the folder holds no such run or checkpoint.
-    """
-    description = read_json(folder / "recipe.json")
-    if description.get("stage") != "pretrain":
-        raise InputError(f"{folder} is no run of `python -m pretrain train`")
-    try:
-        recipe = from_json(Recipe, description["recipe"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'recipe.json'} does not fit this version: {error}") from error
-    state = checkpoints.load(folder / f"{checkpoint}.pt")
-    environment = read_json(folder / "environment.json")
-    return FinishedRun(
-        description["name"], description["seed"], recipe, environment, state, checkpoint
-    )
-
-
-def _build(run: FinishedRun) -> nn.Module:
-    network = build_network(run.recipe.network, len(run.environment["classes"]), run.recipe.stem)
-    network.load_state_dict(run.state["model"])
+def _build(run: FinishedRun[Recipe]) -> nn.Module:
+    network = build_network(run.recipe.network, len(run.fact("classes")), run.recipe.stem)
+    run.load_into(network)
     return network
 
 
@@ -70,7 +34,7 @@ def evaluate_run(
     Raises:
         InputError: If the run or the data cannot be read, or has other classes.
     """
-    run = open_run(folder, checkpoint)
+    run = open_run(folder, "pretrain", Recipe, checkpoint)
     with distributed.start(device) as world:
         split = open_split(
             run.recipe,
@@ -81,7 +45,7 @@ def evaluate_run(
             workers=default_workers() if workers is None else workers,
             device=world.device,
         )
-        if list(split.classes) != run.environment["classes"]:
+        if list(split.classes) != run.fact("classes"):
             raise InputError(f"{data} has other classes than the run {folder} was trained on")
         network = _build(run).to(world.device).eval()
         if run.recipe.optimization.channels_last:
@@ -114,7 +78,7 @@ def export_run(folder: Path, layout: str, out: Path, checkpoint: str) -> dict[st
     Raises:
         InputError: If the run is not of a torchvision ResNet, or the name ends wrongly.
     """
-    run = open_run(folder, checkpoint)
+    run = open_run(folder, "pretrain", Recipe, checkpoint)
     if run.recipe.network not in ARCHITECTURES:
         raise InputError(
             f"{folder} holds a {run.recipe.network}, which no detector builds on: "
@@ -127,19 +91,19 @@ def export_run(folder: Path, layout: str, out: Path, checkpoint: str) -> dict[st
         "layout": layout,
         "stem": run.recipe.stem,
         "recipe_name": run.name,
-        "recipe": read_json(folder / "recipe.json")["recipe"],
+        "recipe": asdict(run.recipe),
         "seed": run.seed,
         "checkpoint": checkpoint,
         "epoch": run.state["epoch"],
         "metrics": run.state["metrics"],
         "last_metrics": epochs[-1] if epochs else {},
         "dataset": run.recipe.images.dataset,
-        "train_images": run.environment["train_images"],
-        "classes": run.environment["classes"],
+        "train_images": run.fact("train_images"),
+        "classes": run.fact("classes"),
         "preprocessing": preprocessing(run.recipe.images.size, mean, std),
-        "focused_dropout": run.environment["focused-dropout"],
-        "torch": run.environment["torch"],
-        "commit": run.environment["commit"],
+        "focused_dropout": run.fact("focused-dropout"),
+        "torch": run.fact("torch"),
+        "commit": run.fact("commit"),
     }
     write = save_detectron2 if layout == "detectron2" else save_backbone
     write(run.state["model"], card, out)

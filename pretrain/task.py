@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.distributed import World, sum_over_ranks
+from common.errors import InputError
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from common.loading import stream
 from common.optimization import autocast
@@ -70,9 +71,14 @@ def open_split(
     data = load(images.dataset, root, split, images.num_classes)
     if images.crop == "pad":
         pixels = decode(data, images.size) if isinstance(data, FileSet) else data
+        if pixels.pixels.shape[1] != images.size:
+            raise InputError(
+                f"{root} holds images of {pixels.pixels.shape[1]} pixels, not {images.size}: "
+                "leave --images.size as it is"
+            )
         return _resident(pixels, images.padding if training else 0, seed, device, training=training)
     if isinstance(data, PixelSet):
-        raise TypeError("a resized crop reads files")
+        raise InputError(f"{root} is an archive of small images: use --images.crop pad")
     read = (
         partial(_read_train, data, images.size, seed, images.min_scale)
         if training

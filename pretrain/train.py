@@ -1,14 +1,17 @@
 """`python -m pretrain train`: from a recipe and a data folder to a trained classifier."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from common import job
 from common.distributed import World
+from common.dropout import FocusedDropout
 from common.errors import InputError
 from common.flags import RunFlags
 from common.loading import default_workers
@@ -45,6 +48,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
     torch.manual_seed(flags.seed)
     network = build_network(recipe.network, len(train.classes), recipe.stem)
     place_focused_dropout(network, recipe.focus)
+    _try_focused_dropout(network, recipe)
     network.to(world.device)
     if recipe.optimization.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -73,6 +77,21 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
         "classes": list(train.classes),
     }
     return stage, facts
+
+
+def _try_focused_dropout(network: nn.Module, recipe: Recipe) -> None:
+    """Send one image through a copy with the layer on: a bad place shows now, not at step 13."""
+    copy = deepcopy(network)
+    layers = [module for module in copy.modules() if isinstance(module, FocusedDropout)]
+    for layer in layers:
+        layer.active = True
+    try:
+        with torch.no_grad():
+            copy(torch.zeros(2, 3, recipe.images.size, recipe.images.size))
+    except (TypeError, ValueError) as error:
+        if layers:
+            raise InputError(f"--focus.after {recipe.focus.after}: {error}") from error
+        raise
 
 
 def _open(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:

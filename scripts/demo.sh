@@ -3,7 +3,10 @@
 # RetinaNet-FPN from each backbone, score both, compare them in one report.
 #   ./scripts/demo.sh [FOLDER]      default: demo/ in the repository
 # Runs that are finished are not repeated: delete the folder to start anew.
-out=$(realpath -m "${1:-$(dirname "${BASH_SOURCE[0]}")/../demo}")
+out=${1:-$(dirname "${BASH_SOURCE[0]}")/../demo}
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+set --  # setup.sh would take the folder for an extra
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 started=$SECONDS
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 import torchvision.models as models
 from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FrozenBatchNorm2d
 
 from common.errors import InputError
@@ -106,6 +108,31 @@ def test_output_equals_stock_retinanet_with_the_same_weights() -> None:
     assert len(a["scores"]) == 100
     for name in a:
         assert torch.equal(a[name], b[name]), name
+
+
+def test_scores_are_float32_under_autocast() -> None:
+    torch.manual_seed(0)
+    network = build(Detector(train_sizes=(64,), test_size=64, max_size=64, score_threshold=0.0))
+    seen: list[torch.dtype] = []
+    network.head.classification_head.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype)
+    )
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        (found,) = network.eval()([torch.rand(3, 64, 64)])
+    assert seen == [torch.bfloat16]
+    assert found["scores"].dtype == torch.float32
+    as_bfloat16 = found["scores"].bfloat16().float()
+    assert not torch.equal(found["scores"], as_bfloat16)
+
+
+def test_anchors_are_exact_under_autocast() -> None:
+    images = ImageList(torch.zeros(1, 3, 640, 1000), [(640, 1000)])
+    sizes = [(-(-640 // stride), -(-1000 // stride)) for stride in (8, 16, 32, 64, 128)]
+    maps = [torch.zeros(1, 1, *size) for size in sizes]
+    (expected,) = AnchorGenerator(anchors(4.0).sizes, anchors(4.0).aspect_ratios)(images, maps)
+    (found,) = anchors(4.0)(images, [m.bfloat16() for m in maps])
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize(

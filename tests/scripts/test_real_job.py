@@ -77,15 +77,55 @@ def test_pretrain_finetune_evaluate_on_two_processes(data: Path, tmp_path: Path)
         cwd=tmp_path,
         VOC=data / "VOCdevkit",
         BACKBONE=run / "backbone.safetensors",
+        RUN="runs/voc-fd",
         GPUS=2,
     )
-    detector = tmp_path / "runs" / "voc-retinanet-paper"
+    detector = tmp_path / "runs" / "voc-fd"
     assert json.loads((detector / "environment.json").read_text())["train_images"] == 16
 
     call("evaluate_voc.sh", detector, cwd=tmp_path, VOC=data / "VOCdevkit", GPUS=2)
     metrics = json.loads((detector / "test" / "metrics.json").read_text())
     assert len(metrics["voc"]["per_class"]) == 6
     assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("script", "arm", "stage", "recipe"),
+    [
+        ("pretrain_imagenet.sh", "-fd", "pretrain", "imagenet-resnet50-fd"),
+        ("pretrain_imagenet.sh", "", "pretrain", "imagenet-resnet50"),
+        ("finetune_voc.sh", "", "detect", "voc-retinanet-paper"),
+    ],
+)
+def test_the_scripts_spell_out_the_recipe(
+    script: str, arm: str, stage: str, recipe: str, tmp_path: Path
+) -> None:
+    for name in ("torchrun", "python"):  # print what they were called with, a word a line
+        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        [SCRIPTS / script],
+        cwd=tmp_path,
+        env=os.environ
+        | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "ARM": arm}
+        | {"IMAGENET": "i", "VOC": "v", "BACKBONE": "b", "RUN": "r"},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    words = done.stdout.split("\n-m\n")[1].split()
+    assert words[:3] == [stage, "train", recipe]
+    flags = words[3:]
+    for flag in ("--data", "--out", "--seed", "--backbone"):
+        if flag in flags:
+            del flags[flags.index(flag) : flags.index(flag) + 2]
+    assert len(flags) > 30
+
+    def resolved(*more: str) -> str:
+        command = [sys.executable, "-m", stage, "train", recipe, "--print-config", *more]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    assert resolved(*flags) == resolved()
 
 
 @pytest.mark.parametrize(
