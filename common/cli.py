@@ -161,10 +161,9 @@ def parse(
 def _one_sentence(box: str, program: str) -> str:
     """Turn the framed message of tyro into one line: without its title and the flag's help."""
     lines = [re.sub(r"[╭╮╰╯│─]+", " ", line).strip() for line in box.splitlines()]
-    title, *message = [line for line in lines if line]
+    title, *message = [line for line in lines if any(map(str.isalnum, line))]
     ends = [i for i, line in enumerate(message) if line.startswith(_TAIL)]
     message = message[: min(ends, default=len(message))]
     if title == "Required options":
         message = ["missing " + ", ".join(line for line in message if line.startswith("--"))]
-    text = re.sub(r":;", ":", "; ".join(message or [title]))
-    return f"{text.rstrip(':;')}; {program} --help shows all flags"
+    return f"{' '.join(message or [title])}; {program} --help shows all flags"

@@ -33,5 +33,5 @@ class RunFlags:
 
     def __post_init__(self) -> None:
         check_range(self, "evaluate_every overfit_batches", low=1)
-        check_range(self, "seed", high=2**48)
+        check_range(self, "seed", high=2**32 - 1)
         check_range(self, "workers")

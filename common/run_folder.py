@@ -120,7 +120,9 @@ class RunFolder:
         try:
             if recipe.exists():
                 self._check_same(read_json(recipe), description, resume)
-            _write(recipe, to_json(dict(description)))
+            text = to_json(dict(description))
+            if not (recipe.exists() and recipe.read_text() == text):
+                _write(recipe, text)
         except BaseException:
             self.close()
             raise

@@ -248,11 +248,11 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     train(tmp_path, stage(network()))
-    message = r"does not fit this recipe \(.*conv\.weight.*\): choose another --out$"
+    message = r"does not fit this recipe and data \(.*conv\.weight.*\): choose another --out$"
     with pytest.raises(InputError, match=message) as caught:
         train(tmp_path, stage(network(channels=5)))
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"does not fit this recipe \('optimizer'\)"):
+    with pytest.raises(InputError, match=r"does not fit this recipe and data \('optimizer'\)"):
         train(tmp_path, stage(network()), resume=str(tmp_path / "best.pt"))
 
 

@@ -192,7 +192,7 @@ def test_help_does_not_wait_for_torch() -> None:
         ),
         (
             ["train", "toy-resnet18", "--data", "d", "--out", "o", "--optimization.lr", "-1"],
-            ["lr must be positive"],
+            ["lr must be above 0"],
         ),
         (["evaluate", "--run", "nowhere", "--data", "d"], ["nowhere/recipe.json", "missing"]),
     ],
