@@ -33,5 +33,5 @@ done
 say "comparing"
 python -m detect report "$out/retinanet-toy-resnet18/test" "$out/retinanet-toy-resnet18-fd/test" \
   --out "$out/report.html"
-sed -n '/^|/p;/^$/q' "$out/report.md"
+awk '/^\|/ { print; table = 1 } !/^\|/ && table { exit }' "$out/report.md"  # the first table
 say "done: open $out/report.html"

@@ -226,3 +226,54 @@ def test_detections_in_an_unknown_image(run: Run, devkit: Path, tmp_path: Path) 
     )
     assert code == 2
     assert "d.json" in one_line(err) and "999" in err
+
+
+def test_another_backbone_of_the_same_name_is_another_run(
+    train: Run, trained: Path, backbone: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / backbone.name
+    weights = models.resnet18(weights=None, num_classes=2).state_dict()
+    weights["conv1.weight"] += 1
+    save_backbone(weights, {"architecture": "resnet18"}, other)
+    before = (trained / "environment.json").read_bytes()
+    code, _, err = train(out=trained, backbone=other)
+    assert code == 2
+    assert "another run (backbone" in one_line(err)
+    assert (trained / "environment.json").read_bytes() == before
+
+
+def test_a_card_of_other_weights(train: Run, backbone: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.safetensors"
+    save_backbone(models.resnet18(weights=None).state_dict(), {}, other)
+    other.with_suffix(".json").write_bytes(backbone.with_suffix(".json").read_bytes())
+    code, _, err = train(backbone=other)
+    assert code == 2
+    assert "card of other weights" in one_line(err)
+
+
+def test_an_image_that_does_not_fit_its_annotation(train: Run, tmp_path: Path) -> None:
+    data = write_devkit(tmp_path / "VOCdevkit")
+    path = data / "VOC2007" / "JPEGImages" / "000003.jpg"
+    cv2.imwrite(str(path), np.zeros((60, 90, 3), np.uint8))
+    code, _, err = train(data=data)
+    assert code == 2
+    assert str(path) in one_line(err)
+    assert "90x60" in err and "64x48" in err
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--detector.train-sizes", "0"),
+        ("--detector.nms-iou", "7"),
+        ("--detector.trainable-stages", "-1"),
+        ("--augmentation.flip", "2"),
+        ("--optimization.clip-norm", "-1"),
+        ("--optimization.lr", "inf"),
+        ("--workers", "-1"),
+    ],
+)
+def test_a_number_out_of_range(run: Run, flag: str, value: str) -> None:
+    code, _, err = run("train", "voc-retinanet-paper", "--print-config", flag, value)
+    assert code == 2
+    assert flag.split(".")[-1].strip("-").replace("-", "_") in one_line(err)

@@ -1,8 +1,12 @@
 """`python -m pretrain`: what a person types and what comes back."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -273,3 +277,58 @@ def test_a_small_network_is_no_backbone(run: Run, trained: Path, tmp_path: Path)
     code, _, err = run("export", "--run", trained, "--out", tmp_path / "backbone.bin")
     assert code == 2
     assert ".safetensors" in one_line(err)
+
+
+@pytest.mark.parametrize("place", ["fc", "avgpool.nothing"])
+def test_a_place_without_feature_maps(run: Run, folders: Path, tmp_path: Path, place: str) -> None:
+    code, _, err = run(
+        *("train", "toy-resnet18-fd", "--data", folders, "--out", tmp_path / "run", *TINY),
+        *("--focus.after", place),
+    )
+    assert code == 2
+    assert f"--focus.after {place}" in one_line(err)
+
+
+def test_resuming_on_other_data_is_refused(
+    run: Run, folders: Path, trained: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(folders, tmp_path / "data")
+    (tmp_path / "data" / "train" / "ant" / "0.jpg").unlink()
+    flags = (*TINY, "--focus.participation-rate", "1")
+    code, _, err = run(
+        *("train", "toy-resnet18-fd", "--data", tmp_path / "data", "--out", tmp_path / "run"),
+        *flags,
+    )
+    assert code == 2
+    assert "24 training images, here are 23" in one_line(err)
+
+
+def test_a_card_is_not_exported_over_the_runs_own_record(run: Run, trained: Path) -> None:
+    before = (trained / "recipe.json").read_bytes()
+    code, _, err = run("export", "--run", trained, "--out", trained / "recipe.safetensors")
+    assert code == 2
+    assert "overwritten" in one_line(err)
+    assert (trained / "recipe.json").read_bytes() == before
+
+
+def test_a_signal_to_all_processes_ends_in_a_checkpoint(folders: Path, tmp_path: Path) -> None:
+    """A batch system signals the workers, too; the run must not lose them before it has saved."""
+    flags = ["imagenet-resnet50", "--network", "resnet18", "--images.size", "32", "--device", "cpu"]
+    flags += ["--optimization.batch-size", "8", "--optimization.epochs", "10000", "--workers", "1"]
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pretrain", "train", *flags]
+        + ["--data", str(folders), "--out", str(tmp_path / "run")],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.killpg(child.pid, signal.SIGTERM)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 143, err
+    assert torch.load(tmp_path / "run" / "last.pt")["step"] >= 3
