@@ -316,9 +316,9 @@ def test_a_signal_to_all_processes_ends_in_a_checkpoint(folders: Path, tmp_path:
     """A batch system signals the workers, too; the run must not lose them before it has saved."""
     flags = ["imagenet-resnet50", "--network", "resnet18", "--images.size", "32", "--device", "cpu"]
     flags += ["--optimization.batch-size", "8", "--optimization.epochs", "10000", "--workers", "1"]
+    flags += ["--data", str(folders), "--out", str(tmp_path / "run")]
     child = subprocess.Popen(
-        [sys.executable, "-m", "pretrain", "train", *flags]
-        + ["--data", str(folders), "--out", str(tmp_path / "run")],
+        [sys.executable, "-m", "pretrain", "train", *flags],
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
