@@ -19,7 +19,7 @@ class RunFlags:
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     resume: str = "auto"
-    """auto: go on where RUN left off; never: refuse a folder with a run; PATH: from that file."""
+    """auto: go on where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
     workers: int | None = None
     """Processes that read images, per rank; None: the rank's share of the cores."""
     evaluate_every: int = 1

@@ -63,6 +63,22 @@ def participates(rate: float, seed: int, step: int, steps_per_epoch: int | None 
     return step in _exact_steps(rate, seed, step // steps_per_epoch, steps_per_epoch)
 
 
+def _warn_of_no_magnification(optimizer: Optimizer, weight_decay: float) -> None:
+    largest = max(group.get("weight_decay", 0) for group in optimizer.param_groups)
+    if largest == 0:
+        warnings.warn(
+            "no parameter group has a weight decay to magnify: give the optimizer one, "
+            "or pass weight_decay=None",
+            stacklevel=3,
+        )
+    elif largest > weight_decay:
+        warnings.warn(
+            f"the magnified weight decay {weight_decay} is below the optimizer's own {largest}: "
+            "raise it (AdamW needs larger decays than SGD), or pass weight_decay=None",
+            stacklevel=3,
+        )
+
+
 class FocusedTraining:
     """The method around one's own training loop.
 
@@ -95,7 +111,8 @@ class FocusedTraining:
             for, or if a number is out of range.
 
     Warns:
-        UserWarning: If the decay is to be magnified and no parameter group has one.
+        UserWarning: If the decay is to be magnified and no parameter group has one, or one has a
+            larger one.
     """
 
     def __init__(
@@ -129,13 +146,8 @@ class FocusedTraining:
                 f"{sum(1 for _ in model.modules())} modules: place one with insert_after, "
                 "or ask for decay_only"
             )
-        decaying = any(group.get("weight_decay", 0) > 0 for group in optimizer.param_groups)
-        if weight_decay is not None and not decaying:
-            warnings.warn(
-                "no parameter group has a weight decay to magnify: give the optimizer one, "
-                "or pass weight_decay=None",
-                stacklevel=2,
-            )
+        if weight_decay is not None:
+            _warn_of_no_magnification(optimizer, weight_decay)
         self.layers = [] if decay_only else found
         self.optimizer = optimizer
         self.participation_rate = participation_rate

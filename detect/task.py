@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.models.detection.retinanet import RetinaNet
+from torchvision.ops import remove_small_boxes
 
 from common.distributed import World, gather
 from common.errors import InputError
@@ -22,6 +23,8 @@ from detect.recipes import Recipe
 from detect.score import score
 from detect.voc import VocImage
 
+_SMALLEST_SIDE = 1e-3
+"""Pixels; what is left of a box that was cut at the border of the image can have no area."""
 Target = dict[str, Tensor]
 Batch = tuple[list[Tensor], list[Target]]
 """Images (3, H, W), uint8, and boxes (n, 4) with labels (n,), on the device."""
@@ -163,7 +166,8 @@ def detect(
                 pixels = image.to(world.device, non_blocking=True).float() / 255
                 with autocast(recipe.optimization, world.device):
                     (result,) = network([pixels])
-                found.append({name: value.cpu().double() for name, value in result.items()})
+                kept = remove_small_boxes(result["boxes"], _SMALLEST_SIDE)
+                found.append({name: value[kept].cpu().double() for name, value in result.items()})
     finally:
         network.transform.min_size = train_sizes
     by_rank = gather(found)

@@ -314,6 +314,14 @@ def test_warns_when_no_group_has_a_decay() -> None:
             FocusedTraining(model, optimizer, weight_decay=None)
 
 
+def test_warns_when_the_magnified_decay_is_the_smaller_one() -> None:
+    model = network()
+    optimizer = torch.optim.AdamW(model.parameters())  # its default decay is 1e-2
+    with pytest.warns(UserWarning, match=r"0\.001 is below the optimizer's own 0\.01") as caught:
+        FocusedTraining(model, optimizer)
+    assert caught[0].filename == __file__
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -324,6 +332,7 @@ def test_warns_when_no_group_has_a_decay() -> None:
         ({"weight_decay": float("inf")}, "weight_decay must be a finite number >= 0"),
         ({"weight_decay": float("nan")}, "weight_decay must be a finite number >= 0"),
         ({"steps_per_epoch": 0}, "steps_per_epoch must be at least 1, not 0"),
+        ({"steps_per_epoch": 4}, "a rate of 0.1 rounds to no step of 4 an epoch"),
         ({"decay_only": True, "weight_decay": None}, "would do nothing"),
     ],
 )
