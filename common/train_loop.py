@@ -369,7 +369,7 @@ class _Run:
                     state["focus"]["totals"] = [[0] * len(t) for t in state["focus"]["totals"]]
                 self.focus.restore_counts(state["focus"])
             states = state["random"]
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"the checkpoint does not fit this recipe and data ({reason}): choose another --out"

@@ -135,11 +135,8 @@ def crash(at: int) -> Hook:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Read the log without times and without the layer's counts: a process starts these anew."""
-    return [
-        {k: v for k, v in record.items() if k not in TIMES and not k.startswith("focus_")}
-        for record in read_metrics(folder)
-    ]
+    """Read the log without times."""
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in read_metrics(folder)]
 
 
 def straight_and_resumed(
