@@ -33,6 +33,6 @@ torchrun --standalone --nproc-per-node "${GPUS:-1}" -m pretrain train "$RECIPE" 
   --optimization.milestones 75 150 225 \
   --optimization.lr-factor 0.1 \
   --optimization.precision auto \
-  "${focus[@]}" \
+  ${focus[@]+"${focus[@]}"} \
   "$@"
 python -m pretrain export --run "$RUN" --format torchvision --out "$RUN/backbone.safetensors"

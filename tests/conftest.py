@@ -1,4 +1,8 @@
-"""Settings that every test shares: one thread, one seed, the same drawn examples in every run."""
+"""Settings that every test shares: one thread, one seed, the same drawn examples; and what command tests need."""
+
+import sys
+from collections.abc import Callable
+from types import ModuleType
 
 import hypothesis
 import pytest
@@ -19,3 +23,21 @@ hypothesis.settings.load_profile("repository")
 def pytest_runtest_setup(item: pytest.Item) -> None:
     # A hook, not a fixture: hypothesis refuses fixtures that do not run for every example.
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def call_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a stage's command line in this process: exit code, standard output, standard error."""
+
+    def call(command: ModuleType, *arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", [str(command.__file__), *map(str, arguments)])
+        try:
+            code = command.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return call

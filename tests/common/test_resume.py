@@ -27,7 +27,7 @@ from common.train_loop import Options, Stage
 CPU = torch.device("cpu")
 IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(21) % 3
-FOCUS = Focus(after="focus", participation_rate=0.5, weight_decay=0.05)
+FOCUS = Focus(after="focus", participation_rate=0.6, weight_decay=0.05)  # in steps 0, 4 and 5
 SETTINGS = Optimization(lr=0.1, batch_size=8, epochs=2)  # batches of 8, 8, 5
 COSINE = replace(SETTINGS, schedule="cosine", warmup_steps=2, clip_norm=1.0)
 ADAMW = replace(SETTINGS, optimizer="adamw", lr=0.01, accumulate=2)

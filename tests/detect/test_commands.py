@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -27,17 +28,8 @@ OBJECT = (
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["detect/__main__.py", *map(str, arguments)])
-        try:
-            code = command.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+def run(call_command: Callable[..., tuple[int, str, str]]) -> Run:
+    return partial(call_command, command)
 
 
 def write_devkit(root: Path, count: int = 10) -> Path:
