@@ -1,4 +1,4 @@
-"""Settings that every test shares: one thread, one seed, the same drawn examples; and what command tests need."""
+"""What every test shares: one thread, one seed, the same drawn examples; a command caller."""
 
 import sys
 from collections.abc import Callable
