@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from common.checkpoints import load as load_checkpoint
-from common.checkpoints import write_atomically
 from common.errors import InputError
+from common.files import write_atomically
 from common.run_folder import read_json, to_json
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")

@@ -1,62 +1,18 @@
 """Checkpoints that are whole or absent.
 
-A file is written beside its target, flushed to the disk and renamed over it, so a crash at any
-moment leaves the old file or the new one. Tensors and plain values only: everything loads with
-`weights_only=True`, so a checkpoint from elsewhere cannot run code.
+Tensors and plain values only: everything loads with `weights_only=True`, so a checkpoint from
+elsewhere cannot run code.
 """
 
-import contextlib
 import io
-import os
 import random
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from common.errors import InputError
-
-
-def write_atomically(
-    path: Path, write: Callable[[BinaryIO], object], *, keep_previous: bool = False
-) -> None:
-    """Write a file through `write` so that a reader sees the old content or all of the new.
-
-    Args:
-        path: Target file.
-        write: Called with the open temporary file.
-        keep_previous: Leave the file that stood there as `<stem>.previous<suffix>`.
-
-    Raises:
-        InputError: If the disk is full or the folder cannot be written; the old file stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if keep_previous and path.exists():
-            path.replace(previous(path))
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise InputError(
-            f"{path} could not be written ({error.strerror}): free space or choose another --out; "
-            "what was there before is untouched"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):  # gone after the rename, or never made
-            temporary.unlink()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+from common.files import previous, write_atomically
 
 
 def save(state: dict[str, Any], path: Path, *, keep_previous: bool = False) -> None:
@@ -67,11 +23,6 @@ def save(state: dict[str, Any], path: Path, *, keep_previous: bool = False) -> N
     write_atomically(
         path, lambda file: file.write(content.getbuffer()), keep_previous=keep_previous
     )
-
-
-def previous(path: Path) -> Path:
-    """Name the file that `write_atomically` keeps when it replaces `path`."""
-    return path.with_suffix(f".previous{path.suffix}")
 
 
 def load(path: Path) -> dict[str, Any]:

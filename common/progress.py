@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common.checkpoints import write_atomically
 from common.errors import InputError
+from common.files import write_atomically
 
 
 class MetricsLog:

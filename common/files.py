@@ -1,0 +1,61 @@
+"""Writing files that are whole or absent; free of torch.
+
+A file is written beside its target, flushed to the disk and renamed over it, so a crash at any
+moment leaves the old file or the new one.
+"""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from common.errors import InputError
+
+
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], *, keep_previous: bool = False
+) -> None:
+    """Write a file through `write` so that a reader sees the old content or all of the new.
+
+    Args:
+        path: Target file.
+        write: Called with the open temporary file.
+        keep_previous: Leave the file that stood there as `<stem>.previous<suffix>`.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written; the old file stays.
+    """
+    # Not the process number: containers that share a folder may have the same.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        if keep_previous and path.exists():
+            path.replace(previous(path))
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise InputError(
+            f"{path} could not be written ({error.strerror}): free space or choose another --out; "
+            "what was there before is untouched"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # gone after the rename, or never made
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def previous(path: Path) -> Path:
+    """Name the file that `write_atomically` keeps when it replaces `path`."""
+    return path.with_suffix(f".previous{path.suffix}")
