@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from hashlib import blake2b
 from itertools import repeat
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -59,7 +60,7 @@ Data = TypeVar("Data", bound=FileSet | PixelSet)
 
 
 def load(
-    kind: Literal["cifar10", "tiny-imagenet", "imagenet"],
+    kind: Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet"],
     root: Path,
     split: str,
     num_classes: int | None = None,
@@ -68,7 +69,7 @@ def load(
 
     Args:
         kind: "imagenet" stands for any class folders.
-        root: Folder of the data set.
+        root: Folder of the data set, or its archive.
         split: "train", "val" or "test".
         num_classes: How many classes, in the order of their names; None for all.
 
@@ -77,6 +78,7 @@ def load(
     """
     readers: dict[str, Callable[[Path, str], FileSet | PixelSet]] = {
         "cifar10": cifar10,
+        "cifar100": cifar100,
         "tiny-imagenet": tiny_imagenet,
         "imagenet": class_folders,
     }
@@ -140,33 +142,51 @@ def tiny_imagenet(root: Path, split: str) -> FileSet:
 
 
 def cifar10(root: Path, split: str, *, official: bool = True) -> PixelSet | FileSet:
-    """Read CIFAR-10; `root` holds the unpacked binary or Python version, or class folders.
+    """Read CIFAR-10 from its archive, from what that unpacks to, or from class folders.
 
     Args:
-        root: Holds `cifar-10-batches-bin` or `cifar-10-batches-py`, or is one of them, or holds
+        root: `cifar-10-binary.tar.gz` or `cifar-10-python.tar.gz`, or what holds one of them, or
+            `cifar-10-batches-bin` or `cifar-10-batches-py`, or what holds one of them, or holds
             `{train,test}/<class>/*.{jpg,jpeg,png}`.
         split: "train", "val" or "test".
-        official: Demand the published number of images (binary) and digests (Python).
+        official: Demand the published digests (archives, Python) and numbers of images (binary).
 
     Raises:
         InputError: If files are missing or not the published ones.
     """
-    batches = cifar.TRAIN_BATCHES if _is_train(split) else cifar.TEST_BATCHES
-    for name, suffix, read in (
-        ("cifar-10-batches-bin", ".bin", cifar.read_binary),
-        ("cifar-10-batches-py", "", cifar.read_python),
-    ):
-        for folder in (root / name, root):
-            files = [folder / f"{batch}{suffix}" for batch in batches]
-            if any(file.is_file() for file in files):
-                pixels, labels = zip(*(read(f, official=official) for f in files), strict=True)
-                return PixelSet(np.concatenate(pixels), np.concatenate(labels), cifar.CLASSES)
-    if _split_folder(root, split) is not None:
+    return _cifar(cifar.CIFAR10, root, split, official=official)
+
+
+def cifar100(root: Path, split: str, *, official: bool = True) -> PixelSet | FileSet:
+    """Read CIFAR-100 with its fine labels; the rest as `cifar10`.
+
+    Args:
+        root: As for `cifar10`, with `cifar-100-binary` and `cifar-100-python`, packed or not.
+        split: "train", "val" or "test".
+        official: As for `cifar10`.
+
+    Raises:
+        InputError: If files are missing or not the published ones.
+    """
+    return _cifar(cifar.CIFAR100, root, split, official=official)
+
+
+def _cifar(
+    published: cifar.Published, root: Path, split: str, *, official: bool
+) -> PixelSet | FileSet:
+    batches = published.train if _is_train(split) else published.test
+    images = cifar.read_unpacked(published, root, batches, official=official)
+    if images is None and _split_folder(root, split) is not None:
         return class_folders(root, split)
-    expected = """
-        cifar-10-batches-bin/    (or cifar-10-batches-py/, without .bin)
-          data_batch_1.bin to data_batch_5.bin
-          test_batch.bin
+    if images is None:
+        images = cifar.read_archive(published, root, batches, official=official)
+    if images is not None:
+        return PixelSet(*images, published.classes)
+    binary, python = published.versions
+    expected = f"""
+        {binary.archive}    (or {python.archive})
+        or unpacked
+        {binary.folder}/    (or {python.folder}/)
         or class folders
         train/
           <class>/
@@ -175,7 +195,7 @@ def cifar10(root: Path, split: str, *, official: bool = True) -> PixelSet | File
           <class>/
     """
     tree = compare_trees(root, expected)
-    raise InputError(f"{root} does not hold CIFAR-10: unpack the archive there\n{tree}")
+    raise InputError(f"{root} does not hold {published.name}: put an archive there\n{tree}")
 
 
 def select_classes(data: Data, num_classes: int | None) -> Data:
@@ -188,12 +208,54 @@ def select_classes(data: Data, num_classes: int | None) -> Data:
         return data
     if not 1 <= num_classes <= len(data.classes):
         raise InputError(f"cannot take {num_classes} of the data's {len(data.classes)} classes")
-    chosen = np.flatnonzero(data.labels < num_classes)
-    labels, classes = data.labels[chosen], data.classes[:num_classes]
+    chosen = _take(data, np.flatnonzero(data.labels < num_classes))
+    return replace(chosen, classes=data.classes[:num_classes])
+
+
+def hold_out(data: Data, count: int, seed: int) -> tuple[Data, Data]:
+    """Split a training set in two, with the same share of every class in both.
+
+    Where shares are no whole images the largest remainders are rounded up. What is chosen is a
+    function of the labels, `count` and `seed`.
+
+    Args:
+        data: The images.
+        count: How many are held out.
+        seed: Seed of the choice.
+
+    Returns:
+        The kept and the held-out images, each in their old order.
+
+    Raises:
+        InputError: If `count` is not in 1..N-1, or would take all images of a class.
+    """
+    total = len(data.labels)
+    if not 1 <= count < total:
+        raise InputError(f"cannot hold out {count} of {total} images: choose 1 to {total - 1}")
+    sizes = np.bincount(data.labels, minlength=len(data.classes))
+    quotas, remainders = np.divmod(count * sizes, total)
+    rounded_up = np.argsort(-remainders, kind="stable")[: count - quotas.sum()]
+    quotas[rounded_up] += 1
+    emptied = np.flatnonzero((quotas == sizes) & (sizes > 0))
+    if len(emptied):
+        name = data.classes[emptied[0]]
+        raise InputError(f"holding out {count} images leaves class {name} without any: take fewer")
+    key = blake2b(f"{seed} {count}".encode(), digest_size=8, person=b"hold out").digest()
+    # One raw number per image: these, unlike numpy's shuffles, never change with its version.
+    raw = np.random.Philox(key=int.from_bytes(key, "big")).random_raw(total)
+    by_class = np.lexsort((raw, data.labels))
+    rank_in_class = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    held_out = np.zeros(total, bool)
+    held_out[by_class] = rank_in_class < np.repeat(quotas, sizes)
+    return _take(data, np.flatnonzero(~held_out)), _take(data, np.flatnonzero(held_out))
+
+
+def _take(data: Data, chosen: NDArray[np.int64]) -> Data:
+    """Keep the images at some positions, in that order."""
+    labels = data.labels[chosen]
     if isinstance(data, FileSet):
-        paths = tuple(data.paths[i] for i in chosen)
-        return replace(data, paths=paths, labels=labels, classes=classes)
-    return replace(data, pixels=data.pixels[chosen], labels=labels, classes=classes)
+        return replace(data, paths=tuple(data.paths[i] for i in chosen), labels=labels)
+    return replace(data, pixels=data.pixels[chosen], labels=labels)
 
 
 def decode(files: FileSet, size: int) -> PixelSet:

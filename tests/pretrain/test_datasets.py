@@ -1,16 +1,15 @@
 """The readers against files that the tests write, and what they say about broken ones."""
 
-import pickle
 import re
-import struct
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import pytest
-import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from common.errors import InputError
@@ -20,8 +19,10 @@ from pretrain.datasets import (
     PixelSet,
     central_square,
     cifar10,
+    cifar100,
     class_folders,
     decode,
+    hold_out,
     load,
     select_classes,
     tiny_imagenet,
@@ -91,7 +92,7 @@ def test_missing_split_shows_what_is_there(tmp_path: Path) -> None:
 
 
 def test_unknown_split(tmp_path: Path) -> None:
-    readers: list[Callable[[Path, str], object]] = [class_folders, tiny_imagenet, cifar10]
+    readers: list[Callable[[Path, str], object]] = [class_folders, tiny_imagenet, cifar10, cifar100]
     for read in readers:
         with pytest.raises(InputError, match="'training'"):
             read(tmp_path, "training")
@@ -150,205 +151,24 @@ def test_incomplete_tiny_imagenet(tmp_path: Path) -> None:
         tiny_imagenet(tmp_path, "val")
 
 
-# ---- CIFAR-10 ----
-
-Batches = dict[str, tuple[NDArray[np.uint8], list[int]]]
+# ---- CIFAR, the rest of which is in test_cifar.py ----
 
 
-@pytest.fixture
-def batches() -> Batches:
-    rng = np.random.default_rng(0)
-    return {
-        name: (rng.integers(0, 256, (3, 32, 32, 3), np.uint8), rng.integers(0, 10, 3).tolist())
-        for name in (*cifar.TRAIN_BATCHES, *cifar.TEST_BATCHES)
-    }
-
-
-def planes(image: NDArray[np.uint8]) -> bytes:
-    """All red values row by row, then all green, then all blue."""
-    return b"".join(
-        bytes([int(image[y, x, channel])])
-        for channel in range(3)
-        for y in range(32)
-        for x in range(32)
-    )
-
-
-def write_binary(folder: Path, batches: Batches) -> None:
-    folder.mkdir()
-    for name, (images, labels) in batches.items():
-        records = [bytes([label]) + planes(i) for i, label in zip(images, labels, strict=True)]
-        (folder / f"{name}.bin").write_bytes(b"".join(records))
-
-
-def save_as_python_2(pickler: Any, value: str | bytes) -> None:
-    data = value.encode() if isinstance(value, str) else value
-    pickler.write(b"T" + struct.pack("<i", len(data)) + data)  # BINSTRING
-    pickler.memoize(value)
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes text and bytes as the Python 2 that wrote the published files did."""
-
-    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)
-    dispatch[str] = dispatch[bytes] = save_as_python_2
-
-
-def write_python(folder: Path, batches: Batches) -> None:
-    folder.mkdir()
-    for name, (images, labels) in batches.items():
-        rows = np.stack([np.frombuffer(planes(image), np.uint8) for image in images])
-        batch = {"batch_label": "some text", "labels": labels, "data": rows, "filenames": ["a.png"]}
-        with (folder / name).open("wb") as file:
-            Python2Pickler(file, protocol=2).dump(batch)
-        stream = (folder / name).read_bytes().replace(b"numpy._core.multi", b"numpy.core.multi")
-        assert b"numpy.core.multiarray\n_reconstruct" in stream
-        (folder / name).write_bytes(stream)
-
-
-def write_class_folders(folder: Path, batches: Batches) -> None:
-    for name, (images, labels) in batches.items():
-        split = "test" if name == "test_batch" else "train"
-        for wnid in cifar.CLASSES:
-            (folder / split / wnid).mkdir(parents=True, exist_ok=True)
-        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            write_image(folder / split / cifar.CLASSES[label] / f"{name}{number}.png", image)
-
-
-@pytest.mark.parametrize(
-    ("write", "folder"),
-    [(write_binary, "cifar-10-batches-bin"), (write_python, "cifar-10-batches-py")],
-)
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_cifar10_batches(
-    tmp_path: Path,
-    batches: Batches,
-    write: Callable[[Path, Batches], None],
-    folder: str,
-    split: str,
-) -> None:
-    write(tmp_path / folder, batches)
-    names = cifar.TRAIN_BATCHES if split == "train" else cifar.TEST_BATCHES
-    for root in (tmp_path, tmp_path / folder):
-        data = cifar10(root, split, official=False)
-        assert isinstance(data, PixelSet)
-        np.testing.assert_array_equal(data.pixels, np.concatenate([batches[n][0] for n in names]))
-        assert data.labels.tolist() == [label for n in names for label in batches[n][1]]
-        assert data.classes == cifar.CLASSES
-        assert data.labels.dtype == np.int64
-
-
-def test_cifar10_class_folders(tmp_path: Path, batches: Batches) -> None:
+@pytest.mark.parametrize("published", [cifar.CIFAR10, cifar.CIFAR100], ids=["10", "100"])
+def test_cifar_in_class_folders(tmp_path: Path, published: cifar.Published) -> None:
+    read = cifar10 if published is cifar.CIFAR10 else cifar100
     rng = np.random.default_rng(1)
-    every_class = rng.integers(0, 256, (10, 32, 32, 3), np.uint8), list(range(10))
-    write_class_folders(tmp_path, {"data_batch_1": every_class, "test_batch": every_class})
+    images = rng.integers(0, 256, (len(published.classes), 32, 32, 3), np.uint8)
+    for split in ("train", "test"):
+        for name, image in zip(published.classes, images, strict=True):
+            write_image(tmp_path / split / name / "0.png", image)
     for split in ("train", "val", "test"):
-        files = cifar10(tmp_path, split)
+        files = read(tmp_path, split)
         assert isinstance(files, FileSet)
-        assert files.classes == cifar.CLASSES
+        assert files.classes == published.classes
         data = decode(files, 32)
-        np.testing.assert_array_equal(data.pixels, every_class[0])
-        assert data.labels.tolist() == every_class[1]
-
-
-def test_published_digests() -> None:
-    published = torchvision.datasets.CIFAR10
-    assert dict(published.train_list + published.test_list) == cifar._MD5
-
-
-class Bomb:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_pickle_bomb_is_refused(tmp_path: Path, batches: Batches) -> None:
-    folder, trace = tmp_path / "cifar-10-batches-py", tmp_path / "trace"
-    write_python(folder, batches)
-    rows = np.zeros((1, 3072), np.uint8)
-    bomb = pickle.dumps({b"data": rows, b"labels": [0], b"extra": Bomb(trace)}, protocol=4)
-    (folder / "test_batch").write_bytes(bomb)
-    with pytest.raises(InputError, match=r"test_batch.*it asks for pathlib"):
-        cifar10(tmp_path, "val", official=False)
-    assert not trace.exists()
-    pickle.loads(bomb)  # the bomb is a live one
-    assert trace.exists()
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        pickle.dumps({b"data": np.array([None]), b"labels": [0]}, protocol=4),  # array of objects
-        pickle.dumps({b"data": np.zeros((1, 3072), np.int8), b"labels": [0]}, protocol=4),
-        pickle.dumps({b"data": np.zeros((1, 3072), np.uint8)}, protocol=4),
-        pickle.dumps({b"data": np.zeros((1, 3071), np.uint8), b"labels": [0]}, protocol=4),
-        pickle.dumps([1, 2], protocol=2),
-        pickle.dumps({b"data": 0}, protocol=2)[:-3],
-        b"",
-        b"cos\nsystem\n(S'true'\ntR.",
-        b"\x80\x04garbage",
-    ],
-)
-def test_damaged_python_batch(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "test_batch"
-    file.write_bytes(content)
-    with pytest.raises(InputError, match=re.escape(str(file))):
-        cifar10(tmp_path, "val", official=False)
-
-
-def test_python_batch_must_be_the_published_one(
-    tmp_path: Path, batches: Batches, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_python(tmp_path / "cifar-10-batches-py", batches)
-    monkeypatch.setattr(cifar, "_BatchUnpickler", None)  # it is not even reached
-    with pytest.raises(InputError, match=r"data_batch_1 differs from the published file"):
-        cifar10(tmp_path, "train")
-
-
-def test_binary_batch_must_be_whole(tmp_path: Path) -> None:
-    file = tmp_path / "test_batch.bin"
-    whole = bytes([7]) * (10_000 * 3073)
-    file.write_bytes(whole)
-    data = cifar10(tmp_path, "test")
-    assert isinstance(data, PixelSet)
-    assert data.pixels.shape == (10_000, 32, 32, 3)
-    assert set(data.labels) == {7}
-    for length in (9_999 * 3073, 10_001 * 3073, 3073 * 10_000 - 1, 0):
-        file.write_bytes((whole + whole[:3073])[:length])
-        with pytest.raises(InputError, match=rf"test_batch.bin has {length} bytes"):
-            cifar10(tmp_path, "test")
-    file.write_bytes(whole[:4000])
-    with pytest.raises(InputError, match="has 4000 bytes"):
-        cifar10(tmp_path, "test", official=False)
-
-
-@pytest.mark.parametrize("write", [write_binary, write_python])
-def test_impossible_label(
-    tmp_path: Path, batches: Batches, write: Callable[[Path, Batches], None]
-) -> None:
-    images, _ = batches["test_batch"]
-    write(tmp_path / "broken", batches | {"test_batch": (images, [0, 10, 9])})
-    with pytest.raises(InputError, match=r"test_batch.* has label 10 in record 1"):
-        cifar10(tmp_path / "broken", "val", official=False)
-
-
-def test_labels_and_images_must_match(tmp_path: Path, batches: Batches) -> None:
-    images, _ = batches["test_batch"]
-    write_python(tmp_path / "broken", batches | {"test_batch": (images, [0, 1])})
-    with pytest.raises(InputError, match="3 images but 2 labels"):
-        cifar10(tmp_path / "broken", "val", official=False)
-
-
-def test_incomplete_cifar10(tmp_path: Path, batches: Batches) -> None:
-    touch(tmp_path, "cifar-10-python.tar.gz")
-    with pytest.raises(InputError, match=r"(?s)unpack the archive.*cifar-10-python.tar.gz"):
-        cifar10(tmp_path, "train")
-    write_binary(tmp_path / "cifar-10-batches-bin", batches)
-    (tmp_path / "cifar-10-batches-bin/data_batch_3.bin").unlink()
-    with pytest.raises(InputError, match=r"cannot read .*data_batch_3.bin: No such file"):
-        cifar10(tmp_path, "train", official=False)
+        np.testing.assert_array_equal(data.pixels, images)
+        assert data.labels.tolist() == list(range(len(published.classes)))
 
 
 # ---- after reading ----
@@ -372,12 +192,73 @@ def test_first_classes() -> None:
             select_classes(files, too_many)
 
 
-def test_load_dispatches(tmp_path: Path, batches: Batches) -> None:
+@given(
+    labels=st.lists(st.integers(0, 4), min_size=2, max_size=60),
+    count=st.integers(1, 59),
+    seed=st.integers(0, 2**32),
+)
+def test_hold_out(labels: list[int], count: int, seed: int) -> None:
+    """Against exact fractions: whole shares first, then one more for the largest remainders."""
+    total = len(labels)
+    count = min(count, total - 1)
+    classes = ("a", "b", "c", "d", "e")
+    pixels = np.arange(total, dtype=np.uint8)[:, None, None, None]
+    data = PixelSet(pixels, np.array(labels), classes)
+    shares = {c: Fraction(count * labels.count(c), total) for c in range(5)}
+    expected = {c: int(share) for c, share in shares.items()}
+    by_remainder = sorted(shares, key=lambda c: (int(shares[c]) - shares[c], c))
+    for c in by_remainder[: count - sum(expected.values())]:
+        expected[c] += 1
+    emptied = [classes[c] for c in range(5) if 0 < labels.count(c) == expected[c]]
+    if emptied:
+        with pytest.raises(InputError, match=f"leaves class {emptied[0]} without"):
+            hold_out(data, count, seed)
+        return
+    kept, held_out = hold_out(data, count, seed)
+    assert {c: held_out.labels.tolist().count(c) for c in range(5)} == expected
+    positions = [part.pixels[:, 0, 0, 0].tolist() for part in (kept, held_out)]
+    assert positions == [sorted(part) for part in positions]  # the old order
+    assert sorted(positions[0] + positions[1]) == list(range(total))
+    for part, places in zip((kept, held_out), positions, strict=True):
+        assert part.labels.tolist() == [labels[place] for place in places]
+        assert part.classes == classes
+    # Of files the same are chosen, and whatever they hold.
+    files = FileSet(tuple(Path(str(place)) for place in range(total)), np.array(labels), classes)
+    for chosen, places in zip(hold_out(files, count, seed), positions, strict=True):
+        assert [int(str(path)) for path in chosen.paths] == places
+        assert chosen.labels.tolist() == [labels[place] for place in places]
+
+
+def test_hold_out_chooses_at_random() -> None:
+    files = FileSet(tuple(map(Path, map(str, range(2000)))), np.arange(2000) % 2, ("a", "b"))
+    chosen = [
+        {int(str(path)) for path in hold_out(files, count, seed)[1].paths}
+        for count, seed in ((1000, 0), (1000, 1), (998, 0))
+    ]
+    for i, first in enumerate(chosen):
+        halves = [sum(place < 1000 for place in first), sum(place >= 1000 for place in first)]
+        assert min(halves) > 430  # even over the set: 500 +- 16
+        for second in chosen[:i]:
+            assert 430 < len(first & second) < 570  # unrelated: 500 +- 16
+
+
+@pytest.mark.parametrize("count", [-1, 0, 4, 5])
+def test_hold_out_of_an_impossible_count(count: int) -> None:
+    data = FileSet(tuple(map(Path, "wxyz")), np.array([0, 0, 1, 1]), ("a", "b"))
+    with pytest.raises(InputError, match=rf"hold out {count} of 4 images: choose 1 to 3"):
+        hold_out(data, count, 0)
+
+
+def test_load_dispatches(tmp_path: Path) -> None:
     write_tiny(tmp_path / "tiny-imagenet-200")
     touch(tmp_path, "train/b/1.jpg", "train/a/1.jpg")
     assert load("tiny-imagenet", tmp_path, "val", 1).classes == ("n01",)
     assert load("imagenet", tmp_path, "train").classes == ("a", "b")
     assert load("cifar10", tmp_path, "train", 1).classes == ("a",)
+    assert load("cifar100", tmp_path, "train", 1).classes == ("a",)
+    for kind, name in (("cifar10", "CIFAR-10"), ("cifar100", "CIFAR-100")):
+        with pytest.raises(InputError, match=f"does not hold {name}: "):
+            load(kind, tmp_path / "absent", "train")  # type: ignore[arg-type]
 
 
 def test_decode(tmp_path: Path) -> None:
