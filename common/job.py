@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common import distributed
+from common import allocator, distributed
 from common.distributed import World
 from common.errors import InputError
 from common.flags import RunFlags
@@ -70,6 +70,8 @@ def run(
                 folder.close()
 
     with distributed.start(flags.device) as world:
+        if world.device.type == "cpu":
+            allocator.keep_freed_memory()
         if not flags.dry_run:
             return once(flags, world)
         flags.out.parent.mkdir(parents=True, exist_ok=True)

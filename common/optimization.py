@@ -32,7 +32,10 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> Optimizer:
 def autocast(settings: Optimization, device: torch.device) -> AbstractContextManager[Any]:
     """Return the precision context of a recipe on a device."""
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
+    if not bf16:
+        return nullcontext()
+    # A captured step casts its weights anew; a cast kept from outside would be an old weight.
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=not settings.cuda_graphs)
 
 
 def place_focused_dropout(model: nn.Module, focus: Focus) -> None:

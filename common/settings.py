@@ -108,6 +108,8 @@ class Optimization:
     """Memory format of the weights; images come channels last."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    cuda_graphs: bool = False
+    """Replay captured CUDA graphs, one for each kind of step."""
 
     def __post_init__(self) -> None:
         check_range(self, "lr batch_size accumulate epochs lr_factor clip_norm", above=True)

@@ -6,14 +6,13 @@ A stage hands over its network and four functions (`Stage`). What happens at ste
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from common import checkpoints
 from common.distributed import (
@@ -27,12 +26,14 @@ from common.distributed import (
 from common.epoch_sums import EpochSums
 from common.errors import InputError
 from common.focused_training import FocusedTraining
-from common.optimization import autocast, build_optimizer
+from common.graphed_step import Capture, GraphedStep, refuse
+from common.optimization import build_optimizer
 from common.progress import MetricsLog, Progress
 from common.run_folder import RunFolder
 from common.sampling import MicroBatch, Sampling
 from common.settings import Focus, Optimization, learning_rate
 from common.signals import StopRequest, Terminated
+from common.step_parts import StepParts
 
 CHECKPOINT_SECONDS = 300.0
 """A checkpoint is written at least this often, and after every evaluation."""
@@ -62,6 +63,8 @@ class Stage:
     """Metrics of the network in eval mode, the same on every rank."""
     metric: str
     """The metric whose largest value is the best."""
+    at_step: Callable[[float], None] | None = None
+    """Called before every optimizer step with the share of the training's steps that are done."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +127,8 @@ class _Run:
         folder: RunFolder | None,
         options: Options,
     ) -> None:
+        if settings.cuda_graphs:
+            refuse(settings, world, scheduled=stage.at_step is not None)
         self.stage, self.settings, self.world = stage, settings, world
         self.folder, self.options = folder, options
         num_images = stage.num_images
@@ -139,9 +144,9 @@ class _Run:
             drawn_from=stage.num_images if num_images < stage.num_images else None,
         )
         self.steps_per_epoch = self.sampling.steps_per_epoch
-        self.total_steps = settings.epochs * self.steps_per_epoch
+        self.planned_steps = self.total_steps = settings.epochs * self.steps_per_epoch
         if options.stop_step is not None:
-            self.total_steps = min(self.total_steps, options.stop_step)
+            self.total_steps = min(self.planned_steps, options.stop_step)
         self.optimizer = build_optimizer(stage.model, settings)
         self.focus: FocusedTraining | None = None
         if focus_settings.enabled:
@@ -159,13 +164,10 @@ class _Run:
         self.metrics: dict[str, float] = {}
         self.sums = EpochSums()
         self._resume()
-        self.network: nn.Module = stage.model
-        if world.size > 1:
-            self.network = DistributedDataParallel(
-                stage.model,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-            )
+        self.parts = StepParts(stage.model, stage.loss, self.optimizer, settings, world)
+        self.graphed: GraphedStep | None = None
+        if settings.cuda_graphs:
+            self.graphed = GraphedStep(self.parts.whole, self.optimizer, Capture(world.device))
         self.log = MetricsLog(folder.path, self.step) if folder else None
         self.progress = Progress(self.total_steps, self.step, options.label, show=world.is_main)
         self.stop = StopRequest()
@@ -197,33 +199,28 @@ class _Run:
 
     def _train_step(self, plan: list[MicroBatch], batches: Iterator[Any]) -> None:
         """Run one optimizer step over this rank's micro-batches."""
+        if self.stage.at_step:
+            self.stage.at_step(self.step / self.planned_steps)
         lr = learning_rate(self.settings, self.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        with self.focus.step(self.step) if self.focus else nullcontext():
+        images = sum(len(micro_batch.indices) for micro_batch in plan)
+        with self.focus.step(self.step) if self.focus else nullcontext(False) as participating:
+            if self.graphed:
+                full = images == self.settings.batch_size
+                means = self.graphed(next(batches), participating=participating, full=full)
+                self.sums.add(means, images)
+                self._check_finite()
+                return
             for micro_batch in plan:
-                batch = next(batches)
-                with self._gradients_stay_local(micro_batch is not plan[-1]):
-                    with autocast(self.settings, self.world.device):
-                        means = self.stage.loss(self.network, batch)
-                    # DDP takes the mean over the ranks; this makes it the mean over the images.
-                    (means["loss"] * (micro_batch.share * self.world.size)).backward()
+                # DDP takes the mean over the ranks; this makes it the mean over the images.
+                weight = micro_batch.share * self.world.size
+                last = micro_batch is plan[-1]
+                means = self.parts.backward(next(batches), weight, last=last)
                 self.sums.add(means, len(micro_batch.indices))
-            if self.settings.clip_norm is not None:
-                parameters = self.optimizer.param_groups[0]["params"]
-                norm = nn.utils.clip_grad_norm_(parameters, self.settings.clip_norm)
-                self.sums.add(
-                    {"gradient_norm": norm}, sum(len(m.indices) for m in plan), count=False
-                )
+            self.sums.add(self.parts.clip(), images, count=False)
             self._check_finite()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-
-    def _gradients_stay_local(self, more_to_come: bool) -> AbstractContextManager[Any]:
-        """Keep DDP from averaging gradients before the step's last micro-batch."""
-        if more_to_come and isinstance(self.network, DistributedDataParallel):
-            return self.network.no_sync()
-        return nullcontext()
+            self.parts.update()
 
     def _any_rank_asks(self, condition: bool) -> bool:
         """Tell whether the condition holds on any rank; with several, asked every few steps."""

@@ -212,6 +212,22 @@ def test_stops_after_a_step(tmp_path: Path) -> None:
     assert metrics == {"val_score": record["val_score"], "best_val_score": record["val_score"]}
 
 
+def test_a_schedule_follows_the_share_of_all_steps(tmp_path: Path) -> None:
+    """Also where a training is cut and resumed; and before the step's loss."""
+
+    def run(path: Path, **options: Any) -> list[float]:
+        events: list[float] = []
+        task = stage(network(), lambda call, network: events.append(-1.0))
+        settings = replace(SETTINGS, epochs=4, accumulate=2)
+        train(path, replace(task, at_step=events.append), settings, **options)
+        assert events[1::3] == events[2::3] == [-1.0] * (len(events) // 3)  # two losses a step
+        return events[::3]
+
+    assert run(tmp_path / "straight") == [step / 12 for step in range(12)]
+    assert run(tmp_path / "cut", stop_step=5) == [step / 12 for step in range(5)]
+    assert run(tmp_path / "cut") == [step / 12 for step in range(5, 12)]
+
+
 def test_overfitting_uses_the_same_few_images_only(tmp_path: Path) -> None:
     task = stage(network((0.3, 0.6), 0.0))
     seen: list[int] = []

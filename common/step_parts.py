@@ -1,0 +1,77 @@
+"""What an optimizer step consists of: forward and backward, clipping, the update."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from common.distributed import World
+from common.optimization import autocast
+from common.settings import Optimization
+
+
+class StepParts:
+    """The parts of a step, for a loop to put together.
+
+    Args:
+        model: The network, on its device; with several ranks it is wrapped here.
+        loss: Means over a batch, as `Stage.loss`.
+        optimizer: Over the network's parameters, in one group.
+        settings: Precision and clipping.
+        world: This process among its peers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[nn.Module, Any], dict[str, Tensor]],
+        optimizer: Optimizer,
+        settings: Optimization,
+        world: World,
+    ) -> None:
+        self._network = model
+        self._no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if world.size > 1:
+            self._network = wrapped = DistributedDataParallel(
+                model,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+            self._no_sync = wrapped.no_sync
+        self._loss, self._optimizer = loss, optimizer
+        self._settings, self._device = settings, world.device
+
+    def backward(self, batch: Any, weight: float, *, last: bool) -> dict[str, Tensor]:
+        """Add the gradient of `weight` times the mean loss; return the means, detached.
+
+        Args:
+            batch: A micro-batch.
+            weight: Its weight in the step.
+            last: Whether it is the step's last: only then do ranks average their gradients.
+        """
+        with nullcontext() if last else self._no_sync():
+            with autocast(self._settings, self._device):
+                means = self._loss(self._network, batch)
+            (means["loss"] * weight).backward()
+        return {name: value.detach() for name, value in means.items()}
+
+    def clip(self) -> dict[str, Tensor]:
+        """Clip the gradient where the recipe says so; return its norm before, if so."""
+        if self._settings.clip_norm is None:
+            return {}
+        parameters = self._optimizer.param_groups[0]["params"]
+        return {"gradient_norm": nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm)}
+
+    def update(self) -> None:
+        """Change the weights; leave no gradients."""
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def whole(self, batch: Any) -> dict[str, Tensor]:
+        """Run a step of one micro-batch without a look at any value, for a CUDA graph."""
+        means = self.backward(batch, 1.0, last=True) | self.clip()
+        self.update()
+        return means
