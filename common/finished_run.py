@@ -8,8 +8,7 @@ from torch import nn
 
 from common import checkpoints
 from common.errors import InputError
-from common.run_folder import read_json
-from common.settings import from_json
+from common.run_folder import read_description, read_json
 
 Recipe = TypeVar("Recipe")
 
@@ -60,14 +59,7 @@ def open_run(folder: Path, stage: str, kind: type[Recipe], checkpoint: str) -> F
     Raises:
         InputError: If the folder holds no such run or checkpoint.
     """
-    description = read_json(folder / "recipe.json")
-    if description.get("stage") != stage:
-        raise InputError(f"{folder} is no run of `python -m {stage} train`")
-    try:
-        name, seed = description["name"], description["seed"]
-        recipe = from_json(kind, description["recipe"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'recipe.json'} does not fit this version: {error}") from error
+    name, seed, recipe = read_description(folder, stage, kind)
     state = checkpoints.load(folder / f"{checkpoint}.pt")
     if not {"model", "epoch", "metrics"} <= set(state):
         raise InputError(f"{folder / f'{checkpoint}.pt'} is no checkpoint of a run")

@@ -10,6 +10,7 @@ run.lock           held while a process works in the folder
 ```
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -25,6 +26,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError
+from common.files import write_atomically
+from common.settings import Recipe, from_json
 
 Resume = str
 """auto: go on where the folder has a run; never: refuse such a folder; a path: from that file."""
@@ -45,6 +48,7 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "device": device,
+        "hardware": _hardware(device),
         "world_size": world_size,
     }
 
@@ -56,12 +60,32 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _hardware(device: str) -> str:
+    """Name the GPU, or the processor and its number of cores."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
+    return f"{name}, {os.cpu_count()} cores"
+
+
 def _commit() -> str | None:
-    """Return the commit of a checkout, marked where files differ from it; None elsewhere."""
+    """Return the commit of a checkout, marked where code differs from it; None elsewhere."""
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    # Tables of results change with every run that is added to them.
+    changed = commit and _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)*.csv")
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
-            cwd=Path(__file__).parent,
+            ["git", *arguments],
+            cwd=Path(__file__).parents[1],
             capture_output=True,
             text=True,
             timeout=10,
@@ -92,6 +116,27 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object")
     return value
+
+
+def read_description(folder: Path, stage: str, kind: type[Recipe]) -> tuple[str, int, Recipe]:
+    """Return name, seed and recipe of a run, finished or not.
+
+    Args:
+        folder: As `train` wrote it.
+        stage: "pretrain" or "detect".
+        kind: Dataclass of the stage's recipes.
+
+    Raises:
+        InputError: If the folder holds no such run.
+    """
+    description = read_json(folder / "recipe.json")
+    if description.get("stage") != stage:
+        raise InputError(f"{folder} is no run of `python -m {stage} train`")
+    try:
+        recipe = from_json(kind, description["recipe"])
+        return description["name"], description["seed"], recipe
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{folder / 'recipe.json'} does not fit this version: {error}") from error
 
 
 class RunFolder:
@@ -174,8 +219,6 @@ class RunFolder:
 
 
 def _write(path: Path, text: str) -> None:
-    from common.checkpoints import write_atomically  # needs torch, which help must not wait for
-
     write_atomically(path, lambda file: file.write(text.encode()))
 
 

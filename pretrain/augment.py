@@ -26,9 +26,11 @@ from pretrain.datasets import PixelSet, central_square
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network
 import albumentations as A
 
-# Mean and standard deviation of CIFAR-10's training pixels, RGB, for values in [0, 1].
+# Mean and standard deviation of the training pixels, RGB, for values in [0, 1].
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+CIFAR100_MEAN = (0.5071, 0.4865, 0.4409)
+CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 
 
 def train_image(

@@ -9,8 +9,8 @@ from torch import nn
 
 from common import distributed
 from common.backbones import ARCHITECTURES, preprocessing, save_backbone, save_detectron2
-from common.checkpoints import write_atomically
 from common.errors import InputError
+from common.files import write_atomically
 from common.finished_run import FinishedRun, open_run
 from common.loading import default_workers
 from common.progress import read_metrics
@@ -20,8 +20,14 @@ from pretrain.recipes import Recipe
 from pretrain.task import evaluate, open_split, pixel_statistics
 
 
-def _build(run: FinishedRun[Recipe]) -> nn.Module:
-    network = build_network(run.recipe.network, len(run.fact("classes")), run.recipe.stem)
+def build_classifier(run: FinishedRun[Recipe]) -> nn.Module:
+    """Rebuild the network of a run, on the CPU, without its dropouts.
+
+    Raises:
+        InputError: If the weights do not fit.
+    """
+    recipe = run.recipe
+    network = build_network(recipe.network, len(run.fact("classes")), recipe.stem, recipe.block)
     run.load_into(network)
     return network
 
@@ -44,10 +50,11 @@ def evaluate_run(
             seed=run.seed,
             workers=default_workers() if workers is None else workers,
             device=world.device,
+            cache=folder.resolve().parent,
         )
         if list(split.classes) != run.fact("classes"):
             raise InputError(f"{data} has other classes than the run {folder} was trained on")
-        network = _build(run).to(world.device).eval()
+        network = build_classifier(run).to(world.device).eval()
         if run.recipe.optimization.channels_last:
             network.to(memory_format=torch.channels_last)
         result: dict[str, Any] = {

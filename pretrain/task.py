@@ -20,17 +20,24 @@ from common.sampling import MicroBatch
 from pretrain.augment import (
     CIFAR10_MEAN,
     CIFAR10_STD,
+    CIFAR100_MEAN,
+    CIFAR100_STD,
     ResidentImages,
     eval_image,
     normalize,
     train_image,
 )
-from pretrain.datasets import FileSet, PixelSet, decode, load
+from pretrain.datasets import FileSet, PixelSet, hold_out, load
+from pretrain.pixel_cache import cached_decode
 from pretrain.recipes import Recipe
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W), uint8, and labels (B,), on the device."""
 _EVAL_BATCH = 250
+_STATISTICS = {
+    "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
+    "cifar100": (CIFAR100_MEAN, CIFAR100_STD),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,14 +46,14 @@ class Split:
 
     num_images: int
     classes: tuple[str, ...]
+    source: str
+    """What they were read from, such as ".jpg files"."""
     load: Callable[[Iterable[MicroBatch]], Iterator[Batch]]
 
 
 def pixel_statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per RGB channel, for values in [0, 1]."""
-    if recipe.images.dataset == "cifar10":
-        return CIFAR10_MEAN, CIFAR10_STD
-    return IMAGENET_MEAN, IMAGENET_STD
+    return _STATISTICS.get(recipe.images.dataset, (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def open_split(
@@ -58,25 +65,51 @@ def open_split(
     seed: int,
     workers: int,
     device: torch.device,
+    cache: Path | None,
 ) -> Split:
     """Open a split of the recipe's data set.
 
     Sets of small images (crop "pad") are decoded once and lie on the device; others are read and
     augmented by worker processes.
 
+    Args:
+        recipe: Says which data, and how it is cropped.
+        root: Folder of the data set.
+        split: "train", "val", or "held-out" for the training images that the recipe keeps back.
+        training: Crop and flip at random, or not at all.
+        seed: Seed of the crops and flips.
+        workers: Processes that read images from files.
+        device: Where batches go.
+        cache: Folder for decoded pixels; None keeps none.
+
     Raises:
         InputError: If data is missing or damaged.
     """
     images = recipe.images
-    data = load(images.dataset, root, split, images.num_classes)
+    data = load(images.dataset, root, "val" if split == "val" else "train", images.num_classes)
+    source = "archive"
+    if isinstance(data, FileSet):
+        source = f"{data.paths[0].suffix} files"
+    if images.crop == "pad" and isinstance(data, FileSet):
+        data = cached_decode(data, images.size, cache)
+    if images.held_out and split != "val":
+        kept, held_out = hold_out(data, images.held_out, seed=0)  # whatever the run's seed
+        data = held_out if split == "held-out" else kept
     if images.crop == "pad":
-        pixels = decode(data, images.size) if isinstance(data, FileSet) else data
+        assert isinstance(data, PixelSet)
+        pixels = data
         if pixels.pixels.shape[1] != images.size:
             raise InputError(
                 f"{root} holds images of {pixels.pixels.shape[1]} pixels, not {images.size}: "
                 "leave --images.size as it is"
             )
-        return _resident(pixels, images.padding if training else 0, seed, device, training=training)
+        resident = ResidentImages(pixels, images.padding if training else 0, seed, device)
+        return Split(
+            num_images=len(pixels.labels),
+            classes=pixels.classes,
+            source=source,
+            load=partial(_resident_batches, resident, training=training),
+        )
     if isinstance(data, PixelSet):
         raise InputError(f"{root} is an archive of small images: use --images.crop pad")
     read = (
@@ -92,22 +125,17 @@ def open_split(
                 labels.to(device, non_blocking=True),
             )
 
-    return Split(num_images=len(data.paths), classes=data.classes, load=batches)
+    return Split(num_images=len(data.paths), classes=data.classes, source=source, load=batches)
 
 
-def _resident(
-    pixels: PixelSet, padding: int, seed: int, device: torch.device, *, training: bool
-) -> Split:
-    resident = ResidentImages(pixels, padding, seed, device)
-
-    def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
-        for micro_batch in micro_batches:
-            if training:
-                yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
-            else:
-                yield resident.eval_batch(micro_batch.indices)
-
-    return Split(num_images=len(pixels.labels), classes=pixels.classes, load=batches)
+def _resident_batches(
+    resident: ResidentImages, micro_batches: Iterable[MicroBatch], *, training: bool
+) -> Iterator[Batch]:
+    for micro_batch in micro_batches:
+        if training:
+            yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
+        else:
+            yield resident.eval_batch(micro_batch.indices)
 
 
 def _read_train(

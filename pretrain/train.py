@@ -1,6 +1,6 @@
 """`python -m pretrain train`: from a recipe and a data folder to a trained classifier."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import asdict
 from functools import partial
@@ -17,6 +17,7 @@ from common.flags import RunFlags
 from common.loading import default_workers
 from common.optimization import place_focused_dropout
 from common.train_loop import Stage
+from pretrain.dropouts import place_dropouts, set_progress
 from pretrain.networks import build_network
 from pretrain.recipes import Recipe
 from pretrain.task import Split, classification_loss, evaluate, open_split
@@ -42,12 +43,12 @@ def run(name: str, recipe: Recipe, flags: RunFlags) -> dict[str, float]:
 
 
 def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mapping[str, Any]]:
-    train, val = (_open(recipe, flags, split, world) for split in ("train", "val"))
+    scored = "held-out" if recipe.images.held_out else "val"
+    train, val = (_open(recipe, flags, split, world) for split in ("train", scored))
     if val.classes != train.classes:
         raise InputError(f"{flags.data}: train and val do not have the same classes")
     torch.manual_seed(flags.seed)
-    network = build_network(recipe.network, len(train.classes), recipe.stem)
-    place_focused_dropout(network, recipe.focus)
+    network, at_step = build_model(recipe, len(train.classes))
     _try_focused_dropout(network, recipe)
     network.to(world.device)
     if recipe.optimization.channels_last:
@@ -69,14 +70,34 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
             limit=2 * recipe.optimization.batch_size if flags.dry_run else None,
         ),
         metric="val_accuracy",
+        at_step=at_step,
     )
     facts = {
         "data": str(flags.data.resolve()),
+        "source": train.source,
         "train_images": train.num_images,
         "val_images": val.num_images,
         "classes": list(train.classes),
     }
     return stage, facts
+
+
+def build_model(
+    recipe: Recipe, num_classes: int
+) -> tuple[nn.Module, Callable[[float], None] | None]:
+    """Build a recipe's network with its dropouts.
+
+    Returns:
+        The network, and what is to be called before each step with the share of the training done.
+
+    Raises:
+        InputError: If the recipe names a place that the network does not have.
+    """
+    network = build_network(recipe.network, num_classes, recipe.stem, recipe.block)
+    place_focused_dropout(network, recipe.focus)
+    dropouts = place_dropouts(network, recipe.dropout)
+    scheduled = recipe.dropout.kind == "dropblock" and recipe.dropout.linear
+    return network, partial(set_progress, dropouts, recipe.dropout) if scheduled else None
 
 
 def _try_focused_dropout(network: nn.Module, recipe: Recipe) -> None:
@@ -103,4 +124,5 @@ def _open(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:
         seed=flags.seed,
         workers=default_workers() if flags.workers is None else flags.workers,
         device=world.device,
+        cache=None if flags.dry_run else flags.out.resolve().parent,
     )

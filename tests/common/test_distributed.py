@@ -96,7 +96,7 @@ def validate(world: World) -> dict[str, float]:
     def load(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
         return ((PIXELS[m.indices].byte(), LABELS[m.indices]) for m in micro_batches)
 
-    split = Split(num_images=21, classes=tuple("abcdefg"), load=load)
+    split = Split(num_images=21, classes=tuple("abcdefg"), source="drawn", load=load)
     model = network(FIXED, 0.0).float().eval()
     return evaluate(model, split, RECIPES["toy-resnet18"](), world)
 

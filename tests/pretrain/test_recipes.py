@@ -1,0 +1,180 @@
+"""Every recipe can be built and trained, with its method on and off, and says what it should."""
+
+from copy import deepcopy
+from dataclasses import replace
+from functools import lru_cache
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+import common.dropout
+from common.distributed import World
+from common.dropout import FocusedDropout
+from common.focused_training import participates
+from common.train_loop import Options, Stage, train
+from pretrain import paper
+from pretrain.networks import GROUPS, Stem, build_network, penultimate
+from pretrain.networks.cifar_resnet import CifarResNet
+from pretrain.networks.densenet import DenseNet
+from pretrain.networks.wide_resnet import WideResNet
+from pretrain.recipes import RECIPES, Block, Dropout
+from pretrain.task import classification_loss
+from pretrain.train import build_model
+
+PAPER = [name for name in RECIPES if name.split("-")[0] in ("cifar10", "cifar100")] + [
+    name for name in RECIPES if name.startswith("tiny-imagenet-resnet110")
+]
+
+
+def split(name: str) -> tuple[str, str, str]:
+    """Cut a name into data set, network and arm."""
+    dataset = next(d for d in sorted(paper.DATASETS, key=len) if name.startswith(f"{d}-"))
+    network, _, arm = name.removeprefix(f"{dataset}-").partition("-")
+    return dataset, network, arm or "baseline"
+
+
+def test_every_cell_of_tables_1_to_4_has_a_recipe() -> None:
+    cells = {split(name) for name in PAPER}
+    for dataset, (_, table) in paper.TABLES.items():
+        for network, arm in table:
+            assert (dataset, network, arm) in cells
+    assert {("cifar100", "resnet56", arm) for _, arm in paper.TABLE_4} <= cells
+    assert len(PAPER) == (6 + 6 + 1) * 10
+    assert len(RECIPES) == len(PAPER) + 10
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_settings_are_those_of_the_table(name: str) -> None:
+    """Against a second list of the settings, laid out by network and arm."""
+    dataset, network, arm = split(name)
+    recipe = RECIPES[name]()
+    size = 64 if dataset == "tiny-imagenet" else 32
+    assert (recipe.images.dataset, recipe.images.size) == (dataset, size)
+    assert (recipe.images.crop, recipe.images.padding) == ("pad", 8 if size == 64 else 4)
+    o = recipe.optimization
+    assert (o.optimizer, o.lr, o.momentum, o.nesterov, o.lr_factor) == ("sgd", 0.1, 0.9, False, 0.1)
+    wide = network == "wrn28"
+    assert (o.epochs, o.milestones) == ((200, (60, 120, 160)) if wide else (300, (150, 225)))
+    assert o.batch_size == (64 if network == "densenet100" else 128)
+    base = 5e-4 if network in ("vgg19", "wrn28") else 1e-4
+    assert o.weight_decay == (base + 0.1 * (1e-3 - base) if arm == "constant-decay" else base)
+    f, d = recipe.focus, recipe.dropout
+    place = penultimate(recipe.network) if "fd" in arm or "opposite" in arm else None
+    assert f.after == place
+    assert f.opposite == arm.startswith("opposite")
+    assert (f.gamma, f.participation_rate) == ((0.3, 0.6), 0.1)
+    assert f.weight_decay == (1e-3 if arm in ("fd", "mwd", "opposite") else None)
+    if arm == "dropblock":
+        assert d == Dropout(kind="dropblock", after=GROUPS[recipe.network][:2])
+    elif "dropout" in arm:
+        assert d == Dropout(kind=arm, after=(penultimate(recipe.network),))  # type: ignore[arg-type]
+    else:
+        assert d.kind == "none"
+
+
+def test_docstrings_give_the_papers_values() -> None:
+    def said(name: str) -> str:
+        return (RECIPES[name].__doc__ or "").splitlines()[0]
+
+    assert said("cifar10-resnet20-dropblock") == "DropBlock; Table 1: 92.15 +- 0.14%."
+    assert said("cifar100-wrn28-fd") == "FocusedDropout; Table 2: 81.90 +- 0.11%."
+    assert said("tiny-imagenet-resnet110") == "Baseline; Table 3: 62.42 +- 0.25%."
+    assert said("cifar100-resnet56-opposite") == "Opposite approach; Table 4: 74.31 +- 0.14%."
+    assert said("cifar10-vgg19-mwd") == "Randomly MWD; not in the paper."
+    assert all(len((RECIPES[name].__doc__ or "").splitlines()) > 2 for name in PAPER)
+
+
+def test_the_papers_mean_gains() -> None:
+    """The means that the tables' cells must give: 0.52, 0.98, and 12 wins of 12."""
+    for table, mean in ((paper.TABLE_1, 0.5217), (paper.TABLE_2, 0.9833)):
+        networks = {network for network, _ in table}
+        gains = [table[n, "fd"][0] - table[n, "baseline"][0] for n in networks]
+        assert len(gains) == 6 and min(gains) > 0
+        assert sum(gains) / 6 == pytest.approx(mean, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "dropout", [{"kind": "dropout"}, {"after": ("layer1",)}, {"rate": 1.5}, {"block_size": 0}]
+)
+def test_wrong_dropouts_are_refused(dropout: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="dropout|rate|block_size"):
+        Dropout(**dropout)  # type: ignore[arg-type]
+
+
+@lru_cache
+def fresh(name: str, stem: Stem, block: Block | None) -> nn.Module:
+    """Build a network with few blocks, narrow where it can be: the same groups and parts."""
+    if name.startswith("cifar-resnet"):
+        return CifarResNet(BasicBlock if block == "basic" else Bottleneck, 1, 3)
+    if name == "densenet100-bc":
+        return DenseNet(2, 12, 3)
+    if name == "wrn-28-10":
+        return WideResNet(1, 2, 3)
+    return build_network(name, 3, stem, block)
+
+
+def on_then_off(name: str) -> int:
+    """Find a seed at whose first step the method is on, and at whose second it is off."""
+    rate = RECIPES[name]().focus.participation_rate
+    return next(
+        seed
+        for seed in range(1000)
+        if participates(rate, seed, 0) and not participates(rate, seed, 1)
+    )
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step with the method and one without, on four images each."""
+    recipe = RECIPES[name]()
+    small = replace(recipe.optimization, batch_size=4, epochs=1, warmup_steps=0, precision="fp32")
+    recipe = replace(recipe, optimization=small)
+    base, magnified = recipe.optimization.weight_decay, recipe.focus.weight_decay
+    monkeypatch.setattr("pretrain.train.build_network", lambda n, _, *how: deepcopy(fresh(n, *how)))
+    network, at_step = build_model(recipe, 3)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    images, labels = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8), torch.arange(8) % 3
+    decays: list[float] = []
+    handle = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: decays.append(optimizer.param_groups[0]["weight_decay"])
+    )
+    masked: list[int] = []
+    original = common.dropout._mask_and_empty
+    monkeypatch.setattr(
+        "common.dropout._mask_and_empty",
+        lambda x, *rest: masked.append(len(x)) or original(x, *rest),
+    )
+
+    def batches(micro_batches: object) -> object:
+        for micro_batch in micro_batches:  # type: ignore[attr-defined]
+            yield images[micro_batch.indices], labels[micro_batch.indices]
+
+    stage = Stage(
+        model=network,
+        num_images=8,
+        load=batches,  # type: ignore[arg-type]
+        loss=classification_loss(recipe),
+        evaluate=lambda network: {"val_accuracy": 0.0},
+        metric="val_accuracy",
+        at_step=at_step,
+    )
+    layers = [module for module in network.modules() if isinstance(module, FocusedDropout)]
+    assert len(layers) == (recipe.focus.after is not None)
+    world = World(device=torch.device("cpu"))
+    try:
+        train(
+            stage, recipe.optimization, recipe.focus, world, None, Options(seed=on_then_off(name))
+        )
+    finally:
+        handle.remove()
+    assert decays == [magnified or base, base]
+    assert masked == ([4] if layers else [])
+    after = network.state_dict()
+    assert list(after) == list(before)
+    for key, value in after.items():
+        assert torch.isfinite(value).all(), key
+        if key.endswith("weight"):
+            assert not torch.equal(value, before[key]), key
