@@ -1,4 +1,4 @@
-"""`python -m pretrain`: train, evaluate and export classifiers."""
+"""`python -m pretrain`: train, evaluate, export and look at classifiers."""
 
 import inspect
 import os
@@ -12,6 +12,7 @@ import tyro
 from common import cli
 from common.flags import RunFlags
 from common.run_folder import to_json
+from common.settings import check_range
 from pretrain.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m pretrain"
@@ -23,6 +24,7 @@ Images to a trained classifier to a backbone file.
   train RECIPE --data DIR --out RUN      train; goes on where RUN left off
   evaluate --run RUN --data DIR          score a run on the validation images
   export --run RUN --format torchvision --out FILE.safetensors
+  look FIGURE --runs RUN [RUN ...] --out FILE.png      draw what finished runs show
 
 {PROGRAM} COMMAND --help shows the flags.
 On G GPUs: torchrun --nproc-per-node G -m -- pretrain COMMAND ...
@@ -67,6 +69,42 @@ class ExportFlags:
     """Who will read it; the first three have the same keys."""
     checkpoint: Checkpoint = "best"
     """Weights of the best evaluation, or the last ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookFlags:
+    """Flags of look."""
+
+    runs: tuple[Path, ...]
+    """Folders of runs; those of one recipe with several seeds make one line in curves."""
+    out: Path
+    """The picture, .png; the numbers behind it go to a .csv beside it."""
+    data: Path | None = None
+    """Folder of the data set, for channels and cam."""
+    classes: tuple[str, ...] = ()
+    """Classes that channels shows; none: four, evenly spaced."""
+    num_images: int = 8
+    """Validation images that cam shows."""
+    seed: int = 0
+    """Which images these are."""
+    checkpoint: Checkpoint = "best"
+    """Weights of the best evaluation, or the last ones, for channels and cam."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    workers: int | None = None
+    """Processes that read images; None: as many as cores."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "num_images", low=1)
+        check_range(self, "seed workers")
+
+
+_FIGURES: dict[str, str] = {
+    "channels": "Figure 2: which channel of the last layer is the strongest, by class.",
+    "cam": "Figure 4: class activation maps, with the focused area outlined.",
+    "curves": "Figure 5: validation accuracy and training loss by epoch.",
+    "keep-ratio": "Section 5.2.2: the share of units that FocusedDropout keeps, by epoch.",
+}
 
 
 def _list(argv: list[str]) -> None:
@@ -115,9 +153,46 @@ def _export(argv: list[str]) -> None:
     )
 
 
+def _look(argv: list[str]) -> None:
+    program = f"{PROGRAM} look"
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {program} FIGURE --runs RUN [RUN ...] --out FILE.png [flags]\n")
+        print("\n".join(f"  {name:10}  {text}" for name, text in _FIGURES.items()))
+        print(f"\n{program} FIGURE --help shows the flags.")
+        return
+    figure = cli.choose(argv[0], _FIGURES, "figure", f"`{program} --help`")
+    example = f"example: {program} {figure} --runs RUN --out {figure}.png"
+    example += "" if figure in ("curves", "keep-ratio") else " --data DIR"
+    flags = cli.parse(
+        LookFlags, argv[1:], f"{program} {figure}", f"{_FIGURES[figure]}\n\n{example}"
+    )
+    from pretrain.look import look
+
+    written = look(
+        figure,  # type: ignore[arg-type]
+        flags.runs,
+        flags.data,
+        flags.out,
+        flags.device,
+        checkpoint=flags.checkpoint,
+        classes=flags.classes,
+        num_images=flags.num_images,
+        seed=flags.seed,
+        workers=flags.workers,
+    )
+    for path in written:
+        print(f"wrote {path}")
+
+
 def main() -> int:
     """Run the command line; return the exit code."""
-    commands = {"list": _list, "train": _train, "evaluate": _evaluate, "export": _export}
+    commands = {
+        "list": _list,
+        "train": _train,
+        "evaluate": _evaluate,
+        "export": _export,
+        "look": _look,
+    }
     return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 
 
