@@ -1,0 +1,203 @@
+"""The tables and figures of the paper as runs to be made, and the tables made from them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pretrain import paper
+from pretrain.recipes import RECIPES, Dataset, Recipe
+from pretrain.results import changes, describe_changes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One arm of one network: all seeds of a recipe, changed or not."""
+
+    network: str
+    """As in the paper's tables."""
+    label: str
+    name: str
+    """Of the recipe that it starts from."""
+    recipe: Recipe
+    value: str | None = None
+    """What Figure 6 varies."""
+    reported: paper.Result | None = None
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Experiment:
+    """A table or figure of the paper."""
+
+    title: str
+    dataset: Dataset
+    networks: tuple[str, ...]
+    arms: tuple[str, ...] = ("baseline",)
+    varied: str = ""
+    """Figure 6: the field of `Focus` that is varied."""
+    values: tuple[float | tuple[float, float], ...] = ()
+
+
+EXPERIMENTS = {
+    "table1": Experiment(
+        title="Table 1",
+        dataset="cifar10",
+        networks=("resnet20", "resnet56", "resnet110", "vgg19", "densenet100", "wrn28"),
+        arms=paper.METHODS,
+    ),
+    "table2": Experiment(
+        title="Table 2",
+        dataset="cifar100",
+        networks=("resnet20", "resnet56", "resnet110", "vgg19", "densenet100", "wrn28"),
+        arms=paper.METHODS,
+    ),
+    "table3": Experiment(
+        title="Table 3",
+        dataset="tiny-imagenet",
+        networks=("resnet110",),
+        arms=paper.METHODS,
+    ),
+    "table4": Experiment(
+        title="Table 4",
+        dataset="cifar100",
+        networks=("resnet56",),
+        arms=paper.ABLATION,
+    ),
+    "figure2": Experiment(title="Figure 2", dataset="cifar10", networks=("resnet56",)),
+    "figure4": Experiment(
+        title="Figure 4",
+        dataset="tiny-imagenet",
+        networks=("resnet110",),
+        arms=("baseline", "dropblock", "fd"),
+    ),
+    "figure5": Experiment(
+        title="Figure 5",
+        dataset="cifar100",
+        networks=("resnet110",),
+        arms=("baseline", "mwd", "fd"),
+    ),
+    "figure6a": Experiment(
+        title="Figure 6a",
+        dataset="cifar100",
+        networks=("resnet56",),
+        varied="participation_rate",
+        values=(0.05, 0.1, 0.2, 0.3, 0.4),
+    ),
+    "figure6b": Experiment(
+        title="Figure 6b",
+        dataset="cifar100",
+        networks=("resnet56",),
+        varied="gamma",
+        values=(0.3, 0.6, 0.9, (0.3, 0.6), (0.6, 0.9)),
+    ),
+    "figure6c": Experiment(
+        title="Figure 6c",
+        dataset="cifar100",
+        networks=("resnet56",),
+        varied="weight_decay",
+        values=(2e-4, 5e-4, 1e-3, 2e-3, 5e-3),
+    ),
+}
+"""What each is made of. The values of Figure 6 are ours where the paper prints none; its last pair
+for gamma is the range that Algorithm 1 gives."""
+
+
+def cells(experiment: Experiment) -> list[Cell]:
+    """List what an experiment compares."""
+    return [
+        cell
+        for network in experiment.networks
+        for cell in (
+            *(_arm(experiment.dataset, network, arm) for arm in experiment.arms),
+            *(_varied(experiment, network, value) for value in experiment.values),
+        )
+    ]
+
+
+def _arm(dataset: Dataset, network: str, arm: str) -> Cell:
+    name = f"{dataset}-{network}" + ("" if arm == "baseline" else f"-{arm}")
+    found = paper.reported(dataset, network, arm)
+    return Cell(
+        network=network,
+        label=paper.ARMS[arm],
+        name=name,
+        recipe=RECIPES[name](),
+        reported=found[1] if found else None,
+        is_baseline=arm == "baseline",
+    )
+
+
+def _varied(experiment: Experiment, network: str, value: float | tuple[float, float]) -> Cell:
+    name = f"{experiment.dataset}-{network}-fd"
+    recipe = RECIPES[name]()
+    low, high = value if isinstance(value, tuple) else (value, value)
+    setting: dict[str, Any] = {
+        experiment.varied: (low, high) if experiment.varied == "gamma" else low
+    }
+    shown = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+    return Cell(
+        network=network,
+        label=f"{experiment.varied.replace('_', ' ')} {shown}",
+        name=name,
+        recipe=replace(recipe, focus=replace(recipe.focus, **setting)),
+        value=shown,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One training of a cell; its recipe is that of the cell, shortened or changed further."""
+
+    cell: Cell
+    recipe: Recipe
+    seed: int
+    folder: Path
+
+    def flags(self) -> list[str]:
+        """Return the flags that make `train` take this recipe."""
+        flags = []
+        for field, value in changes(self.cell.name, self.recipe).items():
+            flag = field.replace("_", "-")
+            if isinstance(value, bool):
+                head, _, tail = flag.rpartition(".")
+                flags += [f"--{head}.{tail}" if value else f"--{head}.no-{tail}"]
+            else:
+                values = value if isinstance(value, tuple) else (value,)
+                flags += [f"--{flag}", *map(str, values)]
+        return flags
+
+
+def plan(
+    compared: Sequence[Cell],
+    seeds: Sequence[int],
+    out: Path,
+    change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
+) -> list[Run]:
+    """List the trainings of cells, all arms of a seed before the next seed.
+
+    Args:
+        compared: The cells.
+        seeds: One training each.
+        out: Their folders are made in it. The same training has the same folder whatever the
+            experiment, so that a baseline is trained once for all tables.
+        change: Applied to every recipe.
+    """
+    runs = []
+    for seed in seeds:
+        for cell in compared:
+            recipe = change(cell.recipe)
+            changed = describe_changes(cell.name, recipe)
+            label = cell.name + (f",{changed.replace(' ', ',')}" if changed else "")
+            runs.append(
+                Run(cell=cell, recipe=recipe, seed=seed, folder=out / label / f"seed-{seed}")
+            )
+    return runs
+
+
+def shortened(recipe: Recipe, scale: float) -> Recipe:
+    """Return a recipe of a share of the epochs, at least one; milestones move in proportion."""
+    before = recipe.optimization
+    epochs = max(1, round(before.epochs * scale))
+    milestones = tuple(round(m * epochs / before.epochs, 3) for m in before.milestones)
+    return replace(recipe, optimization=replace(before, epochs=epochs, milestones=milestones))

@@ -1,0 +1,294 @@
+"""Train what a table or figure of the paper needs, and render it; see `--help`."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+
+from common import cli
+from common.errors import InputError
+from common.progress import read_metrics
+from common.settings import Optimization, check_range
+from common.side_by_side import Job, Slot, find_slots, run_side_by_side
+from pretrain import paper
+from pretrain.experiments import EXPERIMENTS, Experiment, Run, cells, plan, shortened
+from pretrain.recipes import Block, Dataset, NetworkName, Recipe
+from pretrain.results import Row, append_rows, row_of
+from pretrain.tables import render
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = "python scripts/reproduce.py"
+OVERVIEW = f"""usage: {PROGRAM} EXPERIMENT --data DIR [flags] [-- flags of every training]
+
+Train what a table or figure of the paper needs, and render it beside the paper's numbers. Runs that
+are done are not repeated, one that was interrupted goes on.
+
+  {", ".join(EXPERIMENTS)}
+
+{PROGRAM} EXPERIMENT --help shows the flags.
+
+examples:
+  {PROGRAM} table4 --data cifar-100-python.tar.gz
+  {PROGRAM} table4 --data cifar10 --dataset cifar10 --networks resnet20 --scale 0.01"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """What is run, and how."""
+
+    data: Path
+    """Folder or archive of the data set."""
+    out: Path = Path("runs/reproduce")
+    """Folder of the runs and of what is rendered."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training of every arm for each; the paper has three."""
+    scale: float = 1.0
+    """Share of the epochs, at least one; every table says so."""
+    dataset: Dataset | None = None
+    """Other data than the paper's."""
+    networks: tuple[str, ...] = ()
+    """Other networks than the paper's, or some of them: resnet20, resnet56, resnet110, vgg19,
+    densenet100, wrn28."""
+    held_out: int = 0
+    """Choose the epoch by N training images that are kept back, not by the test images."""
+    jobs: int | None = None
+    """Trainings side by side; None: one a GPU, up to four on a single one, one a core without."""
+    device: str = "auto"
+    """auto (GPUs where there are any), cpu or cuda."""
+    plan: bool = False
+    """Show the plan and the results so far; train nothing."""
+    results: Path = ROOT / "pretrain" / "results.csv"
+    """Finished runs are appended to this table."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "scale", high=1, above=True)
+        check_range(self, "jobs", low=1)
+        check_range(self, "seeds held_out")
+
+
+def reproduce(name: str, argv: list[str]) -> None:
+    """Plan, run and render an experiment."""
+    mine, extra = argv, []
+    if "--" in argv:
+        mine, extra = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    program = f"{PROGRAM} {name}"
+    flags = cli.parse(Flags, mine, program, f"{_describe(name)}\n\nexample: {program} --data DIR")
+    experiment = _chosen(EXPERIMENTS[name], flags)
+
+    def change(recipe: Recipe) -> Recipe:
+        recipe = shortened(recipe, flags.scale)
+        recipe = replace(recipe, images=replace(recipe.images, held_out=flags.held_out))
+        return cli.parse(Recipe, extra, "flags behind --", "", default=recipe)
+
+    runs = plan(cells(experiment), flags.seeds, flags.out, change)
+    todo = [run for run in runs if row_of(run.folder) is None]
+    slots = find_slots(flags.device, flags.jobs, len(todo))
+    _show_plan(runs, todo, slots, flags)
+    if not flags.plan:
+        _run_all(todo, slots, flags)
+    rows = {run.folder: row for run in runs if (row := row_of(run.folder))}
+    append_rows(flags.results, rows.values())
+    table = render(experiment, runs, rows)
+    target = flags.out / f"{name}.md"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(table)
+    print(f"\n{table}")
+    for path in (target, *_pictures(name, experiment, runs, rows, flags)):
+        print(f"wrote {path}")
+
+
+def _describe(name: str) -> str:
+    experiment = EXPERIMENTS[name]
+    number = len(cells(experiment))
+    return f"{experiment.title} of the paper: {number} trainings for each seed."
+
+
+def _chosen(experiment: Experiment, flags: Flags) -> Experiment:
+    """Apply --dataset and --networks."""
+    dataset = flags.dataset or experiment.dataset
+    if dataset not in paper.DATASETS:
+        raise InputError(f"--dataset {dataset} has no recipes of the paper's networks")
+    known = ("resnet110",) if dataset == "tiny-imagenet" else EXPERIMENTS["table1"].networks
+    networks = flags.networks or experiment.networks
+    for network in networks:
+        if network not in known:
+            raise InputError(f"--networks {network}: for {dataset} choose of {', '.join(known)}")
+    return replace(experiment, dataset=dataset, networks=networks)
+
+
+def _show_plan(
+    runs: Sequence[Run], todo: Sequence[Run], slots: Sequence[Slot], flags: Flags
+) -> None:
+    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them done")
+    if not todo:
+        return
+    seconds = [_estimate(run.recipe, flags.data, slots[0].device) for run in todo]
+    for run, estimate in zip(todo, seconds, strict=True):
+        epochs = run.recipe.optimization.epochs
+        plural = "" if epochs == 1 else "s"
+        print(f"  {_name(run)}, {epochs} epoch{plural}: about {_duration(estimate)}")
+    device = slots[0].device
+    # Side by side on a CPU they share what one would have; a GPU has room for more.
+    share = 1 if device == "cpu" else len({s.environment["CUDA_VISIBLE_DEVICES"] for s in slots})
+    print(
+        f"about {_duration(sum(seconds) / share)} in all on {device}, {len(slots)} side by side",
+        flush=True,
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _estimate(recipe: Recipe, data: Path, device: str) -> float:
+    """Estimate the seconds of a training and its evaluations from a few steps."""
+    train, val = _num_images(recipe.images.dataset, data)
+    seconds = _seconds_per_image(
+        recipe.network, recipe.block, recipe.images.size, recipe.optimization, device
+    )
+    return recipe.optimization.epochs * seconds * (train + val / 3)
+
+
+@lru_cache
+def _num_images(dataset: Dataset, data: Path) -> tuple[int, int]:
+    from pretrain.datasets import load
+
+    train, val = (len(load(dataset, data, split).labels) for split in ("train", "val"))
+    return train, val
+
+
+@lru_cache
+def _seconds_per_image(
+    network: NetworkName, block: Block | None, size: int, settings: Optimization, device: str
+) -> float:
+    """Time two training steps behind one that warms up."""
+    import torch
+
+    from common.optimization import autocast
+    from pretrain.networks import build_network
+
+    model = build_network(network, 10, block=block).to(device)
+    batch = settings.batch_size if device == "cuda" else 16
+    images = torch.randn(batch, 3, size, size, device=device)
+    if settings.channels_last:
+        model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        with autocast(settings, torch.device(device)):
+            loss = model(images).float().square().mean()
+        loss.backward()
+        loss.item()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:]) / batch
+
+
+def _job(run: Run, flags: Flags, device: str) -> Job:
+    """Return the commands of a training; one with held-out images ends with scoring the others."""
+    common = ["--data", str(flags.data.resolve()), "--device", device]
+    program = [sys.executable, "-m", "pretrain"]
+    folder = str(run.folder.resolve())
+    train = ["train", run.cell.name, "--out", folder, "--seed", str(run.seed), *run.flags()]
+    commands = [[*program, *train, *common]]
+    if run.recipe.images.held_out:
+        commands.append([*program, "evaluate", "--run", folder, *common])
+    return Job(name=_name(run), commands=commands, log=run.folder / "console.log")
+
+
+def _name(run: Run) -> str:
+    return f"{run.cell.label} of {run.cell.network}, seed {run.seed}"
+
+
+def _run_all(todo: Sequence[Run], slots: Sequence[Slot], flags: Flags) -> None:
+    """Train what is not done, and add each run to the table of results as it ends."""
+    from common.train_loop import NonFiniteError
+
+    by_name = {_name(run): run for run in todo}
+    start = time.monotonic()
+    ended: list[str] = []
+
+    def done(job: Job, code: int) -> None:
+        ended.append(job.name)
+        row = row_of(by_name[job.name].folder)
+        if row is None and code != NonFiniteError.exit_code:
+            raise InputError(f"{job.name} failed: {_last_line(job.log)} ({job.log} has all of it)")
+        left = (time.monotonic() - start) / len(ended) * (len(todo) - len(ended))
+        head = f"[{len(ended)}/{len(todo)}] {job.name}:"
+        if row is None:
+            print(f"{head} ended with exit code {code}: {_last_line(job.log)}", flush=True)
+            return
+        append_rows(flags.results, [row])
+        print(
+            f"{head} best {row.best_accuracy:.2%} (epoch {row.best_epoch}), "
+            f"last {row.last_accuracy:.2%}, {_duration(row.seconds)}; "
+            f"about {_duration(left)} left",
+            flush=True,
+        )
+
+    def status(running: list[Job]) -> None:
+        shown = (f"{job.name}: epoch {_epoch(by_name[job.name])}" for job in running)
+        print(f"  running: {'; '.join(shown)}", flush=True)
+
+    run_side_by_side([_job(run, flags, slots[0].device) for run in todo], slots, done, status)
+
+
+def _pictures(
+    name: str,
+    experiment: Experiment,
+    runs: Sequence[Run],
+    rows: Mapping[Path, Row],
+    flags: Flags,
+) -> list[Path]:
+    """Draw the figures that can be drawn from what is done."""
+    done = [run for run in runs if run.folder in rows]
+    out = flags.out / f"{name}.png"
+    if not done or name.startswith("table"):
+        return []
+    from pretrain.look import look
+    from pretrain.sweep_picture import plot_sweep
+
+    if experiment.varied:
+        epochs = done[0].recipe.optimization.epochs
+        title = f"{experiment.title}: {', '.join(experiment.networks)} on {experiment.dataset}"
+        axis = experiment.varied.replace("_", " ")
+        plot_sweep(runs, rows, axis, out, f"{title}, {epochs} epochs")
+        return [out]
+    folders = [run.folder for run in done]
+    if name == "figure5":
+        written = look("curves", folders, None, out)
+        focused = [run.folder for run in done if rows[run.folder].keep_ratio is not None]
+        if focused:
+            written += look("keep-ratio", focused, None, out.with_name(f"{name}-keep-ratio.png"))
+        return written
+    one_seed = [run.folder for run in done if run.seed == done[0].seed]
+    if name == "figure2":
+        return look("channels", one_seed[:1], flags.data, out, flags.device)
+    return look("cam", one_seed, flags.data, out, flags.device)
+
+
+def _epoch(run: Run) -> str:
+    records = read_metrics(run.folder)
+    epoch = records[-1]["epoch"] if records else 0
+    return f"{epoch}/{run.recipe.optimization.epochs}"
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    commands = {name: partial(reproduce, name) for name in EXPERIMENTS}
+    return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

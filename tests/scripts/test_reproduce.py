@@ -1,0 +1,160 @@
+"""`scripts/reproduce.py`: plans, runs what is not done, survives being killed, renders."""
+
+import csv
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
+FAST = "--optimization.batch-size 4 --optimization.precision fp32".split()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """CIFAR-10 as class folders: two classes that differ in brightness."""
+    root = tmp_path_factory.mktemp("cifar10")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("test", 3)):
+        for label, name in enumerate(("cat", "dog")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 100, (32, 32, 3), dtype=np.uint8) + np.uint8(100 * label)
+                cv2.imwrite(str(root / split / name / f"{number}.png"), pixels)
+    return root
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["reproduce"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def arguments(name: str, data: Path, out: Path) -> list[str]:
+    return [
+        *(name, "--data", str(data), "--out", str(out), "--dataset", "cifar10"),
+        *("--networks", "resnet20", "--scale", "0.003", "--seeds", "0", "--jobs", "2"),
+        *("--device", "cpu", "--results", str(out / "results.csv"), "--", *FAST),
+    ]
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_killed_half_way_it_repeats_nothing(data: Path, tmp_path: Path) -> None:
+    command = [sys.executable, str(SCRIPT), *arguments("figure5", data, tmp_path)]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert first.stdout is not None
+    for line in first.stdout:
+        if line.startswith("[1/3]"):
+            break
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    first.stdout.close()
+    (done,) = rows_of(tmp_path)
+    time.sleep(0.2)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed-0/last.pt")}
+
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.returncode == 0, second.stderr
+    rows = rows_of(tmp_path)
+    assert rows[0] == done
+    assert sorted(row["recipe"] for row in rows) == [
+        *("cifar10-resnet20", "cifar10-resnet20-fd", "cifar10-resnet20-mwd")
+    ]
+    kept = [p for p, written in before.items() if p.stat().st_mtime_ns == written]
+    assert len(kept) >= 1
+    assert "3 runs, " in second.stdout and "| FocusedDropout | - | 1 |" not in second.stdout
+    table = (tmp_path / "figure5.md").read_text()
+    assert table in second.stdout
+    assert "**Scaled: 1 of 300 epochs (0.3%).**" in table
+    assert "| FocusedDropout | 92.08 ± 0.17 / +0.60 | 1 | " in table
+    assert "3 of 3 runs; seeds 0; data cifar10 (.png files), 8 training images" in table
+    for name in ("figure5.png", "figure5.csv"):
+        assert (tmp_path / name).stat().st_size > 0
+
+    third = subprocess.run(command, capture_output=True, text=True)
+    assert third.returncode == 0
+    assert third.stdout.startswith("3 runs, 3 of them done\n")
+    assert rows_of(tmp_path) == rows
+
+
+def test_held_out_images_and_a_figure(data: Path, tmp_path: Path) -> None:
+    command = arguments("figure2", data, tmp_path)
+    command[command.index("--") : command.index("--")] = ["--held-out", "4"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (row,) = rows_of(tmp_path)
+    assert (row["train_images"], row["scored_images"], row["held_out"]) == ("4", "4", "4")
+    (evaluation,) = tmp_path.glob("*/seed-0/evaluation.json")
+    scored = json.loads(evaluation.read_text())
+    assert scored["images"] == 6
+    assert float(row["test_accuracy"]) == scored["val_accuracy"]
+    assert "4 training images that were kept back" in done.stdout
+    assert (tmp_path / "figure2.png").stat().st_size > 0
+
+
+def test_a_plan_trains_nothing(
+    call_command: Callable[..., tuple[int, str, str]],
+    script: ModuleType,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    command = arguments("table4", data, tmp_path / "out")
+    code, out, _ = call_command(script, command[0], "--plan", *command[1:])
+    assert code == 0
+    assert out.startswith("7 runs, 0 of them done\n")
+    assert "Randomly MWD of resnet20, seed 0, 1 epoch" in out
+    assert "None of 7 runs is done." in out
+    assert not list((tmp_path / "out").glob("*/seed-0"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--networks", "resnet9000"), "choose of resnet20, resnet56"),
+        (("--scale", "0"), "scale must be above 0"),
+        (("--data", "nowhere"), "nowhere does not hold CIFAR-10"),
+        (("--seeds", "-1"), "seeds must be at least 0"),
+        (("--dataset", "imagenet"), "--dataset imagenet has no recipes"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    call_command: Callable[..., tuple[int, str, str]],
+    script: ModuleType,
+    data: Path,
+    tmp_path: Path,
+    change: tuple[str, str],
+    message: str,
+) -> None:
+    command = arguments("figure5", data, tmp_path)
+    command[command.index("--") : command.index("--")] = change
+    code, _, err = call_command(script, *command)
+    assert code == 2
+    assert err.startswith("error: ") and message in err
+    if "nowhere" not in change:
+        assert err.count("\n") == 1
+
+
+def test_a_training_that_fails_is_named(data: Path, tmp_path: Path) -> None:
+    command = [*arguments("figure2", data, tmp_path), "--images.num-classes", "9"]
+    done = subprocess.run([sys.executable, str(SCRIPT), *command], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "cannot take 9 of the data's 2 classes" in done.stderr
+    assert "console.log" in done.stderr
+    assert "Traceback" not in done.stderr
