@@ -147,9 +147,15 @@ def _duration(seconds: float) -> str:
 def _estimate(recipe: Recipe, data: Path, device: str) -> float:
     """Estimate the seconds of a training and its evaluations from a few steps."""
     train, val = _num_images(recipe.images.dataset, data)
-    seconds = _seconds_per_image(
-        recipe.network, recipe.block, recipe.images.size, recipe.optimization, device
+    o = recipe.optimization
+    alike = Optimization(
+        lr=o.lr,
+        epochs=1,
+        batch_size=o.batch_size if device == "cuda" else 32,
+        precision=o.precision,
+        channels_last=o.channels_last,
     )
+    seconds = _seconds_per_image(recipe.network, recipe.block, recipe.images.size, alike, device)
     return recipe.optimization.epochs * seconds * (train + val / 3)
 
 
@@ -172,8 +178,7 @@ def _seconds_per_image(
     from pretrain.networks import build_network
 
     model = build_network(network, 10, block=block).to(device)
-    batch = settings.batch_size if device == "cuda" else 16
-    images = torch.randn(batch, 3, size, size, device=device)
+    images = torch.randn(settings.batch_size, 3, size, size, device=device)
     if settings.channels_last:
         model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
@@ -187,7 +192,7 @@ def _seconds_per_image(
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return min(times[1:]) / batch
+    return min(times[1:]) / settings.batch_size
 
 
 def _job(run: Run, flags: Flags, device: str) -> Job:

@@ -1,0 +1,81 @@
+"""Metrics of an evaluation, against a plain loop over the same logits."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from common.distributed import World
+from common.sampling import MicroBatch
+from pretrain import task
+from pretrain.recipes import RECIPES
+from pretrain.task import Split, evaluate
+
+CPU = World(device=torch.device("cpu"))
+RECIPE = RECIPES["cifar10-resnet20"]()
+
+
+class Lookup(nn.Module):
+    """Return given logits, in the order in which images come."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits, self.seen = logits, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen += len(images)
+        return self.logits[self.seen - len(images) : self.seen]
+
+
+def split_of(labels: Tensor) -> Split:
+    def load(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in micro_batches:
+            yield torch.zeros(len(batch.indices), 3, 1, 1, dtype=torch.uint8), labels[batch.indices]
+
+    classes = tuple(f"class{number}" for number in range(int(labels.max()) + 1))
+    return Split(num_images=len(labels), classes=classes, source="drawn", load=load)
+
+
+def plain_loop(logits: list[list[float]], labels: list[int]) -> dict[str, float]:
+    """Count one image after the other; in Python's floats."""
+    right = in_top5 = 0
+    loss = 0.0
+    for scores, label in zip(logits, labels, strict=True):
+        order = sorted(range(len(scores)), key=lambda c: -scores[c])
+        right += order[0] == label
+        in_top5 += label in order[:5]
+        largest = max(scores)
+        total = sum(math.exp(score - largest) for score in scores)
+        loss += largest + math.log(total) - scores[label]
+    count = len(labels)
+    return {"val_loss": loss / count, "val_accuracy": right / count, "val_top5": in_top5 / count}
+
+
+@given(
+    images=st.integers(1, 40),
+    classes=st.integers(2, 12),
+    batch=st.integers(1, 15),
+    seed=st.integers(0, 2**16),
+)
+def test_metrics_equal_a_plain_loop(images: int, classes: int, batch: int, seed: int) -> None:
+    """Whatever the batches, a short last one included."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(images, classes, generator=generator) * 3
+    labels = torch.randint(classes, (images,), generator=generator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "_EVAL_BATCH", batch)
+        found = evaluate(Lookup(logits).eval(), split_of(labels), RECIPE, CPU)
+    expected = plain_loop(logits.double().tolist(), labels.tolist())
+    assert found["val_accuracy"] == expected["val_accuracy"]
+    assert found["val_top5"] == expected["val_top5"]
+    assert found["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-5, abs=1e-6)
+
+
+def test_a_limit_counts_just_these() -> None:
+    logits = torch.eye(4)[[0, 1, 2, 2]] * 9
+    found = evaluate(Lookup(logits).eval(), split_of(torch.arange(4)), RECIPE, CPU, limit=3)
+    assert found["val_accuracy"] == 1
