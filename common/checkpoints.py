@@ -6,6 +6,7 @@ elsewhere cannot run code.
 
 import io
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ def save(state: dict[str, Any], path: Path, *, keep_previous: bool = False) -> N
     # Through memory: torch.save hides the OSError of a full disk behind a RuntimeError of its own.
     content = io.BytesIO()
     torch.save(state, content)
+    data = content.getbuffer()
     write_atomically(
-        path, lambda file: file.write(content.getbuffer()), keep_previous=keep_previous
+        path, lambda file: file.write(data), size=len(data), keep_previous=keep_previous
     )
 
 
@@ -29,9 +31,12 @@ def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint to the CPU, tensors and plain values only.
 
     Raises:
-        InputError: If the file is missing, damaged, or holds anything else.
+        InputError: If the file is missing, damaged in a single bit, or holds anything else.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.save writes sums, torch.load ignores them
+            if archive.testzip():
+                raise zipfile.BadZipFile("a checksum does not fit, the file is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: give a finished run or a checkpoint file") from None
@@ -46,6 +51,9 @@ def load(path: Path) -> dict[str, Any]:
 def load_last(path: Path) -> dict[str, Any]:
     """Read a checkpoint, or the one before it where it is missing or damaged.
 
+    A damaged one is renamed to `<stem>.damaged<suffix>`: the next save would keep it as the one
+    before.
+
     Raises:
         InputError: If neither can be read.
     """
@@ -55,7 +63,10 @@ def load_last(path: Path) -> dict[str, Any]:
         if not previous(path).exists():
             raise
         print(f"{error}; going on from {previous(path).name}", flush=True)
-        return load(previous(path))
+        state = load(previous(path))
+        if path.exists():
+            path.replace(path.with_suffix(f".damaged{path.suffix}"))
+        return state
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

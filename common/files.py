@@ -5,8 +5,10 @@ moment leaves the old file or the new one.
 """
 
 import contextlib
+import errno
 import os
 import secrets
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -15,13 +17,18 @@ from common.errors import InputError
 
 
 def write_atomically(
-    path: Path, write: Callable[[BinaryIO], object], *, keep_previous: bool = False
+    path: Path,
+    write: Callable[[BinaryIO], object],
+    *,
+    size: int | None = None,
+    keep_previous: bool = False,
 ) -> None:
     """Write a file through `write` so that a reader sees the old content or all of the new.
 
     Args:
         path: Target file.
         write: Called with the open temporary file.
+        size: Bytes to come, where known: without room for them nothing is begun.
         keep_previous: Leave the file that stood there as `<stem>.previous<suffix>`.
 
     Raises:
@@ -30,6 +37,8 @@ def write_atomically(
     # Not the process number: containers that share a folder may have the same.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
+        if size is not None and size > shutil.disk_usage(path.parent).free:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with temporary.open("wb") as file:
             write(file)
             file.flush()
@@ -40,12 +49,22 @@ def write_atomically(
         _sync_folder(path.parent)
     except OSError as error:
         raise InputError(
-            f"{path} could not be written ({error.strerror}): free space or choose another --out; "
-            "what was there before is untouched"
+            f"{path} could not be written ({error.strerror}): free space or choose another --out"
+            f"{_room(path.parent, size)}; what was there before is untouched"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # gone after the rename, or never made
             temporary.unlink()
+
+
+def _room(folder: Path, size: int | None) -> str:
+    """Tell the bytes needed and free, where known."""
+    if size is None:
+        return ""
+    try:
+        return f" ({size:,} bytes needed, {shutil.disk_usage(folder).free:,} free)"
+    except OSError:
+        return f" ({size:,} bytes needed)"
 
 
 def _sync_folder(folder: Path) -> None:

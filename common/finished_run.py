@@ -63,4 +63,5 @@ def open_run(folder: Path, stage: str, kind: type[Recipe], checkpoint: str) -> F
     state = checkpoints.load(folder / f"{checkpoint}.pt")
     if not {"model", "epoch", "metrics"} <= set(state):
         raise InputError(f"{folder / f'{checkpoint}.pt'} is no checkpoint of a run")
+    state["model"] = state.get("average", state["model"])  # as evaluated; best.pt has only these
     return FinishedRun(folder, name, seed, recipe, read_json(folder / "environment.json"), state)

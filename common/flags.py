@@ -22,6 +22,9 @@ class RunFlags:
     """auto: go on where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
     workers: int | None = None
     """Processes that read images, per rank; None: the rank's share of the cores."""
+    skip_bad: int = 0
+    """Train past at most N unreadable images, each printed once and kept in RUN/unreadable.txt; the
+    next readable image of the data set takes its place. Neither evaluation nor a dry run skips."""
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch always counts."""
     dry_run: bool = False
@@ -34,4 +37,4 @@ class RunFlags:
     def __post_init__(self) -> None:
         check_range(self, "evaluate_every overfit_batches", low=1)
         check_range(self, "seed", high=2**32 - 1)
-        check_range(self, "workers")
+        check_range(self, "workers skip_bad")

@@ -40,6 +40,7 @@ def refuse(settings: Optimization, world: World, *, scheduled: bool) -> None:
         "needs a GPU": world.device.type != "cuda",
         "is for a single process": world.size > 1,
         "needs --optimization.accumulate 1": settings.accumulate > 1,
+        "cannot skip a step, as --optimization.precision fp16 must": settings.precision == "fp16",
         "cannot follow a dropout whose rate changes from step to step": scheduled,
     }
     for reason, applies in reasons.items():

@@ -1,5 +1,6 @@
 """Reading an image file the one way both stages and both modes read it."""
 
+import stat
 from pathlib import Path
 
 import cv2
@@ -7,10 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.image_headers import read_header
 
 # Mean and standard deviation of ImageNet's training pixels, RGB, for values in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MAX_FILE_BYTES = 2**28
+MAX_PIXELS = 2**28 // 3  # 256 MiB decoded; a file of a few hundred kB can state any size
 
 # Annotations and published ImageNet accuracies refer to the pixels as stored, so an EXIF
 # orientation is not applied.
@@ -30,30 +35,64 @@ def _is_cut_off_jpeg(data: bytes) -> bool:
     return data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
-    """Decode an image file.
+def read_content(path: Path) -> bytes:
+    """Read an image file without decoding it.
+
+    Raises:
+        ValueError: It is missing, unreadable, too large, or a pipe or a device, which would never
+            end; the message continues "the image is".
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("no regular file: remove it")
+        if status.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"too large: {status.st_size} bytes, the most is {MAX_FILE_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"unreadable: {error.strerror}") from error
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """Decode the content of an image file.
 
     Args:
-        path: A JPEG, PNG or other file that OpenCV decodes; grey and CMYK become RGB.
+        data: A JPEG, PNG, BMP, GIF (its first picture) or WebP. Grey, CMYK, palettes and 16 bits
+            become RGB; alpha is left out.
 
     Returns:
         Pixels (H, W, 3), RGB, as stored: an EXIF orientation is ignored.
 
     Raises:
-        InputError: The file is missing, unreadable, cut off or not an image.
+        ValueError: It is empty, cut off, no image, or states more than `MAX_PIXELS`; the message
+            continues "the image is".
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read the image {path}: {error.strerror}") from error
     if not data:
-        raise InputError(f"the image {path} is empty (0 bytes): fetch it again or remove it")
+        raise ValueError("empty (0 bytes): fetch it again or remove it")
+    header = read_header(data)
+    if header is None:
+        raise ValueError("damaged or not an image: no JPEG, PNG, BMP, GIF or WebP")
+    if header.width * header.height > MAX_PIXELS:
+        size = f"{header.width} x {header.height} pixels in {len(data)} bytes"
+        raise ValueError(f"too large: {size}, the most is {MAX_PIXELS} pixels")
     if _is_cut_off_jpeg(data):
-        raise InputError(f"the image {path} is cut off ({len(data)} bytes): fetch it again")
+        raise ValueError(f"cut off ({len(data)} bytes): fetch it again")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
-    except cv2.error as error:  # too many pixels
-        raise InputError(f"OpenCV refuses the image {path}: {error.err or error}") from error
+    except cv2.error as error:  # such as too many pixels in one row
+        raise ValueError(f"refused by OpenCV: {error.err or error}") from error
     if pixels is None:
-        raise InputError(f"{path} is damaged or not an image: OpenCV cannot decode it")
+        raise ValueError("damaged or not an image: OpenCV cannot decode it")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read and decode an image file; the rest as `decode_image`.
+
+    Raises:
+        InputError: The file cannot be read or decoded; the message names it.
+    """
+    try:
+        return decode_image(read_content(path))
+    except ValueError as error:
+        raise InputError(f"the image {path} is {error}") from error

@@ -12,6 +12,7 @@ from common.errors import InputError
 from common.flags import RunFlags
 from common.run_folder import RunFolder, describe_environment
 from common.settings import Focus, Optimization
+from common.signals import ending_at_once
 from common.train_loop import Options, Stage, train
 
 DRY_STEPS = 2
@@ -42,6 +43,7 @@ def run(
 
     Raises:
         InputError: If data or arguments are wrong.
+        SystemExit: At SIGTERM or SIGUSR1 before the training; later as `train`.
     """
     description = {
         **description,
@@ -69,7 +71,7 @@ def run(
             if folder:
                 folder.close()
 
-    with distributed.start(flags.device) as world:
+    with ending_at_once(), distributed.start(flags.device) as world:
         if world.device.type == "cpu":
             allocator.keep_freed_memory()
         if not flags.dry_run:

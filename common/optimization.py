@@ -15,9 +15,11 @@ from common.settings import Focus, Optimization
 def build_optimizer(model: nn.Module, settings: Optimization) -> Optimizer:
     """Build the optimizer over all trainable parameters, in one group, with fused kernels."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # Fused SGD leaves its momentum undefined when loss scaling skips the first step.
+    fused = settings.precision != "fp16"
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
         )
     return torch.optim.SGD(
         parameters,
@@ -25,17 +27,20 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> Optimizer:
         momentum=settings.momentum,
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
-        fused=True,
+        fused=fused,
     )
 
 
 def autocast(settings: Optimization, device: torch.device) -> AbstractContextManager[Any]:
     """Return the precision context of a recipe on a device."""
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    if not bf16:
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    if precision == "fp32":
         return nullcontext()
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     # A captured step casts its weights anew; a cast kept from outside would be an old weight.
-    return torch.autocast(device.type, torch.bfloat16, cache_enabled=not settings.cuda_graphs)
+    return torch.autocast(device.type, dtype, cache_enabled=not settings.cuda_graphs)
 
 
 def place_focused_dropout(model: nn.Module, focus: Focus) -> None:

@@ -6,6 +6,9 @@ environment.json   versions, hardware, command
 metrics.jsonl      one JSON object a line
 last.pt best.pt    checkpoints (last.previous.pt: the one before)
 tensorboard/       scalars, where tensorboard is installed
+unreadable.txt     images that --skip-bad left out
+non_finite.json    steps and images of a training that became non-finite
+last.damaged.pt    a checkpoint that was found damaged; the one before was used
 run.lock           held while a process works in the folder
 ```
 """
@@ -32,7 +35,7 @@ from common.settings import Recipe, from_json
 Resume = str
 """auto: go on where the folder has a run; never: refuse such a folder; a path: from that file."""
 
-_OURS = (".last.", ".best.", ".metrics.", ".recipe.", ".environment.")
+_OURS = (".last.", ".best.", ".metrics.", ".recipe.", ".environment.", ".non_finite.")
 """How the temporary files of a run begin."""
 _PACKAGES = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
 

@@ -102,8 +102,10 @@ class Optimization:
     """Share of the peak rate at the first warm-up step."""
     clip_norm: float | None = None
     """Largest gradient norm; None: no clipping."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast precision; auto is bf16 on a GPU and fp32 on a CPU."""
+    ema_decay: float | None = None
+    """Decay per step of an average of the weights that is evaluated and exported; None: none."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast precision; auto is bf16 on a GPU and fp32 on a CPU; fp16 scales the loss."""
     channels_last: bool = True
     """Memory format of the weights; images come channels last."""
     compile: bool = False
@@ -115,6 +117,8 @@ class Optimization:
         check_range(self, "lr batch_size accumulate epochs lr_factor clip_norm", above=True)
         check_range(self, "momentum weight_decay milestones warmup_steps")
         check_range(self, "warmup_start", high=1)
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie between 0 and 1, not {self.ema_decay}")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum > 0:
             raise ValueError("nesterov needs a momentum above 0")
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -16,18 +18,59 @@ class Terminated(Exception):  # noqa: N818 - not an error: it was asked for
 
 
 class StopRequest:
-    """Remembers SIGTERM or SIGUSR1; a second one ends the process at once."""
+    """Remembers SIGTERM or SIGUSR1; the same one again ends the process at once.
+
+    Not the other one: clusters announce the end by SIGUSR1 and follow it up with SIGTERM.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._seen: set[int] = set()
         self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if number in self._seen:
             os._exit(EXIT_TERMINATED)
+        self._seen.add(number)
         self.asked = True
 
     def close(self) -> None:
         """Put the earlier handlers back."""
         for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def stop_asked() -> bool:
+    """Tell whether this process was asked to end, for work that a loop does not see into.
+
+    Such work skips the rest, but not what ranks do together: they may not all have been asked.
+    """
+    request = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return isinstance(request, StopRequest) and request.asked
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """End the process at a first signal, for work that leaves nothing to save.
+
+    `finally` blocks run; a second signal does not wait for them.
+
+    Raises:
+        SystemExit: In the midst of the block's work. No `except Exception` can swallow it.
+    """
+    owner, asked = os.getpid(), False
+
+    def end(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked or os.getpid() != owner:  # a forked worker has nothing to clean up
+            os._exit(EXIT_TERMINATED)
+        asked = True
+        os.write(2, b"ended on request: there was nothing to save\n")
+        raise SystemExit(EXIT_TERMINATED)
+
+    before = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)

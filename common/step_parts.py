@@ -4,11 +4,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from common.distributed import World
+from common.loss_scaling import LossScaling
 from common.optimization import autocast
 from common.settings import Optimization
 
@@ -43,6 +45,7 @@ class StepParts:
             self._no_sync = wrapped.no_sync
         self._loss, self._optimizer = loss, optimizer
         self._settings, self._device = settings, world.device
+        self.scaling = LossScaling(world.device) if settings.precision == "fp16" else None
 
     def backward(self, batch: Any, weight: float, *, last: bool) -> dict[str, Tensor]:
         """Add the gradient of `weight` times the mean loss; return the means, detached.
@@ -55,19 +58,29 @@ class StepParts:
         with nullcontext() if last else self._no_sync():
             with autocast(self._settings, self._device):
                 means = self._loss(self._network, batch)
-            (means["loss"] * weight).backward()
+            loss = means["loss"] * weight
+            (self.scaling.scale(loss) if self.scaling else loss).backward()
         return {name: value.detach() for name, value in means.items()}
 
     def clip(self) -> dict[str, Tensor]:
-        """Clip the gradient where the recipe says so; return its norm before, if so."""
+        """Clip the gradient where the recipe says so; return its norm before, if so.
+
+        Under loss scaling the norm of a step that will be skipped counts as 0.
+        """
         if self._settings.clip_norm is None:
             return {}
+        if self.scaling:
+            self.scaling.unscale(self._optimizer)
         parameters = self._optimizer.param_groups[0]["params"]
-        return {"gradient_norm": nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm)}
+        norm = nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm)
+        return {"gradient_norm": torch.nan_to_num(norm, 0.0, 0.0) if self.scaling else norm}
 
     def update(self) -> None:
-        """Change the weights; leave no gradients."""
-        self._optimizer.step()
+        """Change the weights, unless loss scaling skips the step; leave no gradients."""
+        if self.scaling:
+            self.scaling.step(self._optimizer)
+        else:
+            self._optimizer.step()
         self._optimizer.zero_grad()
 
     def whole(self, batch: Any) -> dict[str, Tensor]:

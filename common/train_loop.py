@@ -6,15 +6,16 @@ A stage hands over its network and four functions (`Stage`). What happens at ste
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from common import checkpoints
+from common.averages import WeightAverage
 from common.distributed import (
     World,
     any_rank,
@@ -25,6 +26,8 @@ from common.distributed import (
 )
 from common.epoch_sums import EpochSums
 from common.errors import InputError
+from common.finite import POLL_STEPS, FiniteCheck
+from common.finite import NonFiniteError as NonFiniteError  # what callers of `train` catch
 from common.focused_training import FocusedTraining
 from common.graphed_step import Capture, GraphedStep, refuse
 from common.optimization import build_optimizer
@@ -37,14 +40,6 @@ from common.step_parts import StepParts
 
 CHECKPOINT_SECONDS = 300.0
 """A checkpoint is written at least this often, and after every evaluation."""
-_POLL_STEPS = 10
-"""Steps between the questions that make a GPU, or another rank, wait."""
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient became NaN or infinite; nothing was saved since."""
-
-    exit_code = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +55,10 @@ class Stage:
     loss: Callable[[nn.Module, Any], dict[str, Tensor]]
     """Means over a batch: "loss", which is minimised, and whatever else is worth showing."""
     evaluate: Callable[[nn.Module], dict[str, float]]
-    """Metrics of the network in eval mode, the same on every rank."""
+    """Metrics of the network in eval mode, the same on every rank.
+
+    Where `stop_asked` it may skip the rest: return anything, or raise Terminated on all ranks.
+    """
     metric: str
     """The metric whose largest value is the best."""
     at_step: Callable[[float], None] | None = None
@@ -108,11 +106,11 @@ def train(
         Terminated: After SIGTERM or SIGUSR1, once a checkpoint is written.
         InputError: If a checkpoint cannot be read or written.
     """
-    run = _Run(stage, settings, focus_settings, world, folder, options)
-    try:
+    with (
+        closing(StopRequest()) as stop,
+        closing(_Run(stage, settings, focus_settings, world, folder, options, stop)) as run,
+    ):
         return run.train()
-    finally:
-        run.close()
 
 
 class _Run:
@@ -126,11 +124,12 @@ class _Run:
         world: World,
         folder: RunFolder | None,
         options: Options,
+        stop: StopRequest,
     ) -> None:
         if settings.cuda_graphs:
             refuse(settings, world, scheduled=stage.at_step is not None)
         self.stage, self.settings, self.world = stage, settings, world
-        self.folder, self.options = folder, options
+        self.folder, self.options, self.stop = folder, options, stop
         num_images = stage.num_images
         if options.overfit_batches is not None:
             num_images = min(num_images, options.overfit_batches * settings.batch_size)
@@ -160,22 +159,25 @@ class _Run:
                 decay_only=focus_settings.after is None,
             )
         self.step = 0
+        self.cut_short = False  # the checkpoint is of an epoch that was not logged
         self.best = float("-inf")
         self.metrics: dict[str, float] = {}
         self.sums = EpochSums()
-        self._resume()
+        decay = settings.ema_decay
+        self.average = WeightAverage(stage.model, decay) if decay else None
         self.parts = StepParts(stage.model, stage.loss, self.optimizer, settings, world)
+        self.scaling = self.parts.scaling
+        self._resume()
+        self.finite = FiniteCheck(stage.model, world, folder.path if folder else None)
         self.graphed: GraphedStep | None = None
         if settings.cuda_graphs:
             self.graphed = GraphedStep(self.parts.whole, self.optimizer, Capture(world.device))
         self.log = MetricsLog(folder.path, self.step) if folder else None
         self.progress = Progress(self.total_steps, self.step, options.label, show=world.is_main)
-        self.stop = StopRequest()
         self.saved_at = time.monotonic()
         self._start_clock()
 
     def close(self) -> None:
-        self.stop.close()
         self.progress.close()
         if self.log:
             self.log.close()
@@ -184,21 +186,34 @@ class _Run:
         plan = self.sampling.micro_batches(self.step, self.total_steps)
         batches = self.stage.load(self.sampling.micro_batches(self.step, self.total_steps))
         self.stage.model.train()
+        if any_rank(self.stop.asked, self.world.device):
+            raise Terminated(f"ended on request before step {self.step}")
+        if self.cut_short and self._at_epoch_end():
+            if self.stage.at_step:
+                self.stage.at_step((self.step - 1) / self.planned_steps)
+            self._end_epoch()
         while self.step < self.total_steps:
             self._train_step([next(plan) for _ in range(self.settings.accumulate)], batches)
             self.step += 1
             self._report()
-            if self.step % self.steps_per_epoch == 0 or self.step == self.total_steps:
+            if self._at_epoch_end():
                 self._end_epoch()
             elif self._any_rank_asks(time.monotonic() - self.saved_at > CHECKPOINT_SECONDS):
                 self._save()
             if self._any_rank_asks(self.stop.asked):
-                self._save()
-                raise Terminated(f"ended on request after step {self.step}")
+                self._end_on_request()
         return self.metrics | {f"best_{self.stage.metric}": self.best}
+
+    def _at_epoch_end(self) -> bool:
+        return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
+
+    def _end_on_request(self) -> NoReturn:
+        self._save()
+        raise Terminated(f"ended on request after step {self.step}")
 
     def _train_step(self, plan: list[MicroBatch], batches: Iterator[Any]) -> None:
         """Run one optimizer step over this rank's micro-batches."""
+        self.finite.begin(self.step, plan)
         if self.stage.at_step:
             self.stage.at_step(self.step / self.planned_steps)
         lr = learning_rate(self.settings, self.step, self.steps_per_epoch)
@@ -210,43 +225,27 @@ class _Run:
                 full = images == self.settings.batch_size
                 means = self.graphed(next(batches), participating=participating, full=full)
                 self.sums.add(means, images)
-                self._check_finite()
-                return
-            for micro_batch in plan:
-                # DDP takes the mean over the ranks; this makes it the mean over the images.
-                weight = micro_batch.share * self.world.size
-                last = micro_batch is plan[-1]
-                means = self.parts.backward(next(batches), weight, last=last)
-                self.sums.add(means, len(micro_batch.indices))
-            self.sums.add(self.parts.clip(), images, count=False)
-            self._check_finite()
-            self.parts.update()
+                self.finite.check(self.sums, self.step)
+            else:
+                for micro_batch in plan:
+                    # DDP takes the mean over the ranks; this makes it the mean over the images.
+                    weight = micro_batch.share * self.world.size
+                    last = micro_batch is plan[-1]
+                    means = self.parts.backward(next(batches), weight, last=last)
+                    self.sums.add(means, len(micro_batch.indices))
+                self.sums.add(self.parts.clip(), images, count=False)
+                self.finite.check(self.sums, self.step)
+                self.parts.update()
+        if self.scaling and self.scaling.failed:
+            self.finite.stop(["the gradient of too many fp16 steps in a row"], self.step)
+        if self.average:
+            self.average.update()
 
     def _any_rank_asks(self, condition: bool) -> bool:
         """Tell whether the condition holds on any rank; with several, asked every few steps."""
         if self.world.size == 1:
             return condition
-        return self.step % _POLL_STEPS == 0 and any_rank(condition, self.world.device)
-
-    def _check_finite(self, *, now: bool = False) -> None:
-        """Stop before a poisoned update where looking costs nothing, else within a few steps.
-
-        The sums over the epoch are looked at: NaN and infinity never leave them.
-        """
-        looks_each_step = self.world.device.type == "cpu" and self.world.size == 1
-        if not (now or looks_each_step or self.step % _POLL_STEPS == 0):
-            return
-        bad = self.sums.non_finite()
-        # A gradient can be NaN where the loss is not; the next loss would come after the save.
-        if now and not all(torch.isfinite(p).all() for p in self.stage.model.parameters()):
-            bad.append("a weight")
-        if any_rank(bool(bad), self.world.device):
-            bad = bad or ["a value on another rank"]
-            since = "" if looks_each_step else f", or at most {_POLL_STEPS} steps before"
-            raise NonFiniteError(
-                f"{' and '.join(bad)} became non-finite at step {self.step}{since}: lower the "
-                "learning rate or look at the data; nothing was saved since"
-            )
+        return self.step % POLL_STEPS == 0 and any_rank(condition, self.world.device)
 
     def _report(self) -> None:
         self.progress.step()
@@ -263,27 +262,32 @@ class _Run:
 
     def _end_epoch(self) -> None:
         """Log the epoch, evaluate where it is due, save."""
-        self._check_finite(now=True)
+        self.finite.check(self.sums, self.step, now=True)
         epoch = -(-self.step // self.steps_per_epoch)
+        speed, seconds = self._images_per_second(), time.monotonic() - self.clock
+        # First: if this ends the run, the checkpoint holds the sums and counts of the epoch.
+        due = epoch % self.options.evaluate_every == 0 or self.step == self.total_steps
+        metrics = self._evaluate() if due else {}
         record: dict[str, Any] = {
             "epoch": epoch,
             "step": self.step,
             "lr": self.optimizer.param_groups[0]["lr"],
             **{f"train_{name}": mean for name, mean in self.sums.means_over_ranks().items()},
-            "images_per_second": self._images_per_second(),
-            "seconds": time.monotonic() - self.clock,
+            "images_per_second": speed,
+            "seconds": seconds,
         }
         if self.focus:
             for layer in self.focus.layers:
                 sum_over_ranks(layer.totals)
             record |= {f"focus_{k}": v for k, v in self.focus.end_epoch().items() if k != "steps"}
+        if self.scaling:
+            record["scaler_skips"] = self.scaling.end_epoch()
         self.sums = EpochSums()
-        is_best = False
-        if epoch % self.options.evaluate_every == 0 or self.step == self.total_steps:
-            self.metrics = self._evaluate()
-            record |= self.metrics
-            is_best = self.metrics[self.stage.metric] > self.best
-            self.best = max(self.best, self.metrics[self.stage.metric])
+        record |= metrics
+        is_best = bool(metrics) and metrics[self.stage.metric] > self.best
+        if metrics:
+            self.metrics = metrics
+            self.best = max(self.best, metrics[self.stage.metric])
         if self.log:
             self.log.write(record)
         shown = {k: v for k, v in record.items() if isinstance(v, float) and k != "seconds"}
@@ -292,21 +296,30 @@ class _Run:
             + " ".join(f"{name} {value:.4g}" for name, value in shown.items())
         )
         if is_best and self.folder:  # first: last.pt says that this best is written
-            checkpoints.save(self._weights(), self.folder.best)
+            checkpoints.save(self._weights(self._evaluated()), self.folder.best)
         self._save()
         self._start_clock()
 
-    def _evaluate(self) -> dict[str, float]:
-        share_buffers(self.stage.model)
-        self.stage.model.eval()
-        try:
-            return self.stage.evaluate(self.stage.model)
-        finally:
-            self.stage.model.train()
+    def _evaluated(self) -> nn.Module:
+        return self.average.network() if self.average else self.stage.model
 
-    def _weights(self) -> dict[str, Any]:
+    def _evaluate(self) -> dict[str, float]:
+        """Score the network; if the run is to end, save the state from before instead."""
+        before = checkpoints.random_state(self.world.device)
+        network = self._evaluated()
+        share_buffers(network)
+        metrics: dict[str, float] = {}
+        with suppress(Terminated):
+            metrics = self.stage.evaluate(network.eval())
+        self.stage.model.train()
+        if any_rank(self.stop.asked, self.world.device):
+            checkpoints.restore_random_state(before, self.world.device)
+            self._end_on_request()
+        return metrics
+
+    def _weights(self, network: nn.Module) -> dict[str, Any]:
         return {
-            "model": self.stage.model.state_dict(),
+            "model": network.state_dict(),
             "step": self.step,
             "epoch": -(-self.step // self.steps_per_epoch),
             "metrics": self.metrics,
@@ -321,12 +334,12 @@ class _Run:
         return counts | {"totals": sum_over_ranks(totals).tolist()}
 
     def _save(self) -> None:
-        self._check_finite(now=True)
+        self.finite.check(self.sums, self.step, now=True)
         random_states = gather(checkpoints.random_state(self.world.device))
         sums = self.sums.state()
         focus = self._focus_counts()
         if self.folder:
-            state = self._weights() | {
+            state = self._weights(self.stage.model) | {
                 "optimizer": self.optimizer.state_dict(),
                 "num_images": self.stage.num_images,
                 "best": self.best,
@@ -334,6 +347,10 @@ class _Run:
                 "focus": focus,
                 "random": random_states,
             }
+            if self.average:
+                state["average"] = self.average.network().state_dict()
+            if self.scaling:
+                state["scaling"] = self.scaling.state()
             checkpoints.save(state, self.folder.last, keep_previous=True)
         self.saved_at = time.monotonic()
 
@@ -359,7 +376,12 @@ class _Run:
                 )
             self.stage.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.restore(state["average"])
+            if self.scaling:
+                self.scaling.restore(state["scaling"])
             self.step, self.best, self.metrics = state["step"], state["best"], state["metrics"]
+            self.cut_short = state["sums"]["images"] > 0
             self.sums.restore(state["sums"], self.world.device, is_main=self.world.is_main)
             if self.focus:
                 if not self.world.is_main:  # the checkpoint holds the sums over the ranks

@@ -12,6 +12,7 @@ import tyro
 from common import cli
 from common.flags import RunFlags
 from common.run_folder import to_json
+from common.settings import check_range
 from detect.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m detect"
@@ -22,6 +23,7 @@ Backbone file to a detector to a scored report.
   list                      the recipes, one a line
   train RECIPE --backbone FILE --data VOCDEVKIT --out RUN      fine-tune; goes on where RUN left off
   evaluate --run RUN --data VOCDEVKIT --split 2007:test --out DIR      detect, write, score
+  verify --data VOCDEVKIT --split 2007:trainval,2012:trainval      check every file beforehand
   score --detections PATH --data VOCDEVKIT --split 2007:test --out DIR      anybody's detections
   report DIR [DIR ...] --out report.html      compare evaluated folders; the first is the baseline
 
@@ -72,6 +74,21 @@ class ScoreFlags:
     """Images that were detected on: YEAR:SET, comma-separated."""
     out: Path
     """Folder for metrics.json and what the report needs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyFlags:
+    """Flags of verify."""
+
+    data: Path
+    """VOC devkit, the folder that holds VOC2007 and VOC2012."""
+    split: str
+    """Sets to check: YEAR:SET, comma-separated."""
+    workers: int | None = None
+    """Processes that read images; None: as many as cores, 0: none but this one."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +150,21 @@ def _evaluate(argv: list[str]) -> None:
         _print(metrics, flags.out)
 
 
+def _verify(argv: list[str]) -> None:
+    program = f"{PROGRAM} verify"
+    flags = cli.parse(
+        VerifyFlags,
+        argv,
+        program,
+        "Check ids, annotations and images; print each fault on a line, then a summary.\n"
+        "Exit code 2 if there are faults.\n\n"
+        f"example: {program} --data VOCdevkit --split 2007:trainval,2012:trainval",
+    )
+    from detect.verify import verify
+
+    verify(flags.data, flags.split, flags.workers)
+
+
 def _score(argv: list[str]) -> None:
     program = f"{PROGRAM} score"
     flags = cli.parse(
@@ -182,6 +214,7 @@ def main() -> int:
         "list": _list,
         "train": _train,
         "evaluate": _evaluate,
+        "verify": _verify,
         "score": _score,
         "report": _report,
     }

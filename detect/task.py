@@ -14,9 +14,10 @@ from torchvision.ops import remove_small_boxes
 from common.distributed import World, gather
 from common.errors import InputError
 from common.images import read_image
-from common.loading import stream
+from common.loading import SkipBad, stream
 from common.optimization import autocast
 from common.sampling import MicroBatch
+from common.signals import Terminated, stop_asked
 from detect.augment import augment, make_augmentation
 from detect.detections import Detections, GroundTruth, ground_truth
 from detect.recipes import Recipe
@@ -32,14 +33,20 @@ Item = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]
 
 
 def training_batches(
-    images: Sequence[VocImage], recipe: Recipe, *, seed: int, workers: int, device: torch.device
+    images: Sequence[VocImage],
+    recipe: Recipe,
+    *,
+    seed: int,
+    workers: int,
+    device: torch.device,
+    skip: SkipBad | None = None,
 ) -> Callable[[Iterable[MicroBatch]], Iterator[Batch]]:
     """Return what reads, augments and delivers the training images of a recipe."""
     read = partial(_read_train, _Reader(images, recipe), seed)
 
     def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
         for pixels, targets in stream(
-            read, micro_batches, _collate, workers=workers, device=device
+            read, micro_batches, _collate, workers=workers, device=device, skip=skip
         ):
             yield (
                 [image.to(device, non_blocking=True) for image in pixels],
@@ -145,6 +152,9 @@ def detect(
 
     Returns:
         All detections, in the order of the images, on every rank.
+
+    Raises:
+        Terminated: If the training around it was asked to end.
     """
     micro_batches = (
         MicroBatch(0, np.array([index]), 1.0)
@@ -163,6 +173,8 @@ def detect(
     try:
         with torch.inference_mode():
             for (image,), _ in loaded:
+                if stop_asked():
+                    break
                 pixels = image.to(world.device, non_blocking=True).float() / 255
                 with autocast(recipe.optimization, world.device):
                     (result,) = network([pixels])
@@ -171,6 +183,8 @@ def detect(
     finally:
         network.transform.min_size = train_sizes
     by_rank = gather(found)
+    if sum(map(len, by_rank)) < len(test.images):
+        raise Terminated("ended on request while it detected")
     results = [by_rank[i % world.size][i // world.size] for i in range(len(test.images))]
     return _columns(results)
 

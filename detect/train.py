@@ -15,7 +15,7 @@ from common.distributed import World
 from common.errors import InputError
 from common.flags import RunFlags
 from common.images import IMAGENET_MEAN, IMAGENET_STD
-from common.loading import default_workers
+from common.loading import default_workers, skip_bad
 from common.settings import Focus
 from common.train_loop import Stage
 from detect.recipes import Recipe
@@ -75,7 +75,12 @@ def _build(
         model=network,
         num_images=len(images),
         load=training_batches(
-            images, recipe, seed=flags.seed, workers=workers, device=world.device
+            images,
+            recipe,
+            seed=flags.seed,
+            workers=workers,
+            device=world.device,
+            skip=skip_bad(flags, len(images)),
         ),
         loss=detection_loss,
         evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=workers),

@@ -47,6 +47,8 @@ VOC_CLASSES = (
 )
 
 MAX_XML_BYTES = 1_000_000
+_MAX_LIST_BYTES = 100_000_000
+_MAX_QUOTED = 80  # characters of a file in a message
 _IMAGE_ID = re.compile(r"[A-Za-z0-9_-]+")
 _CLASS_NAME = re.compile(r"\w[\w .-]*")  # also part of file names: comp4_det_test_<class>.txt
 _SPLIT = re.compile(r"([0-9]{4}):([A-Za-z0-9_-]+)")
@@ -98,6 +100,10 @@ def _text(parent: ET.Element, tag: str, where: str) -> str:
     return (_child(parent, tag, where).text or "").strip()
 
 
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}...")
+
+
 def _number(parent: ET.Element, tag: str, where: str) -> float:
     text = _text(parent, tag, where)
     try:
@@ -105,7 +111,7 @@ def _number(parent: ET.Element, tag: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: <{tag}> is {text!r}, not a number")
+        raise InputError(f"{where}: <{tag}> is {_quoted(text)}, not a number")
     return value
 
 
@@ -135,18 +141,26 @@ def _box(item: ET.Element, width: int, height: int, where: str) -> tuple[float, 
 def _difficult(item: ET.Element, where: str) -> bool:
     text = "0" if item.find("difficult") is None else _text(item, "difficult", where)
     if text not in ("0", "1"):
-        raise InputError(f"{where}: <difficult> is {text!r}, not 0 or 1")
+        raise InputError(f"{where}: <difficult> is {_quoted(text)}, not 0 or 1")
     return text == "1"
 
 
-def _parse(path: Path) -> ET.Element:
+def _read_bytes(path: Path, kind: str, most: int) -> bytes:
+    """Read a file of at most `most` bytes; not a pipe or a device, which would never end."""
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no regular file, so it is no {kind}")
         with path.open("rb") as file:
-            data = file.read(MAX_XML_BYTES + 1)
+            data = file.read(most + 1)
     except OSError as error:
-        raise InputError(f"cannot read the annotation {path}: {error.strerror}") from error
-    if len(data) > MAX_XML_BYTES:
-        raise InputError(f"{path} is over {MAX_XML_BYTES} bytes, too large for an annotation")
+        raise InputError(f"{path} is no readable {kind}: {error.strerror}") from error
+    if len(data) > most:
+        raise InputError(f"{path} is over {most} bytes, too large for a {kind}")
+    return data
+
+
+def _parse(path: Path) -> ET.Element:
+    data = _read_bytes(path, "VOC annotation", MAX_XML_BYTES)
     for token in _FORBIDDEN:
         if token in data:
             raise InputError(f"{path} holds {token.decode()!r}, which no VOC annotation needs")
@@ -155,7 +169,7 @@ def _parse(path: Path) -> ET.Element:
     except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
         raise InputError(f"{path} is not well-formed XML: {error}") from error
     if root.tag != "annotation":
-        raise InputError(f"{path}: the outer tag is <{root.tag}>, not <annotation>")
+        raise InputError(f"{path}: the outer tag is {_quoted(root.tag)}, not <annotation>")
     return root
 
 
@@ -180,9 +194,12 @@ def read_annotation(path: Path, image_id: str, label_of: Mapping[str, int]) -> A
     for number, item in enumerate(root.findall("object"), start=1):
         where = f"{path}, object {number}"
         name = _text(item, "name", where)
-        where = f"{where} ({name})"
         if name not in label_of:
-            raise InputError(f"{where}: unknown class; the classes are {', '.join(label_of)}")
+            raise InputError(
+                f"{where}: {_quoted(name)} is an unknown class; the classes are "
+                f"{', '.join(label_of)}"
+            )
+        where = f"{where} ({name})"
         boxes.append(_box(item, width, height, where))
         labels.append(label_of[name])
         difficult.append(_difficult(item, where))
@@ -214,7 +231,7 @@ def read_classes(devkit: Path) -> tuple[str, ...]:
     path = _devkit_root(devkit) / "classes.txt"
     if not path.exists():
         return VOC_CLASSES
-    names = tuple(line for line in _read_lines(path) if line)
+    names = tuple(line for line in read_lines(path) if line)
     if not names:
         raise InputError(f"{path} names no class: write one name per line")
     for name in names:
@@ -225,11 +242,15 @@ def read_classes(devkit: Path) -> tuple[str, ...]:
     return names
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
+    """Read the lines of a list, without the blanks around them.
+
+    Raises:
+        InputError: The file cannot be read, is too large or not text.
+    """
+    data = _read_bytes(path, "list", _MAX_LIST_BYTES)
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+        return [line.strip() for line in data.decode("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a text file") from error
 
@@ -264,17 +285,44 @@ def _list_path(root: Path, year: str, name: str) -> Path:
     return path
 
 
+def split_lists(devkit: Path, split: str) -> list[Path]:
+    """Find the lists of one or more sets: `ImageSets/Main/<set>.txt` of each.
+
+    Args:
+        devkit: As for `read_split`.
+        split: As for `read_split`.
+
+    Raises:
+        InputError: The split is malformed, or a set or a folder of its year is missing.
+    """
+    root = _devkit_root(devkit)
+    paths = []
+    for part in split.split(","):
+        match = _SPLIT.fullmatch(part.strip())
+        if match is None:
+            raise InputError(f"the split {part!r} is not YEAR:SET, such as 2007:trainval")
+        paths.append(_list_path(root, *match.groups()))
+    return paths
+
+
+def check_image_id(line: str, where: str) -> None:
+    """Refuse a line of a list that is no image id: ids become file names.
+
+    Raises:
+        InputError: It is blank, or holds anything else than letters, digits, _ and -.
+    """
+    if not line:
+        raise InputError(f"{where} is blank: write one image id per line")
+    if not _IMAGE_ID.fullmatch(line):
+        raise InputError(f"{where}: {_quoted(line)} is not an image id: letters, digits, _ and -")
+
+
 def _read_ids(path: Path) -> list[str]:
-    ids = _read_lines(path)
+    ids = read_lines(path)
     if not ids:
         raise InputError(f"{path} lists no images")
     for number, image_id in enumerate(ids, start=1):
-        if not image_id:
-            raise InputError(f"{path}, line {number} is blank: write one image id per line")
-        if not _IMAGE_ID.fullmatch(image_id):
-            raise InputError(
-                f"{path}, line {number}: {image_id!r} is not an image id: letters, digits, _ and -"
-            )
+        check_image_id(image_id, f"{path}, line {number}")
     return ids
 
 
@@ -300,14 +348,9 @@ def read_split(devkit: Path, split: str, classes: Sequence[str]) -> list[VocImag
     Raises:
         InputError: A set, an image or an annotation is missing or wrong, or an id occurs twice.
     """
-    root = _devkit_root(devkit)
     label_of = {name: label for label, name in enumerate(classes)}
     images: dict[str, VocImage] = {}
-    for part in split.split(","):
-        match = _SPLIT.fullmatch(part.strip())
-        if match is None:
-            raise InputError(f"the split {part!r} is not YEAR:SET, such as 2007:trainval")
-        path = _list_path(root, *match.groups())
+    for path in split_lists(devkit, split):
         ids = _read_ids(path)
         annotations, jpegs = (path.parents[2] / name for name in ("Annotations", "JPEGImages"))
         _check_present(annotations, ids, ".xml")

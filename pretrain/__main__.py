@@ -24,6 +24,7 @@ Images to a trained classifier to a backbone file.
   train RECIPE --data DIR --out RUN      train; goes on where RUN left off
   evaluate --run RUN --data DIR          score a run on the validation images
   export --run RUN --format torchvision --out FILE.safetensors
+  verify --data DIR --dataset imagenet   check every image before a training does
   look FIGURE --runs RUN [RUN ...] --out FILE.png      draw what finished runs show
 
 {PROGRAM} COMMAND --help shows the flags.
@@ -99,6 +100,21 @@ class LookFlags:
         check_range(self, "seed workers")
 
 
+@dataclass(frozen=True, kw_only=True)
+class VerifyFlags:
+    """Flags of verify."""
+
+    data: Path
+    """Folder of the data set."""
+    dataset: Literal["imagenet", "tiny-imagenet", "cifar10", "cifar100"]
+    """Its layout; imagenet stands for any class folders."""
+    workers: int | None = None
+    """Processes that read images; None: as many as cores, 0: none but this one."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "workers")
+
+
 _FIGURES: dict[str, str] = {
     "channels": "Figure 2: which channel of the last layer is the strongest, by class.",
     "cam": "Figure 4: class activation maps, with the focused area outlined.",
@@ -153,6 +169,21 @@ def _export(argv: list[str]) -> None:
     )
 
 
+def _verify(argv: list[str]) -> None:
+    program = f"{PROGRAM} verify"
+    flags = cli.parse(
+        VerifyFlags,
+        argv,
+        program,
+        "Decode every image and check the layout; print each fault on a line, then a summary.\n"
+        "Exit code 2 if there are faults.\n\n"
+        f"example: {program} --data imagenet --dataset imagenet",
+    )
+    from pretrain.verify import verify
+
+    verify(flags.dataset, flags.data, flags.workers)
+
+
 def _look(argv: list[str]) -> None:
     program = f"{PROGRAM} look"
     if not argv or argv[0] in ("-h", "--help"):
@@ -191,6 +222,7 @@ def main() -> int:
         "train": _train,
         "evaluate": _evaluate,
         "export": _export,
+        "verify": _verify,
         "look": _look,
     }
     return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])

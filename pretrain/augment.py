@@ -11,7 +11,6 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,7 +19,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.images import read_image
 from pretrain.datasets import PixelSet, central_square
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network
@@ -34,15 +32,20 @@ CIFAR100_STD = (0.2673, 0.2564, 0.2762)
 
 
 def train_image(
-    path: Path, size: int, seed: int, epoch: int, index: int, min_scale: float = 0.08
+    image: NDArray[np.uint8],
+    size: int,
+    seed: int,
+    epoch: int,
+    index: int,
+    min_scale: float = 0.08,
 ) -> NDArray[np.uint8]:
-    """Read an image, cut out a random part, resize it to a square, and flip half of them.
+    """Cut out a random part of an image, resize it to a square, and flip half of them.
 
     The part covers `min_scale` to all of the area, evenly, with sides in a ratio of 3:4 to 4:3.
     Shrinking is antialiased. Not for several threads of a process: they would share one transform.
 
     Args:
-        path: The image file.
+        image: (H, W, 3).
         size: Side of the result.
         seed: Seed of the training.
         epoch: Epoch, from 0.
@@ -50,28 +53,26 @@ def train_image(
         min_scale: Smallest share of the area, in (0, 1].
 
     Returns:
-        Pixels (size, size, 3), RGB.
-
-    Raises:
-        InputError: If the image cannot be read.
+        Pixels (size, size, 3).
     """
     transform = _random_crop_and_flip(size, min_scale)
     key = _hash(seed, epoch, index)
     # set_random_seed would give crop and flip the same numbers: it would flip the smaller crops.
     transform.set_random_state(np.random.default_rng(key), random.Random(key))
-    return np.asarray(transform(image=read_image(path))["image"])
+    return np.asarray(transform(image=image)["image"])
 
 
-def eval_image(path: Path, size: int) -> NDArray[np.uint8]:
-    """Read an image, resize its short side to 256/224 of `size`, and cut out the central square.
+def eval_image(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize the short side of an image to 256/224 of `size`, and cut out the central square.
+
+    Args:
+        image: (H, W, 3).
+        size: Side of the result.
 
     Returns:
-        Pixels (size, size, 3), RGB.
-
-    Raises:
-        InputError: If the image cannot be read.
+        Pixels (size, size, 3).
     """
-    return central_square(read_image(path), round(size * 256 / 224), size)
+    return central_square(image, round(size * 256 / 224), size)
 
 
 class ResidentImages:

@@ -5,11 +5,11 @@ name for the latter where a data set calls it so.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
-from itertools import repeat
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -22,6 +22,8 @@ from common.errors import InputError
 from common.images import read_image
 from common.trees import compare_trees
 from pretrain import cifar
+from pretrain.paths import Paths, encode
+from pretrain.shards import INDEX, ShardSet, open_shards
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -36,9 +38,13 @@ class FileSet:
         classes: Class names.
     """
 
-    paths: tuple[Path, ...]
+    paths: Sequence[Path]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Decode an image to pixels (H, W, 3), RGB; InputError names one that is damaged."""
+        return read_image(self.paths[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +62,7 @@ class PixelSet:
     classes: tuple[str, ...]
 
 
-Data = TypeVar("Data", bound=FileSet | PixelSet)
+Data = TypeVar("Data", bound=FileSet | PixelSet | ShardSet)
 
 
 def load(
@@ -64,25 +70,30 @@ def load(
     root: Path,
     split: str,
     num_classes: int | None = None,
-) -> FileSet | PixelSet:
+) -> FileSet | PixelSet | ShardSet:
     """Read a split of a data set, or what it holds of its first classes.
 
     Args:
-        kind: "imagenet" stands for any class folders.
-        root: Folder of the data set, or its archive.
+        kind: "imagenet" stands for any class folders, and for shards.
+        root: Folder of the data set, or its archive, or the URL of shards.
         split: "train", "val" or "test".
         num_classes: How many classes, in the order of their names; None for all.
 
     Raises:
         InputError: If data is missing, inconsistent or damaged.
     """
-    readers: dict[str, Callable[[Path, str], FileSet | PixelSet]] = {
+    readers: dict[str, Callable[[Path, str], FileSet | PixelSet | ShardSet]] = {
         "cifar10": cifar10,
         "cifar100": cifar100,
         "tiny-imagenet": tiny_imagenet,
-        "imagenet": class_folders,
+        "imagenet": imagenet,
     }
     return select_classes(readers[kind](root, split), num_classes)
+
+
+def imagenet(root: Path, split: str) -> FileSet | ShardSet:
+    """Open a split in shards if there is an index of them, else in class folders."""
+    return open_shards(root, _split_names(split)) or class_folders(root, split)
 
 
 def class_folders(root: Path, split: str) -> FileSet:
@@ -105,7 +116,7 @@ def class_folders(root: Path, split: str) -> FileSet:
         raise InputError(f"{root} holds no {split} images in class folders\n{tree}")
     classes = _subfolders(folder)
     other = _split_folder(root, "val" if _is_train(split) else "train")
-    if other is not None:
+    if other is not None and not (other / INDEX).is_file():
         _check_same_classes(folder, classes, other, _subfolders(other))
     return _list_images(classes, [folder / name for name in classes])
 
@@ -254,23 +265,36 @@ def _take(data: Data, chosen: NDArray[np.int64]) -> Data:
     """Keep the images at some positions, in that order."""
     labels = data.labels[chosen]
     if isinstance(data, FileSet):
-        return replace(data, paths=tuple(data.paths[i] for i in chosen), labels=labels)
+        return replace(data, paths=Paths.of(data.paths).take(chosen), labels=labels)
+    if isinstance(data, ShardSet):
+        return replace(data, names=data.names[chosen], places=data.places[chosen], labels=labels)
     return replace(data, pixels=data.pixels[chosen], labels=labels)
 
 
-def decode(files: FileSet, size: int) -> PixelSet:
+def decode(files: FileSet | ShardSet, size: int) -> PixelSet:
     """Read all images into memory, each as its central square of `size` x `size` pixels.
 
     Raises:
-        InputError: If an image is damaged; the message names it.
+        InputError: If images are damaged; the message names the first few.
     """
-    pixels = np.empty((len(files.paths), size, size, 3), np.uint8)
+    pixels = np.empty((len(files.labels), size, size, 3), np.uint8)
+    damaged: list[str] = []
     with ThreadPoolExecutor() as pool:
-        squares = pool.map(_read_square, files.paths, repeat(size))
+        squares = pool.map(partial(_square, files, size), range(len(pixels)))
         # disable=None: no bar where nobody watches.
         bar = tqdm(squares, "decoding", len(pixels), unit=" images", leave=False, disable=None)
-        for image, square in enumerate(bar):
-            pixels[image] = square
+        try:
+            for image, square in enumerate(bar):
+                if isinstance(square, InputError):
+                    damaged.append(str(square))
+                else:
+                    pixels[image] = square
+        except BaseException:  # a signal; do not wait for the other images
+            pool.shutdown(cancel_futures=True)
+            raise
+    if damaged:
+        more = f"; and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise InputError("; ".join(damaged[:5]) + more)
     return PixelSet(pixels, files.labels, files.classes)
 
 
@@ -295,8 +319,11 @@ def central_square(image: NDArray[np.uint8], short_side: int, size: int) -> NDAr
     return image[top : top + size, left : left + size]
 
 
-def _read_square(path: Path, size: int) -> NDArray[np.uint8]:
-    return central_square(read_image(path), size, size)
+def _square(files: FileSet | ShardSet, size: int, index: int) -> NDArray[np.uint8] | InputError:
+    try:
+        return central_square(files.image(index), size, size)
+    except InputError as error:
+        return error
 
 
 def _is_train(split: str) -> bool:
@@ -305,10 +332,14 @@ def _is_train(split: str) -> bool:
     return split == "train"
 
 
+def _split_names(split: str) -> tuple[str, ...]:
+    """Return what the folder of a split may be called; "val" and "test" stand in for each other."""
+    return ("train",) if _is_train(split) else (split, "val", "test")
+
+
 def _split_folder(root: Path, split: str) -> Path | None:
-    """Return the folder of a split, if there is one; "val" and "test" stand in for each other."""
-    names = ("train",) if _is_train(split) else (split, "val", "test")
-    return next((root / name for name in names if (root / name).is_dir()), None)
+    folders = (root / name for name in _split_names(split))
+    return next((folder for folder in folders if folder.is_dir()), None)
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
@@ -323,7 +354,8 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
 def _subfolders(folder: Path) -> tuple[str, ...]:
     names = sorted(entry.name for entry in _scan(folder) if entry.is_dir())
     if not names:
-        raise InputError(f"{folder} holds no class folders")
+        hint = f"; tar files need an index: python scripts/make_shards.py --index {folder}"
+        raise InputError(f"{folder} holds no class folders{hint * any(folder.glob('*.tar'))}")
     return tuple(names)
 
 
@@ -347,13 +379,12 @@ def _check_same_classes(
 
 def _list_images(classes: tuple[str, ...], folders: list[Path]) -> FileSet:
     """List one folder of images per class."""
-    names = [_image_names(folder) for folder in folders]
+    names = [encode(_image_names(folder)) for folder in folders]
     for folder, found in zip(folders, names, strict=True):
-        if not found:
+        if not len(found):
             raise InputError(f"the class folder {folder} holds no .jpg, .jpeg or .png images")
-    paths = tuple(f / name for f, found in zip(folders, names, strict=True) for name in found)
     labels = np.repeat(np.arange(len(classes)), [len(found) for found in names])
-    return FileSet(paths, labels, classes)
+    return FileSet(Paths.in_folders(folders, names), labels, classes)
 
 
 def _annotated_images(annotations: Path, classes: tuple[str, ...]) -> FileSet:
@@ -361,7 +392,7 @@ def _annotated_images(annotations: Path, classes: tuple[str, ...]) -> FileSet:
     folder = annotations.parent / "images"
     unseen = set(_image_names(folder))
     numbers = {wnid: number for number, wnid in enumerate(classes)}
-    paths, labels = [], []
+    names, labels = [], []
     lines = annotations.read_text(encoding="ascii", errors="replace").splitlines()
     for line_number, line in enumerate(lines, start=1):
         name, wnid, *_ = *line.split("\t"), ""
@@ -371,11 +402,12 @@ def _annotated_images(annotations: Path, classes: tuple[str, ...]) -> FileSet:
         if wnid not in numbers:
             raise InputError(f"{place} gives {name} the class {wnid!r}, which train/ does not have")
         unseen.remove(name)
-        paths.append(folder / name)
+        names.append(name)
         labels.append(numbers[wnid])
     if unseen:
         raise InputError(f"{annotations} does not name {min(unseen)}, which is in {folder}")
     absent = set(numbers) - {classes[label] for label in labels}
     if absent:
         raise InputError(f"{annotations} names no image of class {min(absent)}, which train/ has")
-    return FileSet(tuple(paths), np.array(labels, np.int64), classes)
+    paths = Paths.in_folders([folder], [encode(names)])
+    return FileSet(paths, np.array(labels, np.int64), classes)

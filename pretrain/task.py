@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from common.distributed import World, sum_over_ranks
 from common.errors import InputError
 from common.images import IMAGENET_MEAN, IMAGENET_STD
-from common.loading import stream
+from common.loading import SkipBad, stream
 from common.optimization import autocast
 from common.sampling import MicroBatch
+from common.signals import stop_asked
 from pretrain.augment import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -27,9 +28,10 @@ from pretrain.augment import (
     normalize,
     train_image,
 )
-from pretrain.datasets import FileSet, PixelSet, hold_out, load
+from pretrain.datasets import FileSet, PixelSet, decode, hold_out, load
 from pretrain.pixel_cache import cached_decode
 from pretrain.recipes import Recipe
+from pretrain.shards import ShardSet
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W), uint8, and labels (B,), on the device."""
@@ -47,7 +49,7 @@ class Split:
     num_images: int
     classes: tuple[str, ...]
     source: str
-    """What they were read from, such as ".jpg files"."""
+    """What they were read from, such as ".jpg files" or "shards"."""
     load: Callable[[Iterable[MicroBatch]], Iterator[Batch]]
 
 
@@ -66,6 +68,7 @@ def open_split(
     workers: int,
     device: torch.device,
     cache: Path | None,
+    skip: Callable[[int], SkipBad | None] | None = None,
 ) -> Split:
     """Open a split of the recipe's data set.
 
@@ -74,13 +77,14 @@ def open_split(
 
     Args:
         recipe: Says which data, and how it is cropped.
-        root: Folder of the data set.
+        root: Folder of the data set, or the URL of shards.
         split: "train", "val", or "held-out" for the training images that the recipe keeps back.
         training: Crop and flip at random, or not at all.
         seed: Seed of the crops and flips.
         workers: Processes that read images from files.
         device: Where batches go.
         cache: Folder for decoded pixels; None keeps none.
+        skip: Called with the number of images; what may be unreadable among files.
 
     Raises:
         InputError: If data is missing or damaged.
@@ -90,8 +94,12 @@ def open_split(
     source = "archive"
     if isinstance(data, FileSet):
         source = f"{data.paths[0].suffix} files"
+    elif isinstance(data, ShardSet):
+        source = "shards"
     if images.crop == "pad" and isinstance(data, FileSet):
         data = cached_decode(data, images.size, cache)
+    elif images.crop == "pad" and isinstance(data, ShardSet):
+        data = decode(data, images.size)
     if images.held_out and split != "val":
         kept, held_out = hold_out(data, images.held_out, seed=0)  # whatever the run's seed
         data = held_out if split == "held-out" else kept
@@ -118,14 +126,18 @@ def open_split(
         else partial(_read_eval, data, images.size)
     )
 
+    may_skip = skip(len(data.labels)) if skip else None
+
     def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
-        for pixels, labels in stream(read, micro_batches, _collate, workers=workers, device=device):
+        for pixels, labels in stream(
+            read, micro_batches, _collate, workers=workers, device=device, skip=may_skip
+        ):
             yield (
                 pixels.to(device, non_blocking=True).permute(0, 3, 1, 2),
                 labels.to(device, non_blocking=True),
             )
 
-    return Split(num_images=len(data.paths), classes=data.classes, source=source, load=batches)
+    return Split(num_images=len(data.labels), classes=data.classes, source=source, load=batches)
 
 
 def _resident_batches(
@@ -139,14 +151,16 @@ def _resident_batches(
 
 
 def _read_train(
-    data: FileSet, size: int, seed: int, min_scale: float, epoch: int, index: int
+    data: FileSet | ShardSet, size: int, seed: int, min_scale: float, epoch: int, index: int
 ) -> tuple[NDArray[np.uint8], int]:
-    image = train_image(data.paths[index], size, seed, epoch, index, min_scale)
+    image = train_image(data.image(index), size, seed, epoch, index, min_scale)
     return image, int(data.labels[index])
 
 
-def _read_eval(data: FileSet, size: int, epoch: int, index: int) -> tuple[NDArray[np.uint8], int]:
-    return eval_image(data.paths[index], size), int(data.labels[index])
+def _read_eval(
+    data: FileSet | ShardSet, size: int, epoch: int, index: int
+) -> tuple[NDArray[np.uint8], int]:
+    return eval_image(data.image(index), size), int(data.labels[index])
 
 
 def _collate(items: list[tuple[NDArray[np.uint8], int]]) -> Batch:
@@ -193,6 +207,8 @@ def evaluate(
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
     with torch.inference_mode():
         for images, labels in split.load(micro_batches):
+            if stop_asked():
+                break
             with autocast(recipe.optimization, world.device):
                 logits = network(normalize(images, mean, std)).float()
             best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]

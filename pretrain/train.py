@@ -14,7 +14,7 @@ from common.distributed import World
 from common.dropout import FocusedDropout
 from common.errors import InputError
 from common.flags import RunFlags
-from common.loading import default_workers
+from common.loading import default_workers, skip_bad
 from common.optimization import place_focused_dropout
 from common.train_loop import Stage
 from pretrain.dropouts import place_dropouts, set_progress
@@ -73,7 +73,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
         at_step=at_step,
     )
     facts = {
-        "data": str(flags.data.resolve()),
+        "data": str(flags.data.resolve() if flags.data.exists() else flags.data),  # or a URL
         "source": train.source,
         "train_images": train.num_images,
         "val_images": val.num_images,
@@ -125,4 +125,5 @@ def _open(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:
         workers=default_workers() if flags.workers is None else flags.workers,
         device=world.device,
         cache=None if flags.dry_run else flags.out.resolve().parent,
+        skip=partial(skip_bad, flags) if split == "train" else None,
     )

@@ -133,6 +133,62 @@ def test_code_in_a_pth_file_does_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "fired").exists()
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".pkl", ".safetensors", ""])
+@pytest.mark.parametrize("how", ["pickle", "old torch", "nested", "stack of opcodes"])
+def test_no_pickle_runs_under_any_name(tmp_path: Path, suffix: str, how: str) -> None:
+    fired, path = tmp_path / "fired", tmp_path / f"bomb{suffix}"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps({"conv1.weight": Bomb(fired)}))
+    elif how == "old torch":
+        torch.save({"conv1.weight": Bomb(fired)}, path, _use_new_zipfile_serialization=False)
+    elif how == "nested":
+        torch.save({"a": torch.zeros(1), "b": {"c": [Bomb(fired)]}}, path)
+    else:
+        path.write_bytes(b"cos\nsystem\n(S'touch %s'\ntR." % bytes(fired))
+    with pytest.raises(InputError, match=path.name) as caught:
+        load_backbone(path, "resnet18")
+    assert not fired.exists()
+    assert "\n" not in str(caught.value)
+    pickle.loads(pickle.dumps(Bomb(fired)))
+    assert fired.exists()  # the bomb is a live one
+
+
+def lying(header: Any, data: bytes = bytes(8), length: int | None = None) -> bytes:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return (len(text) if length is None else length).to_bytes(8, "little") + text + data
+
+
+def entry(shape: list[int], begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
+    return {"w": {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}}
+
+
+LIES = {
+    "longer than the file": lying(entry([2], 0, 8), length=2**40),
+    "longer than memory": lying(entry([2], 0, 8), length=2**63 - 1),
+    "no header": lying({}, b"", length=0),
+    "not JSON": lying(b"{" * 100_000),
+    "an array": lying([]),
+    "beyond the data": lying(entry([2**20], 0, 2**22)),
+    "before the data": lying(entry([2], -8, 0)),
+    "shape and bytes differ": lying(entry([3], 0, 8)),
+    "product overflows": lying(entry([2**32, 2**32], 0, 8)),
+    "offsets swapped": lying(entry([2], 8, 0)),
+    "overlap": lying(entry([2], 0, 8) | {"v": entry([1], 4, 8)["w"]}),
+    "bytes of nobody": lying(entry([1], 0, 4)),
+    "unknown type": lying(entry([2], 0, 8, "PICKLE")),
+    "nothing in it": lying({}, b""),
+}
+
+
+@pytest.mark.parametrize("content", LIES.values(), ids=LIES)
+def test_a_safetensors_header_that_lies(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "backbone.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"backbone\.safetensors") as caught:
+        load_backbone(path, "resnet18")
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("state", [{}, {"model": {"a": torch.zeros(1)}, "step": 3}], ids=str)
 def test_a_training_checkpoint_is_no_backbone(state: dict[str, Any], tmp_path: Path) -> None:
     torch.save(state, tmp_path / "last.pt")

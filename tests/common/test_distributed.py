@@ -33,7 +33,7 @@ PIXELS = torch.randint(0, 256, (21, 3, 6, 6), generator=torch.Generator().manual
 IMAGES, LABELS = PIXELS.double() / 128 - 1, torch.arange(21) % 7
 SETTINGS = Optimization(lr=0.05, batch_size=8, epochs=17, clip_norm=1.0)  # batches of 8, 8, 5
 FIXED, DRAWN = (0.4, 0.4), (0.3, 0.6)
-INTERRUPTED_AT = 11  # the ranks agree on it at the next multiple of 10
+INTERRUPTED_AT = 11  # in the fourth epoch; the ranks agree on it at its evaluation
 
 
 def network(gamma: tuple[float, float], dropout: float) -> nn.Module:
@@ -222,7 +222,7 @@ def test_a_signal_to_one_rank_ends_all_and_the_run_goes_on(
 ) -> None:
     """Each rank gets its own generator back, and the sums of the cut epoch are complete."""
     for rank in ranks:
-        assert rank["stop"] == "ended on request after step 20"
+        assert rank["stop"] == "ended on request after step 12"
         assert torch.equal(rank["resumed next draw"], rank["next draw"])
         for name, value in rank["drawn"].items():
             assert torch.equal(rank["resumed"][name], value)

@@ -1,12 +1,17 @@
 """Reading images: pixels against Pillow's decoder, and files that must be refused."""
 
+import os
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import InputError
-from common.images import IMAGENET_MEAN, IMAGENET_STD, read_image
+from common.image_headers import read_header
+from common.images import IMAGENET_MEAN, IMAGENET_STD, MAX_FILE_BYTES, MAX_PIXELS, read_image
 
 # Orientation 6: "turn by 90 degrees". APP1, length 34, "Exif", little-endian TIFF of one entry.
 EXIF_TURNED = (
@@ -116,13 +121,142 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
             read_image(path)
 
 
-def test_an_image_of_absurd_size_is_refused(write):
-    data = bytearray(encoded(picture()))
-    frame = data.index(b"\xff\xc0")  # marker, length (2 bytes), precision (1), height, width
-    data[frame + 5 : frame + 9] = (65500).to_bytes(2) * 2
-    with pytest.raises(InputError, match=r"refuses the image .*0001\.jpg") as caught:
-        read_image(write(bytes(data)))
+MODES = {
+    "grey": ("L", "JPEG", {}),
+    "CMYK": ("CMYK", "JPEG", {}),
+    "RGB": ("RGB", "JPEG", {"progressive": True}),
+    "palette": ("P", "PNG", {"transparency": 3}),
+    "grey with alpha": ("LA", "PNG", {}),
+    "RGB with alpha": ("RGBA", "PNG", {}),
+    "bits": ("1", "PNG", {}),
+    "16-bit grey": ("I;16", "PNG", {}),
+    "GIF": ("P", "GIF", {}),
+    "BMP": ("RGB", "BMP", {}),
+    "BMP palette": ("P", "BMP", {}),
+    "WebP": ("RGB", "WEBP", {"quality": 95}),
+    "WebP lossless": ("RGB", "WEBP", {"lossless": True}),
+    "WebP lossless alpha": ("RGBA", "WEBP", {"lossless": True}),
+    "WebP alpha": ("RGBA", "WEBP", {"quality": 95}),
+}
+OURS = {
+    "L": "grey",
+    "1": "grey",
+    "I;16": "16-bit grey",
+    "P": "palette",
+    "LA": "grey with alpha",
+    "RGBA": "RGB with alpha",
+}
+
+
+def saved(path, mode, kind, options):
+    image = picture()
+    with Image.fromarray(image) as rgb:
+        if mode == "I;16":
+            Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(path, kind)
+        elif mode in ("LA", "RGBA"):
+            rgb.putalpha(Image.fromarray(image[..., 1]))
+            rgb.convert(mode).save(path, kind, **options)
+        else:
+            rgb.convert(mode).save(path, kind, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_mode_is_read_as_pillow_reads_it(tmp_path, name):
+    mode, kind, options = MODES[name]
+    path = saved(tmp_path / "0001.jpg", mode, kind, options)
+    with Image.open(path) as file:
+        header = read_header(path.read_bytes())
+        assert (header.width, header.height) == file.size
+        assert header.format.upper() == file.format
+        assert header.mode == OURS.get(file.mode, file.mode)
+        if mode == "I;16":
+            expected = np.repeat(picture()[..., :1], 3, axis=2)
+        else:
+            expected = np.asarray(file.convert("RGB"))
+    assert np.abs(read_image(path).astype(int) - expected).max() <= 4
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_a_header_cut_anywhere_is_none_or_right(tmp_path, name):
+    data = saved(tmp_path / "x", *MODES[name]).read_bytes()
+    whole = read_header(data)
+    for cut in range(min(len(data), 700)):
+        assert read_header(data[:cut]) in (None, whole)
+
+
+def test_what_libjpeg_passes_over_hides_no_size(write):
+    plain = encoded(picture())
+    path = write(plain[:2] + b"\xff\x01junk\xff\x00\xff\xff\xfe\x00\x06\xff\xc0ab" + plain[2:])
+    assert read_image(path).shape == (48, 64, 3)
+    assert read_header(path.read_bytes()) == read_header(plain)
+
+
+def test_a_header_of_endless_segments_is_given_up():
+    """A second at most: such a file can have 256 MB."""
+    assert read_header(b"\xff\xd8" + b"\xff\x01" * 10_000_000) is None
+    assert read_header(b"\xff\xd8" + b"\xff" * 10_000_000) is None
+
+
+def test_a_format_of_unknown_size_is_refused(tmp_path):
+    with Image.fromarray(picture()) as image:
+        image.save(tmp_path / "0001.jpg", "TIFF")
+    with pytest.raises(InputError, match=r"0001\.jpg .*no JPEG, PNG, BMP, GIF or WebP"):
+        read_image(tmp_path / "0001.jpg")
+
+
+def png(width, height, rows=b""):
+    """A PNG of black 1-bit pixels, as small as it can be."""
+
+    def chunk(kind, content):
+        crc = zlib.crc32(kind + content).to_bytes(4)
+        return len(content).to_bytes(4) + kind + content + crc
+
+    size = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    content = chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def bomb(kind):
+    if kind == "PNG":
+        return png(9460, 9460, bytes(9460 * (1 + -(-9460 // 8))))
+    if kind == "JPEG":
+        data = bytearray(encoded(picture()))
+        frame = data.index(b"\xff\xc0")  # marker, length (2 bytes), precision (1), height, width
+        data[frame + 5 : frame + 9] = (9460).to_bytes(2) * 2
+        return bytes(data)
+    if kind == "GIF":
+        return b"GIF89a" + struct.pack("<HH", 9460, 9460) + bytes(20)
+    return b"BM" + bytes(12) + struct.pack("<IiiHH", 40, 9460, -9460, 1, 1) + bytes(80)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
+def test_a_decompression_bomb_is_refused_undecoded(write, monkeypatch, kind):
+    assert 9459 * 9459 <= MAX_PIXELS < 9460 * 9460
+    data = bomb(kind)
+    assert len(data) < 20_000
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(InputError, match=r"0001\.jpg is too large: 9460 x 9460 pixels") as caught:
+        read_image(write(data))
     assert "\n" not in str(caught.value)
+
+
+def test_a_row_too_long_for_opencv_is_no_traceback(write, capfd):
+    with pytest.raises(InputError, match=r"0001\.jpg is (refused|damaged)"):
+        read_image(write(png(2**21, 1, bytes(1 + 2**18))))
+
+
+def test_a_large_file_a_pipe_and_a_device_are_refused_unread(tmp_path):
+    large, pipe, device, loop = (tmp_path / f"{name}.jpg" for name in "abcd")
+    large.touch()
+    os.truncate(large, MAX_FILE_BYTES + 1)  # sparse: takes no room
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    loop.symlink_to(loop)
+    reasons = ["too large: 268435457 bytes", "no regular file", "no regular file", "unreadable: .*"]
+    for path, reason in zip((large, pipe, device, loop), reasons, strict=True):
+        with pytest.raises(InputError, match=rf"{path.name} is {reason}"):
+            read_image(path)
 
 
 def test_imagenet_statistics_match_the_published_8_bit_ones():

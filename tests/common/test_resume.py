@@ -253,15 +253,18 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "new", stage(network()), resume=str(tmp_path / "best.pt"))
 
 
-def test_a_second_signal_ends_the_process_at_once() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_same_signal_again_ends_the_process_at_once(number: int) -> None:
+    """Not the other one: clusters send SIGUSR1 first and SIGTERM later."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         pid = os.fork()
     if not pid:
         try:
             stop = StopRequest()
-            os.kill(os.getpid(), signal.SIGUSR1)
-            os.kill(os.getpid(), signal.SIGTERM if stop.asked else signal.SIGKILL)
+            for sent in (signal.SIGTERM, signal.SIGUSR1):
+                os.kill(os.getpid(), sent)
+            os.kill(os.getpid(), number if stop.asked else signal.SIGKILL)
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143

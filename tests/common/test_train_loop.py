@@ -3,6 +3,7 @@
 Interrupted runs are in test_resume.py.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +17,15 @@ from torch import Tensor, nn
 
 from common import FocusedDropout, checkpoints, focused_dropout, train_loop
 from common.distributed import World
+from common.epoch_sums import EpochSums
+from common.finite import FiniteCheck, NonFiniteError
 from common.focused_training import participates
 from common.loading import stream
 from common.progress import read_metrics
 from common.run_folder import RunFolder
 from common.sampling import MicroBatch
 from common.settings import Focus, Optimization
-from common.train_loop import NonFiniteError, Options, Stage
+from common.train_loop import Options, Stage
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
@@ -299,13 +302,17 @@ def test_the_magnified_decay_is_never_saved(tmp_path: Path, rate: float) -> None
 # --------------------------------------------------------------------------- not a number
 
 
-def test_a_loss_that_is_not_a_number_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_not_a_number_changes_nothing(tmp_path: Path, accumulate: int) -> None:
+    """Step 4, the second of the second epoch: its images are named, and all is as before it."""
     model = network()
     before: dict[str, Tensor] = {}
+    files: dict[str, bytes] = {}
 
     def hook(call: int, network: nn.Module) -> None:
-        if call == 4:
+        if call == 4 * accumulate:
             before.update((name, p.detach().clone()) for name, p in network.named_parameters())
+            files.update((path.name, path.read_bytes()) for path in tmp_path.glob("*.*"))
 
     task = stage(model, hook)
 
@@ -313,9 +320,23 @@ def test_a_loss_that_is_not_a_number_changes_nothing(tmp_path: Path) -> None:
         means = task.loss(network, batch)
         return means | {"loss": means["loss"] * float("nan")} if before else means
 
-    with pytest.raises(NonFiniteError, match="^loss became non-finite at step 4: lower"):
-        train(tmp_path, replace(task, loss=loss))
+    with pytest.raises(NonFiniteError, match="^loss became non-finite at step 4: lower") as caught:
+        settings = replace(SETTINGS, accumulate=accumulate)
+        train(tmp_path, replace(task, loss=loss), settings)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    images = np.random.default_rng((0, 1)).permutation(21)[8:16].tolist()
+    named = f"(training images {', '.join(map(str, images))} of step 4, listed in non_finite.json)"
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    half = 8 // accumulate
+    parts = [images[:half], images[half:]] if accumulate == 2 else [images]
+    after = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert json.loads(after.pop("non_finite.json")) == {
+        "step": 4,
+        "non_finite": ["loss"],
+        "steps": [{"step": 4, "epoch": 1, "images": parts}],
+    }
+    assert after == files, "nothing else is written"
     last = checkpoints.load(tmp_path / "last.pt")
     assert last["step"] == 3
     assert all(value.isfinite().all() for value in last["model"].values())
@@ -325,7 +346,42 @@ def test_a_loss_that_is_not_a_number_changes_nothing(tmp_path: Path) -> None:
 def test_a_gradient_that_is_not_a_number_is_never_saved(
     tmp_path: Path, clip_norm: float | None
 ) -> None:
-    """In the last step of an epoch, where no later loss could tell before the save."""
+    """In the last step of an epoch, where no later loss could tell before the save.
+
+    With clipping it is seen before the update; without, what it did to the weights is.
+    """
+    model = network()
+    task = stage(model)
+    calls = 0
+    before: dict[str, Tensor] = {}
+
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        means = task.loss(network, batch)
+        if calls == 6:  # the root of 0 is 0; its slope times 0 is not a number
+            before.update((name, p.detach().clone()) for name, p in network.named_parameters())
+            means["loss"] = means["loss"] + (0 * network.get_parameter("fc.bias")).sqrt().sum()
+        return means
+
+    where = (
+        "gradient_norm became .* at step 5:" if clip_norm else "a weight became .* at step 6, or"
+    )
+    with pytest.raises(NonFiniteError, match=where):
+        train(tmp_path, replace(task, loss=loss), replace(SETTINGS, clip_norm=clip_norm))
+    kept = [torch.equal(p, before[name]) for name, p in model.named_parameters()]
+    assert all(kept) == (clip_norm is not None)
+    images = np.random.default_rng((0, 1)).permutation(21)[16:].tolist()
+    (step,) = json.loads((tmp_path / "non_finite.json").read_text())["steps"]
+    assert step == {"step": 5, "epoch": 1, "images": [images]}
+    for name in ("last.pt", "best.pt"):
+        state = checkpoints.load(tmp_path / name)
+        assert state["step"] == 3
+        assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_poisoned_update_is_blamed_and_not_the_step_that_shows_it(tmp_path: Path) -> None:
+    """Without clipping, the gradient of step 0 is seen in the loss of step 1."""
     task = stage(network())
     calls = 0
 
@@ -333,13 +389,42 @@ def test_a_gradient_that_is_not_a_number_is_never_saved(
         nonlocal calls
         calls += 1
         means = task.loss(network, batch)
-        if calls == 6:  # the root of 0 is 0; its slope times 0 is not a number
+        if calls == 1:
             means["loss"] = means["loss"] + (0 * network.get_parameter("fc.bias")).sqrt().sum()
         return means
 
-    with pytest.raises(NonFiniteError, match="gradient_norm" if clip_norm else "a weight"):
-        train(tmp_path, replace(task, loss=loss), replace(SETTINGS, clip_norm=clip_norm))
-    for name in ("last.pt", "best.pt"):
-        state = checkpoints.load(tmp_path / name)
-        assert state["step"] == 3
-        assert all(value.isfinite().all() for value in state["model"].values())
+    with pytest.raises(NonFiniteError, match=r"at step 1, or up to 1 before: .* of steps 0 to 1,"):
+        train(tmp_path, replace(task, loss=loss))
+    steps = json.loads((tmp_path / "non_finite.json").read_text())["steps"]
+    assert [step["step"] for step in steps] == [0, 1]
+
+
+def test_where_looking_costs_the_steps_since_the_last_look_are_named(tmp_path: Path) -> None:
+    """Two ranks, as a GPU, look every ten steps; step 10 was looked at, its update was not."""
+    check = FiniteCheck(nn.Linear(1, 1), World(CPU, size=2), tmp_path)
+    sums = EpochSums()
+    for step in range(20):
+        check.begin(step, [MicroBatch(0, np.array([step, 100 + step]), 1.0)])
+        sums.add({"loss": torch.tensor(float("inf") if step == 13 else 1.0)}, 2)
+        check.check(sums, step)
+    check.begin(20, [MicroBatch(1, np.array([20, 120]), 1.0)])
+    message = (
+        r"^loss became non-finite at step 20, or up to 10 before: .* \(training images 10, 110, "
+        r"11, 111, 12, 112, 13, 113 and 14 more of steps 10 to 20, listed in non_finite\.json\)"
+    )
+    with pytest.raises(NonFiniteError, match=message):
+        check.check(sums, 20)
+    record = json.loads((tmp_path / "non_finite.json").read_text())
+    assert record["steps"] == [
+        {"step": step, "epoch": int(step == 20), "images": [[step, 100 + step]]}
+        for step in range(10, 21)
+    ]
+
+
+def test_a_full_disk_does_not_hide_it(tmp_path: Path) -> None:
+    check = FiniteCheck(nn.Linear(1, 1), World(CPU), tmp_path / "absent")
+    sums = EpochSums()
+    sums.add({"loss": torch.tensor(float("nan"))}, 1)
+    check.begin(0, [MicroBatch(0, np.array([3]), 1.0)])
+    with pytest.raises(NonFiniteError, match="training images 3 of step 0"):
+        check.check(sums, 0)

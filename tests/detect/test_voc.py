@@ -1,7 +1,9 @@
 """The VOC reader: coordinates by hand, hostile files, and errors that say what to mend."""
 
+import os
 import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,6 +178,11 @@ HOSTILE = {
     "small blow-up": f'<!DOCTYPE a [<!ENTITY b "{"x" * 5000}">]>{annotation("&b;" * 9)}',
     "outer declarations": '<!DOCTYPE annotation SYSTEM "other.dtd">' + annotation(),
     "outer file": '<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/hostname">]>' + annotation(),
+    "quadratic blow-up": f'<!DOCTYPE a [<!ENTITY b "{"x" * 50_000}">]>' + annotation("&b;" * 9999),
+    "parameter entity": '<!DOCTYPE a [<!ENTITY % b SYSTEM "file:///etc/hostname"> %b;]>',
+    "hidden by its encoding": b'<?xml version="1.0" encoding="cp037"?>'
+    + f"<!DOCTYPE a [<!ENTITY b 'x'>]>{annotation(thing())}".encode("cp037"),
+    "hidden by utf-7": b'<?xml version="1.0" encoding="utf-7"?>+ADwAIQ-DOCTYPE a+AD4-',
     "unknown entity": annotation("&b;"),
     "cut off": annotation(thing())[:-20],
     "empty": "",
@@ -200,6 +207,49 @@ def test_a_hostile_or_broken_file_is_refused_by_name(read, text):
 def test_declarations_are_refused_unparsed(read, token):
     with pytest.raises(InputError, match=f"holds '{token}'"):
         read(f"{token} " + annotation())
+
+
+@pytest.mark.parametrize("place", ["name", "difficult", "xmin"])
+def test_a_message_shows_a_hostile_text_short_and_in_one_line(read, place):
+    text = "\n\x7f&#x9b;31m" + "x" * 900_000
+    item = re.sub(rf"<{place}>[^<]*<", lambda _: f"<{place}>y{text}<", thing())
+    with pytest.raises(InputError, match=r"object 1") as caught:
+        read(annotation(item))
+    assert len(str(caught.value)) < 800
+    assert str(caught.value).isprintable()
+
+
+def test_pipes_devices_and_loops_are_refused_unread(tmp_path):
+    pipe, device, loop = (tmp_path / name for name in ("pipe.xml", "device.xml", "loop.xml"))
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    loop.symlink_to(loop)
+    for path in (pipe, device, loop):
+        with pytest.raises(InputError, match=path.name):
+            read_annotation(path, "any", LABEL_OF)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    ["../000002", "/etc/passwd", "a/b", "..", "000001\0", "x" * 5000 + "/", "\u0660", "a\x1b[31m"],
+)
+def test_an_id_that_is_no_plain_name_opens_nothing(devkit, hostile, monkeypatch):
+    (devkit / "VOC2007/ImageSets/Main/trainval.txt").write_text(f"000001\n{hostile}\n")
+    opened = []
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *a: opened.append(path.name) or real(path, *a))
+    with pytest.raises(InputError, match="line 2: .* is not an image id") as caught:
+        read_split(devkit, "2007:trainval", VOC_CLASSES)
+    assert opened == ["trainval.txt"]
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_list_without_end_is_refused(devkit):
+    path = devkit / "VOC2007/ImageSets/Main/trainval.txt"
+    os.truncate(path, 10**12)  # sparse
+    with pytest.raises(InputError, match=r"trainval\.txt is over 100000000 bytes"):
+        read_split(devkit, "2007:trainval", VOC_CLASSES)
 
 
 def test_deep_nesting_is_no_crash(read):

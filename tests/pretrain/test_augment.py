@@ -1,19 +1,21 @@
 """Crops, flips and normalisation against literal versions and their distributions."""
 
 from functools import partial
-from pathlib import Path
+from itertools import product
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.transforms import functional as tv
 
-from common.errors import InputError
 from common.images import IMAGENET_MEAN, IMAGENET_STD
+from pretrain import augment
 from pretrain.augment import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -26,11 +28,6 @@ from pretrain.augment import (
 from pretrain.datasets import PixelSet
 
 CPU = torch.device("cpu")
-
-
-def write_image(path: Path, pixels: NDArray[np.uint8]) -> Path:
-    assert cv2.imwrite(str(path), pixels[..., ::-1])
-    return path
 
 
 def random_pixels(num_images: int, height: int, width: int) -> PixelSet:
@@ -135,6 +132,53 @@ def test_draws_are_even_and_independent() -> None:
             assert abs(np.corrcoef(first, second)[0, 1]) < 4 / num_images**0.5
 
 
+OUTCOMES = np.array(list(product(range(9), range(9), range(2))))
+"""Every top, left and flip with a padding of 4."""
+
+
+def by_torchvision(image: NDArray[np.uint8], top: int, left: int, flip: int) -> Tensor:
+    height, width, _ = image.shape
+    padded = tv.pad(torch.from_numpy(image).permute(2, 0, 1), [4])
+    crop = tv.crop(padded, top, left, height, width)
+    result: Tensor = tv.hflip(crop) if flip else crop
+    return result
+
+
+def test_every_outcome_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = random_pixels(len(OUTCOMES), 32, 32)
+    monkeypatch.setattr(augment, "crop_and_flip_draws", lambda *arguments: OUTCOMES)
+    images, _ = ResidentImages(data, 4, 0, CPU).train_batch(0, np.arange(len(OUTCOMES)))
+    for image, pixels, outcome in zip(images, data.pixels, OUTCOMES, strict=True):
+        assert torch.equal(image, by_torchvision(pixels, *outcome)), outcome
+
+
+def test_outcomes_are_as_likely_as_torchvisions() -> None:
+    """Both leave a picture of which each outcome is another: counts of equal distributions."""
+    picture = np.arange(1, 82, dtype=np.uint8).reshape(9, 9, 1).repeat(3, axis=2)
+    number = {
+        by_torchvision(picture, *outcome).numpy().tobytes(): i for i, outcome in enumerate(OUTCOMES)
+    }
+    assert len(number) == 162
+    count = 50 * 162
+    pixels = np.broadcast_to(picture, (count, 9, 9, 3)).copy()
+    data = PixelSet(pixels, np.zeros(count, np.int64), ("one",))
+    ours, _ = ResidentImages(data, 4, 0, CPU).train_batch(0, np.arange(count))
+    usual = transforms.Compose(
+        [transforms.RandomCrop(9, padding=4), transforms.RandomHorizontalFlip()]
+    )
+    tensor = torch.from_numpy(picture).permute(2, 0, 1)
+    theirs = [usual(tensor) for _ in range(count)]
+    counts = [
+        np.bincount(
+            [number[image.contiguous().numpy().tobytes()] for image in images], minlength=162
+        )
+        for images in (ours, theirs)
+    ]
+    chi_square = ((counts[0] - counts[1]) ** 2 / (counts[0] + counts[1])).sum()
+    # 161 degrees of freedom: mean 161, standard deviation 18.
+    assert abs(chi_square - 161) < 4 * 18
+
+
 def test_border_is_zero() -> None:
     data = random_pixels(200, 6, 6)  # no pixel of an image is zero
     images, _ = ResidentImages(data, 3, 0, CPU).train_batch(0, np.arange(200))
@@ -163,12 +207,12 @@ def test_normalize(mean: tuple[float, ...], std: tuple[float, ...]) -> None:
 
 
 @pytest.fixture
-def ramps(tmp_path: Path) -> Path:
+def ramps() -> NDArray[np.uint8]:
     """Red tells the column, green the row, so a crop shows where it was cut."""
     pixels = np.zeros((200, 240, 3), np.uint8)
     pixels[..., 0] = np.arange(240)
     pixels[..., 1] = np.arange(200)[:, None]
-    return write_image(tmp_path / "ramps.png", pixels)
+    return pixels
 
 
 def seen_part(crop: NDArray[np.uint8]) -> tuple[float, float, bool]:
@@ -180,7 +224,7 @@ def seen_part(crop: NDArray[np.uint8]) -> tuple[float, float, bool]:
 
 
 @pytest.mark.parametrize("min_scale", [0.08, 0.35])
-def test_random_crops(ramps: Path, min_scale: float) -> None:
+def test_random_crops(ramps: NDArray[np.uint8], min_scale: float) -> None:
     count = 800
     crops = [train_image(ramps, 32, 0, 0, index, min_scale) for index in range(count)]
     assert all(crop.shape == (32, 32, 3) and crop.dtype == np.uint8 for crop in crops)
@@ -200,7 +244,7 @@ def test_random_crops(ramps: Path, min_scale: float) -> None:
     assert abs(np.median(below_half) - (min_scale + 0.5) / 2) < 0.05
 
 
-def test_a_random_crop_is_a_function_of_its_counters(ramps: Path) -> None:
+def test_a_random_crop_is_a_function_of_its_counters(ramps: NDArray[np.uint8]) -> None:
     crop = partial(train_image, ramps, 16)
     first = crop(0, 0, 0)
     for other in ((1, 0, 0), (0, 1, 0), (0, 0, 1)):
@@ -209,7 +253,7 @@ def test_a_random_crop_is_a_function_of_its_counters(ramps: Path) -> None:
     assert not np.array_equal(crop(1, 12, 3), crop(11, 2, 3))
 
 
-def test_random_crops_do_not_depend_on_workers(ramps: Path) -> None:
+def test_random_crops_do_not_depend_on_workers(ramps: NDArray[np.uint8]) -> None:
     crop = partial(train_image, ramps, 16, 7, 2)
     here = [crop(index) for index in range(12)]
     loader: DataLoader[int] = DataLoader(
@@ -222,36 +266,26 @@ def test_random_crops_do_not_depend_on_workers(ramps: Path) -> None:
     np.testing.assert_array_equal(here, there[::-1])
 
 
-def test_shrunk_crops_are_antialiased(tmp_path: Path) -> None:
+def test_shrunk_crops_are_antialiased() -> None:
     checkerboard = (np.indices((256, 256)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    path = write_image(tmp_path / "board.png", np.repeat(checkerboard[..., None], 3, axis=2))
+    board = np.repeat(checkerboard[..., None], 3, axis=2)
     for index in range(10):  # parts of at least 150 x 150 pixels
-        crop = train_image(path, 16, 0, 0, index, min_scale=0.5)
+        crop = train_image(board, 16, 0, 0, index, min_scale=0.5)
         assert np.abs(crop.astype(float) - 127.5).max() < 20  # aliasing would leave 0 or 255
 
 
-def test_eval_image(tmp_path: Path) -> None:
+def test_eval_image() -> None:
     """14 pixels ask for a short side of 16; of 32 x 48 that leaves 16 x 24.
 
     Each pixel is then the mean of 2 x 2, and rows 1 to 14 and columns 5 to 18 remain.
     """
     pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
-    image = eval_image(write_image(tmp_path / "image.png", pixels), 14)
+    image = eval_image(pixels, 14)
     means = pixels.reshape(16, 2, 24, 2, 3).mean(axis=(1, 3))
     assert image.shape == (14, 14, 3)
     assert np.abs(image - means[1:15, 5:19]).max() <= 0.5
 
 
-def test_eval_image_of_the_usual_size(tmp_path: Path) -> None:
+def test_eval_image_of_the_usual_size() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (256, 301, 3), np.uint8)
-    path = write_image(tmp_path / "image.png", pixels)
-    np.testing.assert_array_equal(eval_image(path, 224), pixels[16:240, 38:262])
-
-
-def test_damaged_image_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "broken.jpg"
-    path.write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"broken\.jpg"):
-        train_image(path, 8, 0, 0, 0)
-    with pytest.raises(InputError, match=r"broken\.jpg"):
-        eval_image(path, 8)
+    np.testing.assert_array_equal(eval_image(pixels, 224), pixels[16:240, 38:262])

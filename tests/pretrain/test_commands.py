@@ -325,3 +325,32 @@ def test_a_signal_to_all_processes_ends_in_a_checkpoint(folders: Path, tmp_path:
     _, err = child.communicate(timeout=60)
     assert child.returncode == 143, err
     assert torch.load(tmp_path / "run" / "last.pt")["step"] >= 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_goes_on_past_a_counted_few_unreadable_images(
+    run: Run, folders: Path, tmp_path: Path, workers: int
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(folders, data)
+    for name in ("ant/3.jpg", "bee/7.jpg"):
+        (data / "train" / name).write_bytes(b"no image")
+    resized = ["--images.crop", "resized", "--workers", workers]
+
+    def train(out: str, limit: int) -> tuple[int, str, str]:
+        place = ["--data", data, "--out", tmp_path / out]
+        return run("train", "toy-resnet18", *place, *TINY, *resized, "--skip-bad", limit)
+
+    code, _, err = train("none", 0)
+    assert code == 2 and "is damaged or not an image" in one_line(err)
+    code, _, err = train("one", 1)
+    assert code == 2 and "--skip-bad 1 is used up" in one_line(err)
+    code, out, _ = train("two", 2)
+    assert code == 0
+    assert "skipped, 2 of at most 2" in out
+    recorded = (tmp_path / "two" / "unreadable.txt").read_text().splitlines()
+    # In the order of names 10.jpg and 11.jpg come before 2.jpg.
+    assert sorted(int(line.split()[0]) for line in recorded) == [3 + 2, 12 + 7 + 2]
+    (data / "val" / "ant" / "0.jpg").write_bytes(b"no image")
+    code, _, err = train("val", 24)
+    assert code == 2 and "val/ant/0.jpg" in one_line(err)

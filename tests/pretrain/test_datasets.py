@@ -1,6 +1,9 @@
 """The readers against files that the tests write, and what they say about broken ones."""
 
+import os
+import pickle
 import re
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -27,6 +30,7 @@ from pretrain.datasets import (
     select_classes,
     tiny_imagenet,
 )
+from pretrain.paths import Paths
 
 
 def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -45,6 +49,56 @@ def names_of(data: FileSet, root: Path) -> list[str]:
 
 
 # ---- class folders ----
+
+
+def test_listings_are_small(tmp_path: Path) -> None:
+    """As ImageNet's: 1,300 images in a folder, names of 21 letters; a tuple of Paths takes 300."""
+    for folder in ("n01440764", "n01443537"):
+        (tmp_path / "train" / folder).mkdir(parents=True)
+        for number in range(1300):
+            (tmp_path / "train" / folder / f"{folder}_{number:06d}.JPEG").touch()
+    class_folders(tmp_path, "train")  # what is imported or cached on the way
+    tracemalloc.start()
+    try:
+        data = class_folders(tmp_path, "train")
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(data.paths) == 2600
+    assert held / 2600 < 21 + 4 + 8 + 5  # name, folder, label, and the rest
+    assert peak / 1300 < 1000  # of one folder at a time there is more
+
+
+names = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+paths = st.lists(
+    st.builds(lambda folder, name: Path("x", folder, name), st.sampled_from("abc"), names).filter(
+        lambda path: path.name not in ("", "..")
+    )
+)
+
+
+@given(paths=paths, chosen=st.lists(st.integers(0, 10**6)), cut=st.slices(20))
+def test_paths_are_a_tuple_of_paths(paths: list[Path], chosen: list[int], cut: slice) -> None:
+    packed, plain = Paths.of(paths), tuple(paths)
+    assert packed == plain
+    assert tuple(packed) == plain
+    assert len(packed) == len(plain)
+    assert packed[cut] == plain[cut]
+    chosen = [i % len(plain) for i in chosen] if plain else []
+    assert packed.take(np.array(chosen, np.int64)) == tuple(plain[i] for i in chosen)
+    assert pickle.loads(pickle.dumps(packed)) == plain
+    assert packed != (*plain, Path("y"))
+    assert packed != 7
+    assert not plain or packed != (*plain[:-1], Path("y"))
+    assert Paths.of(packed) is packed
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (folder / name).touch()
+    assert class_folders(tmp_path, "train").paths == (folder / name,)
 
 
 def test_class_folders_are_numbered_by_name(tmp_path: Path) -> None:

@@ -1,0 +1,363 @@
+"""Images in tar shards, read by position: the order of a training is that of class folders.
+
+A split is a folder of tar files as WebDataset keeps them, and an `index.json` that says where in
+them each image lies; `scripts/make_shards.py` writes both. Shards at a URL are fetched whole when
+the first image of one is asked for, once per machine, into a folder below $SHARD_CACHE.
+
+```
+index.json   {"format": 1, "made_from": hex digits or null, "classes": [name, ...],
+              "shards": [{"name": ..., "bytes": ..., "sha256": ...}, ...],
+              "samples": {"name": [...], "class": [...], "shard": [...], "offset": [...],
+                          "size": [...]}}      one entry per image, ordered by class and name
+```
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from common.files import write_atomically
+from common.images import decode_image
+from pretrain.paths import encode
+
+INDEX = "index.json"
+CACHE = "SHARD_CACHE"
+"""Environment variable: the folder for fetched shards."""
+_FORMAT = 1
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # it becomes part of paths and commands
+_OPEN_SHARDS = 512  # of the 1,024 files that a process may usually open
+_MAX_INDEX_BYTES = 2**30
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A tar file: its name in the folder of the index, and what to know it by."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and _SHARD_NAME.fullmatch(self.name)):
+            raise ValueError(f"a shard is called {self.name!r}: letters, digits, _, - and . only")
+        if type(self.bytes) is not int or not isinstance(self.sha256, str):
+            raise ValueError(f"shard {self.name} lacks bytes or sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardSet:
+    """Images in shards.
+
+    Attributes:
+        folder: Where the shards lie, or will lie once they are fetched.
+        source: Where they are fetched from, a URL in which {} stands for a file's name; None: no
+            place.
+        shards: The tar files.
+        names: (N,) name of the member that holds each image.
+        places: (N, 3) shard, offset and size of each image; bytes.
+        labels: (N,) index into the class names.
+        classes: Class names.
+    """
+
+    folder: Path
+    source: str | None
+    shards: tuple[Shard, ...]
+    names: NDArray[np.bytes_]
+    places: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def read(self, index: int) -> bytes:
+        """Read an image's file as it was packed.
+
+        Raises:
+            InputError: If its shard is missing, cannot be fetched, or is not the one of the index.
+        """
+        number, offset, size = map(int, self.places[index])
+        shard = self.shards[number]
+        path = self.folder / shard.name
+        try:
+            try:
+                opened = _open(path, shard.bytes)
+            except FileNotFoundError:
+                if self.source is None:
+                    raise
+                url = self.source.replace("{}", shard.name)
+                _fetch_once(url, path, partial(_same, shard), shard.bytes)
+                opened = _open(path, shard.bytes)
+            content = os.pread(opened.descriptor, size, offset)
+        except OSError as error:
+            raise InputError(f"cannot read the shard {path}: {error.strerror}") from error
+        if len(content) != size:
+            raise InputError(f"the shard {path} was cut off while it was in use: fetch it again")
+        return content
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Decode an image to pixels (H, W, 3), RGB.
+
+        Raises:
+            InputError: If it cannot be read or decoded; the message names shard and member.
+        """
+        content = self.read(index)
+        try:
+            return decode_image(content)
+        except ValueError as error:
+            path = self.folder / self.shards[self.places[index, 0]].name
+            name = os.fsdecode(self.names[index])
+            raise InputError(f"the image {name} in {path} is {error}") from error
+
+
+class _Opened:
+    """A file that is closed when nobody reads from it any more."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+@lru_cache(_OPEN_SHARDS)
+def _open(path: Path, size: int) -> _Opened:
+    opened = _Opened(path)
+    _check_size(path, os.fstat(opened.descriptor).st_size, size)
+    return opened
+
+
+def _check_size(path: Path, size: int, expected: int) -> None:
+    if size != expected:
+        raise InputError(
+            f"the shard {path} has {size} bytes, its {INDEX} says {expected}: fetch it again, "
+            f"or make the index anew with scripts/make_shards.py --index {path.parent}"
+        )
+
+
+# ---- the index ----
+
+
+def open_shards(root: Path, splits: Sequence[str]) -> ShardSet | None:
+    """Open the first of some splits that lies in shards, as ROOT/SPLIT/index.json and tar files.
+
+    Args:
+        root: A folder, or a URL that `webdataset.gopen` opens, also "pipe:COMMAND"; in it {} stands
+            for SPLIT/FILE, without it /SPLIT/FILE follows. At a URL only the first split counts.
+        splits: Names of the split.
+
+    Returns:
+        The images, or None if ROOT is a folder without such an index.
+
+    Raises:
+        InputError: If the index is damaged or points outside a shard, or a shard is missing.
+    """
+    url = _url(root)
+    if url is None:
+        folder = next((root / name for name in splits if (root / name / INDEX).is_file()), None)
+        return None if folder is None else read_index(folder)
+    if CACHE not in os.environ:
+        raise InputError(f"set {CACHE} to a folder of this machine where shards of {url} are kept")
+    source = url.replace("{}", f"{splits[0]}/{{}}") if "{}" in url else f"{url}/{splits[0]}/{{}}"
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    folder = Path(os.environ[CACHE]) / f"{splits[0]}-{digest}"
+    _fetch_once(source.replace("{}", INDEX), folder / INDEX, _any_index)
+    return read_index(folder, source)
+
+
+def _url(root: Path) -> str | None:
+    """Return the URL that a Path was made of, which cost it a slash, or None."""
+    if not re.match(r"[a-z][a-z0-9]+:", str(root)) or root.exists():
+        return None
+    return re.sub(r"\b(?!pipe|file)([a-z][a-z0-9]+):/(?!/)", r"\1://", str(root))
+
+
+def read_index(folder: Path, source: str | None = None) -> ShardSet:
+    """Read the index of a folder of shards, and see that it fits the shards that are there.
+
+    Args:
+        folder: Holds index.json and, without a source, all shards.
+        source: Where missing shards are fetched from.
+
+    Raises:
+        InputError: If the index is damaged or points outside a shard, or a shard is missing.
+    """
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_bytes())
+        if not isinstance(index, dict) or index.get("format") != _FORMAT:
+            raise ValueError(f"its format is not {_FORMAT}")
+        data = _parse(index, folder, source)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        missing = "no " if isinstance(error, KeyError) else ""
+        reason = missing + " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} is no index of shards ({reason}): make it anew with "
+            f"scripts/make_shards.py --index {folder}"
+        ) from error
+    for shard in data.shards:
+        try:
+            _check_size(folder / shard.name, (folder / shard.name).stat().st_size, shard.bytes)
+        except OSError as error:
+            if source is None or not isinstance(error, FileNotFoundError):
+                raise InputError(
+                    f"cannot read the shard {folder / shard.name}: {error.strerror}"
+                ) from error
+    return data
+
+
+def _parse(index: Mapping[str, Any], folder: Path, source: str | None) -> ShardSet:
+    shards = tuple(Shard(**entry) for entry in index["shards"])
+    classes = tuple(index["classes"])
+    samples = index["samples"]
+    columns = [np.array(samples[name]) for name in ("class", "shard", "offset", "size")]
+    names = encode(samples["name"])
+    if not all(isinstance(name, str) for name in classes):
+        raise ValueError("a class name is no text")
+    if len({shard.name for shard in shards}) < len(shards):
+        raise ValueError("two shards have the same name")
+    if not len(names) or any(c.dtype != np.int64 or c.shape != names.shape for c in columns):
+        raise ValueError("samples need a name and four whole numbers each")
+    labels, shard_of, offsets, sizes = columns
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise ValueError(f"a class is not in 0..{len(classes) - 1}")
+    if shard_of.min() < 0 or shard_of.max() >= len(shards):
+        raise ValueError(f"a shard is not in 0..{len(shards) - 1}")
+    room = np.array([shard.bytes for shard in shards])[shard_of]
+    inside = (offsets >= 0) & (sizes >= 0) & (sizes <= room)
+    inside &= offsets <= room - sizes  # the sum of both could overflow
+    outside = np.flatnonzero(~inside)
+    if len(outside):
+        first = outside[0]
+        name = shards[shard_of[first]].name
+        raise ValueError(f"{samples['name'][first]} would lie outside its shard {name}")
+    return ShardSet(folder, source, shards, names, np.stack(columns[1:], 1), labels, classes)
+
+
+def write_index(data: ShardSet, made_from: str | None) -> None:
+    """Write the index of shards into their folder.
+
+    Args:
+        data: The images.
+        made_from: What identifies the files and options that the shards were made from.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    columns = dict(zip(("shard", "offset", "size"), data.places.T.tolist(), strict=True))
+    names = [os.fsdecode(name) for name in data.names.tolist()]
+    index = {
+        "format": _FORMAT,
+        "made_from": made_from,
+        "classes": data.classes,
+        "shards": [asdict(shard) for shard in data.shards],
+        "samples": {"name": names, "class": data.labels.tolist(), **columns},
+    }
+    text = json.dumps(index, separators=(",", ":"))
+    write_atomically(data.folder / INDEX, lambda file: file.write(text.encode()))
+
+
+# ---- fetching ----
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock on this machine; the system lets go of it when the process ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _fetch_once(
+    url: str, path: Path, check: Callable[[int, str | None], None], size: int | None = None
+) -> None:
+    """Fetch a file, unless another process of this machine has.
+
+    Args:
+        url: What `webdataset.gopen` opens.
+        path: Target.
+        check: Called with the number of bytes so far and, at the end, their SHA-256; raises
+            ValueError if they are not what they should be.
+        size: Bytes to come, where known.
+
+    Raises:
+        InputError: If it cannot be fetched or written, or is not what it should be.
+    """
+
+    def write(file: BinaryIO) -> None:
+        digest, done = hashlib.sha256(), 0
+        try:
+            with closing(_chunks(url)) as chunks:
+                for chunk in chunks:
+                    file.write(chunk)
+                    digest.update(chunk)
+                    done += len(chunk)
+                    check(done, None)
+            check(done, digest.hexdigest())
+        except ValueError as error:
+            if isinstance(error, _FetchError):
+                raise
+            raise _FetchError(
+                f"{url} {error}: if shards were made anew, delete {path.parent}; else try again"
+            ) from error
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(path.with_name(f".{path.name}.lock")):
+            if path.exists():
+                return
+            for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+                stale.unlink()
+            write_atomically(path, write, size=size)
+    except _FetchError:
+        raise
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"{path} could not be written ({error.__cause__ or error}): free space, or set "
+            f"{CACHE} to another folder"
+        ) from error
+
+
+class _FetchError(InputError):
+    """A URL did not give what was asked for."""
+
+
+def _chunks(url: str) -> Generator[bytes]:
+    try:
+        from webdataset.gopen import gopen
+    except ImportError:
+        raise _FetchError(
+            f"to fetch {url} install webdataset: pip install 'focused-dropout[shards]'"
+        ) from None
+    try:
+        with gopen(url) as stream:
+            while chunk := stream.read(_CHUNK):
+                yield chunk
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise _FetchError(f"{url} cannot be fetched ({reason})") from error
+
+
+def _same(shard: Shard, size: int, sha256: str | None) -> None:
+    if size > shard.bytes or (sha256 and size != shard.bytes):
+        raise ValueError(f"does not have the {shard.bytes} bytes that the index says")
+    if sha256 not in (None, shard.sha256):
+        raise ValueError("is not the shard of the index: its SHA-256 is another")
+
+
+def _any_index(size: int, sha256: str | None) -> None:
+    if size > _MAX_INDEX_BYTES or (sha256 and not size):
+        raise ValueError("is empty or too large for an index")

@@ -1,0 +1,400 @@
+"""`scripts/make_shards.py`: what it packs trains as class folders do, what it indexes is safe."""
+
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from common.errors import InputError
+from common.sampling import Sampling
+from pretrain.datasets import class_folders
+from pretrain.recipes import RECIPES
+from pretrain.shards import open_shards, read_index
+from pretrain.task import Split, open_split
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "make_shards.py"
+NAMES = ("a-b.jpg", "a.jpg", "A.JPEG", "dot.ted.jpg", "10.png", "9.png")
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_shards", SCRIPT)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_shards"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of noise, about 2.5 MB, with names whose order is easily lost."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for split, names in (("train", NAMES), ("val", NAMES[:2])):
+        for name in ("cat", "dog", "owl"):
+            (root / split / name).mkdir(parents=True)
+            for image in names:
+                pixels = rng.integers(0, 256, (rng.integers(150, 250), 400, 3), np.uint8)
+                assert cv2.imwrite(str(root / split / name / image), pixels)
+    return root
+
+
+def pack(script: ModuleType, data: Path, out: Path, **options: object) -> Path:
+    flags = script.Flags(**{"data": data, "out": out, "size_mb": 1, "workers": 1, **options})
+    script.pack(flags, data, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def packed(script: ModuleType, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shards")
+    return pack(script, data, pack(script, data, out), split="val")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def split_of(root: Path, split: str, *, training: bool) -> Split:
+    recipe = RECIPES["imagenet-resnet50"]()
+    recipe = replace(recipe, images=replace(recipe.images, size=32))
+    return open_split(
+        recipe,
+        root,
+        split,
+        training=training,
+        seed=5,
+        workers=0,
+        device=torch.device("cpu"),
+        cache=None,
+    )
+
+
+# ---- packing ----
+
+
+@pytest.mark.parametrize(("split", "training"), [("train", True), ("train", False), ("val", False)])
+def test_shards_train_as_class_folders_do(
+    data: Path, packed: Path, split: str, training: bool
+) -> None:
+    folders, shards = (split_of(root, split, training=training) for root in (data, packed))
+    assert shards.classes == folders.classes == ("cat", "dog", "owl")
+    assert shards.num_images == folders.num_images
+    sampling = Sampling(num_images=folders.num_images, batch_size=4, seed=1)
+    steps = 0, 2 * sampling.steps_per_epoch
+    pairs = zip(
+        folders.load(sampling.micro_batches(*steps)),
+        shards.load(sampling.micro_batches(*steps)),
+        strict=True,
+    )
+    for (images, labels), (other_images, other_labels) in pairs:
+        assert torch.equal(images, other_images)
+        assert torch.equal(labels, other_labels)
+
+
+def test_files_are_copied_and_shuffled(data: Path, packed: Path) -> None:
+    files, shards = class_folders(data, "train"), open_shards(packed, ("train",))
+    assert shards is not None
+    for number, path in enumerate(files.paths):
+        assert shards.read(number) == path.read_bytes()
+    assert len(shards.shards) == 3
+    for number in range(3):
+        there = shards.places[:, 0] == number
+        assert len(set(shards.labels[there])) > 1
+        longest = shards.places[there, 2].max()
+        assert shards.shards[number].bytes <= 1_000_000 + longest + 4096
+        assert number == 2 or shards.shards[number].bytes > 1_000_000 - 200_000
+    assert sorted(path.name for path in (packed / "train").iterdir()) == [
+        ".lock",
+        *(f"imagenet-train-{number:06d}.tar" for number in range(3)),
+        "index.json",
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves them
+def test_webdataset_reads_them(data: Path, packed: Path) -> None:
+    import webdataset
+
+    urls = sorted(map(str, (packed / "train").glob("*.tar")))
+    pairs = {}
+    for sample in webdataset.WebDataset(urls, shardshuffle=False, empty_check=False):
+        (image,) = (sample[kind] for kind in ("jpg", "png") if kind in sample)
+        pairs[image] = int(sample["cls"])
+    files = class_folders(data, "train")
+    labels = files.labels.tolist()
+    assert pairs == {p.read_bytes(): n for p, n in zip(files.paths, labels, strict=True)}
+
+
+def test_any_number_of_processes_writes_the_same(
+    script: ModuleType, data: Path, packed: Path, tmp_path: Path
+) -> None:
+    pack(script, data, tmp_path, workers=3)
+    assert contents(tmp_path / "train") == contents(packed / "train")
+
+
+def test_an_interrupted_call_goes_on(
+    script: ModuleType, data: Path, packed: Path, tmp_path: Path
+) -> None:
+    flags = script.Flags(data=data, out=tmp_path, size_mb=1, workers=1)
+    folder = tmp_path / "train"
+    folder.mkdir()
+    jobs = script.plan(class_folders(data, "train"), folder, flags)
+    for job in jobs[:2]:
+        script.pack_shard(job)
+    os.truncate(jobs[1].path, 4000)  # a crash before the disk had it
+    (folder / ".imagenet-train-000002.tar.0badcafe.tmp").write_bytes(b"half")
+    before = jobs[0].path.stat()
+    pack(script, data, tmp_path)
+    assert jobs[0].path.stat() == before
+    assert contents(folder) == contents(packed / "train")
+
+
+def test_a_finished_call_changes_nothing(
+    script: ModuleType, data: Path, packed: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.stat() for path in (packed / "train").iterdir()}
+    pack(script, data, packed)
+    assert {path.name: path.stat() for path in (packed / "train").iterdir()} == before
+    with pytest.raises(InputError, match=r"holds shards of other images or options"):
+        pack(script, data, packed, size_mb=2)
+    with pytest.raises(InputError, match=r"holds shards of other images or options"):
+        pack(script, data, packed, resize=100)
+
+
+def test_shards_of_other_options_are_not_mixed(
+    script: ModuleType, data: Path, tmp_path: Path
+) -> None:
+    flags = script.Flags(data=data, out=tmp_path, size_mb=1, workers=1)
+    (tmp_path / "train").mkdir()
+    script.pack_shard(script.plan(class_folders(data, "train"), tmp_path / "train", flags)[0])
+    with pytest.raises(InputError, match=r"holds shards of other images or options"):
+        pack(script, data, tmp_path, resize=100)
+
+
+def test_resizing(script: ModuleType, data: Path, tmp_path: Path) -> None:
+    pack(script, data, tmp_path, split="val", resize=190)
+    files, shards = class_folders(data, "val"), open_shards(tmp_path, ("val",))
+    assert shards is not None
+    shrunk = 0
+    for number, path in enumerate(files.paths):
+        pixels = cv2.imread(str(path))
+        assert pixels is not None
+        height, width = pixels.shape[:2]
+        if min(height, width) <= 190:
+            assert shards.read(number) == path.read_bytes()
+            continue
+        shrunk += 1
+        size = round(width * 190 / min(height, width)), round(height * 190 / min(height, width))
+        expected = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)[..., ::-1].astype(int)
+        image = shards.image(number).astype(int)
+        assert image.shape == expected.shape
+        assert np.abs(image - expected).mean() < 8  # what JPEG makes of noise
+    assert 0 < shrunk < 6
+
+
+def test_an_image_that_cannot_be_read_stops_it(
+    script: ModuleType, data: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "in" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "in" / "train" / "cat" / "0.jpg").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"cat/0\.jpg is damaged"):
+        pack(script, tmp_path / "in", tmp_path / "out", resize=10)
+    assert not list((tmp_path / "out" / "train").glob("*.tar"))
+
+
+# ---- indexing ----
+
+Member = tuple[str, bytes]
+
+
+def write_tar(path: Path, *members: Member | tarfile.TarInfo, **options: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:  # type: ignore[call-overload]
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                tar.addfile(member)
+                continue
+            info = tarfile.TarInfo(member[0])
+            info.size, info.mtime = len(member[1]), 1.5  # a fraction asks for a PAX header
+            tar.addfile(info, io.BytesIO(member[1]))
+    return path
+
+
+def test_shards_made_elsewhere(script: ModuleType, tmp_path: Path) -> None:
+    long = "folder/" + "x" * 150
+    write_tar(
+        tmp_path / "b.tar",
+        ("2.cls", b"1\n"),
+        ("2.json", b"{}"),
+        ("2.jpeg", b"two"),
+        (f"{long}.png", b"long"),
+        (f"{long}.cls", b"0"),
+    )
+    folder = tarfile.TarInfo("folder")
+    folder.type = tarfile.DIRTYPE
+    write_tar(tmp_path / "a.tar", folder, ("1.jpg", b"one"), ("1.cls", b"0"), ("1.txt", b"text"))
+    script.index(tmp_path, workers=1)
+    data = read_index(tmp_path)
+    assert data.classes == ("0", "1")
+    assert data.labels.tolist() == [0, 0, 1]
+    assert [data.read(i) for i in range(3)] == [b"one", b"long", b"two"]
+    assert [shard.name for shard in data.shards] == ["a.tar", "b.tar"]
+    assert json.loads((tmp_path / "index.json").read_text())["samples"]["name"][1] == f"{long}.png"
+
+
+def test_our_own_shards_can_be_indexed_anew(
+    script: ModuleType, packed: Path, tmp_path: Path
+) -> None:
+    for path in (packed / "train").glob("*.tar"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    script.index(tmp_path, workers=2)
+    ours, anew = read_index(packed / "train"), read_index(tmp_path)
+    assert anew.shards == ours.shards
+    assert anew.classes == ("0", "1", "2")
+    for column in ("names", "places", "labels"):
+        np.testing.assert_array_equal(getattr(anew, column), getattr(ours, column))
+
+
+def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def claiming(size: int) -> bytes:
+    """Return a header of a file of any size."""
+    info = tarfile.TarInfo("0.jpg")
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def pax(**values: str) -> bytes:
+    info = tarfile.TarInfo("0.jpg")
+    info.pax_headers = values
+    return info.tobuf(tarfile.PAX_FORMAT)
+
+
+IMAGE, LABEL = ("0.jpg", b"image"), ("0.cls", b"0")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ((IMAGE, LABEL, special("1.jpg", tarfile.SYMTYPE, "/etc/passwd")), "'1.jpg' is a link"),
+        ((IMAGE, LABEL, special("1.jpg", tarfile.LNKTYPE, "0.jpg")), "'1.jpg' is a link"),
+        ((IMAGE, LABEL, special("1.jpg", tarfile.CHRTYPE)), "'1.jpg' is a link or no plain file"),
+        ((IMAGE, LABEL, special("1.jpg", tarfile.FIFOTYPE)), "'1.jpg' is a link or no plain file"),
+        ((IMAGE, LABEL, special("1.jpg", b"Z")), "'1.jpg' is a link or no plain file"),
+        ((("/0.jpg", b"image"), LABEL), "'/0.jpg' lies outside"),
+        ((("../0.jpg", b"image"), LABEL), "'../0.jpg' lies outside"),
+        ((("a/../../0.jpg", b"image"), LABEL), "lies outside"),
+        ((IMAGE,), "holds an image but no .cls of the key 0"),
+        ((LABEL,), "holds .cls but no an image of the key 0"),
+        ((IMAGE, ("0.png", b"other"), LABEL), "two images have the key '0'"),
+        ((IMAGE, ("0.cls", b"cat")), "'0.cls' is no class number"),
+        ((IMAGE, ("0.cls", b"-1")), "'0.cls' is no class number"),
+        ((IMAGE, ("0.cls", b"")), "'0.cls' is no class number"),
+        ((IMAGE, ("0.cls", b"9" * 20)), "'0.cls' is no class number"),
+        ((IMAGE, ("0.cls", b"999999999")), "holds no image of class 0"),
+        ((), "hold no images"),
+    ],
+)
+def test_hostile_or_wrong_members(
+    script: ModuleType, tmp_path: Path, members: tuple[Member, ...], message: str
+) -> None:
+    write_tar(tmp_path / "x.tar", *members)
+    with pytest.raises(InputError, match=message):
+        script.index(tmp_path, workers=1)
+    assert not (tmp_path / "index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (claiming(10**12) + bytes(1024), "'0.jpg' is cut off"),
+        (claiming(513) + bytes(512), "'0.jpg' is cut off"),
+        (claiming(-512) + bytes(1024), "'0.jpg' is cut off"),
+        (claiming(-1024) + bytes(1024), "'0.jpg' is cut off"),
+        (pax(size="-1536") + bytes(1024), "'0.jpg' is cut off"),
+        (pax(size="99999999") + bytes(1024), "'0.jpg' is cut off"),
+        (pax(**{"GNU.sparse.size": "9", "GNU.sparse.map": "0,9"}) + bytes(1024), "no plain file"),
+        (claiming(0) + b"garbage " * 128, "no member begins at byte 512"),
+        (b"garbage " * 128, "no tar file"),
+        (b"", "no tar file"),
+        (pax(comment="x")[:1024] * 2000, "no tar file"),  # headers in headers
+    ],
+    ids=range(11),
+)
+def test_hostile_tar_files(
+    script: ModuleType, tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        script.scan(tmp_path / "x.tar")
+    assert str(tmp_path / "x.tar") in str(caught.value)
+
+
+def test_names_that_commands_could_misread(script: ModuleType, tmp_path: Path) -> None:
+    write_tar(tmp_path / "$(x).tar", IMAGE, LABEL)
+    with pytest.raises(InputError, match=r"letters, digits"):
+        script.index(tmp_path, workers=1)
+
+
+def test_a_tar_without_its_end_is_read(script: ModuleType, tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "x.tar", IMAGE, LABEL, format=tarfile.USTAR_FORMAT)
+    os.truncate(path, 2048)
+    script.index(tmp_path, workers=1)
+    assert read_index(tmp_path).read(0) == b"image"
+
+
+# ---- the command ----
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("--data", "x"),
+        ("--data", "x", "--out", "y", "--index", "z"),
+        ("--data", "x", "--index", "z"),
+        ("--data", "absent", "--out", "y"),
+        ("--index", "absent"),
+        ("--data", "x", "--out", "y", "--size-mb", "0"),
+    ],
+)
+def test_wrong_arguments(
+    script: ModuleType,
+    arguments: tuple[str, ...],
+    call_command: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, error = call_command(script, *arguments)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert out == ""
+
+
+def test_the_command(data: Path, packed: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--data", data, "--out", tmp_path, *"--size-mb 1".split()],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "18 images of 3 classes in 3 shards" in done.stdout
+    assert contents(tmp_path / "train") == contents(packed / "train")
