@@ -42,6 +42,8 @@ on_each_node() {
   exit "$code"
 }
 
+# Else ranks that start again can meet the addresses of the old ones (PyTorch issue 135712).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
   bash -c "$(declare -f on_each_node); on_each_node \"\$@\"" node \

@@ -303,7 +303,6 @@ TRAINED = {"parameters", "buffers", "momentum"} | EVALUATED
     ("sabotage", "expected"),
     [
         (lambda: None, set()),
-        (change_a_weight, TRAINED),
         (forget_statistics, {"buffers"} | EVALUATED),
         (forget_momentum, TRAINED),
         (forget_the_average, EVALUATED),
@@ -331,6 +330,19 @@ def test_a_wrong_resume_is_seen(
 
     assert faults.live(resume, tmp_path / "printed") == 0, (tmp_path / "printed").read_text()
     assert faults.different(straight(SETTINGS), faults.outcome(path)) == expected
+
+
+def test_a_changed_weight_is_seen(straight: Callable[[Optimization], Any], tmp_path: Path) -> None:
+    """What else it changes depends on what the weight is worth."""
+    path = tmp_path / "run"
+    live(path, moments=faults.Moments(2, kind="to last.pt"), every_step=True, code=KILLED)
+
+    def resume() -> None:
+        change_a_weight()
+        train(path)
+
+    assert faults.live(resume, tmp_path / "printed") == 0, (tmp_path / "printed").read_text()
+    assert "parameters" in faults.different(straight(SETTINGS), faults.outcome(path))
 
 
 def temporaries(folder: Path) -> list[Path]:

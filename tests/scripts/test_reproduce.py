@@ -66,14 +66,15 @@ def test_killed_half_way_it_repeats_nothing(data: Path, tmp_path: Path) -> None:
     first.send_signal(signal.SIGKILL)
     first.wait()
     first.stdout.close()
-    (done,) = rows_of(tmp_path)
+    done = rows_of(tmp_path)  # one, or two that ended together
+    assert 1 <= len(done) <= 2
     time.sleep(0.2)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed-0/last.pt")}
 
     second = subprocess.run(command, capture_output=True, text=True)
     assert second.returncode == 0, second.stderr
     rows = rows_of(tmp_path)
-    assert rows[0] == done
+    assert rows[: len(done)] == done
     assert sorted(row["recipe"] for row in rows) == [
         *("cifar10-resnet20", "cifar10-resnet20-fd", "cifar10-resnet20-mwd")
     ]
