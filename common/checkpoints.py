@@ -62,7 +62,8 @@ def load_last(path: Path) -> dict[str, Any]:
     except InputError as error:
         if not previous(path).exists():
             raise
-        print(f"{error}; going on from {previous(path).name}", flush=True)
+        problem = error if path.exists() else f"{path} is missing: its writing was cut short"
+        print(f"{problem}; going on from {previous(path).name}", flush=True)
         state = load(previous(path))
         if path.exists():
             path.replace(path.with_suffix(f".damaged{path.suffix}"))

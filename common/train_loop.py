@@ -325,6 +325,10 @@ class _Run:
             "metrics": self.metrics,
         }
 
+    def _extent(self) -> dict[str, int]:
+        """Return what gives a step its place; a short last batch can depend on the ranks."""
+        return {"num_images": self.stage.num_images, "steps_per_epoch": self.steps_per_epoch}
+
     def _focus_counts(self) -> dict[str, Any] | None:
         """Return the counts of the epoch, those of the layers summed over the ranks."""
         if not self.focus:
@@ -341,7 +345,7 @@ class _Run:
         if self.folder:
             state = self._weights(self.stage.model) | {
                 "optimizer": self.optimizer.state_dict(),
-                "num_images": self.stage.num_images,
+                **self._extent(),
                 "best": self.best,
                 "sums": sums,
                 "focus": focus,
@@ -363,17 +367,14 @@ class _Run:
             elif self.options.resume not in ("auto", "never"):
                 state = checkpoints.load(Path(self.options.resume))
             if state is not None and not self.folder.best.exists():
-                # The checkpoint is of another folder, its best weights are not here.
-                state["best"] = float("-inf")
+                state["best"] = float("-inf")  # it is of another folder, its best is not here
         state = broadcast(state)
         if state is None:
             return
         try:
-            if state["num_images"] != self.stage.num_images:
-                raise ValueError(
-                    f"it saw {state['num_images']} training images, here are "
-                    f"{self.stage.num_images}"
-                )
+            for name, value in self._extent().items():
+                if state[name] != value:
+                    raise ValueError(f"{name} was {state[name]}, is now {value}")
             self.stage.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average:

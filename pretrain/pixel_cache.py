@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.files import write_atomically
-from pretrain.datasets import FileSet, PixelSet, decode
+from pretrain.image_sets import FileSet, PixelSet, decode
 
 
 def cached_decode(files: FileSet, size: int, folder: Path | None) -> PixelSet:

@@ -28,7 +28,8 @@ from pretrain.augment import (
     normalize,
     train_image,
 )
-from pretrain.datasets import FileSet, PixelSet, decode, hold_out, load
+from pretrain.datasets import load
+from pretrain.image_sets import FileSet, PixelSet, decode, hold_out
 from pretrain.pixel_cache import cached_decode
 from pretrain.recipes import Recipe
 from pretrain.shards import ShardSet

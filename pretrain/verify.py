@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from common.errors import InputError
 from common.verify import Check, Report, Result, check_image, check_path
-from pretrain.datasets import PixelSet, load
+from pretrain.datasets import load
+from pretrain.image_sets import PixelSet
 from pretrain.shards import INDEX, ShardSet
 
 Kind = Literal["imagenet", "tiny-imagenet", "cifar10", "cifar100"]

@@ -33,7 +33,7 @@ from detect.detections import Detections, GroundTruth
 from detect.voc import VOC_CLASSES
 from detect.voc_score import score_voc
 from pretrain.augment import CIFAR10_MEAN, CIFAR10_STD, ResidentImages
-from pretrain.datasets import PixelSet
+from pretrain.image_sets import PixelSet
 from pretrain.networks import build_network
 from pretrain.recipes import Images, Recipe
 from pretrain.task import classification_loss

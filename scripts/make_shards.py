@@ -25,7 +25,8 @@ from common.files import write_atomically
 from common.images import decode_image, read_content
 from common.loading import default_workers
 from common.settings import check_range
-from pretrain.datasets import FileSet, class_folders
+from pretrain.datasets import class_folders
+from pretrain.image_sets import FileSet
 from pretrain.paths import Paths, encode
 from pretrain.shards import INDEX, Shard, ShardSet, locked, read_index, write_index
 
@@ -364,8 +365,7 @@ def _in_processes(
 ) -> list[Result]:
     pool = ProcessPoolExecutor(workers, initializer=_start_worker)
     try:
-        bar = tqdm(pool.map(work, jobs), what, len(jobs), unit=" shards", disable=None)
-        return list(bar)
+        return list(tqdm(pool.map(work, jobs), what, len(jobs), unit=" shards", disable=None))
     except BrokenProcessPool:
         raise InputError("a process was killed, perhaps for its memory: lower --workers") from None
     finally:

@@ -66,6 +66,8 @@ class Flags:
         check_range(self, "scale", high=1, above=True)
         check_range(self, "jobs", low=1)
         check_range(self, "seeds held_out")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds must be at least one, each once")
 
 
 def reproduce(name: str, argv: list[str]) -> None:

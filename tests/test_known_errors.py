@@ -19,7 +19,7 @@ from common.focused_training import participates
 from common.settings import Focus, Optimization
 from common.train_loop import Options, Stage, train
 from pretrain.augment import ResidentImages
-from pretrain.datasets import PixelSet
+from pretrain.image_sets import PixelSet
 from pretrain.networks import GROUPS, build_network, penultimate
 from pretrain.recipes import RECIPES
 from pretrain.results import Row

@@ -253,6 +253,15 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         train(tmp_path / "new", stage(network()), resume=str(tmp_path / "best.pt"))
 
 
+def test_going_on_in_more_parts_than_the_last_batch_has_images_is_refused(tmp_path: Path) -> None:
+    """The 5 images of the third batch do for 1 part, not for 6: an epoch would have 2 steps."""
+    with pytest.raises(Terminated):
+        train(tmp_path, stage(network(), interrupt(1)))
+    message = r"does not fit .* \(steps_per_epoch was 3, is now 2\)"
+    with pytest.raises(InputError, match=message):
+        train(tmp_path, stage(network()), replace(SETTINGS, accumulate=6))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_the_same_signal_again_ends_the_process_at_once(number: int) -> None:
     """Not the other one: clusters send SIGUSR1 first and SIGTERM later."""

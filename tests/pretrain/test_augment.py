@@ -25,7 +25,7 @@ from pretrain.augment import (
     normalize,
     train_image,
 )
-from pretrain.datasets import PixelSet
+from pretrain.image_sets import PixelSet
 
 CPU = torch.device("cpu")
 

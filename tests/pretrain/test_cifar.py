@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from pretrain import cifar
 from pretrain.cifar import CIFAR10, CIFAR100, Published, Version
-from pretrain.datasets import FileSet, PixelSet, cifar10, cifar100, load
+from pretrain.datasets import cifar10, cifar100, load
+from pretrain.image_sets import FileSet, PixelSet
 
 READERS: dict[str, Callable[..., PixelSet | FileSet]] = {"CIFAR-10": cifar10, "CIFAR-100": cifar100}
 DATA_SETS = pytest.mark.parametrize("published", [CIFAR10, CIFAR100], ids=lambda data: data.name)

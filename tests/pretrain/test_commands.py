@@ -294,7 +294,7 @@ def test_resuming_on_other_data_is_refused(
         *flags,
     )
     assert code == 2
-    assert "24 training images, here are 23" in one_line(err)
+    assert "num_images was 24, is now 23" in one_line(err)
 
 
 def test_a_card_is_not_exported_over_the_runs_own_record(run: Run, trained: Path) -> None:

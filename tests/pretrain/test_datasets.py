@@ -17,19 +17,8 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from pretrain import cifar
-from pretrain.datasets import (
-    FileSet,
-    PixelSet,
-    central_square,
-    cifar10,
-    cifar100,
-    class_folders,
-    decode,
-    hold_out,
-    load,
-    select_classes,
-    tiny_imagenet,
-)
+from pretrain.datasets import cifar10, cifar100, class_folders, load, tiny_imagenet
+from pretrain.image_sets import FileSet, PixelSet, central_square, decode, hold_out, select_classes
 from pretrain.paths import Paths
 
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from pretrain import pixel_cache
 from pretrain.augment import ResidentImages
-from pretrain.datasets import FileSet, PixelSet, class_folders, decode
+from pretrain.datasets import class_folders
+from pretrain.image_sets import FileSet, PixelSet, decode
 from pretrain.pixel_cache import cached_decode, fingerprint
 
 SIZE = 8
@@ -367,7 +368,8 @@ def test_two_processes_at_once(
 import sys, time
 from pathlib import Path
 from pretrain import pixel_cache
-from pretrain.datasets import class_folders, decode
+from pretrain.datasets import class_folders
+from pretrain.image_sets import decode
 
 root, folder, me, other = Path(sys.argv[1]), Path(sys.argv[2]), *map(Path, sys.argv[3:])
 

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.sampling import Sampling
 from pretrain import shards
-from pretrain.datasets import hold_out, load, select_classes
+from pretrain.datasets import load
+from pretrain.image_sets import hold_out, select_classes
 from pretrain.recipes import RECIPES
 from pretrain.shards import ShardSet, open_shards, read_index
 from pretrain.task import Split, open_split

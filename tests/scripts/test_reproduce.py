@@ -132,6 +132,8 @@ def test_a_plan_trains_nothing(
         (("--scale", "0"), "scale must be above 0"),
         (("--data", "nowhere"), "nowhere does not hold CIFAR-10"),
         (("--seeds", "-1"), "seeds must be at least 0"),
+        (("--seeds",), "seeds must be at least one, each once"),
+        (("--seeds", "1", "1"), "seeds must be at least one, each once"),
         (("--dataset", "imagenet"), "--dataset imagenet has no recipes"),
     ],
 )
