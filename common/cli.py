@@ -1,7 +1,7 @@
 """What the commands of both stages share: flags from dataclasses, one-line errors, exit codes.
 
-Exit codes: 0 done, 2 wrong arguments or data, 3 the training became non-finite, 143 ended on
-request after a checkpoint.
+Exit codes: 0 done, 1 something broke, 2 wrong arguments or data, 3 the training became non-finite,
+143 ended on request after a checkpoint.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from common.errors import InputError
+from common.errors import InputError, ReaderKilled
 
 _TAIL = ("Argument helptext", "For full helptext")
 Args = TypeVar("Args")
@@ -53,11 +53,13 @@ def run(program: str, commands: Mapping[str, Command], overview: str, argv: Sequ
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
-        code = getattr(error, "exit_code", None)
+    except Exception as caught:
+        # torch raises this wherever the main process happens to be.
+        told = ReaderKilled() if "DataLoader worker" in str(caught) else caught
+        code = getattr(told, "exit_code", None)
         if code is None:
             raise
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"{type(told).__name__}: {told}", file=sys.stderr)
         return int(code)
     return 0
 

@@ -8,13 +8,14 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.errors import InputError
+from common.errors import InputError, ReaderKilled
 from common.flags import RunFlags
 from common.sampling import MicroBatch
 
@@ -124,6 +125,7 @@ def stream(
 
     Raises:
         InputError: As `read` raised it, in the order of the micro-batches.
+        ReaderKilled: A worker was killed.
     """
     keys = ([(m.epoch, int(i)) for i in m.indices] for m in micro_batches)
     loader = DataLoader(
@@ -138,12 +140,26 @@ def stream(
     )
     atexit.unregister(_kill_workers)
     atexit.register(_kill_workers)  # now: what is registered last is called first
-    for batch, bad in loader:
+    for batch, bad in _watched(iter(loader)):
         if skip:
             skip.add(bad)
         if batch is None:
             raise InputError(bad[0][1])
         yield batch
+
+
+def _watched(batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield the batches of a loader that has started; name the death of a worker as what it is.
+
+    It shows as one of several errors, by where the main process waited.
+    """
+    workers = [worker.sentinel for worker in multiprocessing.active_children()]
+    try:
+        yield from batches
+    except (RuntimeError, OSError, EOFError) as error:
+        if not wait(workers, timeout=1.0):  # its connections close before it is gone
+            raise
+        raise ReaderKilled from error
 
 
 def _collate_readable(

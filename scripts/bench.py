@@ -3,9 +3,11 @@
 python scripts/bench.py layer      FocusedDropout against x * 1.0, forward and backward, CPU
 python scripts/bench.py score      VOC metric, and pycocotools, on the size of VOC2007 test
 python scripts/bench.py cifar      training a ResNet-20: our loop against a plain one, CPU
+python scripts/bench.py checkpoint saving and going on, beside a plain torch.save
 """
 
 import argparse
+import importlib
 import os
 import platform
 import statistics
@@ -38,6 +40,8 @@ from pretrain.networks import build_network
 from pretrain.recipes import Images, Recipe
 from pretrain.task import classification_loss
 
+ELSEWHERE = ("checkpoint",)
+"""Those in files of their own, bench_NAME.py beside this one."""
 CPU = torch.device("cpu")
 BATCH = 128
 STEPS = 30
@@ -237,7 +241,8 @@ def spread(values: list[float], form: str) -> str:
 def main() -> None:
     """Run the benchmark that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name", choices=["layer", "score", "cifar"], help="what to measure")
+    names = ["layer", "score", "cifar", *ELSEWHERE]
+    parser.add_argument("name", choices=names, help="what to measure")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="cifar: CPU threads")
     parser.add_argument("--loop", choices=LOOPS, help="cifar: one loop only, in this process")
     arguments = parser.parse_args()
@@ -247,6 +252,8 @@ def main() -> None:
     print(f"{platform.machine()}, torch {torch.__version__}, numpy {np.__version__}")
     if arguments.name == "cifar":
         cifar(arguments.threads)
+    elif arguments.name in ELSEWHERE:
+        importlib.import_module(f"bench_{arguments.name}").run()
     else:
         {"layer": layer, "score": score}[arguments.name]()
 

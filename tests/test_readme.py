@@ -41,3 +41,10 @@ def test_named_scripts_and_recipes_exist() -> None:
         named = re.findall(rf"-m {stage} train ([\w-]+)", README)
         assert named
         assert set(named) <= set(known)
+
+
+def test_named_tests_exist() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", README)
+    assert named
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text() if test else (ROOT / file).exists(), test

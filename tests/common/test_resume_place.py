@@ -49,7 +49,8 @@ def train_until(path: Path, stop: int, num_images: int) -> list[tuple[int, int]]
 def test_a_resume_reads_no_image_that_it_skips(tmp_path: Path) -> None:
     """In an epoch of ten ImageNets the first image read is the right one, after however many."""
     train_until(tmp_path, 1, num_images=64)
-    state = checkpoints.load(tmp_path / "last.pt") | {"num_images": 12_800_000}
+    extent = {"num_images": 12_800_000, "steps_per_epoch": 200_000}
+    state = checkpoints.load(tmp_path / "last.pt") | extent
     order = Sampling(num_images=12_800_000, batch_size=64, seed=0).order(0)
     for step in (1, 100_000):
         checkpoints.save(state | {"step": step}, tmp_path / "last.pt")

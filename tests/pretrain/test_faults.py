@@ -110,6 +110,8 @@ def test_a_reading_process_that_is_killed_ends_the_run(
     out, printed = tmp_path / "run", tmp_path / "printed"
     code, output = run_script(data=data, out=out, FAULT="reader")
     assert code == 1, output
+    assert "\nReaderKilled: a process that reads images was killed" in f"\n{output}"
+    assert "Traceback" not in output
     assert faults.live(partial(train, data, out), printed) == 0, printed.read_text()
     assert faults.different(straight, faults.outcome(out)) == set()
 
@@ -151,4 +153,5 @@ if __name__ == "__main__":
     elif (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
         journal = run_folder.with_suffix(".death")
         fatal = faults.Moments(4, kind="after the update", journal=journal)
-    train(data_folder, run_folder, fatal)
+    work = {"work": lambda _: train(data_folder, run_folder, fatal)}
+    sys.exit(faults.cli.run("test", work, "", ["work"]))
