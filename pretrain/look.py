@@ -27,6 +27,7 @@ from common.finished_run import FinishedRun, open_run
 from common.loading import default_workers
 from common.optimization import autocast
 from common.progress import read_metrics
+from common.results import flat
 from common.run_folder import read_description
 from common.sampling import MicroBatch
 from pretrain.augment import normalize
@@ -41,7 +42,6 @@ from pretrain.look_pictures import (
 )
 from pretrain.networks import penultimate
 from pretrain.recipes import Recipe
-from pretrain.results import flat
 from pretrain.runs import build_classifier
 from pretrain.task import Split, open_split, pixel_statistics
 

@@ -8,9 +8,10 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.results import mean_and_deviation
 from pretrain.experiments import Run
 from pretrain.look_pictures import COLOURS, OPTIONS, plain, save, wrapped
-from pretrain.results import Row, mean_and_deviation
+from pretrain.results import Row
 
 _LINES = (
     ("best epoch", "best_accuracy", COLOURS[0], "o", -0.06),

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from common.results import mean_and_deviation, paired_difference
 from pretrain import paper
 from pretrain.experiments import Cell, Experiment, Run
 from pretrain.recipes import RECIPES
-from pretrain.results import Row, mean_and_deviation, paired_difference
+from pretrain.results import Row
 
 Values = dict[int, float]
 """A value of each seed."""

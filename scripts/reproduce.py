@@ -10,12 +10,13 @@ from pathlib import Path
 from common import cli
 from common.errors import InputError
 from common.progress import read_metrics
+from common.results import append_rows
 from common.settings import Optimization, check_range
 from common.side_by_side import Job, Slot, find_slots, run_side_by_side
 from pretrain import paper
 from pretrain.experiments import EXPERIMENTS, Experiment, Run, cells, plan, shortened
 from pretrain.recipes import Block, Dataset, NetworkName, Recipe
-from pretrain.results import Row, append_rows, row_of
+from pretrain.results import Row, row_of
 from pretrain.tables import render
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,7 +92,7 @@ def reproduce(name: str, argv: list[str]) -> None:
     if not flags.plan:
         _run_all(todo, slots, flags)
     rows = {run.folder: row for run in runs if (row := row_of(run.folder))}
-    append_rows(flags.results, rows.values())
+    append_rows(flags.results, Row, rows.values())
     table = render(experiment, runs, rows)
     target = flags.out / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +232,7 @@ def _run_all(todo: Sequence[Run], slots: Sequence[Slot], flags: Flags) -> None:
         if row is None:
             print(f"{head} ended with exit code {code}: {_last_line(job.log)}", flush=True)
             return
-        append_rows(flags.results, [row])
+        append_rows(flags.results, Row, [row])
         print(
             f"{head} best {row.best_accuracy:.2%} (epoch {row.best_epoch}), "
             f"last {row.last_accuracy:.2%}, {_duration(row.seconds)}; "
