@@ -1,4 +1,4 @@
-"""FocusedDropout: the mask, the function, the layer, and placing it in a network.
+"""FocusedDropout: the mask, the function and the layer.
 
 Paper: Xie et al., "FocusedDropout for Convolutional Neural Network", arXiv 2103.15425, section 4
 and Algorithm 1. Two readings are ours: gamma is drawn once per image (Algorithm 1 can be read as
@@ -6,6 +6,7 @@ once per unit) from the range that the text gives three times, (0.3, 0.6), not f
 (0.6, 0.9); and an image whose focused area is empty passes unchanged instead of being zeroed.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Self, TypedDict
 
@@ -48,8 +49,7 @@ def focus_mask(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
         ValueError: If `x` is not 4-D or has no channel or no place, if `gamma` has another shape,
             or if a number `gamma` lies outside [0, 1).
     """
-    mask, _ = _mask_and_empty(x, gamma, opposite)
-    return mask
+    return _mask_and_oddities(x, gamma, opposite)[0]
 
 
 def focused_dropout(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
@@ -73,8 +73,12 @@ def focused_dropout(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
     return x * focus_mask(x, gamma, opposite)
 
 
-def _mask_and_empty(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Tensor]:
-    """Return `focus_mask` and, shape (N, 1, 1, 1), whether an image's focused area was empty."""
+def _mask_and_oddities(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `focus_mask`, whether an image's focused area was empty, and whether it is signed.
+
+    Both of shape (N,). Signed is an image whose reference channel goes as far below zero as the
+    threshold lies above it. Smooth activations (SiLU, GELU, Hardswish) end near -0.3, far from it.
+    """
     _check_input(x)
     _check_gamma(gamma, num_images=x.shape[0])
     with torch.no_grad():
@@ -82,14 +86,14 @@ def _mask_and_empty(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Te
         channel_mean = x.mean(dim=(2, 3), dtype=torch.float32)
         strongest = channel_mean.argmax(dim=1)
         reference = x[torch.arange(x.shape[0], device=x.device), strongest].float()
-        peak = reference.amax(dim=(1, 2))
+        lowest, peak = reference.flatten(1).aminmax(dim=1)
         ratio = gamma.float() if isinstance(gamma, Tensor) else gamma
         threshold = ratio * peak
         focused = (reference > threshold[:, None, None])[:, None]
         # Tested on the mask, not on the peak's sign: this covers NaN, Inf and underflow as well.
-        empty = ~focused.flatten(1).any(dim=1)[:, None, None, None]
-        mask = ~focused if opposite else focused | empty
-        return mask, empty
+        empty = ~focused.flatten(1).any(dim=1)
+        mask = ~focused if opposite else focused | empty[:, None, None, None]
+        return mask, empty, lowest < -threshold
 
 
 def _check_input(x: Tensor) -> None:
@@ -130,15 +134,23 @@ class FocusedDropout(nn.Module):
         gamma: The range of the uniform draw, one draw per image; one number fixes it. The default
             is the paper's (sections 4 and 5.1.1).
         opposite: Zero the focused area instead of the rest (Table 4, "opposite approach").
+        signed: The layer stands on signed maps on purpose, as in the paper's pre-activation
+            networks: `warn_if_signed` keeps silent.
 
     Raises:
         ValueError: If not 0 <= low <= high < 1.
     """
 
     active: bool
+    place: str | None = None
+    """Name of the submodule that `insert_after` placed the layer behind."""
 
     def __init__(
-        self, gamma: float | tuple[float, float] = (0.3, 0.6), opposite: bool = False
+        self,
+        gamma: float | tuple[float, float] = (0.3, 0.6),
+        opposite: bool = False,
+        *,
+        signed: bool = False,
     ) -> None:
         super().__init__()
         low, high = (gamma, gamma) if isinstance(gamma, int | float) else gamma
@@ -147,9 +159,10 @@ class FocusedDropout(nn.Module):
         self.gamma = (float(low), float(high))
         self.opposite = opposite
         self.active = False
-        # Kept units, units, unmasked images, images: sums, so that ranks can add theirs up. Not a
-        # buffer: buffers are saved and broadcast.
-        self.totals = torch.zeros(4, dtype=torch.int64)
+        self._quiet = signed
+        # Kept units, units, unmasked images, images, signed images: sums, so that ranks can add
+        # theirs up. Not a buffer: buffers are saved and broadcast.
+        self.totals = torch.zeros(5, dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask `x`, shape (N, C, H, W), in an active training step; else return `x` itself."""
@@ -161,18 +174,19 @@ class FocusedDropout(nn.Module):
             gamma = low + (high - low) * torch.rand(
                 x.shape[:1], dtype=torch.float32, device=x.device
             )
-        mask, empty = _mask_and_empty(x, gamma, self.opposite)
-        self._count(mask, empty)
+        mask, empty, signed = _mask_and_oddities(x, gamma, self.opposite)
+        self._count(mask, empty, signed)
         return x * mask
 
     @torch.no_grad()
-    def _count(self, mask: Tensor, empty: Tensor) -> None:
+    def _count(self, mask: Tensor, empty: Tensor, signed: Tensor) -> None:
         if self.totals.device != mask.device:  # built after the network was moved
             self.totals = self.totals.to(mask.device)
         self.totals[0] += mask.sum()
         self.totals[1] += mask.numel()
         self.totals[2] += empty.sum()
         self.totals[3] += mask.shape[0]
+        self.totals[4] += signed.sum()
 
     def statistics(self) -> FocusStatistics:
         """Read the counts since the last reset; waits for the device, so call it once an epoch.
@@ -183,7 +197,7 @@ class FocusedDropout(nn.Module):
             active step. `unmasked_images` counts images that passed whole for want of a focused
             area.
         """
-        kept, units, unmasked, images = self.totals.tolist()
+        kept, units, unmasked, images, _ = self.totals.tolist()
         keep_ratio = kept / units if units else None
         return {
             "images": images,
@@ -195,6 +209,30 @@ class FocusedDropout(nn.Module):
     def reset_statistics(self) -> None:
         """Start counting anew."""
         self.totals.zero_()
+
+    def warn_if_signed(self, stacklevel: int = 1) -> None:
+        """Warn, once, if a map seen since the last reset is not the output of an activation.
+
+        Waits for the device. `FocusedTraining` calls this after its first participating step.
+
+        Args:
+            stacklevel: Frames between the caller and the line to blame.
+
+        Warns:
+            UserWarning: If a reference channel went below minus the threshold.
+        """
+        if self._quiet:
+            return
+        images, signed = self.totals[3:].tolist()
+        if signed:
+            self._quiet = True
+            where = "" if self.place is None else f" after {self.place!r}"
+            warnings.warn(
+                f"FocusedDropout{where} meets signed maps ({signed} of {images} images): it drops "
+                "negative units however large; place it behind the activation, or, if it is "
+                "meant so, build it with signed=True",
+                stacklevel=stacklevel + 1,
+            )
 
     def extra_repr(self) -> str:
         """Name what tells this layer from another in `print(model)`."""
@@ -215,58 +253,3 @@ class FocusedDropout(nn.Module):
             )
         masked: Tensor = self(output)
         return masked
-
-
-def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:
-    """Let `layer` act on the output of the submodule `name`; state dict keys stay as they are.
-
-    Afterwards `model.modules()` finds the layer, and deep copies, pickles, `train()`, `to()` and
-    wrappers carry it along. In a `Sequential` it becomes the last member, elsewhere it is called by
-    a forward hook.
-
-    Args:
-        model: Any network.
-        name: Dotted name of a submodule with one tensor (N, C, H, W) as output, such as "layer3".
-        layer: The layer to place; each place needs a layer of its own.
-
-    Raises:
-        ValueError: If there is no submodule `name` (the message lists the names), if it is followed
-            by a FocusedDropout already, if `layer` stands in the model already, or if `name` and
-            all modules around it are containers that call whatever they hold.
-    """
-    modules = dict(model.named_modules())
-    target = modules.get(name)
-    if target is None or not name:
-        raise ValueError(f"the model has no submodule {name!r}; it has {_names(model)}")
-    if any(module is layer for module in modules.values()):
-        raise ValueError("this FocusedDropout is in the model already; build one for each place")
-    owner = _owner(modules, name)
-    label = "focused_dropout" if owner is target else f"focused_dropout_{name.replace('.', '_')}"
-    if label in owner._modules:
-        raise ValueError(f"a FocusedDropout follows {name!r} already")
-    owner.add_module(label, layer)
-    if not _calls_members_in_turn(owner):
-        target.register_forward_hook(layer._after)
-
-
-def _calls_members_in_turn(module: nn.Module) -> bool:
-    return type(module).forward is nn.Sequential.forward
-
-
-def _owner(modules: dict[str, nn.Module], name: str) -> nn.Module:
-    """Find the module to hold the layer: one that does not call its members by itself."""
-    target = modules[name]
-    if _calls_members_in_turn(target):
-        return target
-    for depth in range(name.count(".") + 1, -1, -1):
-        module = modules[".".join(name.split(".")[:depth])]
-        if not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-            return module
-    raise ValueError(f"cannot follow {name!r}: give the name of a Sequential or of a plain module")
-
-
-def _names(model: nn.Module) -> str:
-    """List the submodules a user may mean: the first two levels, not every convolution."""
-    names = [name for name, _ in model.named_modules() if name and name.count(".") < 2]
-    shown = ", ".join(names[:60])
-    return shown + (f", ... ({len(names) - 60} more)" if len(names) > 60 else "")

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from common.dropout import FocusedDropout, insert_after
+from common.dropout import FocusedDropout
 from common.errors import InputError
+from common.placement import insert_after
 from common.settings import Focus, Optimization
 
 
@@ -29,6 +30,19 @@ def build_optimizer(model: nn.Module, settings: Optimization) -> Optimizer:
         weight_decay=settings.weight_decay,
         fused=fused,
     )
+
+
+def load_optimizer(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Load the state of an optimizer, such as momentum, and the rate of its last step.
+
+    The rest stays as this one was built: `load_state_dict` alone would bring back the other's
+    weight decay and momentum factor, too.
+    """
+    loaded = ("params", "lr")
+    built = [{k: v for k, v in g.items() if k not in loaded} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, settings in zip(optimizer.param_groups, built, strict=True):
+        group.update(settings)
 
 
 def autocast(settings: Optimization, device: torch.device) -> AbstractContextManager[Any]:
@@ -52,6 +66,8 @@ def place_focused_dropout(model: nn.Module, focus: Focus) -> None:
     if focus.after is None:
         return
     try:
-        insert_after(model, focus.after, FocusedDropout(focus.gamma, focus.opposite))
+        # The paper's DenseNet and WRN have signed maps there; a run reports its unmasked images.
+        layer = FocusedDropout(focus.gamma, focus.opposite, signed=True)
+        insert_after(model, focus.after, layer)
     except ValueError as error:
         raise InputError(f"--focus.after {focus.after}: {error}") from error
