@@ -35,6 +35,8 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         with zipfile.ZipFile(path) as archive:  # torch.save writes sums, torch.load ignores them
+            if any(entry.compress_type for entry in archive.infolist()):
+                raise zipfile.BadZipFile("it is compressed, which torch.save never does")
             if archive.testzip():
                 raise zipfile.BadZipFile("a checksum does not fit, the file is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -55,11 +55,13 @@ def run(program: str, commands: Mapping[str, Command], overview: str, argv: Sequ
         return 130
     except Exception as caught:
         # torch raises this wherever the main process happens to be.
-        told = ReaderKilled() if "DataLoader worker" in str(caught) else caught
-        code = getattr(told, "exit_code", None)
+        if "DataLoader worker" in str(caught):
+            print(f"ReaderKilled: {ReaderKilled()}", file=sys.stderr)
+            return ReaderKilled.exit_code
+        code = getattr(caught, "exit_code", None)
         if code is None:
             raise
-        print(f"{type(told).__name__}: {told}", file=sys.stderr)
+        print(f"{type(caught).__name__}: {caught}", file=sys.stderr)
         return int(code)
     return 0
 

@@ -9,10 +9,12 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from common.errors import InputError
 
 T = TypeVar("T")
+_PROBLEM = "focused-dropout: input error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ def start(device: str = "auto") -> Iterator[World]:
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
 
     Raises:
-        InputError: If the device is unknown or absent.
+        InputError: If the device is unknown or absent; and on every rank what one of them raises
+            inside, since the others then fail in what they do together.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -47,9 +50,18 @@ def start(device: str = "auto") -> Iterator[World]:
     if size == 1:
         yield World(place)
         return
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    store, _, _ = next(rendezvous("env://"))
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     try:
         yield World(place, rank, size)
+    except InputError as error:
+        store.set(_PROBLEM, str(error))
+        raise
+    except RuntimeError as error:
+        if not store.check([_PROBLEM]):
+            raise
+        raise InputError(store.get(_PROBLEM).decode()) from error
     finally:
         dist.destroy_process_group()
 
@@ -99,6 +111,22 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Collect the rows (first dimension) of every rank, in rank order, on every rank."""
+    if not _running():
+        return rows
+    rank, size = dist.get_rank(), dist.get_world_size()
+    counts = torch.zeros(size, dtype=torch.int64, device=rows.device)
+    counts[rank] = len(rows)
+    numbers: list[int] = sum_over_ranks(counts).tolist()
+    padded = rows.new_zeros((max(numbers), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    if max(numbers) > 0:
+        dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, numbers, strict=True)])
 
 
 def broadcast(value: T) -> T:

@@ -50,7 +50,7 @@ def write_atomically(
     except OSError as error:
         raise InputError(
             f"{path} could not be written ({error.strerror}): free space or choose another --out"
-            f"{_room(path.parent, size)}; what was there before is untouched"
+            f"{_room(path.parent, size)}; what was there before stays"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # gone after the rename, or never made

@@ -176,6 +176,7 @@ def _kill_workers() -> None:
 
     Ours are deaf to that, and one that waits for the lock of another that was killed never ends.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report these deaths
     for worker in multiprocessing.active_children():
         worker.kill()
 

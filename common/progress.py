@@ -1,6 +1,7 @@
 """What a run tells while it goes: a log for programs, a bar or lines for people."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ class MetricsLog:
         """Append one record; it has a "step", the number of optimizer steps done."""
         with self.path.open("a") as file:
             file.write(json.dumps(dict(record)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # the checkpoint that follows says that this line is there
         if self._writer is not None:
             for name, value in record.items():
                 if isinstance(value, int | float) and name != "step":

@@ -166,8 +166,13 @@ class RunFolder:
             raise InputError(f"{path} cannot be used: {error.strerror}") from error
         recipe = path / "recipe.json"
         try:
+            self._check_never(resume)
             if recipe.exists():
-                self._check_same(read_json(recipe), description, resume)
+                self._check_same(read_json(recipe), description)
+            elif self.checkpoint_exists():
+                raise InputError(
+                    f"{path} holds a checkpoint, but {recipe.name} is missing: choose another --out"
+                )
             text = to_json(dict(description))
             if not (recipe.exists() and recipe.read_text() == text):
                 _write(recipe, text)
@@ -178,14 +183,14 @@ class RunFolder:
             if stale.name.startswith(_OURS):
                 stale.unlink()
 
-    def _check_same(
-        self, before: Mapping[str, Any], now: Mapping[str, Any], resume: Resume
-    ) -> None:
+    def _check_never(self, resume: Resume) -> None:
         if resume == "never" and self.checkpoint_exists():
             raise InputError(
                 f"{self.path} holds a run already: --resume auto goes on with it, "
                 "or choose another --out"
             )
+
+    def _check_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         plain = json.loads(json.dumps(dict(now)))
         difference = _first_difference(before, plain)
         if difference and self.checkpoint_exists():

@@ -4,7 +4,7 @@ Everything is a function of (seed, epoch, step), so a resumed run finds its plac
 reads no image twice, and ranks agree without talking.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,9 @@ class Sampling:
     the same parts. A last batch with fewer images than parts is left out: a rank would have nothing
     to do.
 
+    With groups (landscape and portrait images, say) a full batch holds images of one group, as far
+    as they go: what is left over of the groups forms the other batches, a short one the last.
+
     Args:
         num_images: Images of an epoch.
         batch_size: Images per optimizer step.
@@ -42,6 +45,7 @@ class Sampling:
         accumulate: Micro-batches per step and rank.
         drawn_from: Images in the data set, if an epoch uses only a part: a random one, the same in
             every epoch.
+        groups: Group of each image of the data set, if batches are to be of one group.
     """
 
     num_images: int
@@ -51,6 +55,7 @@ class Sampling:
     world_size: int = 1
     accumulate: int = 1
     drawn_from: int | None = None
+    groups: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < self._parts:
@@ -76,10 +81,13 @@ class Sampling:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the epoch's permutation of the images."""
-        order = np.random.default_rng((self.seed, epoch)).permutation(self.num_images)
-        if self.drawn_from is None:
+        rng = np.random.default_rng((self.seed, epoch))
+        order = rng.permutation(self.num_images)
+        if self.drawn_from is not None:
+            order = np.random.default_rng(self.seed).permutation(self.drawn_from)[order]
+        if self.groups is None:
             return order
-        return np.random.default_rng(self.seed).permutation(self.drawn_from)[order]
+        return _in_groups(order, np.asarray(self.groups)[order], self.batch_size, rng)
 
     def micro_batches(self, start_step: int, stop_step: int) -> Iterator[MicroBatch]:
         """Yield this rank's micro-batches of the optimizer steps [start_step, stop_step)."""
@@ -93,3 +101,31 @@ class Sampling:
             parts = np.array_split(batch, self._parts)
             for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
                 yield MicroBatch(epoch, part, len(part) / len(batch))
+
+
+def _in_groups(
+    order: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    batch_size: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Rearrange a permutation so that its full batches are of one group each, where they can be.
+
+    Args:
+        order: Images.
+        groups: Group of each of them.
+        batch_size: Images of a full batch.
+        rng: Shuffles the full batches; only the last batch may be short.
+    """
+    left_over = np.ones(len(order), np.bool_)
+    batches = []
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
+        full = members[: len(members) // batch_size * batch_size]
+        left_over[full] = False
+        batches.append(full.reshape(-1, batch_size))
+    rest = np.flatnonzero(left_over)
+    full = rest[: len(rest) // batch_size * batch_size]
+    shuffled = rng.permutation(np.concatenate([*batches, full.reshape(-1, batch_size)]))
+    rearranged: NDArray[np.int64] = order[np.concatenate([shuffled.ravel(), rest[len(full) :]])]
+    return rearranged

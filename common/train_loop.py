@@ -5,79 +5,35 @@ A stage hands over its network and four functions (`Stage`). What happens at ste
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common import checkpoints
 from common.averages import WeightAverage
-from common.distributed import (
-    World,
-    any_rank,
-    broadcast,
-    gather,
-    share_buffers,
-    sum_over_ranks,
-)
+from common.distributed import World, any_rank, broadcast, gather, share_buffers, sum_over_ranks
 from common.epoch_sums import EpochSums
 from common.errors import InputError
 from common.finite import POLL_STEPS, FiniteCheck
 from common.finite import NonFiniteError as NonFiniteError  # what callers of `train` catch
 from common.focused_training import FocusedTraining
 from common.graphed_step import Capture, GraphedStep, refuse
-from common.optimization import build_optimizer
+from common.optimization import build_optimizer, load_optimizer
 from common.progress import MetricsLog, Progress
 from common.run_folder import RunFolder
 from common.sampling import MicroBatch, Sampling
 from common.settings import Focus, Optimization, learning_rate
 from common.signals import StopRequest, Terminated
+from common.stage import Options as Options
+from common.stage import Stage as Stage  # what callers of `train` make
 from common.step_parts import StepParts
 
 CHECKPOINT_SECONDS = 300.0
 """A checkpoint is written at least this often, and after every evaluation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """What the loop needs to know of a task."""
-
-    model: nn.Module
-    """The network, on its device; not wrapped."""
-    num_images: int
-    """Training images."""
-    load: Callable[[Iterable[MicroBatch]], Iterator[Any]]
-    """Turns micro-batches into batches on the device, in order."""
-    loss: Callable[[nn.Module, Any], dict[str, Tensor]]
-    """Means over a batch: "loss", which is minimised, and whatever else is worth showing."""
-    evaluate: Callable[[nn.Module], dict[str, float]]
-    """Metrics of the network in eval mode, the same on every rank.
-
-    Where `stop_asked` it may skip the rest: return anything, or raise Terminated on all ranks.
-    """
-    metric: str
-    """The metric whose largest value is the best."""
-    at_step: Callable[[float], None] | None = None
-    """Called before every optimizer step with the share of the training's steps that are done."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How a run is carried out, as opposed to what is run."""
-
-    seed: int = 0
-    resume: str = "auto"
-    label: str = "train"
-    evaluate_every: int = 1
-    """Epochs between evaluations; the last epoch is always evaluated."""
-    stop_step: int | None = None
-    """Stop after this many optimizer steps (a dry run)."""
-    overfit_batches: int | None = None
-    """Train on N batches only, drawn once: the loss must go to zero."""
 
 
 def train(
@@ -141,8 +97,15 @@ class _Run:
             world_size=world.size,
             accumulate=settings.accumulate,
             drawn_from=stage.num_images if num_images < stage.num_images else None,
+            groups=stage.groups,
         )
         self.steps_per_epoch = self.sampling.steps_per_epoch
+        extents = gather(self._extent())
+        if any(extent != extents[0] for extent in extents):
+            raise InputError(
+                f"the processes found different training images ({extents}): give all of them the "
+                "same data"
+            )
         self.planned_steps = self.total_steps = settings.epochs * self.steps_per_epoch
         if options.stop_step is not None:
             self.total_steps = min(self.planned_steps, options.stop_step)
@@ -172,7 +135,8 @@ class _Run:
         self.graphed: GraphedStep | None = None
         if settings.cuda_graphs:
             self.graphed = GraphedStep(self.parts.whole, self.optimizer, Capture(world.device))
-        self.log = MetricsLog(folder.path, self.step) if folder else None
+        # An epoch that was cut short has no line yet, unless a crash came right behind it.
+        self.log = MetricsLog(folder.path, self.step - self.cut_short) if folder else None
         self.progress = Progress(self.total_steps, self.step, options.label, show=world.is_main)
         self.saved_at = time.monotonic()
         self._start_clock()
@@ -209,6 +173,7 @@ class _Run:
 
     def _end_on_request(self) -> NoReturn:
         self._save()
+        any_rank(False, self.world.device)  # wait: torchrun ends all once the first has ended
         raise Terminated(f"ended on request after step {self.step}")
 
     def _train_step(self, plan: list[MicroBatch], batches: Iterator[Any]) -> None:
@@ -325,9 +290,13 @@ class _Run:
             "metrics": self.metrics,
         }
 
-    def _extent(self) -> dict[str, int]:
-        """Return what gives a step its place; a short last batch can depend on the ranks."""
-        return {"num_images": self.stage.num_images, "steps_per_epoch": self.steps_per_epoch}
+    def _extent(self) -> dict[str, int | str]:
+        """Return what gives a step its images; a short last batch can depend on the ranks."""
+        return {
+            "num_images": self.stage.num_images,
+            "data": self.stage.data,
+            "steps_per_epoch": self.steps_per_epoch,
+        }
 
     def _focus_counts(self) -> dict[str, Any] | None:
         """Return the counts of the epoch, those of the layers summed over the ranks."""
@@ -376,7 +345,7 @@ class _Run:
                 if state[name] != value:
                     raise ValueError(f"{name} was {state[name]}, is now {value}")
             self.stage.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             if self.average:
                 self.average.restore(state["average"])
             if self.scaling:
@@ -392,9 +361,11 @@ class _Run:
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"the checkpoint does not fit this recipe and data ({reason}): choose another --out"
+                "the checkpoint does not fit this recipe, these data or this number of processes "
+                f"({reason}): choose another --out, or start it as it was"
             ) from error
-        checkpoints.restore_random_state(states[self.world.rank % len(states)], self.world.device)
+        if self.world.rank < len(states):  # further ranks draw from where the seed put them
+            checkpoints.restore_random_state(states[self.world.rank], self.world.device)
         if self.world.is_main:
             ranks = "" if len(states) == self.world.size else f" of a run on {len(states)} ranks"
             print(f"{self.options.label}: going on from step {self.step}{ranks}", flush=True)

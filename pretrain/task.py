@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,8 @@ class Split:
     source: str
     """What they were read from, such as ".jpg files" or "shards"."""
     load: Callable[[Iterable[MicroBatch]], Iterator[Batch]]
+    digest: str = ""
+    """Of the classes and labels, in order."""
 
 
 def pixel_statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -118,6 +121,7 @@ def open_split(
             classes=pixels.classes,
             source=source,
             load=partial(_resident_batches, resident, training=training),
+            digest=_digest(data),
         )
     if isinstance(data, PixelSet):
         raise InputError(f"{root} is an archive of small images: use --images.crop pad")
@@ -138,7 +142,19 @@ def open_split(
                 labels.to(device, non_blocking=True),
             )
 
-    return Split(num_images=len(data.labels), classes=data.classes, source=source, load=batches)
+    return Split(
+        num_images=len(data.labels),
+        classes=data.classes,
+        source=source,
+        load=batches,
+        digest=_digest(data),
+    )
+
+
+def _digest(data: FileSet | PixelSet | ShardSet) -> str:
+    digest = blake2b("\0".join(data.classes).encode(), digest_size=8)
+    digest.update(np.asarray(data.labels, np.int64).tobytes())
+    return digest.hexdigest()
 
 
 def _resident_batches(

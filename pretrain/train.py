@@ -60,6 +60,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
     stage = Stage(
         model=network,
         num_images=train.num_images,
+        data=train.digest,
         load=train.load,
         loss=classification_loss(recipe),
         evaluate=partial(

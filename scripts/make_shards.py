@@ -114,8 +114,9 @@ def pack(flags: Flags, data: Path, out: Path) -> ShardSet:
         raise InputError(f"{folder} cannot be made: {error.strerror}") from error
     with locked(folder / ".lock"):
         if (folder / INDEX).exists():
+            found = read_index(folder)
             _check_same(jobs[0], json.loads((folder / INDEX).read_bytes()).get("made_from"))
-            return read_index(folder)
+            return found
         for stale in folder.glob(".*.tmp"):
             stale.unlink()
         packed = _in_processes(pack_shard, jobs, flags.workers, "packing")

@@ -6,6 +6,7 @@ import resource
 import signal
 import time
 import warnings
+import zipfile
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,20 @@ class Bomb:
 
     def __reduce__(self) -> Any:
         return Path.touch, (self.target,)
+
+
+def test_a_compressed_checkpoint_is_refused_unread(tmp_path: Path) -> None:
+    """A hundred megabytes of zeros would fit in a hundred kilobytes."""
+    checkpoints.save({"step": 1, "weights": torch.zeros(1000)}, tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in whole.namelist():
+            bomb.writestr(entry, whole.read(entry))
+    assert torch.load(tmp_path / "bomb.pt")["step"] == 1, "torch itself reads it"
+    with pytest.raises(InputError, match="compressed, which torch.save never does"):
+        checkpoints.load(tmp_path / "bomb.pt")
 
 
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> None:

@@ -24,11 +24,13 @@ from torch import Tensor, nn
 from common import FocusedDropout, checkpoints, distributed, focused_training, train_loop
 from common.averages import WeightAverage
 from common.distributed import World
+from common.errors import InputError
 from common.focused_training import participates
 from common.progress import MetricsLog
 from common.run_folder import RunFolder
 from common.sampling import MicroBatch, Sampling
 from common.settings import Focus, Optimization
+from common.signals import Terminated
 from common.train_loop import Options, Stage
 
 SPEC = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")
@@ -436,3 +438,72 @@ def test_a_full_disk_ends_the_run_and_harms_nothing(
     assert temporaries(path) == []
     assert "train: going on from step 4\n" in live(path)
     assert faults.different(straight(SETTINGS), faults.outcome(path)) == set()
+
+
+def said_by_both(work: Callable[[int], object], printed: Path) -> list[str]:
+    """Let two ranks fail; return the last line of each, which ended with exit code 2."""
+    assert faults.live_ranks(work, printed) == [2, 2], printed.read_text()
+    lines = []
+    for file in (printed, printed.with_suffix(".1")):
+        assert "Traceback" not in file.read_text()
+        lines.append(file.read_text().splitlines()[-1])
+    return lines
+
+
+@pytest.mark.parametrize("difference", [{"num_images": 20}, {"data": "other labels"}])
+def test_ranks_with_other_images_say_so(tmp_path: Path, difference: dict[str, Any]) -> None:
+    def work(rank: int) -> None:
+        with distributed.start("cpu") as world:
+            stage = task(tmp_path, network(), LONG)
+            stage = replace(stage, **difference) if rank else stage
+            train_loop.train(stage, LONG, FOCUS, world, None, Options())
+
+    for line in said_by_both(work, tmp_path / "printed"):
+        assert line.startswith("error: the processes found different training images")
+
+
+def test_what_one_rank_finds_all_ranks_say(tmp_path: Path) -> None:
+    def fail(rank: int, step: int) -> None:
+        if (rank, step) == (1, 2):
+            raise InputError("image 7 is cut off")
+
+    def work(rank: int) -> None:
+        train_rank({}, tmp_path / "run", rank, hook=partial(fail, rank))
+
+    assert said_by_both(work, tmp_path / "printed") == ["error: image 7 is cut off"] * 2
+
+
+def test_no_rank_ends_before_the_checkpoint_is_written(tmp_path: Path) -> None:
+    """torchrun sends SIGTERM to all that are left when the first one ends."""
+    whole = checkpoints.save
+
+    def slowly(*arguments: Any, **options: Any) -> None:
+        time.sleep(1)
+        whole(*arguments, **options)
+
+    def work(rank: int) -> None:
+        checkpoints.save = slowly
+        try:
+            train_rank({}, tmp_path / "run", rank, hook=ask)
+        except Terminated:
+            (tmp_path / f"{rank} saw").write_text(str((tmp_path / "run" / "last.pt").exists()))
+            raise
+
+    def ask(step: int) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    printed = tmp_path / "printed"
+    assert faults.live_ranks(work, printed) == [TERMINATED, TERMINATED], printed.read_text()
+    assert [(tmp_path / f"{rank} saw").read_text() for rank in (0, 1)] == ["True", "True"]
+
+
+def test_a_rank_that_is_new_draws_on_its_own(tmp_path: Path) -> None:
+    def ask(step: int) -> None:
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    live(tmp_path / "run", LONG, hook=ask, code=TERMINATED)
+    work, printed = partial(train_rank, {}, tmp_path / "run"), tmp_path / "printed"
+    assert faults.live_ranks(work, printed) == [0, 0], printed.read_text()
+    first, second = checkpoints.load(tmp_path / "run" / "last.pt")["random"]
+    assert not torch.equal(first["torch"], second["torch"])

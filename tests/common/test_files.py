@@ -79,7 +79,7 @@ def test_a_write_that_cannot_fit_is_not_begun(
         write_atomically(path, begun, size=1234, keep_previous=True)
     assert str(caught.value) == (
         f"{path} could not be written (No space left on device): free space or choose another "
-        "--out (1,234 bytes needed, 1,233 free); what was there before is untouched"
+        "--out (1,234 bytes needed, 1,233 free); what was there before stays"
     )
     assert contents(tmp_path) == {"last.pt": b"old"}
     assert set(asked) == {tmp_path}

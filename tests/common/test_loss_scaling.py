@@ -165,6 +165,19 @@ def test_twenty_skips_in_a_row_are_borne_and_no_more(tmp_path: Path) -> None:
     assert checkpoints.load(tmp_path / "ended" / "last.pt")["step"] == 24
 
 
+def test_a_row_of_skips_is_counted_across_a_resume(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=14)
+
+    def interrupt(step: int, model: nn.Module) -> None:
+        if step == 14:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Terminated, match="after step 15$"):
+        train(tmp_path, network(), settings, poisoned=range(42), hook=interrupt)
+    with pytest.raises(NonFiniteError, match="too many fp16 steps in a row .* at step 20"):
+        train(tmp_path, network(), settings, poisoned=range(42))
+
+
 def test_momentum_is_defined_after_a_skipped_first_step() -> None:
     """Fused kernels would skip the step after they allocated it."""
     optimizer = build_optimizer(network(), SETTINGS)

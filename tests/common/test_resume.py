@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import FocusedDropout, checkpoints, train_loop
+from common import FocusedDropout, checkpoints, signals, train_loop
 from common.distributed import World
 from common.errors import InputError
 from common.loading import stream
@@ -245,11 +246,11 @@ def test_a_finished_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     train(tmp_path, stage(network()))
-    message = r"does not fit this recipe and data \(.*conv\.weight.*\): choose another --out$"
+    message = r"does not fit this recipe.* \(.*conv\.weight.*: choose another --out, or start it as"
     with pytest.raises(InputError, match=message) as caught:
         train(tmp_path, stage(network(channels=5)))
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"does not fit this recipe and data \('num_images'\)"):
+    with pytest.raises(InputError, match=r"does not fit this recipe.* \('num_images'\)"):
         train(tmp_path / "new", stage(network()), resume=str(tmp_path / "best.pt"))
 
 
@@ -262,18 +263,56 @@ def test_going_on_in_more_parts_than_the_last_batch_has_images_is_refused(tmp_pa
         train(tmp_path, stage(network()), replace(SETTINGS, accumulate=6))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_the_same_signal_again_ends_the_process_at_once(number: int) -> None:
-    """Not the other one: clusters send SIGUSR1 first and SIGTERM later."""
+def test_another_checkpoint_brings_no_settings_along(tmp_path: Path) -> None:
+    """Momentum comes from the file; its factor and the weight decay are those now asked for."""
+    train(tmp_path / "a", stage(network()), replace(SETTINGS, epochs=1))
+    other = replace(SETTINGS, weight_decay=0.04, momentum=0.5)
+    train(tmp_path / "b", stage(network()), other, resume=str(tmp_path / "a" / "last.pt"))
+    (group,) = checkpoints.load(tmp_path / "b" / "last.pt")["optimizer"]["param_groups"]
+    assert (group["weight_decay"], group["momentum"]) == (0.04, 0.5)
+
+
+def test_a_crash_behind_a_cut_evaluation_repeats_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(model: nn.Module) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(model)
+
+    with pytest.raises(Terminated):
+        train(tmp_path, replace(stage(network()), evaluate=asked))
+    with monkeypatch.context() as patch, pytest.raises(ConnectionError):
+        patch.setattr(checkpoints, "save", lambda *_, **__: crash(0)(0))
+        train(tmp_path, stage(network()))
+    assert [record["step"] for record in read_metrics(tmp_path)] == [3]
+    train(tmp_path, stage(network()))
+    assert [record["step"] for record in read_metrics(tmp_path)] == [3, 6]
+
+
+def die_by(*sent: int, after: float) -> int:
+    """Send signals to a process that trains; return how it ended, 0 if it goes on."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         pid = os.fork()
     if not pid:
         try:
             stop = StopRequest()
-            for sent in (signal.SIGTERM, signal.SIGUSR1):
-                os.kill(os.getpid(), sent)
-            os.kill(os.getpid(), number if stop.asked else signal.SIGKILL)
+            signals.ONE_REQUEST = after
+            for number in sent:
+                os.kill(os.getpid(), number)
+                time.sleep(0.01)
+            os._exit(0 if stop.asked else 1)
         finally:
             os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_same_signal_again_ends_the_process_at_once(number: int) -> None:
+    """Not the other one: clusters send SIGUSR1 first and SIGTERM later."""
+    assert die_by(signal.SIGTERM, signal.SIGUSR1, after=0.0) == 0
+    assert die_by(signal.SIGTERM, signal.SIGUSR1, number, after=0.0) == 143
+
+
+def test_a_signal_that_a_launcher_repeats_is_one_request() -> None:
+    assert die_by(signal.SIGTERM, signal.SIGTERM, after=signals.ONE_REQUEST) == 0

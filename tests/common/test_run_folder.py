@@ -113,6 +113,14 @@ def test_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any], messa
     RunFolder(tmp_path, DESCRIPTION).close()  # the refusal has let the folder go
 
 
+@pytest.mark.parametrize("resume", ["auto", "never"])
+def test_a_checkpoint_without_its_recipe_is_left_alone(tmp_path: Path, resume: str) -> None:
+    (tmp_path / "last.pt").touch()
+    with pytest.raises(InputError, match=r"holds a (checkpoint|run)"):
+        RunFolder(tmp_path, {"seed": 0}, resume)
+    assert not (tmp_path / "recipe.json").exists()
+
+
 def test_a_recipe_without_a_checkpoint_is_replaced(tmp_path: Path) -> None:
     RunFolder(tmp_path, DESCRIPTION).close()
     RunFolder(tmp_path, DESCRIPTION | {"seed": 5}).close()

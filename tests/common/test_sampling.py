@@ -23,6 +23,8 @@ def samplings(draw: st.DrawFn) -> list[Sampling]:
     parts = world_size * accumulate
     batch_size = draw(st.integers(parts, 4 * parts))
     num_images, seed = draw(st.integers(parts, 80)), draw(st.integers(0, 9))
+    groups = st.lists(st.integers(0, 2), min_size=num_images, max_size=num_images)
+    grouped = draw(st.none() | groups)
     return [
         Sampling(
             num_images=num_images,
@@ -31,6 +33,7 @@ def samplings(draw: st.DrawFn) -> list[Sampling]:
             rank=rank,
             world_size=world_size,
             accumulate=accumulate,
+            groups=grouped,
         )
         for rank in range(world_size)
     ]
@@ -68,6 +71,7 @@ def test_ranks_and_micro_batches_see_the_same_parts(ranks: list[Sampling]) -> No
         batch_size=one.batch_size,
         seed=one.seed,
         accumulate=one.world_size * one.accumulate,
+        groups=one.groups,
     )
     plans = [epoch_of(rank, 1) for rank in ranks]
     expected = epoch_of(alone, 1)
@@ -93,6 +97,72 @@ def test_a_restart_gives_the_same_rest(ranks: list[Sampling], data: st.DataObjec
     assert [(m.epoch, m.share, m.indices.tolist()) for m in again] == [
         (m.epoch, m.share, m.indices.tolist()) for m in straight
     ]
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 60))
+def test_without_groups_the_order_is_the_plain_permutation(
+    seed: int, epoch: int, num_images: int
+) -> None:
+    sampling = Sampling(num_images=num_images, batch_size=1, seed=seed)
+    expected = np.random.default_rng((seed, epoch)).permutation(num_images)
+    np.testing.assert_array_equal(sampling.order(epoch), expected)
+    part = Sampling(num_images=num_images, batch_size=1, seed=seed, drawn_from=70)
+    chosen = np.random.default_rng(seed).permutation(70)
+    np.testing.assert_array_equal(part.order(epoch), chosen[expected])
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=80),
+    st.integers(1, 9),
+    st.integers(0, 9),
+    st.integers(1, 80),
+)
+def test_batches_of_one_group_as_far_as_they_go(
+    groups: list[int], batch_size: int, seed: int, num_images: int
+) -> None:
+    num_images = min(num_images, len(groups))
+    sampling = Sampling(
+        num_images=num_images,
+        batch_size=batch_size,
+        seed=seed,
+        drawn_from=len(groups) if num_images < len(groups) else None,
+        groups=groups,
+    )
+    order = sampling.order(3)
+    plain = Sampling(num_images=num_images, batch_size=batch_size, seed=seed)
+    if num_images == len(groups):
+        assert sorted(order) == list(range(num_images))
+    assert len(set(order)) == num_images
+    assert sampling.steps_per_epoch == plain.steps_per_epoch
+    batches = [order[i : i + batch_size] for i in range(0, num_images, batch_size)]
+    pure = [len(b) == batch_size and len({groups[i] for i in b}) == 1 for b in batches]
+    sizes = [sum(groups[i] == group for i in order) for group in range(4)]
+    assert sum(pure) >= sum(size // batch_size for size in sizes)
+    mixed = [batch for batch, is_pure in zip(batches, pure, strict=True) if not is_pure]
+    assert sum(map(len, mixed)) <= sum(size % batch_size for size in sizes)
+
+
+def test_batches_of_the_groups_come_in_any_order() -> None:
+    groups = [0] * 40 + [1] * 42
+    sampling = Sampling(num_images=82, batch_size=4, seed=0, groups=groups)
+    places: set[int] = set()  # of the batches with images of both groups
+    first = set()
+    members = set()
+    for epoch in range(30):
+        order = sampling.order(epoch)
+        full = order[:80].reshape(20, 4)
+        kinds = [{groups[i] for i in batch} for batch in full]
+        places |= {place for place, kind in enumerate(kinds) if len(kind) > 1}
+        first.add(tuple(min(kind) for kind in kinds))
+        members.add(frozenset(frozenset(batch.tolist()) for batch in full))
+    assert places == set()  # 40 and 42 leave two over, which are the short batch
+    assert len(first) == len(members) == 30
+    mixed = Sampling(num_images=80, batch_size=4, seed=0, groups=[0] * 38 + [1] * 42)
+    for epoch in range(60):
+        kinds = [{int(i >= 38) for i in b} for b in mixed.order(epoch).reshape(20, 4)]
+        (place,) = (place for place, kind in enumerate(kinds) if len(kind) > 1)
+        places.add(place)
+    assert len(places) > 12
 
 
 def test_short_last_batch_is_kept_or_left_out() -> None:

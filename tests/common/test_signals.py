@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -30,6 +29,7 @@ from common.sampling import MicroBatch
 from common.settings import Focus, Optimization
 from common.signals import StopRequest, Terminated, ending_at_once, stop_asked
 from common.train_loop import Options, Stage
+from detect.batches import Images
 from detect.recipes import toy_retinanet
 from detect.task import EvaluationSet, detect
 from detect.voc import Annotation, VocImage
@@ -383,7 +383,7 @@ def test_the_classifiers_evaluation_ends_after_a_batch() -> None:
     assert seen[3:] == [250, 250, 250, 250, 200], "outside of a training nothing is cut"
 
 
-def test_the_detectors_evaluation_ends_after_an_image(tmp_path: Path) -> None:
+def test_the_detectors_evaluation_ends_after_a_batch(tmp_path: Path) -> None:
     nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.bool_)
     images = []
     for number in range(4):
@@ -393,21 +393,19 @@ def test_the_detectors_evaluation_ends_after_an_image(tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Asks:
-        transform = SimpleNamespace(min_size=(96, 128))
-
-        def __call__(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
-            seen.append(len(images))
+        def __call__(self, images: Images, targets: None) -> list[dict[str, Tensor]]:
+            seen.append(len(images.pixels))
             if len(seen) == 2:
                 ask()
             empty = torch.empty(0)
             return [{"boxes": torch.empty(0, 4), "scores": empty, "labels": empty}]
 
-    network = Asks()
+    recipe = toy_retinanet()
+    recipe = replace(recipe, detector=replace(recipe.detector, test_batch_size=1))
     request = StopRequest()
     try:
         with pytest.raises(Terminated):
-            detect(network, EvaluationSet.of(images, ("a",)), toy_retinanet(), CPU, workers=0)  # type: ignore[arg-type]
+            detect(Asks(), EvaluationSet.of(images, ("a",)), recipe, CPU, workers=0)  # type: ignore[arg-type]
     finally:
         request.close()
     assert len(seen) == 2
-    assert network.transform.min_size == (96, 128)
