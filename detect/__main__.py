@@ -11,7 +11,7 @@ import tyro
 
 from common import cli
 from common.flags import RunFlags
-from common.run_folder import to_json
+from common.run_folder import read_json, to_json
 from common.settings import check_range
 from detect.recipes import RECIPES, Recipe
 
@@ -32,13 +32,19 @@ On G GPUs: torchrun --nproc-per-node G -m -- detect COMMAND ...
 
 example: {PROGRAM} score --detections comp4/ --data VOCdevkit --split 2007:test --out scored"""
 
+_MEANS = {"map_11point": "11-point", "map_area": "area"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFlags(RunFlags):
     """What every fine-tuning takes, beside its recipe."""
 
     backbone: Path
-    """Backbone file: our export, or the weights of a torchvision or timm ResNet."""
+    """Backbone file: our export, or the weights of a torchvision or timm ResNet; or the word
+    scratch: random weights, all of them trained, BatchNorm too."""
+    focused_dropout: str | None = None
+    """Stage of the body, such as layer3, that FocusedDropout follows in fine-tuning, with ten times
+    the weight decay in its steps: short for --focus.after and --focus.weight-decay."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
 
 
@@ -73,7 +79,23 @@ class ScoreFlags:
     split: str
     """Images that were detected on: YEAR:SET, comma-separated."""
     out: Path
-    """Folder for metrics.json and what the report needs."""
+    """Folder for metrics.json, analysis.json and what the report needs."""
+    iou: tuple[float, ...] = (0.5, 0.75)
+    """Overlaps that make a hit; metrics.json has the first, analysis.json all."""
+    bootstrap: int = 1000
+    """Resamples of the images for the 95% intervals; 0 for none."""
+    against: Path | None = None
+    """Detections, or a folder of evaluate or score, on the same split: is the difference real?"""
+    coco: bool = True
+    """Score by COCO too, which takes most of the time; without, its values are null."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "iou", high=1, above=True)
+        check_range(self, "bootstrap")
+        if not self.iou:
+            raise ValueError("--iou needs an overlap, such as 0.5")
+        if self.against and not self.bootstrap:
+            raise ValueError("--against needs resamples: leave --bootstrap 0 out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +120,7 @@ class ReportFlags:
     folders: tyro.conf.Positional[tuple[Path, ...]]
     """Folders that evaluate or score wrote; the first is the baseline."""
     out: Path
-    """The HTML file; its tables go to a markdown file beside it."""
+    """The HTML file; the other files lie beside it under the same name."""
     data: Path | None = None
     """VOC devkit; None: where it was at the evaluation."""
 
@@ -110,20 +132,34 @@ def _list(argv: list[str]) -> None:
 def _train(argv: list[str]) -> None:
     name, rest, program = cli.recipe_name(argv, RECIPES, PROGRAM)
     needed = cli.unless_printing(rest)
-    flags = cli.parse(
-        TrainFlags,
-        rest,
-        program,
-        f"{inspect.getdoc(RECIPES[name])}\n\nexample: {program} --backbone backbone.safetensors "
-        f"--data VOCdevkit --out runs/{name}",
-        default=TrainFlags(data=needed, out=needed, backbone=needed, recipe=RECIPES[name]()),
-    )
+
+    def parse(recipe: Recipe) -> TrainFlags:
+        return cli.parse(
+            TrainFlags,
+            rest,
+            program,
+            f"{inspect.getdoc(RECIPES[name])}\n\nexample: {program} "
+            f"--backbone backbone.safetensors --data VOCdevkit --out runs/{name}",
+            default=TrainFlags(data=needed, out=needed, backbone=needed, recipe=recipe),
+        )
+
+    flags = parse(RECIPES[name]())
+    scratch = flags.backbone == Path("scratch")
+    if scratch or flags.focused_dropout:
+        # These change defaults of the recipe, which flags of their own override still.
+        recipe = RECIPES[name]()
+        if scratch:
+            recipe = recipe.from_scratch()
+        if flags.focused_dropout:
+            recipe = recipe.focused(flags.focused_dropout, flags.recipe.optimization.weight_decay)
+        flags = parse(recipe)
     if flags.print_config:
         print(to_json({"name": name, "seed": flags.seed, "recipe": asdict(flags.recipe)}), end="")
         return
     from detect.train import run
 
-    cli.print_metrics(run(name, flags.recipe, flags.backbone, flags))
+    backbone = None if scratch else flags.backbone
+    cli.print_metrics(run(name, flags.recipe, backbone, flags))
 
 
 def _evaluate(argv: list[str]) -> None:
@@ -174,19 +210,52 @@ def _score(argv: list[str]) -> None:
         "Score the detections of any detector.\n\n"
         f"example: {program} --detections comp4/ --data VOCdevkit --split 2007:test --out scored",
     )
-    from detect.runs import score_detections
+    from detect.evaluation import Scoring, score_detections
 
-    _print(score_detections(flags.detections, flags.data, flags.split, flags.out), flags.out)
+    scoring = Scoring(
+        ious=flags.iou, resamples=flags.bootstrap, coco=flags.coco, against=flags.against
+    )
+    metrics = score_detections(flags.detections, flags.data, flags.split, flags.out, scoring)
+    _print(metrics, flags.out)
 
 
 def _print(metrics: dict[str, Any], out: Path) -> None:
-    voc, coco = metrics["voc"], metrics["coco"]
+    """Print what a scored folder holds."""
+    analysis = read_json(out / "analysis.json")
+    voc, coco, intervals = metrics["voc"], metrics["coco"], analysis["intervals"]
     for name, values in voc["per_class"].items():
         print(f"{name:14} {_percent(values['ap_11point'])}  of {values['objects']} objects")
+    means = [
+        f"{_percent(voc[name])}{_ends(intervals and intervals[name])} ({kind})"
+        for name, kind in _MEANS.items()
+    ]
+    if intervals:
+        means[-1] += f", 95% intervals from {intervals['resamples']} resamples"
     print(
-        f"VOC mAP {_percent(voc['map_11point'])} (11-point), {_percent(voc['map_area'])} (area); "
-        f"COCO AP {_percent(coco['ap'])}; written to {out / 'metrics.json'}"
+        f"VOC mAP {', '.join(means)}; COCO AP {_percent(coco['ap'])}; "
+        f"written to {out / 'metrics.json'}"
     )
+    if analysis["against"]:
+        told = [
+            f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in _MEANS.items()
+        ]
+        print(f"against {analysis['against']['detections']}: {'; '.join(told)}")
+
+
+def _ends(interval: dict[str, Any] | None) -> str:
+    """The ends of an interval in percent; nothing without."""
+    if not interval or interval["low"] is None:
+        return ""
+    return f" [{100 * interval['low']:.2f}, {100 * interval['high']:.2f}]"
+
+
+def _points(difference: dict[str, Any]) -> str:
+    """Say whether a difference is real: "+0.91 points [+0.10, +1.75]: real at 95%"."""
+    if difference["low"] is None:
+        return "n/a"
+    value, low, high = (f"{100 * difference[key]:+.2f}" for key in ("value", "low", "high"))
+    verdict = "real at 95%" if difference["excludes_zero"] else "not decided"
+    return f"{value} points [{low}, {high}]: {verdict}"
 
 
 def _percent(value: float | None) -> str:
@@ -199,13 +268,14 @@ def _report(argv: list[str]) -> None:
         ReportFlags,
         argv,
         program,
-        "Compare evaluated folders in one HTML file, and its tables in markdown.\n\n"
+        "Compare evaluated folders in one HTML file; beside it the same as markdown, JSON and\n"
+        "CSV, and the charts as PNG.\n\n"
         f"example: {program} baseline/test fd/test --out report.html",
     )
     from detect.report import write_report
 
-    write_report(flags.folders, flags.out, flags.data)
-    print(f"wrote {flags.out} and {flags.out.with_suffix('.md')}")
+    for file in write_report(flags.folders, flags.out, flags.data):
+        print(f"wrote {file}")
 
 
 def main() -> int:

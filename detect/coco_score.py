@@ -21,7 +21,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detect.detections import Detections, GroundTruth
 
-_NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")  # COCOeval.stats[:6]
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")  # COCOeval.stats[:6]
 
 
 def score_coco(truth: GroundTruth, detections: Detections) -> dict[str, float | None]:
@@ -43,8 +43,8 @@ def score_coco(truth: GroundTruth, detections: Detections) -> dict[str, float | 
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    stats = (float(value) for value in evaluation.stats[: len(_NAMES)])
-    return {name: None if value < 0 else value for name, value in zip(_NAMES, stats, strict=True)}
+    stats = (float(value) for value in evaluation.stats[: len(NAMES)])
+    return {name: None if value < 0 else value for name, value in zip(NAMES, stats, strict=True)}
 
 
 def _annotations(

@@ -70,6 +70,10 @@ class Detections:
     score: NDArray[np.float64]
     box: NDArray[np.float64]
 
+    def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Detections":
+        """Returns some of the detections: by index, in the order of `rows`, or by a mask."""
+        return Detections(self.image[rows], self.label[rows], self.score[rows], self.box[rows])
+
 
 def ground_truth(annotations: Sequence["Annotation"], classes: Sequence[str]) -> GroundTruth:
     """Stacks the annotations of a split.

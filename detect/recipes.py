@@ -5,10 +5,10 @@ detector settings; use one recipe unchanged for both backbones and compare diffe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from common.settings import Optimization, check_range
+from common.settings import Focus, Optimization, check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -18,7 +18,16 @@ class Detector:
     fpn_channels: int = 256
     """Channels of the feature pyramid and of the heads."""
     trainable_stages: int = 3
-    """Stages of the body that are trained, from the last; BatchNorm is frozen in all of them."""
+    """Stages of the body that are trained, from the last."""
+    norm: Literal["frozen", "batch"] = "frozen"
+    """BatchNorm of the body: frozen statistics and affine, or trained in the trained stages."""
+    head_norm: Literal["none", "group"] = "none"
+    """GroupNorm(32) in the towers of the heads, or none."""
+    box_loss: Literal["l1", "giou"] = "l1"
+    """L1 on the encoded boxes, or 1 - GIoU (Rezatofighi et al., arXiv 1902.09630)."""
+    loss_normalizer: Literal["image", "batch"] = "image"
+    """What losses are divided by: each image's anchors on objects, then the images; or the anchors
+    on objects of the whole local batch."""
     anchor_scale: float = 4.0
     """Smallest anchor of a level, in strides; 4 gives torchvision's 32 pixels on P3."""
     train_sizes: tuple[int, ...] = (600,)
@@ -33,14 +42,18 @@ class Detector:
     """Overlap at which the weaker of two detections of a class goes."""
     detections_per_image: int = 100
     """At most so many detections are kept."""
+    test_batch_size: int = 8
+    """Images of one padded shape that go through at once in evaluation."""
 
     def __post_init__(self) -> None:
         if not self.train_sizes:
             raise ValueError("train_sizes must hold at least one size")
-        sizes = "train_sizes test_size max_size fpn_channels detections_per_image"
+        sizes = "train_sizes test_size max_size fpn_channels detections_per_image test_batch_size"
         check_range(self, sizes, low=1)
         check_range(self, "trainable_stages", high=5)
         check_range(self, "anchor_scale", above=True)
+        if self.head_norm == "group" and self.fpn_channels % 32:
+            raise ValueError(f"GroupNorm(32) cannot divide fpn_channels {self.fpn_channels}")
         check_range(self, "score_threshold nms_iou", high=1)
 
 
@@ -63,17 +76,47 @@ class Augmentation:
 class Recipe:
     """One detector, its data, one way to train."""
 
-    body: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
-    """Architecture of the backbone file."""
+    body: Literal[
+        "resnet18",
+        "resnet34",
+        "resnet50",
+        "resnet101",
+        "resnet152",
+        "resnext50_32x4d",
+        "resnext101_32x8d",
+        "resnext101_64x4d",
+        "wide_resnet50_2",
+        "wide_resnet101_2",
+    ] = "resnet50"
+    """Architecture of the backbone file, a ResNet of torchvision."""
     train_split: str = "2007:trainval,2012:trainval"
     """Training images, YEAR:SET, comma-separated."""
     val_split: str = "2007:test"
     """Images of the evaluation that chooses the best checkpoint."""
     difficult: bool = False
     """Train on objects marked difficult, too."""
+    group_by_aspect: bool = True
+    """Form batches of landscape or of portrait images, as far as they go: less padding."""
     detector: Detector
     augmentation: Augmentation
     optimization: Optimization
+    focus: Focus = field(default_factory=Focus)
+    """FocusedDropout in the body during fine-tuning (the paper's future work)."""
+
+    def from_scratch(self) -> "Recipe":
+        """Return the recipe for random weights: all of the body is trained, BatchNorm too."""
+        return replace(self, detector=replace(self.detector, norm="batch", trainable_stages=5))
+
+    def focused(self, after: str, weight_decay: float) -> "Recipe":
+        """Return the recipe with FocusedDropout after a stage of the body, and MWD.
+
+        Args:
+            after: The stage, such as layer3.
+            weight_decay: Of the steps that do not take part; in the others it is ten times as much,
+                as in our classification recipes.
+        """
+        focus = replace(self.focus, after=after, weight_decay=10 * weight_decay)
+        return replace(self, focus=focus)
 
 
 def toy_retinanet() -> Recipe:
@@ -81,8 +124,10 @@ def toy_retinanet() -> Recipe:
     return Recipe(
         body="resnet18",
         train_split="2007:trainval",
+        group_by_aspect=False,  # the scenes are square
         detector=Detector(
             fpn_channels=64,
+            loss_normalizer="image",
             trainable_stages=2,
             anchor_scale=3.0,
             train_sizes=(128,),
@@ -108,7 +153,7 @@ def voc_retinanet_small() -> Recipe:
     return Recipe(
         train_split="2012:train",
         val_split="2012:val",
-        detector=Detector(train_sizes=(256,), test_size=256, max_size=320),
+        detector=Detector(train_sizes=(256,), test_size=256, max_size=320, loss_normalizer="image"),
         augmentation=Augmentation(crop=True, colour=1.0),
         optimization=Optimization(
             lr=0.01,
@@ -125,9 +170,11 @@ def voc_retinanet_parity() -> Recipe:
     """VOC07+12, RetinaNet-FPN R50, the public 12-epoch recipe (79.2 mAP elsewhere); not yet run.
 
     Settings of mmdetection's configs/pascal_voc: 1000x600, 16 images, SGD 0.01, step at epoch 9.
+    Losses are divided by the anchors on objects of the whole batch, as there: torchvision's
+    division image by image gives an image with few of them a larger weight.
     """
     return Recipe(
-        detector=Detector(),
+        detector=Detector(loss_normalizer="batch"),
         augmentation=Augmentation(),
         optimization=Optimization(lr=0.01, batch_size=16, epochs=12, milestones=(9,)),
     )
@@ -146,6 +193,7 @@ def voc_retinanet_paper() -> Recipe:
             test_size=800,
             max_size=1333,
             detections_per_image=300,
+            loss_normalizer="image",
         ),
         augmentation=Augmentation(colour=1.0),
         optimization=Optimization(
@@ -159,6 +207,38 @@ def voc_retinanet_paper() -> Recipe:
     )
 
 
+def voc_retinanet_strong() -> Recipe:
+    """VOC07+12, RetinaNet-FPN R50, what lifts it: scales, GroupNorm, GIoU, averages; not yet run.
+
+    Sizes 480 to 800, 24 epochs with steps at 2/3 and 8/9, an average of the weights (0.9998),
+    GroupNorm in the heads and the GIoU loss, both as in torchvision's second RetinaNet. Losses are
+    divided by the anchors on objects of the whole batch, as in the public recipes of that strength:
+    no image weighs more for having few.
+    """
+    return Recipe(
+        difficult=True,
+        detector=Detector(
+            head_norm="group",
+            box_loss="giou",
+            loss_normalizer="batch",
+            train_sizes=tuple(range(480, 801, 32)),
+            test_size=800,
+            max_size=1333,
+            detections_per_image=300,
+        ),
+        augmentation=Augmentation(colour=1.0),
+        optimization=Optimization(
+            lr=0.01,
+            batch_size=16,
+            epochs=24,
+            milestones=(16, 21.33),
+            warmup_steps=500,
+            clip_norm=10.0,
+            ema_decay=0.9998,
+        ),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -166,5 +246,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         voc_retinanet_small,
         voc_retinanet_parity,
         voc_retinanet_paper,
+        voc_retinanet_strong,
     )
 }

@@ -2,28 +2,151 @@
 
 Choices that torchvision's ready-made builder does not offer together: BatchNorm frozen whatever the
 backbone's origin, P6 computed from C5 (not P5), a pyramid of any width, and no background class:
-labels are 0..classes-1.
+labels are 0..classes-1. And speed: a batch comes as one padded tensor, and no step of the training
+loops over its images or waits for the device.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+import torch
 import torchvision.models as models
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.retinanet import RetinaNet
-from torchvision.ops import FrozenBatchNorm2d
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from common.backbones import load_body
+from detect.anchors import make_anchors
+from detect.batches import Images, Targets
+from detect.frozen_norm import freeze_norms
+from detect.losses import retinanet_losses
+from detect.postprocess import select_detections
 from detect.recipes import Detector
 
 _PUBLISHED_CHANNELS = 256
-_STRIDES = (8, 16, 32, 64, 128)
-_STAGES = ("layer4", "layer3", "layer2", "layer1", "conv1")
+_GROUPS = 32
+_STAGES = (("layer4",), ("layer3",), ("layer2",), ("layer1",), ("conv1", "bn1"))
 """What `trainable_stages` counts, from the last."""
+
+
+class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not typed
+    """torchvision's RetinaNet for batches that were resized and padded outside.
+
+    Args:
+        backbone: Body and pyramid.
+        num_classes: Classes without background.
+        settings: The recipe.
+        mean: Per RGB channel, for values in [0, 1].
+        std: Likewise.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        num_classes: int,
+        settings: Detector,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        anchor_generator = make_anchors(settings.anchor_scale)
+        super().__init__(
+            backbone,
+            num_classes,
+            anchor_generator=anchor_generator,
+            head=RetinaNetHead(
+                backbone.out_channels,
+                anchor_generator.num_anchors_per_location()[0],
+                num_classes,
+                norm_layer=(
+                    partial(nn.GroupNorm, _GROUPS) if settings.head_norm == "group" else None
+                ),
+            ),
+            score_thresh=settings.score_threshold,
+            nms_thresh=settings.nms_iou,
+            detections_per_img=settings.detections_per_image,
+        )
+        del self.transform  # it resizes and normalises lists of images
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
+        self.box_loss = settings.box_loss
+        self.loss_normalizer = settings.loss_normalizer
+        for name, values in (("mean", mean), ("std", std)):
+            value = 255 * torch.tensor(values).view(1, 3, 1, 1)
+            self.register_buffer(f"pixel_{name}", value, persistent=False)
+
+    def forward(
+        self, images: Images, targets: Targets | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
+        """Return the losses of a batch in training, else its detections.
+
+        Args:
+            images: On the network's device.
+            targets: Likewise; for training.
+
+        Returns:
+            "classification" and "bbox_regression"; or for each image "boxes" (n, 4) in pixels of
+            the resized image, "scores" (n) and "labels" (n), best first.
+        """
+        pixels = self.normalize(images)
+        features = list(self.backbone(pixels).values())
+        # Losses, scores and NMS stay out of autocast: bfloat16 scores tie by the hundred.
+        outputs = {name: _at_least_float32(out) for name, out in self.head(features).items()}
+        (anchors,) = self.anchor_generator(ImageList(pixels, [pixels.shape[-2:]]), features)
+        if self.training:
+            if targets is None:
+                raise ValueError("training needs targets")
+            return self.compute_loss(targets, outputs, anchors)
+        per_cell = self.anchor_generator.num_anchors_per_location()[0]
+        levels = [per_cell * level.shape[-2] * level.shape[-1] for level in features]
+        split = {name: output.split(levels, dim=1) for name, output in outputs.items()}
+        return self.postprocess_detections(split, anchors.split(levels), images.sizes)
+
+    def normalize(self, images: Images) -> Tensor:
+        """Return normalised pixels (B, 3, H, W); padding is 0, the mean of a normalised image."""
+        pixels = images.pixels.to(self.pixel_mean.dtype, memory_format=torch.channels_last)
+        pixels = pixels.sub_(self.pixel_mean).div_(self.pixel_std)
+        height, width = images.sizes.view(-1, 2, 1, 1, 1).unbind(1)
+        rows, columns = (torch.arange(side, device=pixels.device) for side in pixels.shape[-2:])
+        return pixels.masked_fill_((rows.view(-1, 1) >= height) | (columns >= width), 0.0)
+
+    def compute_loss(
+        self, targets: Targets, head_outputs: Mapping[str, Tensor], anchors: Tensor
+    ) -> dict[str, Tensor]:
+        """Return both losses of a batch; anchors (N, 4) are those of every image."""
+        return retinanet_losses(
+            targets,
+            head_outputs["cls_logits"],
+            head_outputs["bbox_regression"],
+            anchors,
+            box_loss=self.box_loss,
+            normalizer=self.loss_normalizer,
+        )
+
+    def postprocess_detections(
+        self,
+        head_outputs: Mapping[str, Sequence[Tensor]],
+        anchors: Sequence[Tensor],
+        image_sizes: Tensor,
+    ) -> list[dict[str, Tensor]]:
+        """Return the detections of each image; outputs and anchors come a level each."""
+        return select_detections(
+            head_outputs["cls_logits"],
+            head_outputs["bbox_regression"],
+            anchors,
+            image_sizes,
+            score_threshold=self.score_thresh,
+            candidates=self.topk_candidates,
+            nms_iou=self.nms_thresh,
+            limit=self.detections_per_img,
+        )
+
+    def compile_parts(self) -> None:
+        """Compile body, pyramid and towers, where the time goes; the rest stays as it is."""
+        self.backbone.compile()
+        self.head.compile()
 
 
 def build_retinanet(
@@ -34,7 +157,7 @@ def build_retinanet(
     std: Sequence[float],
     weights: Mapping[str, Tensor] | None = None,
     source: Path = Path(),
-) -> RetinaNet:
+) -> BatchedRetinaNet:
     """Build the detector.
 
     Args:
@@ -44,49 +167,45 @@ def build_retinanet(
         mean: Per RGB channel, for values in [0, 1], as in the backbone's training.
         std: Likewise.
         weights: Backbone weights; None leaves the body as initialised, to be overwritten by a
-            checkpoint.
+            checkpoint or trained from scratch.
         source: The file of the weights, for the message.
 
     Returns:
-        A torchvision RetinaNet: images (list of (3, H, W) in [0, 1]) and targets in, losses out in
-        training, detections in eval mode.
+        The network, contiguous and on the CPU.
 
     Raises:
         InputError: If any key of the backbone is missing, unexpected or of another shape.
     """
-    resnet = models.get_model(body, weights=None, norm_layer=FrozenBatchNorm2d)
+    resnet: models.ResNet = models.get_model(body, weights=None)
     if weights is not None:
         load_body(resnet, weights, source)
-    trained = _STAGES[: settings.trainable_stages]
-    for name, parameter in resnet.named_parameters():
-        parameter.requires_grad_(name.startswith(trained))
+    _choose_trained(resnet, settings)
+    freeze_norms(resnet)
     c5 = resnet.fc.in_features
-    in_channels = [c5 // 4, c5 // 2, c5]
     backbone = BackboneWithFPN(
         resnet,
         return_layers={"layer2": "0", "layer3": "1", "layer4": "2"},
-        in_channels_list=in_channels,
+        in_channels_list=[c5 // 4, c5 // 2, c5],
         out_channels=settings.fpn_channels,
         extra_blocks=LastLevelP6P7(c5, settings.fpn_channels),
     )
     # A pyramid as wide as C5 would make torchvision compute P6 from P5.
     backbone.fpn.extra_blocks.use_P5 = False
-    network = RetinaNet(
-        backbone,
-        num_classes,
-        min_size=settings.train_sizes,
-        max_size=settings.max_size,
-        image_mean=list(mean),
-        image_std=list(std),
-        anchor_generator=anchors(settings.anchor_scale),
-        score_thresh=settings.score_threshold,
-        nms_thresh=settings.nms_iou,
-        detections_per_img=settings.detections_per_image,
-    )
+    network = BatchedRetinaNet(backbone, num_classes, settings, mean, std)
     if settings.fpn_channels != _PUBLISHED_CHANNELS:
         _keep_variance(network)
-    network.head.register_forward_hook(_in_float32)
     return network
+
+
+def _choose_trained(resnet: nn.Module, settings: Detector) -> None:
+    """Let gradients reach the stages to train, and their BatchNorm if it is not to be frozen."""
+    trained = [name for stage in _STAGES[: settings.trainable_stages] for name in stage]
+    for name, module in resnet.named_children():
+        module.requires_grad_(name in trained)
+    if settings.norm == "frozen":
+        for module in resnet.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(False)
 
 
 def _keep_variance(network: RetinaNet) -> None:
@@ -101,27 +220,5 @@ def _keep_variance(network: RetinaNet) -> None:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
-def _in_float32(head: nn.Module, inputs: object, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keep autocast out of losses, scores and NMS: bfloat16 scores tie by the hundred."""
-    return {name: output.float() for name, output in outputs.items()}
-
-
-class _Float32Anchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is not typed
-    """Anchors in float32 under autocast: they take the dtype of the maps they are given."""
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        anchors: list[Tensor] = super().forward(image_list, [m.float() for m in feature_maps])
-        return anchors
-
-
-def anchors(scale: float) -> AnchorGenerator:
-    """Return three sizes by three shapes a level, P3 to P7.
-
-    Args:
-        scale: Smallest size of a level over its stride; sizes are cut to whole pixels as
-            torchvision does.
-    """
-    sizes = tuple(
-        tuple(int(scale * stride * 2 ** (octave / 3)) for octave in range(3)) for stride in _STRIDES
-    )
-    return _Float32Anchors(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

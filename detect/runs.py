@@ -1,4 +1,4 @@
-"""What can be done with a trained detector, or with anybody's detections: score them."""
+"""What can be done with a trained detector: detect and score."""
 
 import time
 from collections.abc import Mapping
@@ -6,21 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common import distributed
 from common.errors import InputError
 from common.finished_run import open_run
 from common.loading import default_workers
-from common.run_folder import describe_environment, to_json
-from detect.detections import (
-    Detections,
-    GroundTruth,
-    read_detections,
-    write_coco_json,
-    write_voc_text,
-)
+from common.run_folder import describe_environment
+from detect.detections import write_coco_json, write_voc_text
+from detect.evaluation import Scoring, data_fingerprint, score_into
 from detect.recipes import Recipe
-from detect.retinanet import build_retinanet
-from detect.score import score, write_metrics
+from detect.retinanet import BatchedRetinaNet, build_retinanet
+from detect.speed import measure_latency
 from detect.task import EvaluationSet, detect
 from detect.train import prepare
 from detect.voc import read_classes, read_split
@@ -41,7 +38,7 @@ def evaluate_run(
         folder: As `python -m detect train` wrote it.
         data: VOC devkit.
         split: YEAR:SET, comma-separated.
-        out: Target: `metrics.json`, `evaluation.json`, `detections.json` and `voc/`.
+        out: Target: what `score_into` writes, `detections.json` and `voc/`.
         checkpoint: "best" or "last".
         device: As in training.
         workers: Processes that read images.
@@ -68,13 +65,13 @@ def evaluate_run(
         run.load_into(network)
         prepare(network, recipe, world.device)
         network.eval()
+        workers = default_workers() if workers is None else workers
         started = time.perf_counter()
-        detections = detect(
-            network, test, recipe, world, default_workers() if workers is None else workers
-        )
+        detections = detect(network, test, recipe, world, workers)
         seconds = time.perf_counter() - started
         if not world.is_main:
             return {}
+        speed = _speed(network, test, recipe, world.device, seconds)
         write_voc_text(detections, test.truth, out / "voc")
         write_coco_json(detections, test.truth, out / "detections.json")
         facts = {
@@ -85,54 +82,40 @@ def evaluate_run(
             "epoch": run.state["epoch"],
             "seconds": seconds,
             "images_per_second": len(test.images) / seconds,
+            **speed,
+            "training": str(folder.resolve()),
+            "data_fingerprint": data_fingerprint(test.images, split),
             "recipe": asdict(recipe),
             "environment": run.environment,
             "backbone": run.fact("backbone"),
             "command": describe_environment(str(world.device), world.size)["command"],
         }
-        return _score_into(out, test.truth, detections, data, split, facts)
+        return score_into(out, test.truth, detections, data, split, facts, Scoring())
+
+
+def _speed(
+    network: BatchedRetinaNet,
+    test: EvaluationSet,
+    recipe: Recipe,
+    device: torch.device,
+    seconds: float,
+) -> dict[str, Any]:
+    """Measure the latency, and print it with the throughput of the pass over the whole set."""
+    throughput = {
+        "batch_size": recipe.detector.test_batch_size,
+        "images_per_second": len(test.images) / seconds,
+    }
+    latency = measure_latency(network, test, recipe, device)
+    if latency:
+        print(
+            f"{throughput['images_per_second']:.4g} images/s, reading included (batch "
+            f"{throughput['batch_size']}); latency p50 {latency['p50_ms']:.4g} ms, "
+            f"p90 {latency['p90_ms']:.4g} ms (batch 1, {latency['images']} images, from pixels)"
+        )
+    return {"latency": latency, "throughput": throughput}
 
 
 def _title(recipe: str, backbone: Mapping[str, Any]) -> str:
     """Name a detector by what tells two of them apart: recipe and origin of the backbone."""
     origin = backbone.get("recipe_name")
     return f"{recipe} from {origin}" if origin else recipe
-
-
-def score_detections(path: Path, data: Path, split: str, out: Path) -> dict[str, Any]:
-    """Score anybody's detections: VOC text or a COCO results file.
-
-    Returns:
-        The content of metrics.json.
-
-    Raises:
-        InputError: If the detections or the data cannot be read, or do not fit each other.
-    """
-    classes = read_classes(data)
-    test = EvaluationSet.of(read_split(data, split, classes), classes)
-    detections = read_detections(path, test.truth)
-    unknown = ("checkpoint", "epoch", "seconds", "images_per_second", "recipe", "environment")
-    facts = {
-        "title": path.resolve().stem,
-        "detections": str(path.resolve()),
-        **dict.fromkeys((*unknown, "backbone")),
-        "command": describe_environment("cpu", 1)["command"],
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    return _score_into(out, test.truth, detections, data, split, facts)
-
-
-def _score_into(
-    out: Path,
-    truth: GroundTruth,
-    detections: Detections,
-    data: Path,
-    split: str,
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    metrics = score(truth, detections)
-    write_metrics(metrics, out / "metrics.json")
-    evaluation = {**facts, "data": str(data.resolve()), "split": split}
-    evaluation |= {"images": len(truth.image_ids), "classes": list(truth.classes)}
-    (out / "evaluation.json").write_text(to_json(evaluation))
-    return metrics

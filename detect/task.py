@@ -8,10 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchvision.models.detection.retinanet import RetinaNet
-from torchvision.ops import remove_small_boxes
 
-from common.distributed import World, gather
+from common.distributed import World, broadcast, gather_rows, sum_over_ranks
 from common.errors import InputError
 from common.images import read_image
 from common.loading import SkipBad, stream
@@ -19,17 +17,29 @@ from common.optimization import autocast
 from common.sampling import MicroBatch
 from common.signals import Terminated, stop_asked
 from detect.augment import augment, make_augmentation
+from detect.batches import (
+    Collated,
+    Images,
+    Item,
+    Shape,
+    Targets,
+    batches_of_one_shape,
+    collate,
+    draw_size,
+    padded_shape,
+    resize,
+    resized_shape,
+    to_device,
+)
 from detect.detections import Detections, GroundTruth, ground_truth
-from detect.recipes import Recipe
+from detect.recipes import Detector, Recipe
+from detect.retinanet import BatchedRetinaNet
 from detect.score import score
 from detect.voc import VocImage
 
 _SMALLEST_SIDE = 1e-3
 """Pixels; what is left of a box that was cut at the border of the image can have no area."""
-Target = dict[str, Tensor]
-Batch = tuple[list[Tensor], list[Target]]
-"""Images (3, H, W), uint8, and boxes (n, 4) with labels (n,), on the device."""
-Item = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]
+Batch = tuple[Images, Targets]
 
 
 def training_batches(
@@ -41,48 +51,52 @@ def training_batches(
     device: torch.device,
     skip: SkipBad | None = None,
 ) -> Callable[[Iterable[MicroBatch]], Iterator[Batch]]:
-    """Return what reads, augments and delivers the training images of a recipe."""
+    """Return what reads, augments, resizes and delivers the training images of a recipe."""
     read = partial(_read_train, _Reader(images, recipe), seed)
 
     def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
-        for pixels, targets in stream(
-            read, micro_batches, _collate, workers=workers, device=device, skip=skip
-        ):
-            yield (
-                [image.to(device, non_blocking=True) for image in pixels],
-                [_to(target, device) for target in targets],
-            )
+        loaded = stream(read, micro_batches, collate, workers=workers, device=device, skip=skip)
+        return (to_device(collated, device) for collated in loaded)
 
     return batches
 
 
+def aspect_groups(images: Sequence[VocImage]) -> list[int]:
+    """Tell landscape (1) from portrait (0): images to form batches of, with little padding."""
+    return [int(image.annotation.width >= image.annotation.height) for image in images]
+
+
 class _Reader:
-    """Images with the objects to train on, and their augmentation."""
+    """Images with the objects to train on, their augmentation and sizes."""
 
     def __init__(self, images: Sequence[VocImage], recipe: Recipe) -> None:
         self.images = images
         self.difficult = recipe.difficult
+        self.detector = recipe.detector
         settings = recipe.augmentation
         self.compose = make_augmentation(settings.crop, settings.flip, settings.colour)
 
 
 def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
-    image = reader.images[index]
+    image, settings = reader.images[index], reader.detector
     annotation = image.annotation
     used = np.full(len(annotation.labels), True) if reader.difficult else ~annotation.difficult
-    return augment(
-        reader.compose,
-        _read_pixels(image),
-        annotation.boxes[used],
-        annotation.labels[used],
-        seed,
-        epoch,
-        index,
-    )
+    boxes, labels = annotation.boxes[used], annotation.labels[used]
+    item = augment(reader.compose, _read_pixels(image), boxes, labels, seed, epoch, index)
+    short_side = draw_size(settings.train_sizes, seed, epoch, index)
+    height, width = item[0].shape[:2]
+    return resize(item, resized_shape((height, width), short_side, settings.max_size))
 
 
-def _read_test(images: Sequence[VocImage], epoch: int, index: int) -> Item:
-    return _read_pixels(images[index]), np.empty((0, 4), np.float32), np.empty(0, np.int64)
+def _read_test(images: Sequence[VocImage], settings: Detector, epoch: int, index: int) -> Item:
+    image = images[index]
+    nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
+    return resize((_read_pixels(image), *nothing), _test_shape(image, settings))
+
+
+def _test_shape(image: VocImage, settings: Detector) -> Shape:
+    shape = image.annotation.height, image.annotation.width
+    return resized_shape(shape, settings.test_size, settings.max_size)
 
 
 def _read_pixels(image: VocImage) -> NDArray[np.uint8]:
@@ -97,23 +111,9 @@ def _read_pixels(image: VocImage) -> NDArray[np.uint8]:
     return pixels
 
 
-def _collate(items: list[Item]) -> Batch:
-    pixels = [torch.from_numpy(image).permute(2, 0, 1).contiguous() for image, _, _ in items]
-    targets = [
-        {"boxes": torch.from_numpy(boxes), "labels": torch.from_numpy(labels)}
-        for _, boxes, labels in items
-    ]
-    return pixels, targets
-
-
-def _to(target: Target, device: torch.device) -> Target:
-    return {name: value.to(device, non_blocking=True) for name, value in target.items()}
-
-
 def detection_loss(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """Return the loop's loss: focal loss and L1, each the mean over the images, and their sum."""
-    images, targets = batch
-    losses = network([image.float() / 255 for image in images], targets)
+    """Return the loop's loss: focal loss and box loss as the recipe divides them, and their sum."""
+    losses = network(*batch)
     return {
         "loss": losses["classification"] + losses["bbox_regression"],
         "classification": losses["classification"],
@@ -134,20 +134,32 @@ class EvaluationSet:
         annotations = [image.annotation for image in images]
         return EvaluationSet(images=images, truth=ground_truth(annotations, classes))
 
+    def stream(
+        self,
+        batches: Iterable[NDArray[np.int64]],
+        settings: Detector,
+        device: torch.device,
+        workers: int,
+    ) -> Iterator[Collated]:
+        """Yield the images at these positions, resized for evaluation, batch by batch."""
+        read = partial(_read_test, self.images, settings)
+        micro_batches = (MicroBatch(0, batch, 1.0) for batch in batches)
+        return stream(read, micro_batches, collate, workers=workers, device=device)
+
 
 def detect(
-    network: RetinaNet, test: EvaluationSet, recipe: Recipe, world: World, workers: int
+    network: BatchedRetinaNet, test: EvaluationSet, recipe: Recipe, world: World, workers: int
 ) -> Detections:
     """Run the detector over a test set, each image once, however many ranks there are.
 
-    Images go through one by one: padding to a common size would make the result of one depend on
-    the others.
+    A batch holds images of one padded shape: what is found in an image does not depend on the size
+    of the others. The ranks share out whole batches, so these are the same for any number of ranks.
 
     Args:
         network: In eval mode.
         test: The images.
         recipe: For sizes and precision.
-        world: This process; it takes every `world.size`-th image.
+        world: This process; it takes every `world.size`-th batch.
         workers: Processes that read images.
 
     Returns:
@@ -156,50 +168,65 @@ def detect(
     Raises:
         Terminated: If the training around it was asked to end.
     """
-    micro_batches = (
-        MicroBatch(0, np.array([index]), 1.0)
-        for index in range(world.rank, len(test.images), world.size)
-    )
-    loaded = stream(
-        partial(_read_test, test.images),
-        micro_batches,
-        _collate,
-        workers=workers,
-        device=world.device,
-    )
-    found = []
-    train_sizes = network.transform.min_size
-    network.transform.min_size = (recipe.detector.test_size,)
-    try:
-        with torch.inference_mode():
-            for (image,), _ in loaded:
-                if stop_asked():
-                    break
-                pixels = image.to(world.device, non_blocking=True).float() / 255
-                with autocast(recipe.optimization, world.device):
-                    (result,) = network([pixels])
-                kept = remove_small_boxes(result["boxes"], _SMALLEST_SIDE)
-                found.append({name: value[kept].cpu().double() for name, value in result.items()})
-    finally:
-        network.transform.min_size = train_sizes
-    by_rank = gather(found)
-    if sum(map(len, by_rank)) < len(test.images):
+    settings = recipe.detector
+    shapes = [padded_shape(_test_shape(image, settings)) for image in test.images]
+    batches = batches_of_one_shape(shapes, settings.test_batch_size)[world.rank :: world.size]
+    loaded = test.stream(batches, settings, world.device, workers)
+    rows, done = [torch.empty(0, 7, dtype=torch.float64, device=world.device)], 0
+    for batch, collated in zip(batches, loaded, strict=True):
+        if stop_asked():
+            break
+        rows.append(detect_batch(network, batch, collated, recipe, world.device))
+        done += len(batch)
+    table = gather_rows(torch.cat(rows)).cpu().numpy()
+    if sum_over_ranks(torch.tensor(done, device=world.device)).item() < len(test.images):
         raise Terminated("ended on request while it detected")
-    results = [by_rank[i % world.size][i // world.size] for i in range(len(test.images))]
-    return _columns(results)
+    return _columns(table, test, settings)
 
 
-def _columns(results: Sequence[dict[str, Tensor]]) -> Detections:
-    counts = [len(result["scores"]) for result in results]
-    columns = {
-        name: torch.cat([result[name] for result in results]).numpy()
-        for name in ("labels", "scores", "boxes")
-    }
+@torch.inference_mode()
+def detect_batch(
+    network: BatchedRetinaNet,
+    batch: NDArray[np.int64],
+    collated: Collated,
+    recipe: Recipe,
+    device: torch.device,
+) -> Tensor:
+    """Detect in a batch of images.
+
+    Returns:
+        (d, 7) float64 on the device, a row a detection, best first within an image: position of the
+        image in the data set, label, score, and box in pixels of the resized image.
+    """
+    images, _ = to_device(collated, device)
+    with autocast(recipe.optimization, device):
+        results = network(images, None)
+    counts = torch.tensor([len(result["scores"]) for result in results])
+    image = torch.from_numpy(batch).repeat_interleave(counts).to(device, non_blocking=True)
+    labels, scores, boxes = (
+        torch.cat([result[name] for result in results]) for name in ("labels", "scores", "boxes")
+    )
+    columns = image[:, None], labels[:, None], scores[:, None], boxes
+    return torch.cat([column.double() for column in columns], dim=1)
+
+
+def _columns(table: NDArray[np.float64], test: EvaluationSet, settings: Detector) -> Detections:
+    """Sort rows of `detect_batch` by image, and take their boxes back to the original pixels."""
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    image = table[:, 0].astype(np.int64)
+    shapes = [_test_shape(image, settings) for image in test.images]
+    resized = np.array(shapes, np.float64).reshape(-1, 2)[:, ::-1]
+    original = test.truth.sizes
+    corners = table[:, 3:].reshape(-1, 2, 2) * (original / resized)[image, None]
+    corners = np.clip(corners, 0, original[image, None])
+    # To float32, as they came from the network: both file formats keep all digits of that.
+    box = corners.astype(np.float32).astype(np.float64).reshape(-1, 4)
+    kept = (box[:, 2:] - box[:, :2] >= _SMALLEST_SIDE).all(axis=1)
     return Detections(
-        image=np.repeat(np.arange(len(results)), counts),
-        label=columns["labels"].astype(np.int64),
-        score=columns["scores"],
-        box=columns["boxes"].reshape(-1, 4),
+        image=image[kept],
+        label=table[kept, 1].astype(np.int64),
+        score=table[kept, 2],
+        box=box[kept],
     )
 
 
@@ -207,9 +234,10 @@ def evaluate(
     network: nn.Module, test: EvaluationSet, recipe: Recipe, world: World, workers: int
 ) -> dict[str, float]:
     """Score a detector during training: VOC mAP and COCO AP, fractions, 0 where undefined."""
-    if not isinstance(network, RetinaNet):
-        raise TypeError(f"expected a RetinaNet, not {type(network).__name__}")
-    metrics = score(test.truth, detect(network, test, recipe, world, workers))
+    if not isinstance(network, BatchedRetinaNet):
+        raise TypeError(f"expected a BatchedRetinaNet, not {type(network).__name__}")
+    detections = detect(network, test, recipe, world, workers)
+    metrics = broadcast(score(test.truth, detections) if world.is_main else {})
     return {
         "val_map_11point": metrics["voc"]["map_11point"] or 0.0,
         "val_map_area": metrics["voc"]["map_area"] or 0.0,

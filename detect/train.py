@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import torch
-from torchvision.models.detection.retinanet import RetinaNet
+from torch import nn
 
 from common import job
 from common.backbones import card_path, fingerprint, load_backbone
@@ -16,18 +17,33 @@ from common.errors import InputError
 from common.flags import RunFlags
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from common.loading import default_workers, skip_bad
-from common.settings import Focus
+from common.optimization import place_focused_dropout
 from common.train_loop import Stage
 from detect.recipes import Recipe
-from detect.retinanet import build_retinanet
-from detect.task import EvaluationSet, detection_loss, evaluate, training_batches
+from detect.retinanet import BatchedRetinaNet, build_retinanet
+from detect.task import (
+    EvaluationSet,
+    aspect_groups,
+    detection_loss,
+    evaluate,
+    training_batches,
+)
 from detect.voc import read_classes, read_split
 
+SCRATCH = "scratch"
+"""What a run from random weights says of its backbone."""
+_ALL_STAGES = 5
 _DRY_IMAGES = 4
 
 
-def run(name: str, recipe: Recipe, backbone: Path, flags: RunFlags) -> dict[str, float]:
-    """Fine-tune a recipe from a backbone file.
+def run(name: str, recipe: Recipe, backbone: Path | None, flags: RunFlags) -> dict[str, float]:
+    """Fine-tune a recipe from a backbone file, or train it from random weights.
+
+    Args:
+        name: The recipe's name.
+        recipe: What is trained.
+        backbone: None: random weights.
+        flags: How the run is carried out.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -35,20 +51,39 @@ def run(name: str, recipe: Recipe, backbone: Path, flags: RunFlags) -> dict[str,
     Raises:
         InputError: If data, backbone or arguments are wrong.
     """
+    _check(recipe, scratch=backbone is None)
+    origin = fingerprint(backbone) if backbone else SCRATCH
     return job.run(
         name,
         flags,
-        {"stage": "detect", "recipe": asdict(recipe), "backbone": fingerprint(backbone)},
+        {"stage": "detect", "recipe": asdict(recipe), "backbone": origin},
         recipe.optimization,
-        Focus(),
+        recipe.focus,
         partial(_build, recipe, backbone, flags),
     )
 
 
+def _check(recipe: Recipe, *, scratch: bool) -> None:
+    settings = recipe.detector
+    if scratch and (settings.norm != "batch" or settings.trainable_stages < _ALL_STAGES):
+        raise InputError(
+            "--backbone scratch begins with random weights, which must be trained: leave out "
+            "--detector.norm and --detector.trainable-stages, or give a backbone file"
+        )
+    if recipe.optimization.cuda_graphs:
+        raise InputError(
+            "--optimization.cuda-graphs needs batches of one shape, which images of a detector "
+            "are not: leave it out"
+        )
+
+
 def _build(
-    recipe: Recipe, backbone: Path, flags: RunFlags, world: World
+    recipe: Recipe, backbone: Path | None, flags: RunFlags, world: World
 ) -> tuple[Stage, Mapping[str, Any]]:
-    weights, card = load_backbone(backbone, recipe.body)
+    source = backbone or Path(SCRATCH)
+    weights, card = None, dict[str, Any](recipe_name=SCRATCH)
+    if backbone:
+        weights, card = load_backbone(backbone, recipe.body)
     classes = read_classes(flags.data)
     images = read_split(flags.data, recipe.train_split, classes)
     test_images = read_split(flags.data, recipe.val_split, classes)
@@ -59,7 +94,7 @@ def _build(
     torch.manual_seed(flags.seed)
     pixels = card.get("preprocessing") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if len(pixels.get("mean", ())) != 3 or len(pixels.get("std", ())) != 3:
-        raise InputError(f"{card_path(backbone)} lacks mean and std of the pixels: export again")
+        raise InputError(f"{card_path(source)} lacks mean and std of the pixels: export again")
     network = build_retinanet(
         recipe.detector,
         recipe.body,
@@ -67,13 +102,16 @@ def _build(
         pixels["mean"],
         pixels["std"],
         weights,
-        backbone,
+        source,
     )
+    _place_focused_dropout(network.backbone.body, recipe)
+    ids = [image.annotation.image_id for image in images]
     prepare(network, recipe, world.device)
     torch.manual_seed(flags.seed * 1000 + world.rank)
     stage = Stage(
         model=network,
         num_images=len(images),
+        data=blake2b("\n".join(ids).encode(), digest_size=8).hexdigest(),
         load=training_batches(
             images,
             recipe,
@@ -85,6 +123,7 @@ def _build(
         loss=detection_loss,
         evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=workers),
         metric="val_map_11point",
+        groups=aspect_groups(images) if recipe.group_by_aspect else None,
     )
     facts = {
         "data": str(flags.data.resolve()),
@@ -92,15 +131,36 @@ def _build(
         "val_images": len(test_images),
         "classes": list(classes),
         "pixels": {"mean": list(pixels["mean"]), "std": list(pixels["std"])},
-        "backbone": card or {"file": backbone.name},
+        "backbone": card or {"file": source.name},
     }
     return stage, facts
 
 
-def prepare(network: RetinaNet, recipe: Recipe, device: torch.device) -> None:
+def _place_focused_dropout(body: nn.Module, recipe: Recipe) -> None:
+    """Insert the recipe's layer, if it has one.
+
+    Raises:
+        InputError: If the body has no such stage, or it is not trained.
+    """
+    after = recipe.focus.after
+    place_focused_dropout(body, recipe.focus)
+    trained = [
+        name
+        for name, stage in body.named_children()
+        if any(parameter.requires_grad for parameter in stage.parameters())
+    ]
+    if after and after.partition(".")[0] not in trained:
+        raise InputError(
+            f"FocusedDropout cannot follow {after}, which this recipe does not train "
+            f"(it trains {', '.join(trained) or 'no stage'}): name another stage, or raise "
+            "--detector.trainable-stages"
+        )
+
+
+def prepare(network: BatchedRetinaNet, recipe: Recipe, device: torch.device) -> None:
     """Put a detector on its device, in its memory format, compiled if the recipe says so."""
     network.to(device)
     if recipe.optimization.channels_last:
         network.to(memory_format=torch.channels_last)
     if recipe.optimization.compile:
-        network.backbone.compile()
+        network.compile_parts()

@@ -21,6 +21,7 @@ Where the kit divides 0 by 0 (detections so far all ignored) there is no point o
 whose detections are all ignored has AP 0.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,8 +83,8 @@ class VocScore:
         scores = self.per_class.values()
         return {
             "iou": self.iou,
-            "map_11point": _mean([score.ap_11point for score in scores]),
-            "map_area": _mean([score.ap_area for score in scores]),
+            "map_11point": mean_of_known(score.ap_11point for score in scores),
+            "map_area": mean_of_known(score.ap_area for score in scores),
             "per_class": {
                 name: {count: getattr(score, count) for count in counts}
                 for name, score in self.per_class.items()
@@ -102,28 +103,37 @@ def score_voc(truth: GroundTruth, detections: Detections, iou: float = 0.5) -> V
     Raises:
         ValueError: `iou` is outside (0, 1].
     """
+    return score_overlaps(truth, detections, *best_overlaps(truth, detections), iou)
+
+
+def score_overlaps(
+    truth: GroundTruth,
+    detections: Detections,
+    overlap: NDArray[np.float64],
+    nearest: NDArray[np.int64],
+    iou: float,
+) -> VocScore:
+    """Does the same from what `best_overlaps` found, which no threshold changes."""
     if not 0.0 < iou <= 1.0:
         raise ValueError(f"iou is {iou}; it must lie in (0, 1]")
-    overlap, nearest = best_overlaps(truth, detections)
     match = np.where(overlap >= iou, nearest, -1)
     hit = match >= 0
     ignored = hit.copy()
     ignored[hit] = truth.difficult[match[hit]]
 
-    # By class, then by falling score; lexsort is stable. The first hit on an object takes it.
-    order = np.lexsort((-detections.score, detections.label))
+    # The first hit on an object takes it.
+    order, bounds = by_class(detections.label, detections.score, len(truth.classes))
     takers = order[(hit & ~ignored)[order]]
     _, first = np.unique(match[takers], return_index=True)
     true_positive = np.zeros(len(order), dtype=np.bool_)
     true_positive[takers[first]] = True
 
-    bounds = np.searchsorted(detections.label[order], np.arange(len(truth.classes) + 1))
     per_class = {}
     for label, name in enumerate(truth.classes):
         rows = order[bounds[label] : bounds[label + 1]]
         counted = rows[~ignored[rows]]
         of_class = truth.label == label
-        per_class[name] = _class_score(
+        per_class[name] = class_score(
             true_positive[counted],
             detections.score[counted],
             objects=int(np.count_nonzero(of_class & ~truth.difficult)),
@@ -133,17 +143,36 @@ def score_voc(truth: GroundTruth, detections: Detections, iou: float = 0.5) -> V
     return VocScore(iou, per_class, overlap, match, true_positive, ignored)
 
 
+def by_class(
+    label: NDArray[np.int64], score: NDArray[np.float64], classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sorts detections by class, then by falling score; equals keep their order.
+
+    Returns:
+        Order (d,), and bounds (classes + 1,) between which a class lies in it.
+    """
+    order = np.lexsort((-score, label))
+    return order, np.searchsorted(label[order], np.arange(classes + 1))
+
+
 def best_overlaps(
-    truth: GroundTruth, detections: Detections
+    truth: GroundTruth, detections: Detections, other_classes: bool = False
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Finds the object of the same class and image that each detection overlaps most.
+    """Finds the object that each detection overlaps most in its image.
+
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it.
+        other_classes: Look among the objects of all other classes, not of the detection's own.
 
     Returns:
         IoU (d,) and index of the object (d,), the first of equals; 0 and -1 where none overlaps.
     """
-    images = len(truth.image_ids)
-    object_cell = truth.label * images + truth.image
-    detection_cell = detections.label * images + detections.image
+    object_cell, detection_cell = truth.image, detections.image
+    if not other_classes:
+        images = len(truth.image_ids)
+        object_cell = truth.label * images + object_cell
+        detection_cell = detections.label * images + detection_cell
     objects = np.argsort(object_cell, kind="stable")
     start = np.searchsorted(object_cell[objects], detection_cell, side="left")
     stop = np.searchsorted(object_cell[objects], detection_cell, side="right")
@@ -156,6 +185,8 @@ def best_overlaps(
         candidate = objects[start[rows]]
         iou = paired_iou(detections.box[rows], truth.box[candidate])
         better = iou > overlap[rows]
+        if other_classes:
+            better &= truth.label[candidate] != detections.label[rows]
         overlap[rows[better]] = iou[better]
         nearest[rows[better]] = candidate[better]
         start[rows] += 1
@@ -171,7 +202,27 @@ def paired_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.flo
     return np.asarray(intersection / (areas - intersection))
 
 
-def _class_score(
+def average_precision(
+    true_positive: NDArray[np.bool_], objects: int
+) -> tuple[float, float] | tuple[None, None]:
+    """Computes the 11-point AP and the area of one class.
+
+    Args:
+        true_positive: (points,) counted detections by falling score.
+        objects: Counted objects; without any there is no AP.
+    """
+    if not objects:
+        return None, None
+    true = np.cumsum(true_positive)
+    precision = true / np.arange(1, len(true) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(10 * true, objects * np.arange(11))  # first point at recall k/10
+    ap_11point = float(envelope[reached[reached < len(true)]].sum() / 11)
+    ap_area = float(envelope[true_positive].sum() / objects)  # each adds 1 / objects of recall
+    return ap_11point, ap_area
+
+
+def class_score(
     true_positive: NDArray[np.bool_],
     score: NDArray[np.float64],
     objects: int,
@@ -181,17 +232,12 @@ def _class_score(
     """The curve and AP of one class from its counted detections by falling score."""
     true = np.cumsum(true_positive)
     precision = true / np.arange(1, len(true) + 1)
-    if not objects:
-        recall = np.full(len(true), np.nan)
-        return ClassScore(None, None, 0, difficult, detections, recall, precision, score)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    reached = np.searchsorted(10 * true, objects * np.arange(11))  # first point at recall k/10
-    ap_11point = float(envelope[reached[reached < len(true)]].sum() / 11)
-    ap_area = float(envelope[true_positive].sum() / objects)  # each adds 1 / objects of recall
-    recall = true / objects
+    recall = true / objects if objects else np.full(len(true), np.nan)
+    ap_11point, ap_area = average_precision(true_positive, objects)
     return ClassScore(ap_11point, ap_area, objects, difficult, detections, recall, precision, score)
 
 
-def _mean(values: list[float | None]) -> float | None:
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean over classes: those that are None are left out; None without any other."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

@@ -4,6 +4,7 @@ python scripts/bench.py layer      FocusedDropout against x * 1.0, forward and b
 python scripts/bench.py score      VOC metric, and pycocotools, on the size of VOC2007 test
 python scripts/bench.py cifar      training a ResNet-20: our loop against a plain one, CPU
 python scripts/bench.py checkpoint saving and going on, beside a plain torch.save
+python scripts/bench.py retinanet  training and detecting: ours against torchvision's, CPU or GPU
 """
 
 import argparse
@@ -40,7 +41,7 @@ from pretrain.networks import build_network
 from pretrain.recipes import Images, Recipe
 from pretrain.task import classification_loss
 
-ELSEWHERE = ("checkpoint",)
+ELSEWHERE = ("checkpoint", "retinanet")
 """Those in files of their own, bench_NAME.py beside this one."""
 CPU = torch.device("cpu")
 BATCH = 128

@@ -13,7 +13,9 @@ import torchvision.models as models
 
 from common.backbones import save_backbone
 from detect import __main__ as command
+from detect.evaluation import data_fingerprint
 from detect.recipes import RECIPES
+from detect.voc import read_split
 
 Run = Callable[..., tuple[int, str, str]]
 TINY = (
@@ -102,6 +104,13 @@ def test_evaluate_and_score_agree_in_both_formats(
     expected = json.loads((tmp_path / "own/metrics.json").read_text())
     assert set(expected["voc"]["per_class"]) == {"disc", "ring"}
     assert expected["voc"]["per_class"]["disc"]["objects"] == 2
+    own = json.loads((tmp_path / "own/evaluation.json").read_text())
+    assert own["training"] == str(trained.resolve())
+    assert own["latency"]["batch_size"] == 1 and own["latency"]["images"] == 4
+    assert 0 < own["latency"]["p50_ms"] <= own["latency"]["p90_ms"]
+    assert own["throughput"]["batch_size"] == own["recipe"]["detector"]["test_batch_size"]
+    assert own["throughput"]["images_per_second"] == own["images_per_second"] > 0
+    assert f"latency p50 {own['latency']['p50_ms']:.4g} ms" in out
     for name in ("voc", "detections.json"):
         code, _, _ = run(
             *("score", "--detections", tmp_path / "own" / name, *common),
@@ -110,6 +119,28 @@ def test_evaluate_and_score_agree_in_both_formats(
         assert code == 0
         again = json.loads((tmp_path / f"again-{name}" / "metrics.json").read_text())
         assert again == expected
+        facts = json.loads((tmp_path / f"again-{name}" / "evaluation.json").read_text())
+        assert facts["data_fingerprint"] == own["data_fingerprint"]
+        assert facts["latency"] is facts["throughput"] is facts["training"] is None
+
+
+def test_the_data_fingerprint_covers_split_ids_and_sizes(tmp_path: Path) -> None:
+    data = write_devkit(tmp_path / "VOCdevkit")
+    images = read_split(data, "2007:test", ("disc", "ring"))
+    seen = {
+        data_fingerprint(images, "2007:test"),
+        data_fingerprint(images, "2007:val"),
+        data_fingerprint(images[1:], "2007:test"),
+        data_fingerprint(images[::-1], "2007:test"),
+    }
+    assert len(seen) == 4
+    assert all(len(digest) == 64 for digest in seen)
+    assert data_fingerprint(images, "2007:test") in seen
+    for folder, name in (("Annotations", "000007.xml"), ("JPEGImages", "000008.jpg")):
+        with (data / "VOC2007" / folder / name).open("a") as file:
+            file.write(" ")
+        assert data_fingerprint(images, "2007:test") not in seen
+        seen.add(data_fingerprint(images, "2007:test"))
 
 
 def test_report_of_two_folders(run: Run, devkit: Path, trained: Path, tmp_path: Path) -> None:
@@ -161,7 +192,7 @@ def test_a_backbone_of_another_architecture(train: Run, tmp_path: Path) -> None:
     path.with_suffix(".json").unlink()  # without a card the keys tell
     code, _, err = train(backbone=path)
     assert code == 2
-    assert "another architecture" in one_line(err)
+    assert "is a resnet50" in one_line(err) and "--body resnet50" in err
 
 
 def test_a_missing_backbone(train: Run, tmp_path: Path) -> None:

@@ -31,8 +31,9 @@ KILLED = -signal.SIGKILL
 NEVER = faults.Moments(10**9)
 ARGUMENTS = (
     "train toy-retinanet --detector.train-sizes 64 --detector.test-size 64 --detector.max-size 64 "
-    "--detector.fpn-channels 16 --detector.trainable-stages 1 --optimization.batch-size 3 "
-    "--optimization.epochs 2 --optimization.warmup-steps 2 --workers 1 --device cpu"
+    "--detector.fpn-channels 16 --detector.trainable-stages 1 --detector.test-batch-size 1 "
+    "--optimization.batch-size 3 --optimization.epochs 2 --optimization.warmup-steps 2 "
+    "--workers 1 --device cpu"
 ).split()  # two steps an epoch
 
 

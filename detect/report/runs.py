@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.progress import read_metrics
 from common.run_folder import read_json
+from detect.bootstrap import Interval, paired_bootstrap
 from detect.detections import Detections, GroundTruth, ground_truth, read_detections
+from detect.report.analysis import Analysis, analyse
 from detect.voc import VocImage, read_classes, read_split
 from detect.voc_score import VocScore, score_voc
 
@@ -28,6 +31,8 @@ class Run:
         coco: The "coco" part of metrics.json.
         detections: What was found.
         voc: The same as metrics.json has it, with the curves.
+        analysis: Errors, confusion, thresholds and intervals.
+        training: Records of the training, one an epoch; None where there are none.
     """
 
     title: str
@@ -35,11 +40,30 @@ class Run:
     coco: Mapping[str, float | None]
     detections: Detections
     voc: VocScore
+    analysis: Analysis
+    training: Sequence[Mapping[str, Any]] | None
 
     def mean(self, kind: str) -> float | None:
         """mAP, `kind` being "11point" or "area"."""
         value: float | None = self.voc.metrics()[f"map_{kind}"]
         return value
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The runs of a report and what they are measured by.
+
+    Attributes:
+        images: The split.
+        truth: Its objects.
+        runs: At least one; the first is the baseline.
+        differences: Of each other run to the first, "map_11point" and "map_area".
+    """
+
+    images: Sequence[VocImage]
+    truth: GroundTruth
+    runs: Sequence[Run]
+    differences: Sequence[Mapping[str, Interval]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +76,7 @@ class _Record:
     coco: dict[str, Any]
 
 
-def read_runs(
-    folders: Sequence[Path], data: Path | None
-) -> tuple[list[VocImage], GroundTruth, list[Run]]:
+def read_runs(folders: Sequence[Path], data: Path | None) -> Comparison:
     """Reads the images, the objects and the runs; `write_report` says what can be wrong."""
     if not folders:
         raise InputError("there is nothing to report: give the folders of one or more evaluations")
@@ -74,7 +96,10 @@ def read_runs(
     truth = ground_truth([image.annotation for image in images], classes)
     titles = _distinct_titles(records)
     runs = [_score(r, title, truth, devkit) for r, title in zip(records, titles, strict=True)]
-    return images, truth, runs
+    differences = [
+        paired_bootstrap(truth, runs[0].detections, run.detections, run.voc.iou) for run in runs[1:]
+    ]
+    return Comparison(images, truth, runs, differences)
 
 
 def _read_record(folder: Path) -> _Record:
@@ -152,7 +177,22 @@ def _score(record: _Record, title: str, truth: GroundTruth, devkit: Path) -> Run
                 f"{recorded.get(key)} there and {value} here; evaluate again, or give the data of "
                 "that time with --data"
             )
-    return Run(title, record.evaluation, record.coco, detections, voc)
+    return Run(
+        title,
+        record.evaluation,
+        record.coco,
+        detections,
+        voc,
+        analyse(truth, detections, voc),
+        _training(record.evaluation.get("training")),
+    )
+
+
+def _training(folder: object) -> Sequence[Mapping[str, Any]] | None:
+    """The log of a run folder; None for detections from elsewhere, or where the folder is gone."""
+    if not isinstance(folder, str) or not (Path(folder) / "metrics.jsonl").is_file():
+        return None
+    return read_metrics(Path(folder))
 
 
 def _agree(here: object, there: object) -> bool:

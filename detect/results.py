@@ -1,0 +1,93 @@
+"""Evaluated runs of this stage as rows of a table."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.progress import read_metrics
+from common.results import describe_changes
+from common.run_folder import read_description, read_json
+from detect.recipes import RECIPES, Recipe
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """An evaluated run. APs are fractions."""
+
+    recipe: str
+    changes: str
+    """What differs from the recipe of that name."""
+    backbone: str
+    """Recipe that the backbone was trained by, the name of its file, or "scratch"."""
+    backbone_seed: int | None
+    backbone_accuracy: float | None
+    """Of its validation images."""
+    backbone_sha256: str | None
+    data: str
+    """Splits of training and evaluation, and whose weights were evaluated."""
+    train_images: int
+    scored_images: int
+    seed: int
+    epochs: int
+    started: str
+    commit: str | None
+    hardware: str
+    torch: str
+    seconds: float
+    """Of training, without evaluations."""
+    map_11point: float | None
+    map_area: float | None
+    coco_ap: float | None
+    coco_ap50: float | None
+    coco_ap75: float | None
+    detections: int
+    participating_steps: int | None
+    """Of FocusedDropout in fine-tuning."""
+
+
+def row_of(evaluated: Path) -> Row | None:
+    """Read what `evaluate` wrote of a run; None if it is not there.
+
+    Raises:
+        InputError: If the folder, or the run that it names, holds something else.
+    """
+    if not (evaluated / "evaluation.json").exists():
+        return None
+    evaluation = read_json(evaluated / "evaluation.json")
+    metrics = read_json(evaluated / "metrics.json")
+    folder = Path(evaluation["training"])
+    name, seed, recipe = read_description(folder, "detect", Recipe)
+    epochs = read_metrics(folder)
+    steps = [e["focus_participating_steps"] for e in epochs if "focus_participating_steps" in e]
+    environment, backbone = evaluation["environment"], evaluation["backbone"]
+    voc, coco = metrics["voc"], metrics["coco"]
+    return Row(
+        recipe=name,
+        changes=describe_changes(RECIPES[name](), recipe),
+        backbone=backbone.get("recipe_name") or backbone["file"],
+        backbone_seed=backbone.get("seed"),
+        backbone_accuracy=_accuracy(backbone),
+        backbone_sha256=backbone.get("sha256"),
+        data=f"{recipe.train_split} -> {evaluation['split']}, {evaluation['checkpoint']}",
+        train_images=environment["train_images"],
+        scored_images=evaluation["images"],
+        seed=seed,
+        epochs=recipe.optimization.epochs,
+        started=environment["started"],
+        commit=environment["commit"],
+        hardware=environment["hardware"],
+        torch=environment["torch"],
+        seconds=round(sum(e["seconds"] for e in epochs), 1),
+        map_11point=voc["map_11point"],
+        map_area=voc["map_area"],
+        coco_ap=coco["ap"],
+        coco_ap50=coco["ap50"],
+        coco_ap75=coco["ap75"],
+        detections=sum(c["detections"] for c in voc["per_class"].values()),
+        participating_steps=sum(steps) if steps else None,
+    )
+
+
+def _accuracy(card: dict[str, Any]) -> float | None:
+    accuracy: float | None = card.get("metrics", {}).get("val_accuracy")
+    return accuracy
