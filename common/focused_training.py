@@ -79,6 +79,18 @@ def _warn_of_no_magnification(optimizer: Optimizer, weight_decay: float) -> None
         )
 
 
+def _innermost(optimizer: Optimizer) -> Optimizer:
+    """Find the optimizer inside the wrappers of Accelerate, Lightning and timm's Lookahead.
+
+    It is the one that state dicts come from, and the one that keeps its groups when loaded anew.
+    """
+    for name in ("optimizer", "_base_optimizer"):
+        inner = getattr(optimizer, name, None)
+        if isinstance(inner, Optimizer) and inner.param_groups is optimizer.param_groups:
+            return _innermost(inner)
+    return optimizer
+
+
 class FocusedTraining:
     """The method around one's own training loop.
 
@@ -93,11 +105,13 @@ class FocusedTraining:
             optimizer.step()
     ```
 
-    With gradient accumulation all micro-batches of an optimizer step lie inside one `step` block.
+    With gradient accumulation all micro-batches of an optimizer step lie inside one `step` block,
+    or each in a block of its own with the same step.
 
     Args:
         model: The network; its FocusedDropout layers are found among `model.modules()`.
-        optimizer: Any torch optimizer. Groups with a weight decay of zero keep zero.
+        optimizer: Any torch optimizer, also wrapped by Accelerate, Lightning or timm's Lookahead.
+            Groups with a weight decay of zero keep zero.
         participation_rate: Share of steps that take part, in [0, 1]; the paper's is 0.1.
         weight_decay: Decay of the participating steps, absolute; 1e-3 is the best of the paper's
             Figure 6c (ResNet-56, CIFAR-100). None leaves the decay alone ("without MWD", Table 4).
@@ -149,14 +163,16 @@ class FocusedTraining:
         if weight_decay is not None:
             _warn_of_no_magnification(optimizer, weight_decay)
         self.layers = [] if decay_only else found
-        self.optimizer = optimizer
+        self.optimizer = _innermost(optimizer)
         self.participation_rate = participation_rate
         self.weight_decay = weight_decay
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
         self._base_decays: list[float] | None = None
-        self._seen = self._took_part = 0
-        optimizer.register_state_dict_post_hook(self._hide_magnified_decay)
+        self._seen = self._took_part = self._repeats = 0
+        self._last_step: int | None = None
+        self._looked_for_signs = False
+        self.optimizer.register_state_dict_post_hook(self._hide_magnified_decay)
 
     def participates(self, step: int) -> bool:
         """Tell whether optimizer step `step` takes part; a pure function of (seed, step)."""
@@ -171,10 +187,21 @@ class FocusedTraining:
 
         Yields:
             Whether the step takes part.
+
+        Raises:
+            RuntimeError: If a participating block lies inside another one.
+
+        Warns:
+            UserWarning: After the first participating step, of signed maps; this reads a count from
+                the device.
         """
         participating = self.participates(step)
-        self._seen += 1
-        self._took_part += participating
+        if step == self._last_step:  # another micro-batch
+            self._repeats += 1
+        else:
+            self._last_step = step
+            self._seen += 1
+            self._took_part += participating
         if not participating:
             yield False
             return
@@ -198,6 +225,10 @@ class FocusedTraining:
                 if "weight_decay" in group:
                     group["weight_decay"] = decay
             self._base_decays = None
+        if not self._looked_for_signs:
+            self._looked_for_signs = True
+            for layer in self.layers:
+                layer.warn_if_signed(stacklevel=3)  # this generator, contextlib, the user's line
 
     def end_epoch(self) -> dict[str, float | int | None]:
         """Report on the steps since the last call, and start counting anew.
@@ -213,11 +244,13 @@ class FocusedTraining:
             RuntimeError: If no step took part although so many were due that chance cannot explain
                 it (probability below 1e-9; 197 steps at a rate of 0.1).
         """
-        seen, took_part = self._seen, self._took_part
-        self._seen = self._took_part = 0
-        if seen and not took_part and (1 - self.participation_rate) ** seen < _CHANCE:
+        seen, took_part, repeats = self._seen, self._took_part, self._repeats
+        self._seen = self._took_part = self._repeats = 0
+        # One and the same step all the time is rather a step that does not count.
+        due = seen + repeats if seen == 1 else seen
+        if due and not took_part and (1 - self.participation_rate) ** due < _CHANCE:
             raise RuntimeError(
-                f"none of {seen} steps took part at a rate of {self.participation_rate}: "
+                f"none of {due} steps took part at a rate of {self.participation_rate}: "
                 "does `focus.step(step)` get a step that counts up over the whole training?"
             )
         report: dict[str, float | int | None] = {"steps": seen, "participating_steps": took_part}
@@ -245,7 +278,7 @@ class FocusedTraining:
         """Go on counting from what `counts` returned; participation itself needs no state."""
         self._seen, self._took_part = counts["seen"], counts["took_part"]
         for layer, totals in zip(self.layers, counts["totals"], strict=True):
-            layer.totals.copy_(torch.tensor(totals))
+            layer.totals[: len(totals)].copy_(torch.tensor(totals))  # older checkpoints have fewer
 
     def _hide_magnified_decay(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
         """Keep the magnified decay out of a state dict taken inside a step."""

@@ -4,6 +4,7 @@ import copy
 import re
 import warnings
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -218,7 +219,7 @@ def test_gradient_accumulation_has_one_decision_a_step() -> None:
 
 
 def test_report_of_an_epoch() -> None:
-    layers = FocusedDropout(0.5), FocusedDropout(0.5, opposite=True)
+    layers = [FocusedDropout(0.5, opposite=o, signed=True) for o in (False, True)]
     model = nn.Sequential(*layers, nn.Conv2d(1, 1, 1))
     focus = FocusedTraining(model, sgd(model))
     taking = [step for step in range(120) if focus.participates(step)]
@@ -247,9 +248,9 @@ def test_report_of_an_epoch() -> None:
 
 
 def run_without_participation(focus: FocusedTraining, steps: int) -> None:
-    same = first_step(focus, taking_part=False)
-    for _ in range(steps):
-        with focus.step(same):
+    resting = (step for step in range(10_000) if not focus.participates(step))
+    for step in islice(resting, steps):
+        with focus.step(step):
             pass
 
 

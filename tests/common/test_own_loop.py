@@ -1,19 +1,12 @@
-"""The library as its user meets it: in a loop of one's own, and as the method card shows it."""
+"""The library as its user meets it: in a loop of one's own."""
 
 import copy
-import re
-from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 from torchvision.models import resnet18
 
-import common
 from common import FocusedDropout, FocusedTraining, focused_dropout, insert_after
-
-CARD = Path(common.__file__).parent / "README.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", CARD.read_text(encoding="utf-8"), re.DOTALL | re.M)
 
 
 def test_the_eight_lines_on_a_plain_network() -> None:
@@ -75,12 +68,3 @@ def test_steps_that_do_not_take_part_train_as_without_the_method() -> None:
                 optimizer.step()
     for ours, theirs in zip(focused.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_the_card_has_its_blocks() -> None:
-    assert len(BLOCKS) == 4
-
-
-@pytest.mark.parametrize("block", BLOCKS)
-def test_block_of_the_card_runs(block: str) -> None:
-    exec(compile(block, CARD.name, "exec"), {"__name__": "__main__"})
