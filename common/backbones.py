@@ -1,31 +1,28 @@
 """Backbone files: ResNet weights under torchvision's names, and a card that says what they are.
 
-A backbone is a safetensors file, `NAME.safetensors`, and a JSON card beside it, `NAME.json`. The
-keys are torchvision's, classifier included, so the file loads strictly into torchvision and timm,
-and into mmdetection's ResNet with style='pytorch'.
+A backbone is a file of weights, `NAME.safetensors` or `NAME.pth`, and a JSON card beside it,
+`NAME.json`. The keys are torchvision's, classifier included, so the file loads strictly into
+torchvision and timm; `common.backbone_formats` has the other layouts.
 """
 
 import hashlib
-import pickle
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from common.checkpoints import load as load_checkpoint
+from common.architectures import is_body, recognise
+from common.backbone_formats import Layout, check_ending, encode
 from common.errors import InputError
 from common.files import write_atomically
 from common.run_folder import read_json, to_json
+from common.weight_files import read_weights
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
 """torchvision ResNets that both stages can build."""
-
-_WRAPPERS = ("module.", "_orig_mod.")
-_HEAD = "fc."
 
 
 def card_path(path: Path) -> Path:
@@ -33,35 +30,40 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def save_backbone(weights: Mapping[str, Tensor], card: Mapping[str, Any], path: Path) -> None:
-    """Write weights and card; the card gains the file's SHA-256.
+def save_backbone(
+    weights: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    path: Path,
+    layout: Layout = "torchvision",
+) -> dict[str, Any]:
+    """Write weights and card.
 
     Args:
         weights: State dict of a torchvision ResNet.
         card: What the weights are; plain JSON values.
-        path: Target, ending in .safetensors.
+        path: Target; its ending chooses the container.
+        layout: Who will read it.
+
+    Returns:
+        The card as written: with the file's name and its SHA-256.
 
     Raises:
-        InputError: If the name ends otherwise, or the disk is full.
+        InputError: If the name has another ending, the card would replace a file that is none, or
+            the disk is full.
     """
-    _check_target(path, ".safetensors")
-    # safetensors refuses channels_last weights; contiguous copies of the same values it takes.
-    content = save({name: value.contiguous().cpu() for name, value in weights.items()})
-    write_atomically(path, lambda file: file.write(content))
-    _write_card(card, content, path)
+    check_ending(path, layout)
+    return write_backbone(encode(weights, layout, path.suffix), card, path)
 
 
-def _check_target(path: Path, suffix: str) -> None:
-    if path.suffix != suffix:
-        raise InputError(f"{path}: the name of such a backbone file must end in {suffix}")
+def write_backbone(content: bytes, card: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Write the content of a backbone file, and the card; the rest as `save_backbone`."""
     if card_path(path).exists() and "sha256" not in read_json(card_path(path)):
         raise InputError(f"{card_path(path)} is no card and would be overwritten: rename {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _write_card(card: Mapping[str, Any], content: bytes, path: Path) -> None:
     complete = {**card, "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+    write_atomically(path, lambda file: file.write(content))
     write_atomically(card_path(path), lambda file: file.write(to_json(complete).encode()))
+    return complete
 
 
 def preprocessing(image_size: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
@@ -90,10 +92,11 @@ def fingerprint(path: Path) -> str:
 def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a backbone file of ours, or the weights of a torchvision or timm ResNet.
 
-    Prefixes that DDP and torch.compile add are taken off.
+    Prefixes of DDP and torch.compile are taken off. Of a training checkpoint of timm or
+    torchvision the average of the weights is taken, where it has one; a line says so.
 
     Args:
-        path: A .safetensors file, or a .pt or .pth file of tensors only.
+        path: A .safetensors file, or a torch file of tensors and plain values.
         architecture: What the caller is about to build.
 
     Returns:
@@ -104,36 +107,34 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
             of another architecture.
     """
     sha256 = fingerprint(path)
-    weights: dict[str, Any]
-    if path.suffix == ".safetensors":
-        try:
-            weights = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
-    else:
-        weights = load_checkpoint(path)
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    weights = read_weights(path)
+    card = read_card(path, sha256)
+    found = card.get("architecture", architecture)
+    if found != architecture:
+        remedy = f"add --body {found}, or give" if found in ARCHITECTURES else "give"
         raise InputError(
-            f"{path} holds no plain state dict of tensors: export the run with "
-            "`python -m pretrain export`"
+            f"{path} holds a {found}, but the recipe builds a {architecture}: {remedy} another file"
         )
-    weights = {_unwrapped(name): value for name, value in weights.items()}
+    taken = weights.describe()
+    if taken and os.environ.get("RANK", "0") == "0":
+        print(f"{path}: {taken}", flush=True)
+    return weights.tensors, card
+
+
+def read_card(path: Path, sha256: str) -> dict[str, Any]:
+    """Read the card of a backbone file; empty where there is none.
+
+    Args:
+        path: The backbone file.
+        sha256: Its fingerprint.
+
+    Raises:
+        InputError: If the card is no JSON, or that of other weights.
+    """
     card = read_json(card_path(path)) if card_path(path).is_file() else {}
     if card.get("sha256", sha256) != sha256:
         raise InputError(f"{card_path(path)} is the card of other weights: export {path} again")
-    found = card.get("architecture", architecture)
-    if found != architecture:
-        raise InputError(
-            f"{path} holds a {found}, but the recipe builds a {architecture}: "
-            f"add --body {found}, or give another file"
-        )
-    return weights, card
-
-
-def _unwrapped(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
+    return card
 
 
 def load_body(body: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -147,8 +148,13 @@ def load_body(body: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) 
     Raises:
         InputError: If a key is missing, unexpected, or of another shape.
     """
-    wanted = {name: value.shape for name, value in body.state_dict().items() if _is_body(name)}
-    given = {name: value for name, value in weights.items() if _is_body(name)}
+    wanted = {name: value.shape for name, value in body.state_dict().items() if is_body(name)}
+    given = {name: value for name, value in weights.items() if is_body(name)}
+    if given and not wanted.keys() & given.keys():
+        raise InputError(
+            f"{path} is the backbone of another architecture: of its {len(given)} weights, "
+            f"{next(iter(given))} and so on, none has the name of a torchvision ResNet's"
+        )
     problems = [f"missing {name}" for name in wanted if name not in given]
     problems += [f"unexpected {name}" for name in given if name not in wanted]
     problems += [
@@ -157,44 +163,9 @@ def load_body(body: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) 
         if name in given and given[name].shape != shape
     ]
     if problems:
+        name = recognise(weights)
+        what = f"a {name}" if name else "the backbone of another architecture"
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(
-            f"{path} is the backbone of another architecture: {'; '.join(problems[:3])}{more}"
-        )
+        remedy = f": add --body {name}, or give another file" if name in ARCHITECTURES else ""
+        raise InputError(f"{path} is {what} ({'; '.join(problems[:3])}{more}){remedy}")
     body.load_state_dict(given, strict=False)
-
-
-def _is_body(name: str) -> bool:
-    # FrozenBatchNorm2d has no num_batches_tracked; the classifier is nobody's backbone.
-    return not name.startswith(_HEAD) and not name.endswith("num_batches_tracked")
-
-
-def save_detectron2(weights: Mapping[str, Tensor], card: Mapping[str, Any], path: Path) -> None:
-    """Write weights in detectron2's own names and container, and the card.
-
-    The detectron2 configuration must set PIXEL_MEAN [123.675, 116.28, 103.53], PIXEL_STD
-    [58.395, 57.12, 57.375], INPUT.FORMAT "RGB" and RESNETS.STRIDE_IN_1X1 False.
-
-    Raises:
-        InputError: If the name does not end in .pkl, or the disk is full.
-    """
-    _check_target(path, ".pkl")
-    model = {
-        detectron2_name(name): value.contiguous().cpu().numpy() for name, value in weights.items()
-    }
-    content = pickle.dumps(
-        {"model": model, "__author__": "focused-dropout", "matching_heuristics": True}
-    )
-    write_atomically(path, lambda file: file.write(content))
-    _write_card(card, content, path)
-
-
-def detectron2_name(name: str) -> str:
-    """Translate a torchvision ResNet key to detectron2's (its convert-torchvision-to-d2 rules)."""
-    if "layer" not in name:
-        name = f"stem.{name}"
-    for stage in range(1, 5):
-        name = name.replace(f"layer{stage}", f"res{stage + 1}")
-    for number in range(1, 4):
-        name = name.replace(f"bn{number}", f"conv{number}.norm")
-    return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")

@@ -1,4 +1,4 @@
-"""`python -m pretrain`: train, evaluate, export and look at classifiers."""
+"""`python -m pretrain`: train, evaluate, export, inspect and look at classifiers."""
 
 import inspect
 import os
@@ -24,6 +24,7 @@ Images to a trained classifier to a backbone file.
   train RECIPE --data DIR --out RUN      train; goes on where RUN left off
   evaluate --run RUN --data DIR          score a run on the validation images
   export --run RUN --format torchvision --out FILE.safetensors
+  inspect FILE                           what a file of weights or a run is, and what it fits
   verify --data DIR --dataset imagenet   check every image before a training does
   look FIGURE --runs RUN [RUN ...] --out FILE.png      draw what finished runs show
 
@@ -65,11 +66,23 @@ class ExportFlags:
     run: Path
     """Folder of a run."""
     out: Path
-    """Target: NAME.safetensors (NAME.pkl for detectron2); the card goes to NAME.json."""
-    format: Literal["torchvision", "timm", "mmdet", "detectron2"] = "torchvision"
-    """Who will read it; the first three have the same keys."""
+    """Target: NAME.safetensors or NAME.pth; NAME.pkl or .pth for detectron2, NAME.pth for mmdet,
+    NAME.onnx for onnx. The cards go to NAME.json and NAME.md."""
+    format: Literal["torchvision", "timm", "detectron2", "mmdet", "onnx"] = "torchvision"
+    """Who will read it."""
     checkpoint: Checkpoint = "best"
     """Weights of the best evaluation, or the last ones."""
+    results: Path | None = None
+    """CSV file of finished runs, for the error bars of the model card; None: one run, no error bar.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectFlags:
+    """Flags of inspect."""
+
+    file: tyro.conf.Positional[Path]
+    """A backbone file, other weights, an ONNX graph, a checkpoint or the folder of a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,13 +173,29 @@ def _export(argv: list[str]) -> None:
     program = f"{PROGRAM} export"
     example = f"Write a backbone.\n\nexample: {program} --run RUN --out backbone.safetensors"
     flags = cli.parse(ExportFlags, argv, program, example)
-    from pretrain.runs import export_run
+    from pretrain.export import export_run
 
-    card = export_run(flags.run, flags.format, flags.out, flags.checkpoint)
+    card = export_run(flags.run, flags.format, flags.out, flags.checkpoint, flags.results)
     print(
         f"wrote {flags.out}: {card['architecture']}, {flags.checkpoint} checkpoint of epoch "
         f"{card['epoch']}, {' '.join(f'{k} {v:.4f}' for k, v in card['metrics'].items())}"
     )
+    print(f"to use it with {flags.format}:\n")
+    print("\n".join(f"  {line}" if line else "" for line in card["use"]))
+
+
+def _inspect(argv: list[str]) -> None:
+    program = f"{PROGRAM} inspect"
+    flags = cli.parse(
+        InspectFlags,
+        argv,
+        program,
+        "Tell what a file of weights, a checkpoint or a run is, and what it fits. Nothing in it is "
+        f"run.\n\nexample: {program} backbone.safetensors",
+    )
+    from pretrain.inspection import inspect
+
+    print("\n".join(inspect(flags.file)))
 
 
 def _verify(argv: list[str]) -> None:
@@ -222,6 +251,7 @@ def main() -> int:
         "train": _train,
         "evaluate": _evaluate,
         "export": _export,
+        "inspect": _inspect,
         "verify": _verify,
         "look": _look,
     }

@@ -1,6 +1,5 @@
-"""What can be done with a finished run: evaluate it, export its backbone."""
+"""A finished run again: its classifier, and its score."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +7,14 @@ import torch
 from torch import nn
 
 from common import distributed
-from common.backbones import ARCHITECTURES, preprocessing, save_backbone, save_detectron2
 from common.errors import InputError
 from common.files import write_atomically
 from common.finished_run import FinishedRun, open_run
 from common.loading import default_workers
-from common.progress import read_metrics
 from common.run_folder import to_json
 from pretrain.networks import build_network
 from pretrain.recipes import Recipe
-from pretrain.task import evaluate, open_split, pixel_statistics
+from pretrain.task import evaluate, open_split
 
 
 def build_classifier(run: FinishedRun[Recipe]) -> nn.Module:
@@ -68,50 +65,3 @@ def evaluate_run(
             content = to_json(result).encode()
             write_atomically(folder / "evaluation.json", lambda file: file.write(content))
     return result
-
-
-def export_run(folder: Path, layout: str, out: Path, checkpoint: str) -> dict[str, Any]:
-    """Write the backbone of a run, with its card.
-
-    Args:
-        folder: The run.
-        layout: "torchvision", "timm", "mmdet" (the same keys) or "detectron2".
-        out: Target: .safetensors, or .pkl for detectron2.
-        checkpoint: "best" or "last".
-
-    Returns:
-        The card.
-
-    Raises:
-        InputError: If the run is not of a torchvision ResNet, or the name ends wrongly.
-    """
-    run = open_run(folder, "pretrain", Recipe, checkpoint)
-    if run.recipe.network not in ARCHITECTURES:
-        raise InputError(
-            f"{folder} holds a {run.recipe.network}, which no detector builds on: "
-            f"export one of {', '.join(ARCHITECTURES)}"
-        )
-    mean, std = pixel_statistics(run.recipe)
-    epochs = read_metrics(folder)
-    card = {
-        "architecture": run.recipe.network,
-        "layout": layout,
-        "stem": run.recipe.stem,
-        "recipe_name": run.name,
-        "recipe": asdict(run.recipe),
-        "seed": run.seed,
-        "checkpoint": checkpoint,
-        "epoch": run.state["epoch"],
-        "metrics": run.state["metrics"],
-        "last_metrics": epochs[-1] if epochs else {},
-        "dataset": run.recipe.images.dataset,
-        "train_images": run.fact("train_images"),
-        "classes": run.fact("classes"),
-        "preprocessing": preprocessing(run.recipe.images.size, mean, std),
-        "focused_dropout": run.fact("focused-dropout"),
-        "torch": run.fact("torch"),
-        "commit": run.fact("commit"),
-    }
-    write = save_detectron2 if layout == "detectron2" else save_backbone
-    write(run.state["model"], card, out)
-    return card

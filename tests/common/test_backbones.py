@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import safetensors.torch
 import timm
@@ -16,13 +15,12 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet34, resnet50
 
 from common.backbones import (
+    ARCHITECTURES,
     card_path,
-    detectron2_name,
     load_backbone,
     load_body,
     preprocessing,
     save_backbone,
-    save_detectron2,
 )
 from common.errors import InputError
 
@@ -128,7 +126,7 @@ class Bomb:
 
 def test_code_in_a_pth_file_does_not_run(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Bomb(tmp_path / "fired")}, tmp_path / "bomb.pth")
-    with pytest.raises(InputError, match=r"bomb\.pth is not a checkpoint that loads safely"):
+    with pytest.raises(InputError, match=r"bomb\.pth is not a file that loads safely: it names"):
         load_backbone(tmp_path / "bomb.pth", "resnet18")
     assert not (tmp_path / "fired").exists()
 
@@ -189,11 +187,43 @@ def test_a_safetensors_header_that_lies(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("state", [{}, {"model": {"a": torch.zeros(1)}, "step": 3}], ids=str)
-def test_a_training_checkpoint_is_no_backbone(state: dict[str, Any], tmp_path: Path) -> None:
-    torch.save(state, tmp_path / "last.pt")
-    with pytest.raises(InputError, match="python -m pretrain export"):
-        load_backbone(tmp_path / "last.pt", "resnet18")
+def test_an_average_is_taken_and_told(
+    network: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = {name: value + 1 for name, value in network.state_dict().items()}
+    averaged = {f"module.{name}": value for name, value in network.state_dict().items()}
+    path = tmp_path / "timm.pth"
+    torch.save({"state_dict": raw, "state_dict_ema": averaged, "epoch": 3}, path)
+    weights, _ = load_backbone(path, "resnet18")
+    assert equal(weights, network.state_dict())
+    assert capsys.readouterr().out == (
+        f"{path}: took its 'state_dict_ema'; took the prefix 'module.' off\n"
+    )
+
+
+def test_other_ranks_are_silent(
+    network: nn.Module,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    torch.save({"model": network.state_dict()}, tmp_path / "model.pth")
+    load_backbone(tmp_path / "model.pth", "resnet18")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_small_network_is_nobodys_body(network: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "small.safetensors"
+    save_backbone(network.state_dict(), {"architecture": "cifar-resnet20"}, path)
+    with pytest.raises(InputError, match=r"cifar-resnet20, .* a resnet50: give another file$"):
+        load_backbone(path, "resnet50")
+
+
+def test_weights_without_a_single_known_name(network: nn.Module) -> None:
+    foreign = {f"encoder.{name}": value for name, value in network.state_dict().items()}
+    with pytest.raises(InputError, match=r"encoder\.conv1\.weight and so on, none has the name"):
+        load_body(headless(resnet18()), foreign, Path("x"))
 
 
 def headless(network: nn.Module) -> nn.Module:
@@ -215,7 +245,9 @@ def test_a_body_takes_all_weights_but_the_classifier(network: nn.Module) -> None
 
 def test_a_body_of_another_architecture_by_its_keys(network: nn.Module) -> None:
     weights = network.state_dict()
-    with pytest.raises(InputError, match=r"^x is .*: missing layer1\.2\.conv1\.weight; .*more$"):
+    with pytest.raises(
+        InputError, match=r"^x is a resnet18 \(missing layer1\.2\.conv1\.weight; .*--body resnet18"
+    ):
         load_body(headless(resnet34()), weights, Path("x"))
     with pytest.raises(InputError, match=r"missing layer1\.0\.conv3\.weight"):
         load_body(headless(resnet50()), weights, Path("x"))
@@ -231,52 +263,21 @@ def test_a_refused_body_stays_as_it_was(network: nn.Module) -> None:
     before = {name: value.clone() for name, value in body.state_dict().items()}
     weights = dict(network.state_dict())
     del weights["layer4.1.bn2.running_mean"]
-    with pytest.raises(InputError, match=r"missing layer4\.1\.bn2\.running_mean$"):
+    with pytest.raises(InputError, match=r"missing layer4\.1\.bn2\.running_mean\)$"):
         load_body(body, weights, Path("x"))
     assert equal(body.state_dict(), before)
 
 
-# The names on the right are those of detectron2's own ResNet.
-DETECTRON2 = {
-    "conv1.weight": "stem.conv1.weight",
-    "bn1.weight": "stem.conv1.norm.weight",
-    "bn1.running_var": "stem.conv1.norm.running_var",
-    "layer1.0.conv1.weight": "res2.0.conv1.weight",
-    "layer1.0.bn1.weight": "res2.0.conv1.norm.weight",
-    "layer1.1.bn2.bias": "res2.1.conv2.norm.bias",
-    "layer2.0.downsample.0.weight": "res3.0.shortcut.weight",
-    "layer2.0.downsample.1.weight": "res3.0.shortcut.norm.weight",
-    "layer2.0.downsample.1.running_mean": "res3.0.shortcut.norm.running_mean",
-    "layer3.22.conv3.weight": "res4.22.conv3.weight",
-    "layer4.2.bn3.running_mean": "res5.2.conv3.norm.running_mean",
-    "fc.weight": "stem.fc.weight",
-}
+@pytest.mark.parametrize("body", ["resnet34", "resnext50_32x4d", "resnet50d"])
+def test_a_refused_body_is_named(body: str) -> None:
+    weights = timm.create_model(body).state_dict()
+    remedy = f"add --body {body}" if body in ARCHITECTURES else r"more\)$"
+    with pytest.raises(InputError, match=rf"^x is a {body} \(.*{remedy}"):
+        load_body(headless(resnet18()), weights, Path("x"))
 
 
-@pytest.mark.parametrize(("ours", "theirs"), DETECTRON2.items())
-def test_detectron2_names(ours: str, theirs: str) -> None:
-    assert detectron2_name(ours) == theirs
-
-
-def test_detectron2_file(network: nn.Module, tmp_path: Path) -> None:
-    path = tmp_path / "d2.pkl"
-    save_detectron2(network.state_dict(), CARD, path)
-    content = pickle.loads(path.read_bytes())
-    assert content["matching_heuristics"] is True
-    assert len(content["model"]) == len(network.state_dict())
-    assert all(type(value) is np.ndarray for value in content["model"].values())
-    for ours, theirs in DETECTRON2.items():
-        if ours in network.state_dict():
-            np.testing.assert_array_equal(
-                content["model"][theirs], network.state_dict()[ours].numpy()
-            )
-    card = json.loads((tmp_path / "d2.json").read_text())
-    assert card["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_wrong_endings(network: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"must end in \.safetensors"):
-        save_backbone(network.state_dict(), CARD, tmp_path / "x.pth")
-    with pytest.raises(InputError, match=r"must end in \.pkl"):
-        save_detectron2(network.state_dict(), CARD, tmp_path / "x.pth")
-    assert list(tmp_path.iterdir()) == []
+def test_a_file_that_is_no_card_stays(network: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"stage": "pretrain"}')
+    with pytest.raises(InputError, match=r"recipe\.json is no card"):
+        save_backbone(network.state_dict(), CARD, tmp_path / "recipe.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]

@@ -113,7 +113,7 @@ def test_a_finished_run_is_not_repeated(run: Run, folders: Path, trained: Path) 
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("layout", ["torchvision", "timm", "mmdet"])
+@pytest.mark.parametrize("layout", ["torchvision", "timm"])
 def test_export_fits_torchvision_strictly(
     run: Run, trained: Path, tmp_path: Path, layout: str
 ) -> None:

@@ -1,0 +1,209 @@
+"""Reading weights that anyone wrote: safetensors or torch files, wrapped or averaged.
+
+Nothing that a file holds is run: torch files are read with `weights_only=True`.
+"""
+
+import argparse
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from common.errors import InputError
+
+PARTS = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""Where training checkpoints of timm and torchvision keep weights; averages (EMA) come first."""
+
+_WRAPPERS = ("module.", "_orig_mod.")
+_AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
+_CHECKPOINT = {"model", "step", "epoch", "metrics"}
+_EXPECTED = "a .safetensors file, or a .pth with a state dict of tensors"
+
+_TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what old torch.save begins with
+_BEGINNINGS = {
+    b"\x89HDF": "a Keras file (HDF5)",
+    b"\x93NUMPY": "a NumPy array",
+    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+    b"<": "a web page, as a failed download leaves it",
+    b"\x80": "a pickle, such as detectron2's, which could run code",
+}
+_ENDINGS = {
+    ".onnx": "an ONNX graph",
+    ".keras": "a Keras archive",
+    ".npz": "a NumPy archive",
+    ".pb": "a TensorFlow graph",
+    ".tflite": "a TensorFlow graph",
+    ".msgpack": "a Flax file",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A state dict, on the CPU, and how it lay in its file."""
+
+    tensors: dict[str, Tensor]
+    part: str | None = None
+    """Key of the container that it was taken from."""
+    prefix: str = ""
+    """What DDP, torch.compile or an average had put before the names."""
+    averaged: bool = False
+    """Whether torch's AveragedModel wrote it."""
+
+    def describe(self) -> str:
+        """Say what was taken; empty for a plain state dict."""
+        taken = [f"took its {self.part!r}"] if self.part else []
+        taken += ["took the averages of an AveragedModel"] if self.averaged else []
+        taken += [f"took the prefix {self.prefix!r} off"] if self.prefix else []
+        return "; ".join(taken)
+
+
+def read_weights(path: Path) -> Weights:
+    """Read the weights of a file.
+
+    Of a container that holds weights and their average, the average is taken, as timm does.
+
+    Raises:
+        InputError: If the file is missing, damaged, or holds anything but weights; the message
+            says what.
+    """
+    return weights_of(read_content(path), path)
+
+
+def read_content(path: Path) -> dict[str, Any]:
+    """Read what a safetensors or torch file holds, checkpoints included.
+
+    Raises:
+        InputError: If the file is missing, damaged, of another kind, or holds no dictionary.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there")
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+    kind = foreign_kind(path)
+    if kind:
+        raise InputError(f"{path} is {kind}: give {_EXPECTED}")
+    try:
+        if zipfile.is_zipfile(path):  # torch.save writes checksums that torch.load ignores
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip():
+                    raise zipfile.BadZipFile("a checksum does not fit, the file is damaged")
+        # timm's and torchvision's training scripts keep their arguments: a class without code.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        raise InputError(f"{path} is not a file that loads safely: {_reason(error)}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}: give {_EXPECTED}")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    refused = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", text)
+    if refused:
+        return f"it names {refused[1]}, which is no tensor and no plain value"
+    if "weights_only" in text or not text:  # torch's long advice
+        return "it is no torch file, or a damaged one"
+    return text[:200]
+
+
+def foreign_kind(path: Path) -> str | None:
+    """Name the format of a file that is neither safetensors nor torch's; None: not known."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if start[8:9] == b"{" and start[4:8] == bytes(4):
+        return "a safetensors file under another name, which must end in .safetensors"
+    if zipfile.is_zipfile(path):
+        return _archive_kind(path)
+    if not start.startswith(_TORCH_PICKLE):
+        for beginning, kind in _BEGINNINGS.items():
+            if start.startswith(beginning):
+                return kind
+    return _ENDINGS.get(path.suffix.lower())
+
+
+def _archive_kind(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return None
+    if any(name.endswith(".npy") for name in names):
+        return "a NumPy archive"
+    if "model.weights.h5" in names:
+        return "a Keras archive"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program, which carries code"
+    return None
+
+
+def is_checkpoint(content: Mapping[str, Any]) -> bool:
+    """Whether this is a checkpoint of a training of ours, last.pt or best.pt."""
+    return set(content) >= _CHECKPOINT and _is_state_dict(content["model"])
+
+
+def weights_of(content: Mapping[str, Any], path: Path) -> Weights:
+    """Find the weights in what a file holds, under their own names.
+
+    Args:
+        content: As `read_content` returns it.
+        path: Where it came from, for the message.
+
+    Raises:
+        InputError: If there are none, or this is a checkpoint of ours.
+    """
+    if is_checkpoint(content):
+        raise InputError(f"{path} is a checkpoint of epoch {content['epoch']}: {_remedy(content)}")
+    part = next((name for name in PARTS if _is_state_dict(content.get(name))), None)
+    state = content[part] if part else content
+    if not _is_state_dict(state):
+        raise InputError(
+            f"{path} holds {_summary(content)}, no plain state dict of tensors: give {_EXPECTED}; "
+            "of a run of ours, `python -m pretrain export` writes it"
+        )
+    tensors = {name: value for name, value in state.items() if name != _AVERAGED}
+    first = next(iter(tensors), "")
+    clean = {_unwrapped(name): value for name, value in tensors.items()}
+    if len(clean) < len(tensors):
+        raise InputError(f"{path} holds some weights twice, with and without {_WRAPPERS[0]!r}")
+    prefix = first.removesuffix(_unwrapped(first))
+    return Weights(clean, part, prefix, _AVERAGED in state)
+
+
+def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(key, str) for key in value)
+        and all(isinstance(tensor, Tensor) for tensor in value.values())
+    )
+
+
+def _unwrapped(name: str) -> str:
+    while name.startswith(_WRAPPERS):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _remedy(checkpoint: Mapping[str, Any]) -> str:
+    if any(name.startswith("backbone.") for name in checkpoint["model"]):
+        return "of a detector, which is no backbone; export the pretraining that it began with"
+    return "export it with `python -m pretrain export --run RUN --out NAME.safetensors`"
+
+
+def _summary(content: Mapping[str, Any]) -> str:
+    if not content:
+        return "nothing"
+    shown = [f"{str(key)[:40]!r} ({type(value).__name__})" for key, value in content.items()]
+    more = f" and {len(shown) - 4} more" if len(shown) > 4 else ""
+    return ", ".join(shown[:4]) + more
