@@ -1,5 +1,6 @@
 """Train what a table or figure of the paper needs, and render it; see `--help`."""
 
+import importlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ Train what a table or figure of the paper needs, and render it beside the paper'
 are done are not repeated, one that was interrupted goes on.
 
   {", ".join(EXPERIMENTS)}
+  table5 (detection; flags of its own)
 
 {PROGRAM} EXPERIMENT --help shows the flags.
 
@@ -292,9 +294,13 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
+def _table5(argv: list[str]) -> None:
+    importlib.import_module("reproduce_table5").run(argv)  # beside this file
+
+
 def main() -> int:
     """Run the command line; return the exit code."""
-    commands = {name: partial(reproduce, name) for name in EXPERIMENTS}
+    commands = {name: partial(reproduce, name) for name in EXPERIMENTS} | {"table5": _table5}
     return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 
 
