@@ -49,7 +49,7 @@ def focus_mask(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
         ValueError: If `x` is not 4-D or has no channel or no place, if `gamma` has another shape,
             or if a number `gamma` lies outside [0, 1).
     """
-    return _mask_and_oddities(x, gamma, opposite)[0]
+    return _mask_and_flags(x, gamma, opposite)[0]
 
 
 def focused_dropout(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
@@ -73,7 +73,7 @@ def focused_dropout(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
     return x * focus_mask(x, gamma, opposite)
 
 
-def _mask_and_oddities(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _mask_and_flags(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return `focus_mask`, whether an image's focused area was empty, and whether it is signed.
 
     Both of shape (N,). Signed is an image whose reference channel goes as far below zero as the
@@ -174,7 +174,7 @@ class FocusedDropout(nn.Module):
             gamma = low + (high - low) * torch.rand(
                 x.shape[:1], dtype=torch.float32, device=x.device
             )
-        mask, empty, signed = _mask_and_oddities(x, gamma, self.opposite)
+        mask, empty, signed = _mask_and_flags(x, gamma, self.opposite)
         self._count(mask, empty, signed)
         return x * mask
 

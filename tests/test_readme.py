@@ -1,50 +1,106 @@
-"""The README's Python blocks run as they stand, and what it names is there."""
+"""What the READMEs name is there, their commands have these flags, their Python blocks run."""
 
+import importlib
 import re
+import shlex
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torchvision.models as models
 
 from common.backbones import save_backbone
-from detect.recipes import RECIPES as DETECT
-from pretrain.recipes import RECIPES as PRETRAIN
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+FILES = [ROOT / name for name in ("README.md", "common/README.md", "pretrain/README.md")]
+FILES += [ROOT / "detect" / "README.md"]
+README = FILES[0].read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0])
 def test_block_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = models.resnet50(weights=None, num_classes=200).state_dict()
+    (tmp_path / "runs").mkdir()
     save_backbone(weights, {"architecture": "resnet50"}, tmp_path / "runs" / "fd.safetensors")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "README.md", "exec"), {"__name__": "readme"})
 
 
-def test_there_are_blocks() -> None:
+def test_all_python_is_run() -> None:
+    """Those of common/README.md by tests/common/test_card.py."""
     assert len(BLOCKS) == 2
+    for file in FILES[2:]:
+        assert "```python" not in file.read_text()
 
 
-def test_linked_files_exist() -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
-    assert links
-    for link in links:
-        assert (ROOT / link).exists(), link
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
+def test_linked_files_exist(file: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", file.read_text()):
+        assert (file.parent / link).exists(), link
 
 
-def test_named_scripts_and_recipes_exist() -> None:
-    for script in set(re.findall(r"(?<![\w/])(?:\./)?(scripts/[\w.]+)", README)):
-        assert (ROOT / script).exists(), script
-    for stage, known in (("pretrain", PRETRAIN), ("detect", DETECT)):
-        named = re.findall(rf"-m {stage} train ([\w-]+)", README)
-        assert named
-        assert set(named) <= set(known)
+def commands() -> list[tuple[str, ...]]:
+    """Return every call of ours in the shell blocks, as words."""
+    found = []
+    for file in FILES:
+        text = file.read_text()
+        for block in re.findall(r"^```bash\n(.*?)^```", text, flags=re.M | re.S):
+            for line in block.replace("\\\n", " ").replace("$train", "").splitlines():
+                words = shlex.split(line, comments=True)
+                if "=" in (words or ["="])[0]:
+                    words = [word for word in words if not re.match(r"[A-Z_]+=", word)]
+                if words[:2] == ["python", "-m"] and len(words) > 2:
+                    found.append(tuple(words[2:]))
+                elif words[:1] == ["python"] and words[1] != "-m":
+                    found.append(tuple(words[1:]))
+    return sorted(set(found))
+
+
+@cache
+def help_of(*program: str) -> str:
+    """Return the help of a command, in this process where it is a stage."""
+    module = ["-m", *program] if program[0] in ("pretrain", "detect") else list(program)
+    command = [sys.executable, *module, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, (program, done.stderr)
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", commands(), ids=lambda words: " ".join(words)[:60])
+def test_commands_have_these_flags(command: tuple[str, ...]) -> None:
+    program = command[0]
+    assert program in ("pretrain", "detect") or (ROOT / program).exists()
+    if program == "scripts/bench.py":
+        assert command[1] in help_of(program)
+        return
+    if program in ("pretrain", "detect") and command[1] == "train":
+        known = importlib.import_module(f"{program}.recipes").RECIPES
+        assert command[2] in known
+    depth = 3 if command[1] in ("train", "look") else 2
+    if program == "scripts/make_shards.py":
+        depth = 1
+    mine = command[: command.index("--")] if "--" in command else command
+    flags = [word for word in mine[depth:] if word.startswith("--")]
+    shown = help_of(*command[:depth])
+    for flag in flags:
+        assert re.search(rf"(?<![\w-]){re.escape(flag)}(?![\w-])", shown), flag
+
+
+def test_there_are_commands() -> None:
+    assert len(commands()) > 20
+
+
+def test_named_scripts_exist() -> None:
+    for file in FILES:
+        for script in set(re.findall(r"(?<![\w/])(?:\./)?(scripts/[\w.]+)", file.read_text())):
+            assert (ROOT / script).exists(), script
 
 
 def test_named_tests_exist() -> None:
-    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", README)
-    assert named
-    for file, test in named:
-        assert f"def {test}(" in (ROOT / file).read_text() if test else (ROOT / file).exists(), test
+    for file in FILES:
+        for path, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", file.read_text()):
+            text = (ROOT / path).read_text()
+            assert f"def {test}(" in text if test else text, test

@@ -142,9 +142,9 @@ def test_two_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         lambda optimizer, *_: decays.append(optimizer.param_groups[0]["weight_decay"])
     )
     masked: list[int] = []
-    original = common.dropout._mask_and_empty
+    original = common.dropout._mask_and_flags
     monkeypatch.setattr(
-        "common.dropout._mask_and_empty",
+        "common.dropout._mask_and_flags",
         lambda x, *rest: masked.append(len(x)) or original(x, *rest),
     )
 
