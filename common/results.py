@@ -5,7 +5,7 @@ import fcntl
 import io
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from common.errors import InputError
 
 Row = TypeVar("Row")
 KEY = ("recipe", "changes", "data", "seed", "started")
-"""Columns that tell one run from all others."""
+"""Columns that tell one training from all others."""
 
 
 def changes(before: object, now: object) -> dict[str, Any]:
@@ -43,15 +43,16 @@ def _plain(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
-def append_rows(path: Path, kind: type[Row], rows: Iterable[Row]) -> int:
+def append_rows(path: Path, kind: type[Row], rows: Iterable[Row], key: Sequence[str] = KEY) -> int:
     """Append the runs that a CSV file does not hold yet; made if it is not there.
 
     Several processes may append at once.
 
     Args:
         path: The file.
-        kind: Dataclass of the rows; its fields are the columns, those of `KEY` among them.
+        kind: Dataclass of the rows; its fields are the columns.
         rows: Finished runs.
+        key: Columns that tell one run from all others.
 
     Returns:
         How many were new.
@@ -67,12 +68,12 @@ def append_rows(path: Path, kind: type[Row], rows: Iterable[Row]) -> int:
         reader = csv.DictReader(file)
         if reader.fieldnames not in (None, columns):
             raise InputError(f"{path} has other columns than this version writes: move it away")
-        known = {tuple(line[name] for name in KEY) for line in reader}
+        known = {tuple(line[name] for name in key) for line in reader}
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         if not file.tell():
             writer.writeheader()
-        new = [row for row in rows if tuple(str(getattr(row, name)) for name in KEY) not in known]
+        new = [row for row in rows if tuple(str(getattr(row, name)) for name in key) not in known]
         writer.writerows(asdict(row) for row in new)  # type: ignore[call-overload]
         file.write(text.getvalue())  # in one piece
     return len(new)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.files import write_atomically
 from common.run_folder import describe_environment, read_json, to_json
 from detect.analysis import analyse, compare
 from detect.detections import Detections, GroundTruth, ground_truth, read_detections
@@ -93,7 +94,8 @@ def score_into(
     write_metrics(analysis, out / "analysis.json")
     evaluation = {**facts, "data": str(data.resolve()), "split": split}
     evaluation |= {"images": len(truth.image_ids), "classes": list(truth.classes)}
-    (out / "evaluation.json").write_text(to_json(evaluation))
+    content = to_json(evaluation).encode()  # the last of the three: with it the folder is whole
+    write_atomically(out / "evaluation.json", lambda file: file.write(content))
     return metrics
 
 

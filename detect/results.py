@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common import results
 from common.progress import read_metrics
-from common.results import describe_changes
 from common.run_folder import read_description, read_json
 from detect.recipes import RECIPES, Recipe
+
+KEY = (*results.KEY, "backbone_sha256")
+"""Columns that tell one run from all others: detectors differ by their backbone as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +66,7 @@ def row_of(evaluated: Path) -> Row | None:
     voc, coco = metrics["voc"], metrics["coco"]
     return Row(
         recipe=name,
-        changes=describe_changes(RECIPES[name](), recipe),
+        changes=results.describe_changes(RECIPES[name](), recipe),
         backbone=backbone.get("recipe_name") or backbone["file"],
         backbone_seed=backbone.get("seed"),
         backbone_accuracy=_accuracy(backbone),

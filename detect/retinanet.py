@@ -9,6 +9,7 @@ loops over its images or waits for the device.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import torch
 import torchvision.models as models
@@ -69,6 +70,11 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
             detections_per_img=settings.detections_per_image,
         )
         del self.transform  # it resizes and normalises lists of images
+        for head, last in (
+            (self.head.classification_head, "cls_logits"),
+            (self.head.regression_head, "bbox_reg"),
+        ):
+            setattr(head, last, _PreciseConv2d.like(getattr(head, last)))
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.box_loss = settings.box_loss
@@ -92,8 +98,7 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
         """
         pixels = self.normalize(images)
         features = list(self.backbone(pixels).values())
-        # Losses, scores and NMS stay out of autocast: bfloat16 scores tie by the hundred.
-        outputs = {name: _at_least_float32(out) for name, out in self.head(features).items()}
+        outputs = self.head(features)
         (anchors,) = self.anchor_generator(ImageList(pixels, [pixels.shape[-2:]]), features)
         if self.training:
             if targets is None:
@@ -220,5 +225,16 @@ def _keep_variance(network: RetinaNet) -> None:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+class _PreciseConv2d(nn.Conv2d):
+    """A convolution that stays out of autocast: bfloat16 logits tie by the hundred."""
+
+    @classmethod
+    def like(cls, convolution: nn.Conv2d) -> Self:
+        """Return one with the parameters of another, 3x3 with padding as in torchvision's heads."""
+        made = cls(convolution.in_channels, convolution.out_channels, 3, padding=1, device="meta")
+        made.weight, made.bias = convolution.weight, convolution.bias
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from common.files import write_atomically
 from detect.coco_score import NAMES, score_coco
 from detect.detections import Detections, GroundTruth
 from detect.voc_score import score_voc
@@ -33,4 +34,5 @@ def score(
 def write_metrics(metrics: dict[str, Any], file: Path) -> None:
     """Writes metrics as JSON; what is not counted becomes null."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(metrics, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    content = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
+    write_atomically(file, lambda target: target.write(content.encode()))

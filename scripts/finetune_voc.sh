@@ -18,11 +18,21 @@ torchrun --standalone --nproc-per-node "${GPUS:-1}" -m detect train voc-retinane
   --train-split 2007:trainval,2012:trainval \
   --val-split 2007:test \
   --difficult \
+  --group-by-aspect \
   --detector.fpn-channels 256 \
   --detector.trainable-stages 3 \
   --detector.train-sizes 480 512 544 576 608 640 672 704 736 768 800 \
   --detector.test-size 800 \
   --detector.max-size 1333 \
+  --detector.norm frozen \
+  --detector.head-norm none \
+  --detector.box-loss l1 \
+  --detector.loss-normalizer image \
+  --detector.anchor-scale 4 \
+  --detector.score-threshold 0.05 \
+  --detector.nms-iou 0.5 \
+  --detector.detections-per-image 300 \
+  --detector.test-batch-size 8 \
   --augmentation.flip 0.5 \
   --augmentation.colour 1.0 \
   --optimization.optimizer sgd \

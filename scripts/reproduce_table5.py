@@ -77,7 +77,9 @@ class Scale:
 _SMALL_SPLIT = "2012:val"
 SCALES = {
     "full": Scale("imagenet-resnet50", "", "voc-retinanet-paper", "", "2007:test"),
-    "small": Scale("tiny-imagenet-resnet50", "", "voc-retinanet-small", "", _SMALL_SPLIT),
+    "small": Scale(
+        "tiny-imagenet-resnet50", "--stem imagenet", "voc-retinanet-small", "", _SMALL_SPLIT
+    ),  # with the stem that the detector has
     "mini": Scale(
         "tiny-imagenet-resnet18",
         "--stem imagenet --images.num-classes 50 --optimization.epochs 20 "
@@ -133,7 +135,7 @@ def run(argv: list[str]) -> None:
         run_side_by_side(jobs, slots, _done, _status)
     append_rows(flags.pretrain_results, pretrained.Row, _classifiers(flags))
     rows = _detectors(flags)
-    append_rows(flags.detect_results, detected.Row, rows.values())
+    append_rows(flags.detect_results, detected.Row, rows.values(), detected.KEY)
     flags.out.mkdir(parents=True, exist_ok=True)
     table = render(flags, rows)
     (flags.out / "table5.md").write_text(table)
