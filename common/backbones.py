@@ -9,20 +9,17 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
-from common.architectures import is_body, recognise
+from common.architectures import TORCHVISION, is_body, recognise
 from common.backbone_formats import Layout, check_ending, encode
 from common.errors import InputError
 from common.files import write_atomically
 from common.run_folder import read_json, to_json
 from common.weight_files import read_weights
-
-ARCHITECTURES = ("resnet18", "resnet34", "resnet50", "resnet101")
-"""torchvision ResNets that both stages can build."""
 
 
 def card_path(path: Path) -> Path:
@@ -48,8 +45,8 @@ def save_backbone(
         The card as written: with the file's name and its SHA-256.
 
     Raises:
-        InputError: If the name has another ending, the card would replace a file that is none, or
-            the disk is full.
+        InputError: If the name has another ending, the card would replace that of another backbone
+            or a file that is no card, or the disk is full.
     """
     check_ending(path, layout)
     return write_backbone(encode(weights, layout, path.suffix), card, path)
@@ -57,13 +54,34 @@ def save_backbone(
 
 def write_backbone(content: bytes, card: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Write the content of a backbone file, and the card; the rest as `save_backbone`."""
-    if card_path(path).exists() and "sha256" not in read_json(card_path(path)):
-        raise InputError(f"{card_path(path)} is no card and would be overwritten: rename {path}")
+    _check_card_is_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     complete = {**card, "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-    write_atomically(path, lambda file: file.write(content))
-    write_atomically(card_path(path), lambda file: file.write(to_json(complete).encode()))
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # a full disk shows here, before the old card goes
+        # The card comes before the weights: were they to end apart, it would tell of other weights
+        # or of none, and neither is taken.
+        write_atomically(card_path(path), lambda beside: beside.write(to_json(complete).encode()))
+
+    write_atomically(path, write)
     return complete
+
+
+def _check_card_is_free(path: Path) -> None:
+    """Check that a backbone file's card would replace no other file's."""
+    if not card_path(path).exists():
+        return
+    card = read_json(card_path(path))
+    if "sha256" not in card:
+        raise InputError(f"{card_path(path)} is no card and would be overwritten: rename {path}")
+    if card.get("file", path.name) != path.name:
+        raise InputError(
+            f"{card_path(path)} is the card of {card['file']}, which would lose it: choose another "
+            f"name than {path.name}"
+        )
 
 
 def preprocessing(image_size: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
@@ -109,9 +127,9 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
     sha256 = fingerprint(path)
     weights = read_weights(path)
     card = read_card(path, sha256)
-    found = card.get("architecture", architecture)
+    found = str(card.get("architecture", architecture))
     if found != architecture:
-        remedy = f"add --body {found}, or give" if found in ARCHITECTURES else "give"
+        remedy = f"add --body {found}, or give" if found in TORCHVISION else "give"
         raise InputError(
             f"{path} holds a {found}, but the recipe builds a {architecture}: {remedy} another file"
         )
@@ -166,6 +184,6 @@ def load_body(body: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) 
         name = recognise(weights)
         what = f"a {name}" if name else "the backbone of another architecture"
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        remedy = f": add --body {name}, or give another file" if name in ARCHITECTURES else ""
+        remedy = f": add --body {name}, or give another file" if name in TORCHVISION else ""
         raise InputError(f"{path} is {what} ({'; '.join(problems[:3])}{more}){remedy}")
     body.load_state_dict(given, strict=False)

@@ -149,7 +149,12 @@ def _archive_kind(path: Path) -> str | None:
 
 def is_checkpoint(content: Mapping[str, Any]) -> bool:
     """Whether this is a checkpoint of a training of ours, last.pt or best.pt."""
-    return set(content) >= _CHECKPOINT and _is_state_dict(content["model"])
+    return (
+        set(content) >= _CHECKPOINT
+        and _is_state_dict(content["model"])
+        and _is_state_dict(content.get("average", content["model"]))
+        and isinstance(content["metrics"], Mapping)
+    )
 
 
 def weights_of(content: Mapping[str, Any], path: Path) -> Weights:

@@ -12,8 +12,6 @@ _LARGEST_LOG_SCALE = math.log(1000 / 16)
 """Largest predicted logarithm of a side over its anchor's, as in torchvision: exp stays finite."""
 _EPSILON = 1e-7
 """Square pixels, as in torchvision: areas of 0 can be divided by."""
-_EPSILON = 1e-7
-"""Square pixels; keeps areas of 0 from dividing."""
 
 
 def pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:

@@ -19,6 +19,8 @@ _ALLOWED = {
     )
 } | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
 
+_LARGEST_NUMBER = 8  # bytes; numpy's longdouble has more
+
 
 class _ArraysOnly(pickle.Unpickler):
     """Finds what numpy arrays are rebuilt with, and nothing else."""
@@ -33,7 +35,7 @@ def read_detectron2(path: Path) -> dict[str, NDArray[Any]]:
     """Read the arrays of a pickle in detectron2's layout, {"model": {name: array}}.
 
     Raises:
-        InputError: If it holds anything but arrays and plain values.
+        InputError: If it holds anything but arrays, of numbers that torch has, and plain values.
     """
     try:
         with path.open("rb") as file:
@@ -44,10 +46,17 @@ def read_detectron2(path: Path) -> dict[str, NDArray[Any]]:
     if not isinstance(model, dict) or not model:
         raise InputError(f'{path} holds no weights as detectron2 writes them, {{"model": ...}}')
     arrays = {str(name): value for name, value in model.items()}
-    if not all(_is_numeric(value) for value in arrays.values()):
-        raise InputError(f"{path} holds other values than arrays of numbers")
+    other = next((name for name, value in arrays.items() if not _is_numeric(value)), None)
+    if other is not None:
+        kind = getattr(arrays[other], "dtype", type(arrays[other]).__name__)
+        raise InputError(
+            f"{path} holds {other!r} ({kind}), which is no array of numbers that torch has: "
+            "give weights as detectron2 writes them"
+        )
     return arrays
 
 
 def _is_numeric(value: object) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+    if not isinstance(value, np.ndarray):
+        return False
+    return value.dtype.kind in "fiub" and value.dtype.itemsize <= _LARGEST_NUMBER

@@ -5,13 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from common import weight_files
 from common.architectures import TIMM, TORCHVISION, body_shapes, recognise
 from common.backbone_formats import detectron2_name
-from common.backbones import ARCHITECTURES, fingerprint, read_card
+from common.backbones import card_path, fingerprint, read_card
 from common.errors import InputError
 from common.progress import read_metrics
 from common.run_folder import read_json
@@ -41,7 +43,7 @@ def inspect(path: Path) -> list[str]:
     if path.suffix == ".onnx":
         return [*lines, *_onnx(path), *_card(path)]
     if path.suffix == ".pkl":
-        arrays = {name: torch.from_numpy(array) for name, array in read_detectron2(path).items()}
+        arrays = {name: _without_values(array) for name, array in read_detectron2(path).items()}
         return [*lines, *_detectron2(arrays), *_card(path)]
     content = weight_files.read_content(path)
     if weight_files.is_checkpoint(content):
@@ -96,10 +98,10 @@ def _fits(name: str, path: Path, *, plain: bool) -> Iterator[str]:
         yield f'fits: timm.create_model("{name}"); not torchvision'
     else:
         yield f"fits: torchvision.models.{name} and timm, strictly"
-    if name in ARCHITECTURES:
+    if name in TORCHVISION:
         yield f"fits: python -m detect train RECIPE --backbone {path} --body {name}"
     else:
-        yield f"fits not: the detector here, which builds on {', '.join(ARCHITECTURES)}"
+        yield f"fits not: the detector here, which builds on {', '.join(TORCHVISION)}"
     if name in TIMM:
         return
     if path.suffix != ".safetensors" and plain:
@@ -130,6 +132,12 @@ def _small_network(tensors: Mapping[str, Tensor]) -> tuple[str, Block | None] | 
             if {key: value.shape for key, value in network.state_dict().items()} == given:
                 return name, block
     return None
+
+
+def _without_values(array: NDArray[Any]) -> Tensor:
+    """Return a tensor of the shape and type of an array, in whatever order its bytes are."""
+    empty = torch.from_numpy(np.empty(0, array.dtype.newbyteorder("=")))
+    return torch.empty(array.shape, dtype=empty.dtype, device="meta")
 
 
 def _detectron2(tensors: Mapping[str, Tensor]) -> Iterator[str]:
@@ -184,12 +192,12 @@ def _card(path: Path) -> Iterator[str]:
     if not card:
         yield "card: none beside it"
         return
-    metrics = card.get("metrics") or {}
+    metrics = _object(card, "metrics", card_path(path))
     told = [
         f"{card.get('architecture')} for {card.get('layout')}",
         f"recipe {card.get('recipe_name')}, seed {card.get('seed')}",
         f"{card.get('checkpoint')} checkpoint of epoch {card.get('epoch')}",
-        *(f"{name} {value:.4f}" for name, value in metrics.items()),
+        *([_metrics(metrics)] if metrics else []),
         "SHA-256 right",
     ]
     yield f"card: {', '.join(told)}"
@@ -214,20 +222,29 @@ def _run_folder(folder: Path) -> Iterator[str]:
     description = read_json(folder / "recipe.json")
     stage, name = description.get("stage"), description.get("name")
     yield f"{folder}: run of `python -m {stage} train {name}`, seed {description.get('seed')}"
-    recipe = description.get("recipe")
-    recipe = recipe if isinstance(recipe, dict) else {}
+    recipe = _object(description, "recipe", folder / "recipe.json")
+    optimization = _object(recipe, "optimization", folder / "recipe.json")
     if stage == "pretrain":
         yield f"architecture: {recipe.get('network')}, stem {recipe.get('stem')}"
     epochs = read_metrics(folder)
-    planned = recipe.get("optimization", {}).get("epochs")
-    done = epochs[-1]["epoch"] if epochs else 0
-    yield f"epochs: {done} of {planned}"
+    done = epochs[-1].get("epoch") if epochs else 0
+    yield f"epochs: {done} of {optimization.get('epochs')}"
     if epochs:
         yield f"metrics: {_metrics({k: v for k, v in epochs[-1].items() if k.startswith('val_')})}"
     files = [name for name in ("last.pt", "best.pt") if (folder / name).is_file()]
     yield f"checkpoints: {', '.join(files) or 'none yet'}"
     if stage == "pretrain" and files:
         yield f"to use it: python -m pretrain export --run {folder} --out NAME.safetensors"
+
+
+def _object(values: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:
+    """Return the JSON object of a name; empty where there is none."""
+    value = values.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {name!r} is no JSON object: correct it, or export or train anew")
+    return value
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:

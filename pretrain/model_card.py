@@ -6,6 +6,7 @@ the head are those of the hub's model card specification (Hugging Face, docs/hub
 
 import csv
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 from common.backbones import card_path
 from common.errors import InputError
 from common.results import mean_and_deviation
-from pretrain.usage import LANGUAGES
+from pretrain.usage import LANGUAGES, quoted
 
 Card = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]
@@ -73,14 +74,15 @@ def same_recipe(path: Path, card: Card) -> list[dict[str, str]]:
     """Read the rows of a results file that repeat the run of a card, one for each seed.
 
     Raises:
-        InputError: If the file cannot be read, lacks columns or such rows.
+        InputError: If the file cannot be read, lacks columns, such rows or numbers in them.
     """
     try:
         with path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table of results: {error}") from error
-    lacking = [name for name in _COLUMNS if rows and rows[0].get(name) is None]
+    lacking = [name for name in _COLUMNS if rows and name not in (reader.fieldnames or ())]
     if lacking:
         raise InputError(f"{path} is no table of results: it lacks {', '.join(lacking)}")
     wanted = (card["recipe_name"], card["changes"] or "", str(card["train_images"]))
@@ -88,7 +90,28 @@ def same_recipe(path: Path, card: Card) -> list[dict[str, str]]:
     if not same:
         changes = f" with {wanted[1]}" if wanted[1] else ""
         raise InputError(f"{path} has no run of {wanted[0]}{changes}: leave --results out")
+    for row in same:
+        for column in ("seed", *_accuracy_columns(card).values()):
+            if not _is_number(row.get(column), int if column == "seed" else float):
+                raise InputError(
+                    f"{path}: a run of {wanted[0]} has no number as its {column}: correct the row, "
+                    "or leave --results out"
+                )
     return list({row["seed"]: row for row in same}.values())
+
+
+def _is_number(text: str | None, kind: type[int] | type[float]) -> bool:
+    try:
+        return text is not None and math.isfinite(kind(text))
+    except (ValueError, OverflowError):
+        return False
+
+
+def _accuracy_columns(card: Card) -> dict[str, str]:
+    """Return the columns of results that have error bars, by their titles."""
+    if card["recipe"]["images"]["held_out"]:
+        return {"chosen epoch": "test_accuracy"}
+    return {"best epoch": "best_accuracy", "last epoch": "last_accuracy"}
 
 
 def model_card(card: Card, rows: Rows = ()) -> str:
@@ -148,7 +171,7 @@ def _head(card: Card, data: _Data, name: str) -> str:
         f"datasets: [{json.dumps(data.type)}]",
         "metrics: [accuracy]",
         "model-index:",
-        f"- name: {json.dumps(name)}",
+        f"- name: {quoted(name)}",
         "  results:",
         "  - task:",
         "      type: image-classification",
@@ -226,25 +249,13 @@ def _results(card: Card, rows: Rows) -> str:
     if not rows:
         return f"{text}\n\n{own}\n\nOne run, no error bar."
     seeds = ", ".join(sorted((row["seed"] for row in rows), key=int))
-    columns = {"best epoch": "best_accuracy", "last epoch": "last_accuracy"}
-    if card["recipe"]["images"]["held_out"]:
-        columns = {"chosen epoch": "test_accuracy"}
     bars = []
-    for title, column in columns.items():
-        mean, deviation = mean_and_deviation(_numbers(rows, column))
+    for title, column in _accuracy_columns(card).items():
+        mean, deviation = mean_and_deviation(float(row[column]) for row in rows)
         spread = "no error bar" if deviation is None else f"± {100 * deviation:.2f}"
         bars.append((f"accuracy, {title}", f"{100 * mean:.2f}% {spread}"))
     several = _table((f"n = {len(rows)}, seeds {seeds}", "mean ± sample deviation"), bars)
     return f"{text}\n\n{own}\n\nThe recipe over several seeds:\n\n{several}"
-
-
-def _numbers(rows: Rows, column: str) -> list[float]:
-    try:
-        return [float(row[column]) for row in rows]
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"the results have no {column} of each run: leave --results out"
-        ) from error
 
 
 def _recipe(card: Card) -> str:

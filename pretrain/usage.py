@@ -30,6 +30,11 @@ def settings(card: Mapping[str, Any], path: Path) -> list[str]:
     return [*_network(card, path), "model.eval()", *_images("torch", card), *_logits()]
 
 
+def quoted(name: str) -> str:
+    """Write a file's name as a string that Python and YAML read alike."""
+    return json.dumps(name, ensure_ascii=False)  # neither reads JSON's pairs of surrogates
+
+
 def _network(card: Mapping[str, Any], path: Path) -> list[str]:
     name, count = card["architecture"], len(card["classes"])
     if card["layout"] == "timm":
@@ -38,14 +43,14 @@ def _network(card: Mapping[str, Any], path: Path) -> list[str]:
             "import torch",
             "",
             "model = timm.create_model(",
-            f'    "{name}", num_classes={count}, checkpoint_path="{path.name}"',
+            f'    "{name}", num_classes={count}, checkpoint_path={quoted(path.name)}',
             ")",
             *_stem(card),
         ]
     safe = path.suffix == ".safetensors"
-    weights = f'load_file("{path.name}")'
+    weights = f"load_file({quoted(path.name)})"
     if not safe:
-        weights = f'torch.load("{path.name}", weights_only=True)'
+        weights = f"torch.load({quoted(path.name)}, weights_only=True)"
     ours = name not in TORCHVISION
     block = f', block="{card["block"]}"' if card.get("block") else ""
     return [
@@ -103,7 +108,7 @@ def _onnx(card: Mapping[str, Any], path: Path) -> list[str]:
         "import onnxruntime",
         "",
         "session = onnxruntime.InferenceSession(",
-        f'    "{path.name}", providers=["CPUExecutionProvider"]',
+        f'    {quoted(path.name)}, providers=["CPUExecutionProvider"]',
         ")",
         *_images("numpy", card),
         '(logits,) = session.run(None, {"images": (images - mean) / std})',
@@ -115,7 +120,7 @@ def _detectron2(card: Mapping[str, Any], path: Path) -> list[str]:
     lines = [
         *_other_stem(card),
         "MODEL:",
-        f"  WEIGHTS: {json.dumps(path.name)}",
+        f"  WEIGHTS: {quoted(path.name)}",
         f"  PIXEL_MEAN: {_scaled(pixels['mean'])}  # RGB",
         f"  PIXEL_STD: {_scaled(pixels['std'])}",
         "  RESNETS:",
@@ -124,16 +129,11 @@ def _detectron2(card: Mapping[str, Any], path: Path) -> list[str]:
     ]
     if not resnet.bottleneck:
         lines.append("    RES2_OUT_CHANNELS: 64")
-    if (resnet.groups, resnet.width) != (1, 64):
-        lines += [f"    NUM_GROUPS: {resnet.groups}", f"    WIDTH_PER_GROUP: {resnet.width}"]
     return [*lines, "INPUT:", '  FORMAT: "RGB"']
 
 
 def _mmdet(card: Mapping[str, Any], path: Path) -> list[str]:
-    resnet, pixels = TORCHVISION[card["architecture"]], card["preprocessing"]
-    kind, groups = "ResNet", ""
-    if (resnet.groups, resnet.width) != (1, 64):
-        kind, groups = "ResNeXt", f" groups={resnet.groups}, base_width={resnet.width},"
+    depth, pixels = TORCHVISION[card["architecture"]].depth, card["preprocessing"]
     return [
         *_other_stem(card),
         "model = dict(",
@@ -145,9 +145,9 @@ def _mmdet(card: Mapping[str, Any], path: Path) -> list[str]:
         "        pad_size_divisor=32,",
         "    ),",
         "    backbone=dict(",
-        f'        type="{kind}", depth={resnet.depth},{groups} style="pytorch",',
+        f'        type="ResNet", depth={depth}, style="pytorch",',
         '        norm_cfg=dict(type="BN", requires_grad=True), norm_eval=True, frozen_stages=1,',
-        f'        init_cfg=dict(type="Pretrained", checkpoint="{path.name}"),  # leaves fc out',
+        f'        init_cfg=dict(type="Pretrained", checkpoint={quoted(path.name)}),',
         "    ),",
         ")",
     ]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 import torchvision.models as models
 from torch import nn
 
-from common.backbones import ARCHITECTURES
 from common.errors import InputError
 from pretrain.networks.cifar_resnet import cifar_resnet
 from pretrain.networks.densenet import densenet100_bc
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 Stem = Literal["imagenet", "no-pool", "small"]
 """First layers of a torchvision ResNet: stride 4; stride 2, without the pooling; stride 1."""
 
+_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
 _CIFAR_RESNETS = {"cifar-resnet20": 20, "cifar-resnet56": 56, "cifar-resnet110": 110}
 _OTHERS: dict[str, Callable[[int], nn.Module]] = {
     "vgg19-bn": Vgg19,
@@ -32,7 +32,7 @@ _OTHERS: dict[str, Callable[[int], nn.Module]] = {
     "wrn-28-10": wrn_28_10,
 }
 GROUPS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(ARCHITECTURES, ("layer1", "layer2", "layer3", "layer4")),
+    **dict.fromkeys(_RESNETS, ("layer1", "layer2", "layer3", "layer4")),
     **dict.fromkeys(_CIFAR_RESNETS, ("layer1", "layer2", "layer3")),
     "vgg19-bn": ("group1", "group2", "group3", "group4", "group5"),
     "densenet100-bc": ("block1", "block2", "block3"),

@@ -1,7 +1,10 @@
 """Backbone files against torchvision, timm, hashlib and names written out by hand."""
 
+import contextlib
+import errno
 import hashlib
 import json
+import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +18,6 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet34, resnet50
 
 from common.backbones import (
-    ARCHITECTURES,
     card_path,
     load_backbone,
     load_body,
@@ -268,12 +270,26 @@ def test_a_refused_body_stays_as_it_was(network: nn.Module) -> None:
     assert equal(body.state_dict(), before)
 
 
-@pytest.mark.parametrize("body", ["resnet34", "resnext50_32x4d", "resnet50d"])
-def test_a_refused_body_is_named(body: str) -> None:
+@pytest.mark.parametrize(
+    ("body", "remedy"),
+    [
+        ("resnet34", r"add --body resnet34, or give another file$"),
+        ("resnext50_32x4d", r"add --body resnext50_32x4d, or give another file$"),
+        ("wide_resnet50_2", r"add --body wide_resnet50_2, or give another file$"),
+        ("resnet50d", r"more\)$"),  # which no detector here has
+    ],
+)
+def test_a_refused_body_is_named(
+    network: nn.Module, tmp_path: Path, body: str, remedy: str
+) -> None:
     weights = timm.create_model(body).state_dict()
-    remedy = f"add --body {body}" if body in ARCHITECTURES else r"more\)$"
     with pytest.raises(InputError, match=rf"^x is a {body} \(.*{remedy}"):
         load_body(headless(resnet18()), weights, Path("x"))
+    path = tmp_path / "by-its-card.safetensors"
+    save_backbone(network.state_dict(), {"architecture": body}, path)
+    remedy = remedy if "--body" in remedy else "builds a resnet18: give another file$"
+    with pytest.raises(InputError, match=rf"holds a {body}, .*{remedy}"):
+        load_backbone(path, "resnet18")
 
 
 def test_a_file_that_is_no_card_stays(network: nn.Module, tmp_path: Path) -> None:
@@ -281,3 +297,87 @@ def test_a_file_that_is_no_card_stays(network: nn.Module, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"recipe\.json is no card"):
         save_backbone(network.state_dict(), CARD, tmp_path / "recipe.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["recipe.json"]
+
+
+def test_two_backbones_cannot_share_a_card(network: nn.Module, file: Path) -> None:
+    before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
+    with pytest.raises(
+        InputError, match=r"backbone\.json is the card of backbone\.safetensors, .* another name"
+    ):
+        save_backbone(network.state_dict(), CARD, file.with_suffix(".pth"))
+    assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == before
+    save_backbone(network.state_dict(), CARD | {"seed": 1}, file)  # its own it may replace
+    assert load_backbone(file, "resnet18")[1]["seed"] == 1
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("renames", "old", "expected"),
+    [
+        (0, False, "is not there"),
+        (1, False, "is not there"),
+        (2, False, "new"),
+        (0, True, "old"),
+        (1, True, "is the card of other weights"),
+        (2, True, "new"),
+    ],
+)
+def test_a_kill_leaves_no_weights_with_a_wrong_card_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int, old: bool, expected: str
+) -> None:
+    path = tmp_path / "backbone.safetensors"
+    weights = {"old": torch.zeros(2), "new": torch.ones(2)}
+
+    def export(which: str) -> None:
+        save_backbone({"conv1.weight": weights[which]}, CARD | {"seed": which}, path)
+
+    if old:
+        export("old")
+    replace, done = Path.replace, 0
+
+    def kill(source: Path, target: Path) -> Path:
+        nonlocal done
+        if done == renames:
+            raise Killed
+        done += 1
+        return replace(source, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(Path, "replace", kill)
+        with contextlib.suppress(Killed):
+            export("new")
+    assert done == renames
+    if expected in weights:
+        found, card = load_backbone(path, "resnet18")
+        assert torch.equal(found["conv1.weight"], weights[expected]) and card["seed"] == expected
+    else:
+        with pytest.raises(InputError, match=expected):
+            load_backbone(path, "resnet18")
+    export("new")  # again, whatever was left
+    assert load_backbone(path, "resnet18")[1]["seed"] == "new"
+
+
+def test_a_full_disk_leaves_the_old_weights_and_their_card(
+    network: nn.Module, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in file.parent.iterdir()}
+
+    def full(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size > 1e6:  # the weights', there is room for the card
+            raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match=r"backbone\.safetensors could not be written"):
+            save_backbone(network.state_dict(), CARD | {"seed": 1}, file)
+    assert {path.name: path.read_bytes() for path in file.parent.iterdir()} == before
+
+
+def test_a_card_with_a_strange_architecture(file: Path) -> None:
+    card = json.loads(card_path(file).read_text())
+    card_path(file).write_text(json.dumps(card | {"architecture": ["resnet18"]}))
+    with pytest.raises(InputError, match=r"builds a resnet18: give another file$"):
+        load_backbone(file, "resnet18")

@@ -93,6 +93,17 @@ def test_a_name_with_and_without_prefix(tmp_path: Path) -> None:
         read(tmp_path, {"module.a": torch.zeros(1), "a": torch.zeros(1)})
 
 
+@pytest.mark.parametrize(
+    "others",
+    [{"metrics": [0.5]}, {"metrics": "best"}, {"metrics": {}, "average": 3}],
+    ids=["list", "text", "average"],
+)
+def test_checkpoints_of_others_with_names_like_ours(tmp_path: Path, others: dict[str, Any]) -> None:
+    state = plain()
+    found = read(tmp_path, {"model": state, "step": 3, "epoch": 1, **others})
+    assert same(found.tensors, state) and found.part == "model"
+
+
 def test_our_checkpoints_are_refused_with_the_remedy(tmp_path: Path) -> None:
     content = {"model": plain(), "step": 9, "epoch": 3, "metrics": {}}
     assert is_checkpoint(content)

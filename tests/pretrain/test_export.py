@@ -196,6 +196,7 @@ RESULTS = """recipe,changes,data,train_images,seed,best_accuracy,last_accuracy,t
 {recipe},optimization.epochs=2 optimization.milestones=,x,81,4,0.1,0.1,
 other,optimization.epochs=2 optimization.milestones=,x,80,5,0.1,0.1,
 """
+OURS = RESULTS.format(recipe="tiny-imagenet-resnet18-fd")
 
 
 def test_error_bars_by_hand(
@@ -221,7 +222,12 @@ def test_error_bars_by_hand(
         ("", "has no run of"),
         (None, "cannot be read"),
         ("\0\n", "results.csv"),
-        (RESULTS.format(recipe="tiny-imagenet-resnet18-fd").replace("0.70", "x"), "best_accuracy"),
+        (OURS.replace("0.70", "x"), "has no number as its best_accuracy"),
+        (OURS.replace("0.64", "nan"), "has no number as its last_accuracy"),
+        (OURS.replace("80,1,0.80", "80,one,0.80"), "has no number as its seed"),
+        (OURS.replace("80,1,0.80", f"80,{'9' * 400},0.80"), "has no number as its seed"),
+        (OURS.replace("80,1,0.80,0.64,", "80,1"), "has no number as its best_accuracy"),
+        (OURS.replace("x,80,0,0.70,0.60,", "x,80"), "has no number as its seed"),
     ],
 )
 def test_results_that_do_not_fit(
@@ -233,6 +239,7 @@ def test_results_that_do_not_fit(
     with pytest.raises(InputError, match=words) as caught:
         export_run(run, "torchvision", tmp_path / "a.pth", "best", table)
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("a.*"))
 
 
 def test_other_texts_are_not_overwritten(run: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`python -m pretrain inspect`: what it says of every kind of file, and of bad ones."""
 
+import json
 import pickle
 from collections.abc import Callable
 from functools import partial
@@ -78,6 +79,7 @@ def test_weights_of_others(tmp_path: Path) -> None:
         "parameters in float16",
         "classifier: 1000 classes",
         "architecture: resnext50_32x4d, by keys",
+        f"--backbone {tmp_path / 'x.pth'} --body resnext50_32x4d",
         "fits not: mmdet, which reads a plain .pth",
         "card: none beside it",
     ):
@@ -89,6 +91,7 @@ def test_a_network_of_timm_alone(tmp_path: Path) -> None:
     text = "\n".join(inspect(tmp_path / "x.pth"))
     assert 'fits: timm.create_model("resnet18d"); not torchvision' in text
     assert "fits not: the detector here" in text and "mmdet" not in text
+    assert "resnext101_64x4d, wide_resnet50_2" in text  # what it builds on
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,10 @@ def test_pickles_of_arrays_are_read_and_nothing_runs(tmp_path: Path, protocol: i
     arrays = {"stem.conv1.weight": np.zeros((2, 3), np.float32), "n": np.asarray(3)}
     path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}, protocol))
     assert "tensors: 2, with 7 parameters in float32, int64" in "\n".join(inspect(path))
+    arrays["stem.conv1.weight"].flags.writeable = False
+    arrays["n"] = np.asarray([1, 2], ">f4")
+    path.write_bytes(pickle.dumps({"model": arrays}, protocol))
+    assert "tensors: 2, with 8 parameters in float32" in "\n".join(inspect(path))
     path.write_bytes(pickle.dumps({"model": {"a": Bomb(tmp_path / "fired")}}, protocol))
     with pytest.raises(ValueError, match="no array"):
         inspect(path)
@@ -182,6 +189,7 @@ BAD = {
     "broken.onnx": b"\xff\xff\xff",
     "broken.pkl": b"\x80\x05",
     "list.pkl": pickle.dumps([1]),
+    "longdouble.pkl": pickle.dumps({"model": {"a": np.zeros(2, np.longdouble)}}),
     "object.pkl": pickle.dumps({"model": {"a": "b"}}),
     "opcodes.pkl": b"cos\nsystem\n(S'true'\ntR.",
 }
@@ -204,3 +212,44 @@ def test_folders_and_cards_that_do_not_fit(run: Run, trained: Path, tmp_path: Pa
     torch.save(resnet18().state_dict(), tmp_path / "a.pth")
     code, _, err = run(tmp_path / "a.pth")
     assert code == 2 and "is the card of other weights" in err
+
+
+@pytest.mark.parametrize("metrics", ["good", ["val_accuracy"], 3])
+def test_a_card_whose_metrics_are_no_object(run: Run, tmp_path: Path, metrics: Any) -> None:
+    torch.save({"w": torch.zeros(2)}, tmp_path / "x.pth")
+    (tmp_path / "x.json").write_text(json.dumps({"metrics": metrics}))
+    code, out, err = run(tmp_path / "x.pth")
+    assert (code, out) == (2, "")
+    assert "x.json: 'metrics' is no JSON object" in err and err.count("\n") == 1
+
+
+def test_a_card_whose_metrics_are_no_numbers(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(2)}, tmp_path / "x.pth")
+    (tmp_path / "x.json").write_text('{"metrics": {"val_accuracy": "high", "val_loss": 0.5}}')
+    assert "epoch None, val_loss 0.5000, SHA-256 right" in "\n".join(inspect(tmp_path / "x.pth"))
+
+
+def test_a_checkpoint_of_others_with_names_like_ours(run: Run, tmp_path: Path) -> None:
+    content = {"model": resnet18().state_dict(), "step": 1, "epoch": 1, "metrics": [0.5]}
+    torch.save(content, tmp_path / "x.pth")
+    code, out, err = run(tmp_path / "x.pth")
+    assert (code, err) == (0, "")
+    assert "found: took its 'model'" in out and "architecture: resnet18" in out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word"), [({"optimization": [2]}, "optimization"), ("cifar10-resnet20", "recipe")]
+)
+def test_a_run_whose_recipe_is_no_object(run: Run, tmp_path: Path, recipe: Any, word: str) -> None:
+    description = {"stage": "pretrain", "name": "x", "seed": 0, "recipe": recipe}
+    (tmp_path / "recipe.json").write_text(json.dumps(description))
+    code, out, err = run(tmp_path)
+    assert (code, out) == (2, "")
+    assert f"recipe.json: '{word}' is no JSON object" in err and err.count("\n") == 1
+
+
+def test_a_log_without_epochs(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"stage": "pretrain"}')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    code, out, err = run(tmp_path)
+    assert (code, err) == (0, "") and "epochs: None of None" in out

@@ -88,6 +88,14 @@ def test_a_baseline_is_not_said_to_have_the_method(drawn_run: MakeRun, tmp_path:
     assert "focus.gamma" not in text and "| dropout.kind | dropout |" in text
 
 
+def test_any_file_name_in_the_head(drawn_run: MakeRun, tmp_path: Path) -> None:
+    name = 'a"b\\ \U0001f41c'
+    run = drawn_run(tmp_path / "run", "cifar10-resnet20")
+    export_run(run, "torchvision", tmp_path / f"{name}.pth", "best")
+    text = (tmp_path / f"{name}.md").read_text()
+    assert head(text)["model-index"][0]["name"] == name
+
+
 @pytest.mark.parametrize(
     ("recipe", "classes", "name", "type", "licence"),
     [
