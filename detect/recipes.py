@@ -52,8 +52,12 @@ class Detector:
         check_range(self, sizes, low=1)
         check_range(self, "trainable_stages", high=5)
         check_range(self, "anchor_scale", above=True)
-        if self.head_norm == "group" and self.fpn_channels % 32:
-            raise ValueError(f"GroupNorm(32) cannot divide fpn_channels {self.fpn_channels}")
+        # With a channel a group, a map of one pixel and one image would be a single value.
+        if self.head_norm == "group" and (self.fpn_channels % 32 or self.fpn_channels == 32):
+            raise ValueError(
+                f"fpn_channels {self.fpn_channels} does not suit GroupNorm(32): "
+                "choose a multiple of 32 above 32"
+            )
         check_range(self, "score_threshold nms_iou", high=1)
 
 

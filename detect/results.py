@@ -92,5 +92,6 @@ def row_of(evaluated: Path) -> Row | None:
 
 
 def _accuracy(card: dict[str, Any]) -> float | None:
-    accuracy: float | None = card.get("metrics", {}).get("val_accuracy")
-    return accuracy
+    metrics = card.get("metrics")  # a card from elsewhere may hold anything
+    accuracy = metrics.get("val_accuracy") if isinstance(metrics, dict) else None
+    return accuracy if isinstance(accuracy, float) else None

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -93,7 +94,9 @@ def _build(
     workers = default_workers() if flags.workers is None else flags.workers
     torch.manual_seed(flags.seed)
     pixels = card.get("preprocessing") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    if len(pixels.get("mean", ())) != 3 or len(pixels.get("std", ())) != 3:
+    if not isinstance(pixels, Mapping) or any(
+        np.shape(pixels.get(name, ())) != (3,) for name in ("mean", "std")
+    ):
         raise InputError(f"{card_path(source)} lacks mean and std of the pixels: export again")
     network = build_retinanet(
         recipe.detector,

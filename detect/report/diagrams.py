@@ -131,13 +131,14 @@ def _confusion(runs: Sequence[Run]) -> list[Block]:
     blocks: list[Block] = [
         Text(
             "Rows are the true classes, columns the detected ones, at the run's threshold of the "
-            "best F1 over all classes; what was not detected is in the last column, what was "
-            "detected where nothing is in the last row. Shown is percent of the row, with the "
-            "number where the pointer rests; the Markdown file has the numbers."
+            "best F1 over all classes, or of all detections where none is a hit; what was not "
+            "detected is in the last column, what was detected where nothing is in the last row. "
+            "Shown is percent of the row, with the number where the pointer rests; the Markdown "
+            "file has the numbers."
         )
     ]
     for run in runs:
-        title = f"Confusion matrix of {run.title}, from score {run.analysis.threshold:.2f}"
+        title = f"Confusion matrix of {run.title}, {run.counted}"
         counts = tuple(tuple(row) for row in run.analysis.confusion.tolist())
         matrix = Matrix(title, "True, detected", names, counts)
         unfolded = run is runs[-1]

@@ -98,7 +98,8 @@ def _definitions(iou: float) -> tuple[str, ...]:
         "COCO: pycocotools; AP is the mean over the overlaps 0.50, 0.55, .., 0.95, AP50 and AP75 "
         "are those at 0.50 and 0.75; difficult objects are given as crowds (iscrowd), the nearest "
         "it has: not counted, and they absorb any number of detections. Small objects have an area "
-        "of less than 32 x 32 pixels, large ones of 96 x 96 or more.",
+        "of less than 32 x 32 pixels, large ones of more than 96 x 96; COCO's AP takes one of "
+        "exactly that area in both sizes.",
         "Errors, by the rules of TIDE in its order: background (nothing there), localization "
         "(right class, overlap of 0.1 to 0.5), classification (overlap of 0.5 or more with another "
         "class), duplicate (its object is taken), both (wrong class and too little overlap), and "

@@ -123,7 +123,7 @@ def to_csv(runs: Sequence[Run]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     counted = ("objects", "difficult", "detections", "ap_11point", "ap_area")
-    points = ("threshold", "f1", "precision", "recall", "true_positives", "false_positives")
+    points = ("score_threshold", "f1", "precision", "recall", "true_positives", "false_positives")
     writer.writerow(("run", "class", *counted, *(f"best_{p}" for p in points)))
     for run in runs:
         for name, score in run.voc.per_class.items():
@@ -197,7 +197,7 @@ def _draw_matrix(axes: Axes, run: Run, names: Sequence[str]) -> None:
     counts = run.analysis.confusion
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_title(f"{drawable(run.title)}, from score {run.analysis.threshold:.2f}", fontsize=9)
+    axes.set_title(f"{drawable(run.title)}, {run.counted}", fontsize=9)
     axes.set(xlabel="detected", ylabel="true")
     axes.tick_params(length=0)
     if len(names) > MOST_CLASSES + 1:

@@ -125,11 +125,11 @@ def _introduction(runs: Sequence[Run]) -> list[Block]:
         "marked difficult, or found there: not counted": boxes.IGNORED,
     }
     legend = [Drawing(boxes.outline_sample(line), name) for name, line in outlines.items()]
-    thresholds = ", ".join(f"{run.analysis.threshold:.2f} for {run.title}" for run in runs)
+    thresholds = ", ".join(f"{run.counted} for {run.title}" for run in runs)
     return [
         Text(
             "Detections are drawn and counted from the score at which the run's F1 over all "
-            f"classes is best: {thresholds}."
+            f"classes is best, all of them where none is a hit: {thresholds}."
         ),
         Drawings("legend", "Outlines", tuple(legend)),
     ]

@@ -14,9 +14,9 @@ from typing import Any
 from common.errors import InputError
 from common.progress import read_metrics
 from common.run_folder import read_json
+from detect.analysis import Analysis
 from detect.bootstrap import Interval, paired_bootstrap
 from detect.detections import Detections, GroundTruth, ground_truth, read_detections
-from detect.report.analysis import Analysis, analyse
 from detect.voc import VocImage, read_classes, read_split
 from detect.voc_score import VocScore, score_voc
 
@@ -47,6 +47,12 @@ class Run:
         """mAP, `kind` being "11point" or "area"."""
         value: float | None = self.voc.metrics()[f"map_{kind}"]
         return value
+
+    @property
+    def counted(self) -> str:
+        """Which detections are drawn and in the confusion matrix, in words."""
+        point = self.analysis.overall
+        return f"from score {point.score_threshold:.2f}" if point else "all detections"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +189,7 @@ def _score(record: _Record, title: str, truth: GroundTruth, devkit: Path) -> Run
         record.coco,
         detections,
         voc,
-        analyse(truth, detections, voc),
+        Analysis.of(truth, detections, voc),
         _training(record.evaluation.get("training")),
     )
 

@@ -4,15 +4,14 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from detect.analysis import SIZES, size_of
 from detect.bootstrap import Interval
 from detect.detections import GroundTruth
 from detect.report.blocks import Block, Cell, Column, Span, Table, Text
 from detect.report.runs import Comparison, Run
 
 KINDS = {"map_11point": "11-point", "map_area": "area"}
-_SIZES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
 
 
 def headline(comparison: Comparison) -> list[Block]:
@@ -102,7 +101,7 @@ def _reading(runs: Sequence[Run]) -> str:
 def by_size(comparison: Comparison) -> Table:
     """COCO AP of small, medium and large objects."""
     runs, counts = comparison.runs, _objects_by_size(comparison.truth)
-    scores = [_best_marked([run.coco.get(f"ap_{size}") for run in runs]) for size in _SIZES]
+    scores = [_best_marked([run.coco.get(f"ap_{size}") for run in runs]) for size in SIZES]
     rows = [
         (Cell(run.title), *(column[index] for column in scores)) for index, run in enumerate(runs)
     ]
@@ -112,12 +111,8 @@ def by_size(comparison: Comparison) -> Table:
 
 
 def _objects_by_size(truth: GroundTruth) -> dict[str, int]:
-    box: NDArray[np.float64] = truth.box[~truth.difficult]
-    area = (box[:, 2:] - box[:, :2]).prod(axis=1)
-    return {
-        size: int(np.count_nonzero((area >= low) & (area < high)))
-        for size, (low, high) in _SIZES.items()
-    }
+    counts = np.bincount(size_of(truth.box[~truth.difficult]), minlength=len(SIZES))
+    return dict(zip(SIZES, counts.tolist(), strict=True))
 
 
 # ---- by class -----------------------------------------------------------------------------------
@@ -172,7 +167,7 @@ def _best_marked(values: Sequence[float | None]) -> list[Cell]:
 
 def _f1_by_class(run: Run, title: str) -> Table:
     points = {**run.analysis.by_class, "All classes, one threshold": run.analysis.overall}
-    keys = ("threshold", "f1", "precision", "recall", "true_positives", "false_positives")
+    keys = ("score_threshold", "f1", "precision", "recall", "true_positives", "false_positives")
     rows = []
     for (name, point), score in zip(
         points.items(), [*run.voc.per_class.values(), None], strict=True

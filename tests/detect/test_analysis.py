@@ -278,6 +278,14 @@ def test_the_first_overlap_holds_throughout():
     assert record["errors"]["counts"]["localization"] == 0  # at its own 0.5
 
 
+def test_the_first_overlap_holds_for_intervals_and_comparisons():
+    truth, first, second = truth_of(OBJECTS), detections_of(ROWS[:1]), detections_of(ROWS[:2])
+    for iou, gain in ((0.5, 0.25), (0.75, 0.0)):  # the second of two cats, overlap 0.6
+        intervals = analyse(truth, second, (iou, 0.9), resamples=3)["intervals"]
+        assert intervals["map_area"]["value"] == 0.25 + gain
+        assert compare(truth, first, second, iou, 3)["map_area"]["value"] == gain
+
+
 def test_counts_at_the_best_threshold():
     rows = [(0, 0, 0.9, LARGE), (0, 0, 0.8, SMALL), (1, 0, 0.8, MEDIUM), (2, 0, 0.1, LARGE)]
     record = analyse(truth_of(OBJECTS), detections_of(rows), (0.5,), resamples=0)

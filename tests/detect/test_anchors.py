@@ -52,6 +52,15 @@ def test_anchors_are_torchvisions_in_float32(
             assert torch.equal(found, expected)
 
 
+def test_equal_maps_of_other_images_have_other_anchors() -> None:
+    ours = make_anchors(4.0)
+    stock = AnchorGenerator(ours.sizes, ours.aspect_ratios)
+    _, maps = inputs(64, 64)
+    for height in (64, 72):  # 8 rows of 8 or of 9 pixels
+        images, _ = inputs(height, 64)
+        assert torch.equal(ours(images, maps)[0], stock(images, maps)[0])
+
+
 def test_float64_maps_get_float64_anchors() -> None:
     ours = make_anchors(4.0)
     ours(*inputs(64, 64))

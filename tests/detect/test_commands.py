@@ -1,6 +1,7 @@
 """`python -m detect`: what a person types and what comes back."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -300,3 +301,16 @@ def test_a_number_out_of_range(run: Run, flag: str, value: str) -> None:
     code, _, err = run("train", "voc-retinanet-paper", "--print-config", flag, value)
     assert code == 2
     assert flag.split(".")[-1].strip("-").replace("-", "_") in one_line(err)
+
+
+@pytest.mark.parametrize("pixels", ["0.5", [0.5], {"mean": [0.5], "std": [1, 1, 1]}, {"mean": 1}])
+def test_a_card_without_pixel_statistics(
+    train: Run, backbone: Path, tmp_path: Path, pixels: object
+) -> None:
+    for file in (backbone, backbone.with_suffix(".json")):
+        shutil.copy(file, tmp_path / file.name)
+    card = tmp_path / backbone.with_suffix(".json").name
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"preprocessing": pixels}))
+    code, _, err = train(backbone=tmp_path / backbone.name)
+    assert code == 2
+    assert "lacks mean and std of the pixels" in one_line(err)

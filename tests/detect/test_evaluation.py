@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from detect import __main__ as command
+from detect.evaluation import data_fingerprint
+from detect.voc import read_split
 
 OBJECT = (
     "<object><name>disc</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>40</xmax><ymax>40</ymax>"
@@ -108,6 +110,15 @@ def test_against_detections_or_an_evaluated_folder(score, tmp_path):
     assert told[0] == told[1]
 
 
+def test_against_is_at_the_first_overlap(score, tmp_path):
+    path, close = detections(tmp_path / "d", 24), detections(tmp_path / "close", 24, CLOSE)
+    for iou, gain in (("0.7", 0.8), ("0.6", 0.0)):
+        flags = ("--bootstrap", "3", "--no-coco", "--against", close, "--iou", iou)
+        assert score(path, *flags)[0] == 0
+        against = read(tmp_path, "analysis.json")["against"]
+        assert against["map_area"]["value"] == pytest.approx(gain)
+
+
 def test_a_small_difference_is_not_decided(score, tmp_path):
     path, more = detections(tmp_path / "d", 23), detections(tmp_path / "more", 24)
     code, printed, _ = score(path, "--bootstrap", "200", "--no-coco", "--against", more)
@@ -142,6 +153,12 @@ def test_flags_out_of_range(score, tmp_path, flags, message):
     code, _, error = score(tmp_path / "absent", *flags)
     assert code == 2
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_the_data_fingerprint_tells_files_of_equal_sizes_apart(devkit):
+    images = read_split(devkit, "2007:test", ("disc", "ring"))
+    first, second = (data_fingerprint([image], "2007:test") for image in images[:2])
+    assert first != second
 
 
 def test_scoring_does_not_wait_for_torch():

@@ -1,6 +1,7 @@
 """Folded BatchNorm against torchvision's frozen one."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,26 @@ def test_outputs_gradients_and_keys_are_those_of_torchvisions_frozen_norm(block:
         torch.testing.assert_close(mine.grad, other.grad, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("settings", "eps"),
+    [
+        ({}, 0.1),
+        ({"dilation": 2}, 1e-5),
+        ({"padding_mode": "reflect"}, 1e-5),
+        ({"groups": 2}, 1e-5),
+    ],
+)
+def test_settings_of_convolution_and_norm_are_kept(settings: dict[str, Any], eps: float) -> None:
+    convolution = nn.Conv2d(4, 6, 3, padding=1, bias=False, **settings)
+    network = nn.Sequential(convolution, nn.BatchNorm2d(6, eps)).requires_grad_(False).eval()
+    network[1].running_var.uniform_(0.3, 1.2)
+    images = torch.randn(1, 4, 9, 9)
+    expected = network(images)
+    freeze_norms(network)
+    assert not isinstance(network[1], nn.BatchNorm2d)
+    torch.testing.assert_close(network(images), expected)
+
+
 def test_no_mode_and_no_batch_reaches_the_statistics() -> None:
     ours, _ = pair()
     freeze_norms(ours)
@@ -98,7 +119,11 @@ def test_maps_stay_bfloat16_under_autocast() -> None:
 
 @pytest.mark.parametrize(
     "layers",
-    [[nn.BatchNorm2d(3)], [nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)], [nn.ReLU(), nn.BatchNorm2d(3)]],
+    [
+        [nn.BatchNorm2d(3)],
+        [nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)],
+        [nn.Conv2d(3, 3, 1, bias=False), nn.ReLU(), nn.BatchNorm2d(3)],
+    ],
 )
 def test_a_norm_without_its_convolution_is_refused(layers: list[nn.Module]) -> None:
     network = nn.Sequential(*layers).requires_grad_(False)

@@ -127,6 +127,25 @@ def test_of_equal_scores_the_finer_level_comes_first(images: int) -> None:
         assert mine["boxes"].tolist() == [anchors[0][0].tolist(), anchors[1][0].tolist()]
 
 
+@pytest.mark.parametrize("place", range(4))
+def test_candidates_are_chosen_by_logits_where_scores_round_to_one(place: int) -> None:
+    logits = torch.full((1, 4, 1), 20.0)
+    logits[0, place] = 21.0
+    assert (logits.sigmoid() == 1).all()
+    anchors = torch.tensor([[10.0 * i, 0.0, 10.0 * i + 8, 8.0] for i in range(4)])
+    (found,) = select_detections(
+        [logits],
+        [torch.zeros(1, 4, 4)],
+        [anchors],
+        torch.tensor([[50, 50]]),
+        score_threshold=0.05,
+        candidates=1,
+        nms_iou=0.5,
+        limit=10,
+    )
+    assert found["boxes"].tolist() == [anchors[place].tolist()]
+
+
 def test_classes_and_images_do_not_suppress_each_other() -> None:
     """One place, three classes, two images: six detections, each of its own image."""
     logits = torch.tensor([[[3.0, 2.0, 1.0]], [[0.5, 1.5, 2.5]]])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from detect import __main__ as command
 from detect.report import boxes, write_report
 from detect.report.style import LIGHT
 
@@ -34,7 +35,7 @@ def test_the_json_holds_the_numbers_worked_out_by_hand(written):
     plain, focused = content["runs"]
     assert plain["voc"]["map_11point"] == pytest.approx((6 / 11 + 1) / 2)
     assert plain["best_f1_by_class"]["cat"] == pytest.approx(
-        {"threshold": 0.9, "f1": 2 / 3, "precision": 1, "recall": 0.5,
+        {"score_threshold": 0.9, "f1": 2 / 3, "precision": 1, "recall": 0.5,
          "true_positives": 1, "false_positives": 0}
     )  # fmt: skip
     assert plain["best_f1_by_class"]["emu"] is None
@@ -45,6 +46,79 @@ def test_the_json_holds_the_numbers_worked_out_by_hand(written):
     (difference,) = content["differences"]
     assert (difference["from"], difference["to"]) == ("plain", "focused")
     assert difference["map_area"]["value"] == pytest.approx(-0.25)
+
+
+def write_large_image(devkit):
+    """In place of image 000004: one with a cat of 96 x 96 pixels and a dog of 32 x 32."""
+    thing = "<object><name>{}</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>{}</xmax>"
+    thing += "<ymax>{}</ymax></bndbox></object>"
+    things = thing.format("cat", 96, 96) + thing.format("dog", 32, 32)
+    size = "<size><width>99</width><height>99</height></size>"
+    xml = f"<annotation>{size}{things}</annotation>"
+    (devkit / "VOC2007" / "Annotations" / "000004.xml").write_text(xml)
+    image = devkit / "VOC2007" / "JPEGImages" / "000004.jpg"
+    cv2.imwrite(str(image), np.zeros((99, 99, 3), np.uint8))
+
+
+def write_more_images(devkit, runs):
+    """Thirty times image 000001; without them intervals would hardly depend on what was drawn."""
+    year, ids = devkit / "VOC2007", [f"{number:06}" for number in range(5, 35)]
+    for image in ids:
+        for name in ("Annotations/{}.xml", "JPEGImages/{}.jpg"):
+            (year / name.format(image)).write_bytes((year / name.format("000001")).read_bytes())
+    with (year / "ImageSets/Main/test.txt").open("a") as file:
+        file.write("\n" + "\n".join(ids))
+    for every, run in zip((3, 2), runs, strict=True):
+        with (run / "voc" / "comp4_det_test_cat.txt").open("a") as file:
+            file.writelines(
+                f"\n{image} {0.3 + 0.01 * n} {'11 11 30' if n % every else '31 11 50'} 30"
+                for n, image in enumerate(ids)
+            )
+
+
+def test_the_report_agrees_with_analysis_json(two_runs, tmp_path, call_command, report_fixtures):
+    devkit = tmp_path / "VOCdevkit"
+    write_large_image(devkit)
+    write_more_images(devkit, two_runs)
+    nothing = tmp_path / "nothing"  # neither is a hit
+    nothing.mkdir()
+    for name in ("cat", "dog", "emu"):
+        lines = "000003 0.8 41 11 60 30\n000003 0.2 41 11 60 30" if name == "cat" else ""
+        (nothing / f"comp4_det_test_{name}.txt").write_text(lines)
+    folders = []
+    for path in (two_runs[0] / "voc", two_runs[1] / "voc", nothing):
+        folders.append(tmp_path / f"scored-{len(folders)}")
+        against = ("--against", folders[0]) if len(folders) > 1 else ()
+        given = ("--detections", path, "--data", devkit, "--out", folders[-1])
+        code, _, error = call_command(command, "score", *given, "--split", "2007:test", *against)
+        assert code == 0, error
+    files = write_report(folders, tmp_path / "report.html")
+    content = strict_json(files[2].read_text("utf-8"))
+    records = [json.loads((folder / "analysis.json").read_text()) for folder in folders]
+    for run, record in zip(content["runs"], records, strict=True):
+        confusion = record["confusion"]
+        assert run["confusion"]["counts"] == confusion["matrix"]
+        assert run["confusion"]["threshold"] == confusion["score_threshold"]
+        best = {name: of_class["best_f1"] for name, of_class in record["per_class"].items()}
+        assert run["best_f1_by_class"] == best
+        errors = record["errors"]
+        assert run["errors"] == {"gain": errors["delta_ap"], "counts": errors["counts"]}
+        for kind, interval in run["intervals"].items():
+            assert interval.items() <= record["intervals"][kind].items()
+    for difference, record in zip(content["differences"], records[1:], strict=True):
+        for kind in ("map_11point", "map_area"):
+            expected = {key: record["against"][kind][key] for key in ("value", "low", "high")}
+            assert expected.items() <= difference[kind].items()
+
+    page = report_fixtures[2](files[0].read_text("utf-8"))
+    sizes = records[0]["by_size"]
+    assert [part["objects"] for part in sizes.values()] == [33, 2, 0]
+    heads = [f"{name.capitalize()}, {part['objects']} objects" for name, part in sizes.items()]
+    assert page.tables["COCO AP by object size, percent"][0][1:] == heads
+    title = content["runs"][2]["title"]
+    assert page.tables[f"Confusion matrix of {title}, all detections"][-1][1] == "100"
+    assert content["runs"][2]["confusion"]["counts"][-1] == [2, 0, 0, 0]
+    assert f"all detections for {title}." in page.visible
 
 
 def shown(value, kind: str) -> list[float]:
@@ -96,7 +170,7 @@ def test_the_csv_has_a_row_a_class_and_run(written):
         for key, value in metrics["voc"]["per_class"][row["class"]].items():
             assert row[key] == ("" if value is None else str(value))
     assert float(rows[0]["best_recall"]) == 0.5
-    assert rows[2]["best_threshold"] == ""
+    assert rows[2]["best_score_threshold"] == ""
 
 
 def test_the_charts_show_both_runs(written):

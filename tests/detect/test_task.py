@@ -20,12 +20,13 @@ from torchvision.models.detection.transform import resize_boxes
 from common import distributed
 from common.distributed import World, gather_rows
 from common.sampling import MicroBatch
+from common.signals import Terminated
 from detect.batches import Images, draw_size, resized_shape
 from detect.detections import Detections
 from detect.recipes import Augmentation, Recipe, toy_retinanet, voc_retinanet_parity
 from detect.retinanet import build_retinanet
 from detect.speed import measure_latency
-from detect.task import EvaluationSet, aspect_groups, detect, training_batches
+from detect.task import EvaluationSet, aspect_groups, detect, evaluate, training_batches
 from detect.voc import Annotation, VocImage
 
 
@@ -120,6 +121,24 @@ def test_detections_are_in_original_pixels_and_in_the_order_of_the_images(tmp_pa
     ]
 
 
+def test_boxes_are_rounded_to_float32(tmp_path: Path) -> None:
+    network = Recorder([[found([1, 2, 10, 20])]])
+    recipe = tiny(test_size=70, max_size=105)  # 3.5 times as large
+    test = test_set(tmp_path, [(20, 30)])
+    (box,) = detect(network, test, recipe, WORLD, workers=0).box  # type: ignore[arg-type]
+    assert box.dtype == np.float64
+    assert box.tolist() == np.divide([2, 4, 20, 40], 7).astype(np.float32).tolist()
+
+
+def test_detecting_ends_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Recorder([[found([0, 0, 2, 2])]] * 3)
+    monkeypatch.setattr("detect.task.stop_asked", lambda: len(network.seen) == 2)
+    test = test_set(tmp_path, [(20, 30)] * 3)
+    with pytest.raises(Terminated):
+        detect(network, test, tiny(test_batch_size=1), WORLD, workers=0)  # type: ignore[arg-type]
+    assert len(network.seen) == 2
+
+
 def test_batches_hold_images_of_one_padded_shape(tmp_path: Path) -> None:
     shapes = [(20, 30), (20, 80), (20, 30), (20, 30), (20, 80)]
     network = Recorder(
@@ -166,6 +185,19 @@ def test_training_images_are_resized_with_their_boxes(tmp_path: Path) -> None:
             expected = torch.tensor([2 * x, 4 * y, 10 * x, 12 * y])
             torch.testing.assert_close(targets.boxes[i, 0], expected)
     assert len(drawn) == 6
+
+
+@pytest.mark.parametrize("difficult", [False, True])
+def test_objects_marked_difficult_are_trained_on_as_the_recipe_says(
+    tmp_path: Path, difficult: bool
+) -> None:
+    (image,) = voc_images(tmp_path, [(20, 30)], [[2, 4, 10, 12], [14, 4, 28, 18]])
+    annotation = replace(image.annotation, difficult=np.array([True, False]))
+    recipe = replace(tiny(), difficult=difficult)
+    images = [replace(image, annotation=annotation)]
+    batches = training_batches(images, recipe, seed=0, workers=0, device=CPU)
+    ((_, targets),) = batches([MicroBatch(0, np.array([0]), 1.0)])
+    assert targets.labels[targets.valid].tolist() == ([0, 1] if difficult else [1])
 
 
 def test_groups_are_landscape_and_portrait(tmp_path: Path) -> None:
@@ -291,6 +323,16 @@ def test_two_ranks_find_what_one_finds_to_the_bit(tmp_path: Path) -> None:
         found = np.load(tmp_path / f"{rank}.npz")
         for name in ("image", "label", "score", "box"):
             np.testing.assert_array_equal(found[name], getattr(one, name))
+
+
+def test_the_metrics_of_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two objects one is found: recall 1/2 at precision 1."""
+    test = EvaluationSet.of(voc_images(tmp_path, SHAPES[:2], [[2, 4, 10, 12]]), ("a",))
+    one = Detections(np.array([0]), np.array([0]), np.array([0.9]), test.truth.box[:1])
+    monkeypatch.setattr("detect.task.detect", lambda *_: one)
+    assert evaluate(fresh_network(ALL), test, ALL, WORLD, workers=0) == pytest.approx(
+        {"val_map_11point": 6 / 11, "val_map_area": 1 / 2, "val_coco_ap": 51 / 101}
+    )
 
 
 # ---- speed --------------------------------------------------------------------------------------

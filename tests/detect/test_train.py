@@ -251,10 +251,12 @@ def test_the_strong_recipe() -> None:
     assert [m / 24 for m in optimization.milestones] == pytest.approx([2 / 3, 8 / 9], abs=1e-3)
 
 
-def test_group_norm_needs_channels_that_it_divides(train: Run) -> None:
-    code, _, err = train("--detector.head-norm", "group")
+@pytest.mark.parametrize("channels", [16, 32, 48])
+def test_group_norm_needs_groups_of_several_channels(train: Run, channels: int) -> None:
+    code, _, err = train("--detector.head-norm", "group", "--detector.fpn-channels", channels)
     assert code == 2
-    assert "fpn_channels 16" in one_line(err)
+    assert f"fpn_channels {channels} " in one_line(err)
+    assert "choose a multiple of 32 above 32" in err
 
 
 def test_every_resnet_of_torchvision_is_a_body(config: Callable[..., dict]) -> None:
