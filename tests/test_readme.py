@@ -15,7 +15,7 @@ from common.backbones import save_backbone
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / name for name in ("README.md", "common/README.md", "pretrain/README.md")]
-FILES += [ROOT / "detect" / "README.md"]
+FILES += [ROOT / "detect" / "README.md", ROOT / "scripts" / "README.md"]
 README = FILES[0].read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
 

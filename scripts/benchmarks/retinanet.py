@@ -1,17 +1,17 @@
-"""`python scripts/bench.py retinanet`: our RetinaNet against torchvision's, on random data.
+"""Our RetinaNet against torchvision's: a training step, and detecting.
 
 The same weights, sizes, objects, precision and optimizer, and frozen BatchNorm in both. Ours takes
 what its loader delivers: images resized and padded, as bytes. torchvision's takes float images and
-lists of boxes, once of the final size, once of 500x375 pixels, which it resizes itself.
+lists of boxes, once of the final size, once of 500x375 pixels, which it resizes itself. The folding
+of frozen norms is measured by itself, on the ResNet body.
 """
 
 import copy
-import statistics
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,14 +23,18 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from benchmarks.measure import Comparison, Settings, arithmetic_floor, in_turn
+from common import allocator
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from detect.batches import Images, Targets
+from detect.frozen_norm import freeze_norms
 from detect.recipes import Detector
 from detect.retinanet import BatchedRetinaNet, build_retinanet
 
 CLASSES = 20
 OBJECTS = 5  # at most, in an image
 RAW = (375, 500)
+OURS, STOCK, RAW_STOCK = "ours", "torchvision", "torchvision, 500x375"
 SHARE_OF_CANDIDATES = 1e-3  # of all scores lie above the threshold, as in a trained network
 
 
@@ -43,10 +47,18 @@ class Case:
     short: int
     batch: int
     rounds: int
+    precision: Literal["fp32", "bf16"] = "fp32"
+    raw: bool = True
+    """Whether torchvision's is timed with images to resize as well."""
 
 
-CPU_CASES = (Case("resnet18", 64, 160, 8, 9), Case("resnet50", 256, 256, 1, 7))
-GPU_CASES = (Case("resnet50", 256, 600, 16, 20), Case("resnet50", 256, 800, 8, 20))
+CPU_CASES = (
+    Case("resnet18", 64, 160, 8, 5),
+    Case("resnet18", 64, 160, 8, 5, "bf16", raw=False),
+    Case("resnet50", 256, 256, 4, 3, raw=False),
+)
+GPU_CASES = (Case("resnet50", 256, 600, 16, 20, "bf16"), Case("resnet50", 256, 800, 8, 20, "bf16"))
+TINY_CASES = (Case("resnet18", 64, 64, 2, 1, "bf16"),)
 
 
 @dataclass(frozen=True)
@@ -95,7 +107,8 @@ def make_ours(case: Case, device: torch.device) -> BatchedRetinaNet:
     torch.manual_seed(0)
     settings = Detector(fpn_channels=case.channels)
     network = build_retinanet(settings, case.body, CLASSES, IMAGENET_MEAN, IMAGENET_STD)
-    return network.to(device).to(memory_format=torch.channels_last)
+    network.to(device).to(memory_format=torch.channels_last)
+    return network
 
 
 def make_stock(case: Case, ours: BatchedRetinaNet, device: torch.device) -> RetinaNet:
@@ -139,13 +152,20 @@ def spread_scores(network: BatchedRetinaNet, batch: Batch) -> None:
     head.cls_logits.bias.fill_(threshold - passing)
 
 
-def training_step(network: nn.Module, *arguments: Any) -> Callable[[], None]:
+def precision(case: Case, device: torch.device) -> AbstractContextManager[Any]:
+    """Return what both networks run in."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=case.precision == "bf16")
+
+
+def training_step(
+    case: Case, device: torch.device, network: nn.Module, *arguments: Any
+) -> Callable[[], None]:
     """Return a step: forward, backward, SGD."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, fused=True)
 
     def step() -> None:
-        with precision(parameters[0].device):
+        with precision(case, device):
             losses = network(*arguments)
         sum(losses.values()).backward()
         optimizer.step()
@@ -154,84 +174,115 @@ def training_step(network: nn.Module, *arguments: Any) -> Callable[[], None]:
     return step
 
 
-def inference(network: nn.Module, images: Any) -> Callable[[], None]:
+def inference(
+    case: Case, device: torch.device, network: nn.Module, images: Any
+) -> Callable[[], None]:
     """Return a call that detects on a batch."""
 
     @torch.inference_mode()
     def call() -> None:
-        with precision(next(network.parameters()).device):
+        with precision(case, device):
             network(images)
 
     return call
 
 
-def precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Return what both networks run in: bfloat16 on a GPU, float32 on a CPU."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
-
-
-def times_in_turn(calls: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Time the calls in turn, after two of each to warm up; seconds."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(rounds + 2):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()  # ours returns before the GPU is done
-            if number >= 2:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
-def measure(case: Case, device: torch.device) -> None:
-    """Print a training step and inference of one case: medians, ranges, ratios by pairs."""
+def compare(case: Case, device: torch.device) -> list[Comparison]:
+    """Time a training step and inference of one case."""
     batch, ours = make_batch(case, device), make_ours(case, device)
     spread_scores(ours, batch)
     stock = make_stock(case, ours, device)
     height, width = batch.images.sizes[0].tolist()
-    print(
-        f"{case.body}, {case.channels} channels, {case.batch} images of {height}x{width}, "
-        f"{'bf16' if device.type == 'cuda' else 'fp32'}"
-    )
     kept = copy.deepcopy(ours.state_dict())
+    train = partial(training_step, case, device)
+    test = partial(inference, case, device)
     parts: dict[str, dict[str, Callable[[], None]]] = {
         "training step": {
-            "ours": training_step(ours.train(), batch.images, batch.targets),
-            "torchvision": training_step(stock.train(), batch.final, batch.final_targets),
-            "torchvision, 500x375": training_step(stock, batch.raw, batch.raw_targets),
+            OURS: train(ours.train(), batch.images, batch.targets),
+            STOCK: train(stock.train(), batch.final, batch.final_targets),
+            RAW_STOCK: train(stock, batch.raw, batch.raw_targets),
         },
         "inference": {
-            "ours": inference(ours, batch.images),
-            "torchvision": inference(stock, batch.final),
-            "torchvision, 500x375": inference(stock, batch.raw),
+            OURS: test(ours, batch.images),
+            STOCK: test(stock, batch.final),
+            RAW_STOCK: test(stock, batch.raw),
         },
     }
+    comparisons = []
     for part, calls in parts.items():
+        if not case.raw:
+            del calls[RAW_STOCK]
         for network in (ours, stock):
             network.load_state_dict(kept)
             network.train(part == "training step")
-        times = times_in_turn(calls, case.rounds)
-        for name, seen in times.items():
-            ratios = [theirs / mine for theirs, mine in zip(seen, times["ours"], strict=True)]
-            print(
-                f"  {part:13}  {name:20}  {_spread([1e3 * t for t in seen], '.1f')} ms, ours is "
-                f"{_spread(ratios, '.2f')} times as fast, n={case.rounds}"
+        seconds = in_turn(calls, case.rounds, device, warm_up=1)
+        floor = arithmetic_floor(calls[OURS], device) if case.precision == "fp32" else None
+        comparisons.append(
+            Comparison(
+                case=f"{part}: {case.body}, {case.channels} channels, "
+                f"{case.batch} of {height}x{width}, {case.precision}",
+                seconds=seconds,
+                faster={STOCK: 1.15},
+                floor=floor,
             )
+        )
+    return comparisons
 
 
-def _spread(values: list[float], form: str) -> str:
-    low, high = (format(bound(values), form) for bound in (min, max))
-    return f"{statistics.median(values):{form}} ({low} to {high})"
+class FunctionalNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is not typed
+    """torchvision's frozen norm by the library's kernel, which keeps bfloat16 maps as they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, H, W)."""
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
 
 
-def run() -> None:
-    """Run the cases of this machine, on a CPU with as many threads as torch takes by itself."""
-    if torch.cuda.is_available():
-        device, cases = torch.device("cuda"), GPU_CASES
-        print(torch.cuda.get_device_name())
-    else:
-        device, cases = torch.device("cpu"), CPU_CASES
-        print(f"{torch.get_num_threads()} threads")
-    for case in cases:
-        measure(case, device)
+def norm_bodies(body: str) -> dict[str, nn.Module]:
+    """Return a ResNet body with frozen norms done in three ways, of equal weights."""
+    made: dict[str, nn.Module] = {"folded": models.get_model(body, weights=None)}
+    for parameter in made["folded"].named_parameters():
+        parameter[1].requires_grad_("bn" not in parameter[0] and "downsample.1" not in parameter[0])
+    state = made["folded"].state_dict()
+    freeze_norms(made["folded"])
+    kinds = {"F.batch_norm": FunctionalNorm, "FrozenBatchNorm2d": FrozenBatchNorm2d}
+    for name, kind in kinds.items():
+        made[name] = models.get_model(body, weights=None, norm_layer=kind)
+        made[name].load_state_dict(
+            {key: value for key, value in state.items() if "num_batches" not in key}
+        )
+    return {name: network.to(memory_format=torch.channels_last) for name, network in made.items()}
+
+
+def compare_norms(case: Case, device: torch.device) -> Comparison:
+    """Time forward and backward of the body with each kind of frozen norm."""
+    side = -(-case.short // 32) * 32
+    images = torch.randn(case.batch, 3, side, side, device=device)
+    images = images.to(memory_format=torch.channels_last)
+
+    def forward_backward(network: nn.Module) -> None:
+        with precision(case, device):
+            out = network(images)
+        out.float().sum().backward()
+        network.zero_grad()
+
+    bodies = {name: network.to(device) for name, network in norm_bodies(case.body).items()}
+    calls = {name: partial(forward_backward, network) for name, network in bodies.items()}
+    return Comparison(
+        case=f"frozen norm: {case.body} body, {case.batch} of {side}x{side}, {case.precision}",
+        seconds=in_turn(calls, case.rounds, device, warm_up=1),
+        faster={"F.batch_norm": 1.0},
+    )
+
+
+def run(settings: Settings) -> list[Comparison]:
+    """Run the cases of this machine; memory is kept as in a training."""
+    cases: tuple[Case, ...] = GPU_CASES
+    if settings.device.type == "cpu":
+        allocator.keep_freed_memory()
+        cases = CPU_CASES
+    if settings.tiny:
+        cases = TINY_CASES
+    compared = [result for case in cases for result in compare(case, settings.device)]
+    return compared + [compare_norms(case, settings.device) for case in cases]

@@ -1,0 +1,1 @@
+"""The benchmarks of `scripts/bench.py`, a module each; `run(settings)` returns comparisons."""

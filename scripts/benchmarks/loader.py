@@ -1,0 +1,105 @@
+"""From a JPEG to an augmented, normalised tensor: ours against torchvision's reference preset.
+
+The preset is the one of torchvision's classification references on its PIL backend:
+RandomResizedCrop (bilinear, antialiased as PIL always is) and flip, then a normalised float tensor.
+Ours ends in the same: bytes from the reader, normalised as a batch. One thread: rates are per core.
+"""
+
+import statistics
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from benchmarks.measure import Comparison, Settings, in_turn
+from common.errors import InputError
+from common.images import IMAGENET_MEAN, IMAGENET_STD, read_image
+from pretrain.augment import normalize, train_image
+
+SIDE = 224
+ROUNDS = 11
+SUFFIXES = (".jpg", ".jpeg")
+
+
+def find_photos(folder: Path | None) -> list[Path]:
+    """List the JPEG files below a folder.
+
+    Raises:
+        InputError: If there is no folder or no photo.
+    """
+    if folder is None:
+        raise InputError("the benchmark loader needs real photos: give --photos DIR")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise InputError(f"{folder} holds no .jpg or .jpeg files: give another --photos DIR")
+    return found
+
+
+def preset(side: int) -> transforms.Compose:
+    """Return torchvision's training preset."""
+    return transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                side, interpolation=InterpolationMode.BILINEAR, antialias=True
+            ),
+            transforms.RandomHorizontalFlip(0.5),
+            transforms.PILToTensor(),
+            transforms.ConvertImageDtype(torch.float),
+            transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+        ]
+    )
+
+
+def ours(paths: list[Path], side: int) -> Tensor:
+    """Read, augment, stack and normalise, (B, 3, side, side)."""
+    pixels = [train_image(read_image(path), side, 0, 0, n) for n, path in enumerate(paths)]
+    batch = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    return normalize(batch, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def torchvision(paths: list[Path], transform: transforms.Compose) -> Tensor:
+    """Do the same with PIL and torchvision."""
+    images = []
+    for path in paths:
+        with path.open("rb") as file:
+            images.append(transform(Image.open(file).convert("RGB")))
+    return torch.stack(images)
+
+
+def run(settings: Settings) -> list[Comparison]:
+    """Time passes over the photos, in batches of 32."""
+    paths = find_photos(settings.photos)
+    side, rounds = (32, 2) if settings.tiny else (SIDE, ROUNDS)
+    torch.set_num_threads(1)
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    torch.manual_seed(0)
+    batches = [paths[start : start + 32] for start in range(0, len(paths), 32)]
+    transform = preset(side)
+    calls = {
+        "ours": lambda: [ours(batch, side) for batch in batches],
+        "torchvision's preset on PIL": lambda: [torchvision(batch, transform) for batch in batches],
+        "decoding alone, ours": lambda: [read_image(path) for path in paths],
+        "decoding alone, PIL": lambda: [_decode(path) for path in paths],
+    }
+    seconds = in_turn(calls, rounds, per=dict.fromkeys(calls, len(paths)))
+    cv2.setNumThreads(threads)
+    torch.set_num_threads(settings.threads)
+    return [
+        Comparison(
+            case=f"{len(paths)} photos to {side} px, an image",
+            seconds=seconds,
+            faster={"torchvision's preset on PIL": 1.4},
+            floor=(statistics.median(seconds["decoding alone, ours"]), "decoding by OpenCV"),
+        )
+    ]
+
+
+def _decode(path: Path) -> Image.Image:
+    with path.open("rb") as file:
+        return Image.open(file).convert("RGB")

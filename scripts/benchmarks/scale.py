@@ -1,0 +1,133 @@
+"""How times grow: with ranks, and with the data.
+
+Ranks have one thread each. Growth with the data is the time of one image or detection: at 16 times
+the data it should be that of the smallest set. A tenth more is taken for noise.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from benchmarks import measure
+from benchmarks.loops import random_images, recipe_for, seconds_per_step, train_ours
+from benchmarks.measure import CPU, Comparison, Settings, in_turn
+from benchmarks.score import DETECTIONS, IMAGES, synthetic
+from common import distributed
+from common.loading import stream
+from common.sampling import MicroBatch, Sampling
+from detect.voc_score import score_voc
+from pretrain.augment import ResidentImages, train_image
+from pretrain.datasets import class_folders
+from pretrain.networks import build_network
+from pretrain.task import Batch
+
+LOOPS = ("rank",)
+WARM_UP = 3
+TIMES = (16, 4, 1)
+LINEAR = 0.9
+"""Least ratio of the time of an item in the small set to that in the large one."""
+
+
+def sizes(settings: Settings) -> tuple[int, int, int]:
+    """Return images of a rank's step, steps, processes of each side."""
+    return (4, 6, 1) if settings.tiny else (64, 10, 2)
+
+
+def one(settings: Settings) -> float:
+    """Train ResNet-20 as one of the ranks that torchrun started; return seconds per image."""
+    batch, steps, _ = sizes(settings)
+    with distributed.start("cpu") as world:
+        total = batch * world.size
+        data = random_images(steps * total)
+        recipe = recipe_for("cifar-resnet20", total, "fp32")
+        resident = ResidentImages(data, recipe.images.padding, seed=0, device=CPU)
+
+        def load(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+            for micro_batch in micro_batches:
+                yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
+
+        network = build_network("cifar-resnet20", len(data.classes))
+        starts = train_ours(recipe, network, len(data.labels), load, world)
+        seconds = max(distributed.gather(seconds_per_step(starts, WARM_UP)))
+    return seconds / total
+
+
+def ranks(settings: Settings) -> Comparison:
+    """Time an image in one process and in two, each with a thread."""
+    batch, _, rounds = sizes(settings)
+    arguments = ["scale", *replace(settings, threads=1).flags(), "--loop", "rank"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return Comparison(
+        case=f"ResNet-20, {batch} images a rank, an image",
+        seconds=measure.in_processes(
+            {"2 gloo ranks": arguments, "1 process": arguments},
+            rounds,
+            launcher={"2 gloo ranks": [*torchrun, "--nproc-per-node", "2"]},
+        ),
+        faster={"1 process": 2 * LINEAR},
+    )
+
+
+def write_images(root: Path, count: int, side: int) -> None:
+    """Write noise as JPEG files in two class folders."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        folder = root / "train" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{number:06}.jpg"), pixels)
+
+
+def read_epoch(root: Path, side: int) -> int:
+    """List a set, shuffle it, and read and augment each image once; return how many."""
+    data = class_folders(root, "train")
+
+    def read(epoch: int, index: int) -> np.ndarray:
+        return train_image(data.image(index), side, 0, epoch, index)
+
+    sampling = Sampling(num_images=len(data.labels), batch_size=25, seed=0)
+    plan = sampling.micro_batches(0, sampling.steps_per_epoch)
+    return sum(len(batch) for batch in stream(read, plan, np.stack, workers=0, device=CPU))
+
+
+def loader(settings: Settings) -> Comparison:
+    """Time an image of an epoch at three sizes of the set."""
+    smallest, rounds = (25, 1) if settings.tiny else (250, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        calls, per = {}, {}
+        for times in TIMES:
+            name, root = f"{times * smallest:,} images", Path(folder) / str(times)
+            write_images(root, times * smallest, 48)
+            calls[name], per[name] = partial(read_epoch, root, 32), times * smallest
+        seconds = in_turn(calls, rounds, warm_up=1, per=per)
+    return Comparison(
+        case="listing, shuffling, reading and augmenting, an image",
+        seconds=seconds,
+        faster={f"{smallest:,} images": LINEAR},
+    )
+
+
+def scorer(settings: Settings) -> Comparison:
+    """Time a detection of three sizes of the set."""
+    images, detections = (4, 50) if settings.tiny else (IMAGES // 16, DETECTIONS // 16)
+    calls, per = {}, {}
+    for times in TIMES:
+        name = f"{times * detections:,} detections"
+        calls[name] = partial(score_voc, *synthetic(times * images, times * detections))
+        per[name] = times * detections
+    return Comparison(
+        case="score_voc, a detection",
+        seconds=in_turn(calls, 2 if settings.tiny else 15, per=per),
+        faster={f"{detections:,} detections": LINEAR},
+    )
+
+
+def run(settings: Settings) -> list[Comparison]:
+    """Time ranks, reading and scoring."""
+    return [ranks(settings), loader(settings), scorer(settings)]
