@@ -104,14 +104,12 @@ def pack(flags: Flags, data: Path, out: Path) -> ShardSet:
 
     Raises:
         InputError: If images cannot be read, files cannot be written, or the folder holds shards of
-            other images or options.
+            other images or options, or a damaged index.
+        OSError: If the folder cannot be made.
     """
     files, folder = class_folders(data, flags.split), out / flags.split
     jobs = plan(files, folder, flags)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder} cannot be made: {error.strerror}") from error
+    folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
         if (folder / INDEX).exists():
             found = read_index(folder)

@@ -174,6 +174,22 @@ def test_a_finished_call_changes_nothing(
         pack(script, data, packed, resize=100)
 
 
+def test_a_damaged_index_is_told(
+    script: ModuleType,
+    data: Path,
+    call_command: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "index.json").write_text("{")
+    code, _, error = call_command(script, "--data", str(data), "--out", str(tmp_path))
+    assert (code, error.count("\n")) == (2, 1)
+    assert "index.json is no index of shards" in error
+    (tmp_path / "file").touch()
+    code, _, error = call_command(script, "--data", str(data), "--out", str(tmp_path / "file"))
+    assert (code, error.count("\n")) == (2, 1)
+
+
 def test_shards_of_other_options_are_not_mixed(
     script: ModuleType, data: Path, tmp_path: Path
 ) -> None:
