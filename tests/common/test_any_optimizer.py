@@ -77,7 +77,7 @@ def test_a_step_decays_as_one_built_with_the_magnified_value(name: str) -> None:
         taken.append(participating)
         for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
             assert torch.equal(ours, theirs)
-    assert True in taken and False in taken
+    assert set(taken) == {True, False}, "both kinds of step were compared"
 
 
 @pytest.mark.parametrize("name", ["timm sgd", "timm lookahead_adamw", "torch SGD fused"])
@@ -161,7 +161,7 @@ def test_loss_scaling_and_accumulation(one_block: bool) -> None:
                     micro_batch(current, last)
     takes = [focus.participates(step) for step in range(6)]
     assert updates == [(s, MAGNIFIED if takes[s] else BASE, takes[s]) for s in range(1, 6)]
-    assert True in takes[1:] and False in takes[1:]
+    assert set(takes[1:]) == {True, False}, "both kinds of step were compared"
     report = focus.end_epoch()
     assert (report["steps"], report["participating_steps"]) == (6, sum(takes))
     assert report["images"] == 4 * sum(takes)
