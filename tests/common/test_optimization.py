@@ -1,11 +1,11 @@
-"""Precision: where autocast is on, and what it keeps."""
+"""Precision: where autocast is on, and what it keeps. The state of an optimizer, loaded."""
 
 from typing import Literal
 
 import pytest
 import torch
 
-from common.optimization import autocast
+from common.optimization import autocast, build_optimizer, load_optimizer
 from common.settings import Optimization
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -31,3 +31,29 @@ def test_precision_on_a_cpu(precision: Precision, dtype: torch.dtype) -> None:
 def test_casts_of_weights_are_not_kept_for_graphs(cuda_graphs: bool) -> None:
     with autocast(settings("bf16", cuda_graphs=cuda_graphs), torch.device("cpu")):
         assert torch.is_autocast_cache_enabled() == (not cuda_graphs)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("change", [("contiguous_format", "channels_last"), ("channels_last",) * 2])
+def test_state_follows_the_memory_format_of_the_weights(
+    optimizer: Literal["sgd", "adamw"], change: tuple[str, str]
+) -> None:
+    gradients = torch.randn(2, 4, 3, 3, 3)
+
+    def trained(memory_formats: tuple[str, str]) -> torch.Tensor:
+        """Take a step, move weights and state into another layer and optimizer, take another."""
+        weight, state = torch.ones(4, 3, 3, 3), None
+        for memory_format, gradient in zip(memory_formats, gradients, strict=True):
+            layer = torch.nn.Conv2d(3, 4, 3, bias=False)
+            layer.weight.data = weight.to(memory_format=getattr(torch, memory_format))
+            made = Optimization(lr=0.1, batch_size=8, epochs=1, optimizer=optimizer)
+            stepper = build_optimizer(layer, made)
+            if state is not None:
+                load_optimizer(stepper, state)
+            layer.weight.grad = torch.empty_like(layer.weight).copy_(gradient)
+            stepper.step()
+            weight, state = layer.weight.detach().contiguous(), stepper.state_dict()
+        return weight
+
+    expected = trained(("contiguous_format", "contiguous_format"))
+    assert torch.equal(trained((change[0], change[1])), expected)
