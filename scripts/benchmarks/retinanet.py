@@ -7,6 +7,7 @@ of frozen norms is measured by itself, on the ResNet body.
 """
 
 import copy
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ import torch
 import torch.nn.functional as F
 import torchvision.models as models
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile, record_function
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from benchmarks.measure import Comparison, Settings, arithmetic_floor, in_turn
+from benchmarks.measure import Comparison, Settings, arithmetic_floor, elapsed, in_turn
 from common import allocator
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from detect.batches import Images, Targets
@@ -35,6 +37,8 @@ CLASSES = 20
 OBJECTS = 5  # at most, in an image
 RAW = (375, 500)
 OURS, STOCK, RAW_STOCK = "ours", "torchvision", "torchvision, 500x375"
+CONVOLUTIONS, LOSSES, OPTIMIZER = "convolutions", "matching and losses, forward", "optimizer"
+REST = "all else"
 SHARE_OF_CANDIDATES = 1e-3  # of all scores lie above the threshold, as in a trained network
 
 
@@ -187,8 +191,61 @@ def inference(
     return call
 
 
+def parts(step: Callable[[], None], network: nn.Module, device: torch.device) -> dict[str, float]:
+    """Profile a training step; return the seconds of its parts.
+
+    On a GPU those of its kernels, and under "all else" the time in which it had none to run, too.
+    """
+    cuda = device.type == "cuda"
+    compute_loss: Callable[..., Any] = network.compute_loss  # type: ignore[assignment]
+    network.compute_loss = record_function(LOSSES)(compute_loss)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
+    try:
+        with profile(activities=activities) as profiled:
+            total = elapsed(step, device)
+    finally:
+        del network.compute_loss
+    seconds = dict.fromkeys((CONVOLUTIONS, LOSSES, OPTIMIZER), 0.0)
+    part_of = {"aten::convolution": CONVOLUTIONS, "aten::convolution_backward": CONVOLUTIONS}
+    part_of |= {LOSSES: LOSSES, "Optimizer.step#SGD.step": OPTIMIZER}
+    for event in profiled.key_averages():
+        if event.key in part_of:
+            took = event.device_time_total if cuda else event.cpu_time_total
+            seconds[part_of[event.key]] += took / 1e6
+    return seconds | {REST: total - sum(seconds.values())}
+
+
+def waits(step: Callable[[], None]) -> int:
+    """Count how often a step on a GPU makes the host wait for it."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def compare_parts(
+    case: Case, device: torch.device, calls: dict[str, Callable[[], None]], networks: dict[str, Any]
+) -> list[Comparison]:
+    """Time the parts of the training steps, a comparison each."""
+    seen: dict[str, list[dict[str, float]]] = {name: [] for name in networks}
+    for number in range(case.rounds):
+        for name in list(networks)[:: 1 if number % 2 else -1]:
+            seen[name].append(parts(calls[name], networks[name], device))
+    return [
+        Comparison(
+            case=f"of it {part}",
+            seconds={name: [split[part] for split in splits] for name, splits in seen.items()},
+        )
+        for part in (CONVOLUTIONS, LOSSES, OPTIMIZER, REST)
+    ]
+
+
 def compare(case: Case, device: torch.device) -> list[Comparison]:
-    """Time a training step and inference of one case."""
+    """Time a training step, its parts, and inference of one case."""
     batch, ours = make_batch(case, device), make_ours(case, device)
     spread_scores(ours, batch)
     stock = make_stock(case, ours, device)
@@ -196,7 +253,7 @@ def compare(case: Case, device: torch.device) -> list[Comparison]:
     kept = copy.deepcopy(ours.state_dict())
     train = partial(training_step, case, device)
     test = partial(inference, case, device)
-    parts: dict[str, dict[str, Callable[[], None]]] = {
+    sides: dict[str, dict[str, Callable[[], None]]] = {
         "training step": {
             OURS: train(ours.train(), batch.images, batch.targets),
             STOCK: train(stock.train(), batch.final, batch.final_targets),
@@ -209,7 +266,7 @@ def compare(case: Case, device: torch.device) -> list[Comparison]:
         },
     }
     comparisons = []
-    for part, calls in parts.items():
+    for part, calls in sides.items():
         if not case.raw:
             del calls[RAW_STOCK]
         for network in (ours, stock):
@@ -217,15 +274,20 @@ def compare(case: Case, device: torch.device) -> list[Comparison]:
             network.train(part == "training step")
         seconds = in_turn(calls, case.rounds, device, warm_up=1)
         floor = arithmetic_floor(calls[OURS], device) if case.precision == "fp32" else None
+        waited = ""
+        if device.type == "cuda":
+            waited = f"; the host waits {waits(calls[OURS])} times, {waits(calls[STOCK])} in stock"
         comparisons.append(
             Comparison(
                 case=f"{part}: {case.body}, {case.channels} channels, "
-                f"{case.batch} of {height}x{width}, {case.precision}",
+                f"{case.batch} of {height}x{width}, {case.precision}{waited}",
                 seconds=seconds,
                 faster={STOCK: 1.15},
                 floor=floor,
             )
         )
+        if part == "training step":
+            comparisons += compare_parts(case, device, calls, {OURS: ours, STOCK: stock})
     return comparisons
 
 
