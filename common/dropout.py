@@ -2,8 +2,9 @@
 
 Paper: Xie et al., "FocusedDropout for Convolutional Neural Network", arXiv 2103.15425, section 4
 and Algorithm 1. Two readings are ours: gamma is drawn once per image (Algorithm 1 can be read as
-once per unit) from the range that the text gives three times, (0.3, 0.6), not from Algorithm 1's
-(0.6, 0.9); and an image whose focused area is empty passes unchanged instead of being zeroed.
+once per unit: `per_unit`) from the range that the text gives three times, (0.3, 0.6), not from
+Algorithm 1's (0.6, 0.9); and an image whose focused area is empty passes unchanged instead of being
+zeroed.
 """
 
 import warnings
@@ -38,7 +39,8 @@ def focus_mask(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
 
     Args:
         x: Feature maps, floating point, shape (N, C, H, W).
-        gamma: Share of the reference maximum, in [0, 1): one number, or one per image, shape (N,).
+        gamma: Share of the reference maximum, in [0, 1): one number, one per image, shape (N,), or
+            one per place, shape (N, H, W).
         opposite: Keep the places outside the focused area instead (section 5.2.4, Table 4).
 
     Returns:
@@ -60,7 +62,7 @@ def focused_dropout(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
 
     Args:
         x: Feature maps, floating point, shape (N, C, H, W).
-        gamma: Share of the reference maximum, in [0, 1): one number, or one per image, shape (N,).
+        gamma: Share of the reference maximum, as for `focus_mask`.
         opposite: Zero the focused area instead.
 
     Returns:
@@ -80,7 +82,7 @@ def _mask_and_flags(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Te
     threshold lies above it. Smooth activations (SiLU, GELU, Hardswish) end near -0.3, far from it.
     """
     _check_input(x)
-    _check_gamma(gamma, num_images=x.shape[0])
+    _check_gamma(gamma, x)
     with torch.no_grad():
         # A bfloat16 mean rounds to ties: another channel for about a tenth of the images.
         channel_mean = x.mean(dim=(2, 3), dtype=torch.float32)
@@ -88,12 +90,14 @@ def _mask_and_flags(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Te
         reference = x[torch.arange(x.shape[0], device=x.device), strongest].float()
         lowest, peak = reference.flatten(1).aminmax(dim=1)
         ratio = gamma.float() if isinstance(gamma, Tensor) else gamma
-        threshold = ratio * peak
-        focused = (reference > threshold[:, None, None])[:, None]
+        if isinstance(ratio, Tensor) and ratio.ndim == 1:
+            ratio = ratio[:, None, None]
+        threshold = ratio * peak[:, None, None]
+        focused = (reference > threshold)[:, None]
         # Tested on the mask, not on the peak's sign: this covers NaN, Inf and underflow as well.
         empty = ~focused.flatten(1).any(dim=1)
         mask = ~focused if opposite else focused | empty[:, None, None, None]
-        return mask, empty, lowest < -threshold
+        return mask, empty, lowest < -threshold[:, 0, 0]  # of several any will do
 
 
 def _check_input(x: Tensor) -> None:
@@ -109,12 +113,13 @@ def _check_input(x: Tensor) -> None:
         )
 
 
-def _check_gamma(gamma: Gamma, num_images: int) -> None:
+def _check_gamma(gamma: Gamma, x: Tensor) -> None:
     if isinstance(gamma, Tensor):
-        if gamma.shape not in ((), (num_images,)):
+        images, _, height, width = x.shape
+        if gamma.shape not in ((), (images,), (images, height, width)):
             raise ValueError(
-                f"gamma must be one number or one per image, shape ({num_images},), "
-                f"not {tuple(gamma.shape)}"
+                f"gamma must be one number, one per image, shape ({images},), or one per place, "
+                f"shape ({images}, {height}, {width}), not {tuple(gamma.shape)}"
             )
     elif not 0 <= gamma < 1:
         raise ValueError(f"gamma must lie in [0, 1), not {gamma}: at 1 no unit would be kept")
@@ -136,6 +141,7 @@ class FocusedDropout(nn.Module):
         opposite: Zero the focused area instead of the rest (Table 4, "opposite approach").
         signed: The layer stands on signed maps on purpose, as in the paper's pre-activation
             networks: `warn_if_signed` keeps silent.
+        per_unit: Draw a gamma for each place of an image, as Algorithm 1 read literally does.
 
     Raises:
         ValueError: If not 0 <= low <= high < 1.
@@ -151,6 +157,7 @@ class FocusedDropout(nn.Module):
         opposite: bool = False,
         *,
         signed: bool = False,
+        per_unit: bool = False,
     ) -> None:
         super().__init__()
         low, high = (gamma, gamma) if isinstance(gamma, int | float) else gamma
@@ -158,6 +165,7 @@ class FocusedDropout(nn.Module):
             raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not ({low}, {high})")
         self.gamma = (float(low), float(high))
         self.opposite = opposite
+        self.per_unit = per_unit
         self.active = False
         self._quiet = signed
         # Kept units, units, unmasked images, images, signed images: sums, so that ranks can add
@@ -171,9 +179,8 @@ class FocusedDropout(nn.Module):
         low, high = self.gamma
         gamma: Gamma = low
         if high > low:
-            gamma = low + (high - low) * torch.rand(
-                x.shape[:1], dtype=torch.float32, device=x.device
-            )
+            shape = (x.shape[0], *x.shape[2:]) if self.per_unit else x.shape[:1]
+            gamma = low + (high - low) * torch.rand(shape, dtype=torch.float32, device=x.device)
         mask, empty, signed = _mask_and_flags(x, gamma, self.opposite)
         self._count(mask, empty, signed)
         return x * mask
@@ -237,7 +244,8 @@ class FocusedDropout(nn.Module):
     def extra_repr(self) -> str:
         """Name what tells this layer from another in `print(model)`."""
         low, high = self.gamma
-        return f"gamma=({low}, {high}), opposite={self.opposite}"
+        per_unit = ", per_unit=True" if self.per_unit else ""
+        return f"gamma=({low}, {high}), opposite={self.opposite}{per_unit}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the counts where `to()` and its kin move the network."""

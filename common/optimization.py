@@ -72,7 +72,9 @@ def place_focused_dropout(model: nn.Module, focus: Focus) -> None:
         return
     try:
         # The paper's DenseNet and WRN have signed maps there; a run reports its unmasked images.
-        layer = FocusedDropout(focus.gamma, focus.opposite, signed=True)
+        layer = FocusedDropout(
+            focus.gamma, focus.opposite, signed=True, per_unit=focus.gamma_per == "unit"
+        )
         insert_after(model, focus.after, layer)
     except ValueError as error:
         raise InputError(f"--focus.after {focus.after}: {error}") from error

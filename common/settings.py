@@ -47,7 +47,9 @@ class Focus:
     after: str | None = None
     """Submodule whose output the layer masks, such as layer3; None places no layer."""
     gamma: tuple[float, float] = (0.3, 0.6)
-    """Threshold as a share of the reference channel's maximum, drawn per image from this range."""
+    """Threshold as a share of the reference channel's maximum, drawn from this range."""
+    gamma_per: Literal["image", "unit"] = "image"
+    """Draw it for each image, or for each unit, as Algorithm 1 read literally does."""
     opposite: bool = False
     """Drop the focused area and keep the rest (Table 4, "opposite approach")."""
     participation_rate: float = 0.1

@@ -1,6 +1,7 @@
 """The function against Algorithm 1 written out unit by unit."""
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ INF, NAN = float("inf"), float("nan")
 # --------------------------------------------------------------------------- Algorithm 1
 
 
-def algorithm_1(x: Tensor, gammas: list[float], opposite: bool) -> Tensor:
+def algorithm_1(x: Tensor, gammas: list[Any], opposite: bool) -> Tensor:
     """Return the mask for every unit, shape (N, C, H, W), from loops over images and units.
 
-    Means are exact fractions; the threshold is one float32 product.
+    The gamma of an image is a number, or rows of a number for every unit. Means are exact
+    fractions; the threshold is one float32 product.
     """
     mask = torch.zeros(x.shape)
     channels, height, width = x.shape[1:]
@@ -35,11 +37,11 @@ def algorithm_1(x: Tensor, gammas: list[float], opposite: bool) -> Tensor:
             means.append(total / (height * width))
         k = means.index(max(means))  # the first of equal ones
         peak = max(max(row) for row in image[k])  # line 5
-        threshold = np.float32(gammas[b]) * np.float32(peak)
         area = set()
         for i in range(height):  # lines 6 to 11
             for j in range(width):
-                if np.float32(image[k][i][j]) > threshold:
+                gamma = gammas[b][i][j] if isinstance(gammas[b], list) else gammas[b]
+                if np.float32(image[k][i][j]) > np.float32(gamma) * np.float32(peak):
                     area.add((i, j))
         for c in range(channels):  # line 12, and our rule for an empty area
             for i in range(height):
@@ -108,6 +110,16 @@ def test_equals_algorithm_1_forward_and_backward(
     assert torch.equal(focus_mask(x, gamma, opposite).expand_as(x), expected.bool()), (
         "one mask for all channels"
     )
+
+
+@settings(max_examples=50)
+@given(x=feature_maps(), seed=st.integers(0, 2**32 - 1), opposite=st.booleans())
+def test_a_gamma_for_every_unit_equals_algorithm_1(x: Tensor, seed: int, opposite: bool) -> None:
+    gamma = torch.rand(
+        (len(x), *x.shape[2:]), generator=torch.Generator().manual_seed(seed)
+    )  # below 1
+    expected = algorithm_1(x, gamma.tolist(), opposite)
+    assert torch.equal(focused_dropout(x, gamma, opposite), x * expected)
 
 
 @settings(max_examples=50)
@@ -273,7 +285,7 @@ def test_gamma_out_of_range(gamma: float) -> None:
 
 @pytest.mark.parametrize("shape", [(2,), (3, 1), (3, 1, 1, 1), (0,)])
 def test_gamma_of_a_wrong_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"one per image, shape \(3,\), not"):
+    with pytest.raises(ValueError, match=r"one per image, shape \(3,\), or .* not"):
         focused_dropout(torch.rand(3, 2, 2, 2), torch.full(shape, 0.5))
 
 

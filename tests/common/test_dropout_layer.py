@@ -73,6 +73,24 @@ def test_gamma_is_drawn_once_per_image_and_uniformly_from_the_range() -> None:
     assert abs(gamma.std() - 0.0866) < 0.004
 
 
+def test_gamma_is_drawn_for_every_unit_where_that_is_asked_for() -> None:
+    # Of equal units a share of (0.6 - 0.45) / 0.3 lies above a threshold drawn from (0.3, 0.6).
+    maps = torch.full((50, 2, 40, 40), 0.45)
+    maps[:, :, 0, 0] = 1.0
+    layer = active(FocusedDropout(per_unit=True))
+    assert repr(layer) == "FocusedDropout(gamma=(0.3, 0.6), opposite=False, per_unit=True)"
+    kept = layer(maps) > 0
+    assert torch.equal(kept[:, 0], kept[:, 1])  # one mask for all channels
+    assert kept[:, :, 0, 0].all()
+    share = kept[:, 0].float()
+    assert abs(share.mean() - 0.5) < 4 * 0.5 / (50 * 1600) ** 0.5
+    # Neither images nor rows nor columns share a draw; four standard errors of one of them.
+    inner = share[:, 1:, 1:]
+    for axes, units in (((1, 2), 39 * 39), ((0, 1), 50 * 39), ((0, 2), 50 * 39)):
+        assert (inner.mean(dim=axes) - 0.5).abs().max() < 4 * 0.5 / units**0.5
+    assert layer.statistics()["keep_ratio"] == pytest.approx(share.mean().item())
+
+
 def test_gamma_comes_from_the_default_generator_in_float32() -> None:
     layer, x = active(FocusedDropout()), torch.rand(8, 3, 6, 6)
     torch.manual_seed(5)

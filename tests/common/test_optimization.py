@@ -1,12 +1,13 @@
-"""Precision: where autocast is on, and what it keeps. The state of an optimizer, loaded."""
+"""Precision: where autocast is on, and what it keeps. An optimizer's state; a recipe's layer."""
 
 from typing import Literal
 
 import pytest
 import torch
 
-from common.optimization import autocast, build_optimizer, load_optimizer
-from common.settings import Optimization
+from common import FocusedDropout
+from common.optimization import autocast, build_optimizer, load_optimizer, place_focused_dropout
+from common.settings import Focus, Optimization
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -57,3 +58,18 @@ def test_state_follows_the_memory_format_of_the_weights(
 
     expected = trained(("contiguous_format", "contiguous_format"))
     assert torch.equal(trained((change[0], change[1])), expected)
+
+
+@pytest.mark.parametrize(
+    "focus",
+    [
+        Focus(after="0", gamma=(0.6, 0.9), opposite=True),
+        Focus(after="0", gamma_per="unit"),
+    ],
+)
+def test_the_layer_is_the_recipes(focus: Focus) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.ReLU())
+    place_focused_dropout(model, focus)
+    (layer,) = (part for part in model.modules() if isinstance(part, FocusedDropout))
+    assert (layer.place, layer.gamma, layer.opposite) == ("0", focus.gamma, focus.opposite)
+    assert layer.per_unit == (focus.gamma_per == "unit")
