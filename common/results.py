@@ -1,16 +1,19 @@
-"""Rows of finished runs in a CSV file, and what can be said over several seeds."""
+"""Finished runs as rows of a CSV file with their logs, and what can be said over several seeds."""
 
 import csv
 import fcntl
+import gzip
+import hashlib
 import io
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from common.errors import InputError
+from common.files import write_atomically
 
 Row = TypeVar("Row")
 KEY = ("recipe", "changes", "data", "seed", "started")
@@ -43,6 +46,85 @@ def _plain(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+class Facts(TypedDict):
+    """What the rows of both stages say of a training."""
+
+    train_images: int
+    started: str
+    commit: str | None
+    hardware: str
+    torch: str
+    seconds: float
+    participating_steps: int | None
+
+
+def facts(environment: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> Facts:
+    """Collect what both stages tell of a training.
+
+    Args:
+        environment: Content of environment.json.
+        epochs: Records of metrics.jsonl.
+    """
+    steps = [e["focus_participating_steps"] for e in epochs if "focus_participating_steps" in e]
+    return Facts(
+        train_images=environment["train_images"],
+        started=environment["started"],
+        commit=environment["commit"],
+        hardware=environment["hardware"],
+        torch=environment["torch"],
+        seconds=round(sum(e["seconds"] for e in epochs), 1),
+        participating_steps=sum(steps) if steps else None,
+    )
+
+
+def log_path(table: Path, line: Mapping[str, str], key: Sequence[str] = KEY) -> Path:
+    """Name the metrics log that is kept of a run: `logs/<recipe>-<digest>-seed<seed>.jsonl.gz`.
+
+    The digest is the start of the SHA-256 of the key's columns, joined by newlines, so a row of
+    the table is enough to find its log.
+
+    Args:
+        table: The CSV file; the folder lies beside it.
+        line: A row as `csv.DictReader` gives it.
+        key: Columns that tell one run from all others.
+    """
+    text = "\n".join(line[name] for name in key)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return table.parent / "logs" / f"{line['recipe']}-{digest}-seed{line['seed']}.jsonl.gz"
+
+
+def record_runs(
+    table: Path, kind: type[Row], runs: Mapping[Path, Row], key: Sequence[str] = KEY
+) -> int:
+    """Append finished runs to a CSV file, and keep the metrics log of each beside it.
+
+    A log that is there already is left alone; one that an older table lacks is added.
+
+    Args:
+        table: As in `append_rows`.
+        kind: As in `append_rows`.
+        runs: Rows by the folders of their trainings, which hold metrics.jsonl.
+        key: As in `append_rows`.
+
+    Returns:
+        How many rows were new.
+
+    Raises:
+        InputError: If the file has other columns, or a log cannot be written.
+    """
+    for folder, row in runs.items():  # first, so that no row is ever without its log
+        log = log_path(table, _line(row), key)
+        if not log.exists():
+            _keep_log(folder / "metrics.jsonl", log)
+    return append_rows(table, kind, runs.values(), key)
+
+
+def _keep_log(metrics: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    packed = gzip.compress(metrics.read_bytes(), mtime=0)  # no time: same records, same bytes
+    write_atomically(target, lambda file: file.write(packed))
+
+
 def append_rows(path: Path, kind: type[Row], rows: Iterable[Row], key: Sequence[str] = KEY) -> int:
     """Append the runs that a CSV file does not hold yet; made if it is not there.
 
@@ -73,10 +155,17 @@ def append_rows(path: Path, kind: type[Row], rows: Iterable[Row], key: Sequence[
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         if not file.tell():
             writer.writeheader()
-        new = [row for row in rows if tuple(str(getattr(row, name)) for name in key) not in known]
-        writer.writerows(asdict(row) for row in new)  # type: ignore[call-overload]
+        lines = [_line(row) for row in rows]
+        new = [line for line in lines if tuple(line[name] for name in key) not in known]
+        writer.writerows(new)
         file.write(text.getvalue())  # in one piece
     return len(new)
+
+
+def _line(row: object) -> dict[str, str]:
+    """Write the fields of a row as a CSV file has them; None is empty."""
+    values = asdict(row)  # type: ignore[call-overload]
+    return {name: "" if value is None else str(value) for name, value in values.items()}
 
 
 def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:

@@ -79,8 +79,10 @@ def _hardware(device: str) -> str:
 def _commit() -> str | None:
     """Return the commit of a checkout, marked where code differs from it; None elsewhere."""
     commit = _git("rev-parse", "--short=12", "HEAD")
-    # Tables of results change with every run that is added to them.
-    changed = commit and _git("status", "--porcelain", "-uno", "--", ".", ":(exclude)*.csv")
+    # Results and logs change with every run that is added to them.
+    changed = commit and _git(
+        "status", "--porcelain", "-uno", "--", ".", ":(exclude)*.csv", ":(exclude)*.gz"
+    )
     return f"{commit}-dirty" if changed else commit
 
 

@@ -61,9 +61,7 @@ def row_of(evaluated: Path) -> Row | None:
     folder = Path(evaluation["training"])
     name, seed, recipe = read_description(folder, "detect", Recipe)
     epochs = read_metrics(folder)
-    steps = [e["focus_participating_steps"] for e in epochs if "focus_participating_steps" in e]
-    environment, backbone = evaluation["environment"], evaluation["backbone"]
-    voc, coco = metrics["voc"], metrics["coco"]
+    backbone, voc, coco = evaluation["backbone"], metrics["voc"], metrics["coco"]
     return Row(
         recipe=name,
         changes=results.describe_changes(RECIPES[name](), recipe),
@@ -72,22 +70,16 @@ def row_of(evaluated: Path) -> Row | None:
         backbone_accuracy=_accuracy(backbone),
         backbone_sha256=backbone.get("sha256"),
         data=f"{recipe.train_split} -> {evaluation['split']}, {evaluation['checkpoint']}",
-        train_images=environment["train_images"],
         scored_images=evaluation["images"],
         seed=seed,
         epochs=recipe.optimization.epochs,
-        started=environment["started"],
-        commit=environment["commit"],
-        hardware=environment["hardware"],
-        torch=environment["torch"],
-        seconds=round(sum(e["seconds"] for e in epochs), 1),
         map_11point=voc["map_11point"],
         map_area=voc["map_area"],
         coco_ap=coco["ap"],
         coco_ap50=coco["ap50"],
         coco_ap75=coco["ap75"],
         detections=sum(c["detections"] for c in voc["per_class"].values()),
-        participating_steps=sum(steps) if steps else None,
+        **results.facts(evaluation["environment"], epochs),
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain import paper
-from pretrain.recipes import RECIPES, Dataset, Recipe
+from pretrain.recipes import RECIPES, Dataset, Recipe, mean_decay
 from pretrain.results import changes, describe_changes
 
 
@@ -16,6 +16,8 @@ class Cell:
 
     network: str
     """As in the paper's tables."""
+    arm: str
+    """What the name of its recipe ends in, "baseline", or the value that Figure 6 varies."""
     label: str
     name: str
     """Of the recipe that it starts from."""
@@ -120,6 +122,7 @@ def _arm(dataset: Dataset, network: str, arm: str) -> Cell:
     found = paper.reported(dataset, network, arm)
     return Cell(
         network=network,
+        arm=arm,
         label=paper.ARMS[arm],
         name=name,
         recipe=RECIPES[name](),
@@ -138,6 +141,7 @@ def _varied(experiment: Experiment, network: str, value: float | tuple[float, fl
     shown = f"{low:g}" if low == high else f"{low:g} to {high:g}"
     return Cell(
         network=network,
+        arm=shown.replace(" to ", "-"),
         label=f"{experiment.varied.replace('_', ' ')} {shown}",
         name=name,
         recipe=replace(recipe, focus=replace(recipe.focus, **setting)),
@@ -181,18 +185,41 @@ def plan(
         seeds: One training each.
         out: Their folders are made in it. The same training has the same folder whatever the
             experiment, so that a baseline is trained once for all tables.
-        change: Applied to every recipe.
+        change: Applied to every recipe; what would make another arm of it is left out.
     """
     runs = []
     for seed in seeds:
         for cell in compared:
-            recipe = change(cell.recipe)
+            recipe = _changed(cell, change)
             changed = describe_changes(cell.name, recipe)
             label = cell.name + (f",{changed.replace(' ', ',')}" if changed else "")
             runs.append(
                 Run(cell=cell, recipe=recipe, seed=seed, folder=out / label / f"seed-{seed}")
             )
     return runs
+
+
+def _changed(cell: Cell, change: Callable[[Recipe], Recipe]) -> Recipe:
+    """Change the recipe of a cell within its arm.
+
+    A layer is moved only where there is one, so the baseline stays one; likewise the magnified
+    decay and the other dropouts. A constant decay stays the mean of the method's.
+    """
+    recipe = change(cell.recipe)
+    old = cell.recipe.focus
+    focus = replace(recipe.focus, opposite=old.opposite)
+    if old.after is None:
+        focus = replace(focus, after=None, gamma=old.gamma, gamma_per=old.gamma_per)
+    if old.weight_decay is None:
+        focus = replace(focus, weight_decay=None)
+    if not old.enabled:
+        focus = old
+    dropout = cell.recipe.dropout if cell.recipe.dropout.kind == "none" else recipe.dropout
+    optimization = recipe.optimization
+    if cell.arm == "constant-decay":
+        method = change(RECIPES[cell.name.removesuffix(cell.arm) + "fd"]())
+        optimization = replace(optimization, weight_decay=mean_decay(method))
+    return replace(recipe, focus=focus, dropout=dropout, optimization=optimization)
 
 
 def shortened(recipe: Recipe, scale: float) -> Recipe:

@@ -232,8 +232,7 @@ def _with_arm(baseline: Recipe, arm: str, groups: tuple[str, ...]) -> Recipe:
     if arm == "dropblock":
         return replace(baseline, dropout=Dropout(kind="dropblock", after=groups[:2]))
     if arm == "constant-decay":
-        base, rate = baseline.optimization.weight_decay, Focus().participation_rate
-        mean = round(base + rate * (magnified - base), 12)
+        mean = mean_decay(_focused(baseline, after))
         return replace(baseline, optimization=replace(baseline.optimization, weight_decay=mean))
     focus = {
         "baseline": Focus(),
@@ -244,6 +243,13 @@ def _with_arm(baseline: Recipe, arm: str, groups: tuple[str, ...]) -> Recipe:
         "opposite-no-mwd": Focus(after=after, opposite=True),
     }
     return replace(baseline, focus=focus[arm])
+
+
+def mean_decay(recipe: Recipe) -> float:
+    """Return the weight decay of a recipe with MWD, averaged over all steps."""
+    base, focus = recipe.optimization.weight_decay, recipe.focus
+    magnified = base if focus.weight_decay is None else focus.weight_decay
+    return round(base + focus.participation_rate * (magnified - base), 12)
 
 
 def _cell(dataset: Dataset, network: str, arm: str) -> Callable[[], Recipe]:

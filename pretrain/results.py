@@ -60,7 +60,6 @@ def row_of(folder: Path) -> Row | None:
     last = epochs[-1]
     best = max((e for e in epochs if "val_accuracy" in e), key=lambda e: e["val_accuracy"])
     kept = [e["focus_keep_ratio"] for e in epochs if e.get("focus_keep_ratio") is not None]
-    steps = [e["focus_participating_steps"] for e in epochs if "focus_participating_steps" in e]
     environment = read_json(folder / "environment.json")
     test = None
     if recipe.images.held_out:
@@ -71,16 +70,10 @@ def row_of(folder: Path) -> Row | None:
         recipe=name,
         changes=describe_changes(name, recipe),
         data=f"{recipe.images.dataset} ({environment['source']})",
-        train_images=environment["train_images"],
         scored_images=environment["val_images"],
         held_out=recipe.images.held_out,
         seed=seed,
         epochs=recipe.optimization.epochs,
-        started=environment["started"],
-        commit=environment["commit"],
-        hardware=environment["hardware"],
-        torch=environment["torch"],
-        seconds=round(sum(e["seconds"] for e in epochs), 1),
         best_accuracy=best["val_accuracy"],
         best_epoch=best["epoch"],
         last_accuracy=last["val_accuracy"],
@@ -89,8 +82,8 @@ def row_of(folder: Path) -> Row | None:
         train_accuracy=last["train_accuracy"],
         train_loss=last["train_loss"],
         keep_ratio=statistics.fmean(kept) if kept else None,
-        participating_steps=sum(steps) if steps else None,
         test_accuracy=test,
+        **results.facts(environment, epochs),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from common import cli
 from common.errors import InputError
 from common.progress import read_metrics
-from common.results import append_rows
+from common.results import record_runs
 from common.settings import Optimization, check_range
 from common.side_by_side import Job, Slot, find_slots, run_side_by_side
 from pretrain import paper
@@ -54,6 +54,8 @@ class Flags:
     networks: tuple[str, ...] = ()
     """Other networks than the paper's, or some of them: resnet20, resnet56, resnet110, vgg19,
     densenet100, wrn28."""
+    arms: tuple[str, ...] = ()
+    """Train these arms alone; the table shows all, with what was trained before."""
     held_out: int = 0
     """Choose the epoch by N training images that are kept back, not by the test images."""
     jobs: int | None = None
@@ -63,7 +65,7 @@ class Flags:
     plan: bool = False
     """Show the plan and the results so far; train nothing."""
     results: Path = ROOT / "pretrain" / "results.csv"
-    """Finished runs are appended to this table."""
+    """Finished runs are appended to this table, and their metrics kept in logs/ beside it."""
 
     def __post_init__(self) -> None:
         check_range(self, "scale", high=1, above=True)
@@ -88,13 +90,19 @@ def reproduce(name: str, argv: list[str]) -> None:
         return cli.parse(Recipe, extra, "flags behind --", "", default=recipe)
 
     runs = plan(cells(experiment), flags.seeds, flags.out, change)
-    todo = [run for run in runs if row_of(run.folder) is None]
+    if len({run.folder for run in runs}) < len(runs):
+        raise InputError(
+            f"the flags behind -- set what {experiment.title} varies, so that several of its "
+            "trainings would be the same: leave that flag out"
+        )
+    wanted = _of_arms(runs, flags.arms)
+    todo = [run for run in wanted if row_of(run.folder) is None]
     slots = find_slots(flags.device, flags.jobs, len(todo))
-    _show_plan(runs, todo, slots, flags)
+    _show_plan(wanted, todo, slots, flags)
     if not flags.plan:
         _run_all(todo, slots, flags)
     rows = {run.folder: row for run in runs if (row := row_of(run.folder))}
-    append_rows(flags.results, Row, rows.values())
+    record_runs(flags.results, Row, rows)
     table = render(experiment, runs, rows)
     target = flags.out / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -106,8 +114,13 @@ def reproduce(name: str, argv: list[str]) -> None:
 
 def _describe(name: str) -> str:
     experiment = EXPERIMENTS[name]
-    number = len(cells(experiment))
-    return f"{experiment.title} of the paper: {number} trainings for each seed."
+    compared = cells(experiment)
+    arms = ", ".join(dict.fromkeys(cell.arm for cell in compared))
+    return (
+        f"{experiment.title} of the paper: {len(compared)} trainings for each seed.\n\n"
+        f"Arms: {arms}. Flags behind -- change each within its arm: --focus.after moves a layer\n"
+        "where there is one, and a baseline stays one."
+    )
 
 
 def _chosen(experiment: Experiment, flags: Flags) -> Experiment:
@@ -121,6 +134,15 @@ def _chosen(experiment: Experiment, flags: Flags) -> Experiment:
         if network not in known:
             raise InputError(f"--networks {network}: for {dataset} choose of {', '.join(known)}")
     return replace(experiment, dataset=dataset, networks=networks)
+
+
+def _of_arms(runs: Sequence[Run], arms: Sequence[str]) -> list[Run]:
+    """Choose the runs of some arms; of all if none is named."""
+    known = dict.fromkeys(run.cell.arm for run in runs)
+    for arm in arms:
+        if arm not in known:
+            raise InputError(f"--arms {arm}: choose of {', '.join(known)}")
+    return [run for run in runs if run.cell.arm in (arms or known)]
 
 
 def _show_plan(
@@ -234,7 +256,7 @@ def _run_all(todo: Sequence[Run], slots: Sequence[Slot], flags: Flags) -> None:
         if row is None:
             print(f"{head} ended with exit code {code}: {_last_line(job.log)}", flush=True)
             return
-        append_rows(flags.results, Row, [row])
+        record_runs(flags.results, Row, {by_name[job.name].folder: row})
         print(
             f"{head} best {row.best_accuracy:.2%} (epoch {row.best_epoch}), "
             f"last {row.last_accuracy:.2%}, {_duration(row.seconds)}; "

@@ -8,7 +8,7 @@ from typing import Literal
 
 from common import cli
 from common.errors import InputError
-from common.results import append_rows, mean_and_deviation, paired_difference
+from common.results import mean_and_deviation, paired_difference, record_runs
 from common.settings import check_range
 from common.side_by_side import Job, find_slots, run_side_by_side
 from detect import results as detected
@@ -45,6 +45,8 @@ class Flags:
     """Folder of the runs and of what is rendered."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A backbone and its detectors for each."""
+    arms: tuple[Literal["baseline", "fd", "fd-fine-tuning", "scratch"], ...] = ()
+    """Train these detectors and their backbones alone; the table shows all."""
     jobs: int | None = None
     """Backbones side by side; None: one a GPU, up to four on a single one, one a core without."""
     device: str = "auto"
@@ -52,9 +54,9 @@ class Flags:
     plan: bool = False
     """Show the plan and the results so far; train nothing."""
     pretrain_results: Path = ROOT / "pretrain" / "results.csv"
-    """Finished classifiers are appended to this table."""
+    """Finished classifiers are appended to this table, their metrics kept in logs/ beside it."""
     detect_results: Path = ROOT / "detect" / "results.csv"
-    """Evaluated detectors are appended to this table."""
+    """Evaluated detectors are appended to this table, their metrics kept in logs/ beside it."""
 
     def __post_init__(self) -> None:
         check_range(self, "jobs", low=1)
@@ -117,9 +119,9 @@ ARMS = {
 def run(argv: list[str]) -> None:
     """Plan, run and render."""
     flags = cli.parse(Flags, argv, PROGRAM, DESCRIPTION)
-    seeds_and_arms = [(seed, arm) for seed in flags.seeds for arm in ARMS.values()]
+    wanted = [(arm, seed) for seed in flags.seeds for arm in _chosen(flags)]
     # One job for each backbone: its detectors wait for it, nothing else does.
-    backbones = dict.fromkeys((seed, arm.backbone) for seed, arm in seeds_and_arms)
+    backbones = dict.fromkeys((seed, ARMS[arm].backbone) for arm, seed in wanted)
     slots = find_slots(flags.device, flags.jobs, len(backbones))
     jobs = [
         Job(name=name, commands=commands, log=flags.out / f"{name}.log")
@@ -127,15 +129,16 @@ def run(argv: list[str]) -> None:
         if (commands := _commands(flags, backbone, seed, slots[0].device))
         for name in [f"{_backbone_name(flags, backbone)}-seed{seed}"]
     ]
-    done = len(_detectors(flags))
-    print(f"{len(seeds_and_arms)} detectors, {done} of them done; to do: {len(jobs)} backbones")
+    done = len(_detectors(flags).keys() & wanted)
+    print(f"{len(wanted)} detectors, {done} of them done; to do: {len(jobs)} backbones")
     for job in jobs:
         print(f"  {job.name}: {len(job.commands)} commands")
     if jobs and not flags.plan:
         run_side_by_side(jobs, slots, _done, _status)
-    append_rows(flags.pretrain_results, pretrained.Row, _classifiers(flags))
+    record_runs(flags.pretrain_results, pretrained.Row, _classifiers(flags))
     rows = _detectors(flags)
-    append_rows(flags.detect_results, detected.Row, rows.values(), detected.KEY)
+    trained = {_detector(flags, arm, seed): row for (arm, seed), row in rows.items()}
+    record_runs(flags.detect_results, detected.Row, trained, detected.KEY)
     flags.out.mkdir(parents=True, exist_ok=True)
     table = render(flags, rows)
     (flags.out / "table5.md").write_text(table)
@@ -147,6 +150,10 @@ def run(argv: list[str]) -> None:
 
         for file in write_report(evaluated, flags.out / "table5.html", flags.voc):
             print(f"wrote {file}")
+
+
+def _chosen(flags: Flags) -> list[str]:
+    return [arm for arm in ARMS if arm in (flags.arms or ARMS)]
 
 
 def _backbone_name(flags: Flags, ending: str | None) -> str:
@@ -177,8 +184,8 @@ def _commands(flags: Flags, ending: str | None, seed: int, device: str) -> list[
                 ["pretrain", "train", name, *given, *how, *scale.classifier_flags.split()],
                 ["pretrain", "export", "--run", str(classifier), "--out", backbone],
             ]
-    for name, arm in ARMS.items():
-        folder = _detector(flags, name, seed)
+    for name in _chosen(flags):
+        folder, arm = _detector(flags, name, seed), ARMS[name]
         if arm.backbone != ending or (folder / "evaluated" / "evaluation.json").exists():
             continue
         data = ["--data", str(flags.voc)]
@@ -203,11 +210,11 @@ def _status(running: list[Job]) -> None:
     print(f"  running: {', '.join(job.name for job in running)}", flush=True)
 
 
-def _classifiers(flags: Flags) -> list[pretrained.Row]:
-    """Read the finished classifiers."""
+def _classifiers(flags: Flags) -> dict[Path, pretrained.Row]:
+    """Read the finished classifiers, by folder."""
     endings = dict.fromkeys(arm.backbone for arm in ARMS.values() if arm.backbone is not None)
     folders = [_classifier(flags, ending, seed) for seed in flags.seeds for ending in endings]
-    return [row for folder in folders if (row := pretrained.row_of(folder))]
+    return {folder: row for folder in folders if (row := pretrained.row_of(folder))}
 
 
 def _detectors(flags: Flags) -> dict[tuple[str, int], detected.Row]:

@@ -1,13 +1,13 @@
 """What the tables and figures are made of, and the flags that make `train` run it."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from common import cli
 from pretrain import paper
-from pretrain.experiments import EXPERIMENTS, cells, plan, shortened
+from pretrain.experiments import EXPERIMENTS, Run, cells, plan, shortened
 from pretrain.recipes import RECIPES, Recipe
 
 
@@ -84,6 +84,81 @@ def test_the_same_training_has_one_folder_for_all_experiments() -> None:
 def test_seeds_come_one_after_the_other_so_that_pairs_fill_up_first() -> None:
     runs = plan(cells(EXPERIMENTS["table4"]), [5, 6], Path("out"))
     assert [run.seed for run in runs] == [5] * 7 + [6] * 7
+
+
+def test_arms_have_the_names_of_the_recipes() -> None:
+    arms = {
+        name: list(dict.fromkeys(cell.arm for cell in cells(experiment)))
+        for name, experiment in EXPERIMENTS.items()
+    }
+    assert arms["table4"] == [
+        *("baseline", "mwd", "fd-no-mwd", "opposite-no-mwd", "opposite", "fd", "constant-decay")
+    ]
+    assert arms["table1"] == ["baseline", "dropout", "spatial-dropout", "dropblock", "fd"]
+    assert arms["figure6a"] == ["baseline", "0.05", "0.1", "0.2", "0.3", "0.4"]
+    assert arms["figure6b"] == ["baseline", "0.3", "0.6", "0.9", "0.3-0.6", "0.6-0.9"]
+    assert arms["figure6c"] == ["baseline", "0.0002", "0.0005", "0.001", "0.002", "0.005"]
+
+
+def adapted(flags: str, name: str = "table4") -> dict[str, Run]:
+    """Plan an experiment on ResNet-20 with flags for every recipe; runs by arm."""
+    experiment = replace(EXPERIMENTS[name], dataset="cifar10", networks=("resnet20",))
+
+    def change(recipe: Recipe) -> Recipe:
+        return cli.parse(Recipe, flags.split(), "", "", default=recipe)
+
+    return {run.cell.arm: run for run in plan(cells(experiment), [0], Path("out"), change)}
+
+
+def test_a_layer_is_moved_only_where_there_is_one() -> None:
+    before, after = adapted(""), adapted("--focus.after layer1 --focus.gamma-per unit")
+    for arm in ("baseline", "mwd", "constant-decay"):
+        assert after[arm] == before[arm]
+    for arm in ("fd", "fd-no-mwd", "opposite", "opposite-no-mwd"):
+        recipe = asdict(before[arm].recipe)
+        recipe["focus"] |= {"after": "layer1", "gamma_per": "unit"}
+        assert asdict(after[arm].recipe) == recipe
+        assert after[arm].folder != before[arm].folder
+
+
+def test_a_decay_is_magnified_only_where_it_was() -> None:
+    after = adapted("--focus.weight-decay 0.004 --focus.opposite")
+    found = {arm: run.recipe.focus.weight_decay for arm, run in after.items()}
+    assert found == {
+        **dict.fromkeys(("mwd", "fd", "opposite"), 0.004),
+        **dict.fromkeys(("baseline", "constant-decay", "fd-no-mwd", "opposite-no-mwd")),
+    }
+    opposite = [arm for arm, run in after.items() if run.recipe.focus.opposite]
+    assert opposite == ["opposite-no-mwd", "opposite"]
+
+
+def test_a_rate_reaches_only_arms_that_draw() -> None:
+    before, after = adapted(""), adapted("--focus.participation-rate 0.3")
+    same = {arm for arm in after if after[arm].recipe.focus == before[arm].recipe.focus}
+    assert same == {"baseline", "constant-decay"}
+    assert {after[a].recipe.focus.participation_rate for a in after.keys() - same} == {0.3}
+
+
+@pytest.mark.parametrize(
+    ("flags", "others", "constant"),
+    [
+        ("", 1e-4, 0.9 * 1e-4 + 0.1 * 1e-3),
+        ("--optimization.weight-decay 5e-4", 5e-4, 0.9 * 5e-4 + 0.1 * 1e-3),
+        ("--focus.participation-rate 0.3", 1e-4, 0.7 * 1e-4 + 0.3 * 1e-3),
+        ("--focus.weight-decay 4e-3", 1e-4, 0.9 * 1e-4 + 0.1 * 4e-3),
+    ],
+)
+def test_a_constant_decay_stays_the_mean(flags: str, others: float, constant: float) -> None:
+    found = {arm: run.recipe.optimization.weight_decay for arm, run in adapted(flags).items()}
+    assert found.pop("constant-decay") == pytest.approx(constant, rel=1e-9)
+    assert set(found.values()) == {others}
+
+
+def test_a_dropout_is_changed_only_where_there_is_one() -> None:
+    before, after = adapted("", "table1"), adapted("--dropout.rate 0.2", "table1")
+    changed = {arm for arm in after if after[arm].recipe != before[arm].recipe}
+    assert changed == {"dropout", "spatial-dropout", "dropblock"}
+    assert {after[arm].recipe.dropout.rate for arm in changed} == {0.2}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`scripts/reproduce.py`: plans, runs what is not done, survives being killed, renders."""
 
 import csv
+import gzip
 import importlib.util
 import json
 import signal
@@ -14,6 +15,8 @@ from types import ModuleType
 import cv2
 import numpy as np
 import pytest
+
+from common.results import log_path
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 FAST = "--optimization.batch-size 4 --optimization.precision fp32".split()
@@ -89,6 +92,11 @@ def test_killed_half_way_it_repeats_nothing(data: Path, tmp_path: Path) -> None:
     for name in ("figure5.png", "figure5.csv"):
         assert (tmp_path / name).stat().st_size > 0
 
+    kept = {log_path(tmp_path / "results.csv", row) for row in rows}
+    assert kept == set((tmp_path / "logs").iterdir())
+    metrics = {path.read_bytes() for path in tmp_path.glob("*/seed-0/metrics.jsonl")}
+    assert {gzip.decompress(log.read_bytes()) for log in kept} == metrics
+
     third = subprocess.run(command, capture_output=True, text=True)
     assert third.returncode == 0
     assert third.stdout.startswith("3 runs, 3 of them done\n")
@@ -125,6 +133,51 @@ def test_a_plan_trains_nothing(
     assert not list((tmp_path / "out").glob("*/seed-0"))
 
 
+def test_some_arms_are_trained_and_all_shown(
+    call_command: Callable[..., tuple[int, str, str]],
+    script: ModuleType,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    command = arguments("table4", data, tmp_path / "out")
+    command[command.index("--") : command.index("--")] = [
+        *("--plan", "--arms", "fd", "baseline", "--seeds", "1", "0")
+    ]
+    code, out, _ = call_command(script, *command)
+    assert code == 0
+    assert out.startswith("4 runs, 0 of them done\n")
+    planned = [line.split(",")[:2] for line in out.splitlines() if line.startswith("  ")]
+    assert planned == [
+        ["  Baseline of resnet20", " seed 1"],
+        ["  FocusedDropout of resnet20", " seed 1"],
+        ["  Baseline of resnet20", " seed 0"],
+        ["  FocusedDropout of resnet20", " seed 0"],
+    ]
+    assert "| Randomly MWD | - | 0 | not run | not run |" in out
+    assert "None of 14 runs is done." in out
+
+
+def test_help_names_the_arms(
+    call_command: Callable[..., tuple[int, str, str]], script: ModuleType
+) -> None:
+    _, out, _ = call_command(script, "figure5", "--help")
+    assert "Arms: baseline, mwd, fd." in out
+    assert "the table shows all" in " ".join(out.replace("│", "").split())
+
+
+def test_what_a_figure_varies_is_not_set_behind_its_back(
+    call_command: Callable[..., tuple[int, str, str]],
+    script: ModuleType,
+    data: Path,
+    tmp_path: Path,
+) -> None:
+    command = [*arguments("figure6c", data, tmp_path), "--focus.weight-decay", "0.002"]
+    code, _, err = call_command(script, *command)
+    assert code == 2
+    assert err.startswith("error: the flags behind -- set what Figure 6c varies")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -135,6 +188,7 @@ def test_a_plan_trains_nothing(
         (("--seeds",), "seeds must be at least one, each once"),
         (("--seeds", "1", "1"), "seeds must be at least one, each once"),
         (("--dataset", "imagenet"), "--dataset imagenet has no recipes"),
+        (("--arms", "fd", "opposite"), "--arms opposite: choose of baseline, mwd, fd\n"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(

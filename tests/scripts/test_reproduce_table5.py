@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from common import cli
+from common.errors import InputError
 from detect.__main__ import TrainFlags as DetectFlags
 from detect.recipes import RECIPES as DETECT
 from detect.results import Row
@@ -84,6 +85,57 @@ def _needing(kind: type, recipe: object) -> object:
     """Return the defaults of a command, all needed flags filled in."""
     needed = {"data": Path(), "out": Path(), "recipe": recipe}
     return kind(**needed, **({"backbone": Path()} if kind is DetectFlags else {}))
+
+
+@pytest.mark.parametrize(
+    ("arms", "endings", "detectors"),
+    [
+        (("fd",), ["-fd"], ["fd"]),
+        (("scratch", "fd-fine-tuning"), ["", None], ["fd-fine-tuning", "scratch"]),
+        ((), ["", "-fd", None], ["baseline", "fd-fine-tuning", "fd", "scratch"]),
+    ],
+)
+def test_arms_bring_their_backbones_alone(
+    script: ModuleType,
+    tmp_path: Path,
+    arms: tuple[str, ...],
+    endings: list[str | None],
+    detectors: list[str],
+) -> None:
+    flags = script.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", arms=arms)
+    chosen = [script.ARMS[arm].backbone for arm in script._chosen(flags)]
+    assert list(dict.fromkeys(chosen)) == endings
+    commands = [c for ending in endings for c in script._commands(flags, ending, 0, "cpu")]
+    trained = [c[c.index("--out") + 1] for c in commands if c[2:4] == ["detect", "train"]]
+    assert [Path(folder).parent.name for folder in trained] == detectors
+    assert len([c for c in commands if c[2:4] == ["pretrain", "train"]]) == len(
+        [ending for ending in endings if ending is not None]
+    )
+
+
+def test_a_plan_of_some_arms_shows_all(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(tmp_path), "--voc", str(tmp_path), "--out", str(tmp_path / "out")]
+    tables = ["--pretrain-results", str(tmp_path / "p.csv")]
+    tables += ["--detect-results", str(tmp_path / "d.csv")]
+    chosen = ["--arms", "fd", "baseline", "--seeds", "1", "0"]
+    script.run([*given, *tables, "--scale", "mini", "--device", "cpu", "--plan", *chosen])
+    out = capsys.readouterr().out
+    assert out.startswith("4 detectors, 0 of them done; to do: 4 backbones\n")
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("  ")] == [
+        f"  tiny-imagenet-resnet18{ending}-seed{seed}" for seed in (1, 0) for ending in ("", "-fd")
+    ]
+    for arm in script.ARMS.values():
+        assert f"| {arm.label} | {arm.paper} | | not run |" in out
+
+
+def test_an_unknown_arm_is_one_sentence(script: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        script.run(["--data", str(tmp_path), "--voc", str(tmp_path), "--arms", "dropblock"])
+    message = str(caught.value)
+    assert "dropblock" in message and "'baseline', 'fd', 'fd-fine-tuning', 'scratch'" in message
+    assert "\n" not in message
 
 
 def test_what_is_done_is_not_repeated(script: ModuleType, tmp_path: Path) -> None:
