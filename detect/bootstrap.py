@@ -29,8 +29,8 @@ from detect.voc_score import by_class, score_voc
 
 KINDS = ("map_11point", "map_area")
 _ENDS = (2.5, 97.5)
-_BLOCK = 20
-"""Resamples at a time: (block, detections of a class) of int64 should stay near the processor."""
+_BLOCK = 2**20
+"""Copies at a time: (resamples, detections of a class) of int64 should stay near the processor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +144,14 @@ def resampled_map(
     for label in range(len(truth.classes)):
         rows = order[bounds[label] : bounds[label + 1]]
         rows = rows[~result.ignored[rows]]
+        image, true_positive = detections.image[rows], result.true_positive[rows]
         counted = truth.image[(truth.label == label) & ~truth.difficult]
         objects = draws @ np.bincount(counted, minlength=draws.shape[1])
-        for start in range(0, len(draws), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            total[block] += _average_precision(
-                np.take(draws[block], detections.image[rows], axis=1),
-                result.true_positive[rows],
-                objects[block],
-            )
+        step = max(1, _BLOCK // max(1, len(rows)))
+        for start in range(0, len(draws), step):
+            block = slice(start, start + step)
+            copies = np.take(draws[block], image, axis=1)
+            total[block] += _average_precision(copies, true_positive, objects[block])
         classes[:, 0] += objects > 0
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
@@ -185,9 +184,10 @@ def _average_precision(
         true_positive: (points,) which of them are.
         objects: (resamples,) counted objects.
     """
-    true_copies = copies[:, true_positive]
+    points = np.flatnonzero(true_positive)
+    true_copies = np.take(copies, points, axis=1)
     true = np.cumsum(true_copies, axis=1)
-    found = np.cumsum(copies, axis=1)[:, true_positive]
+    found = np.take(np.cumsum(copies, axis=1), points, axis=1)
     precision = true / np.maximum(found, 1)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     ap_area = (true_copies * envelope).sum(axis=1) / np.maximum(objects, 1)

@@ -39,7 +39,7 @@ from detect.voc_score import (
     VocScore,
     average_precision,
     best_overlaps,
-    by_class,
+    by_label,
     class_score,
     mean_of_known,
     score_overlaps,
@@ -131,21 +131,20 @@ def _gains(
     missed: NDArray[np.bool_],
 ) -> dict[str, float]:
     """Gains of mAP; `meant` (d,) is the object in `lost` that an error points at, else -1."""
-    score, judged, true = detections.score, ~result.ignored, result.true_positive
+    falling = np.argsort(-detections.score, kind="stable")
+    judged = falling[~result.ignored[falling]]
+    label, true = detections.label[judged], result.true_positive[judged]
+    kind, meant = kind[judged], meant[judged]
     counted = _per_class(truth, ~truth.difficult)
-    before = _mean_ap(detections.label[judged], score[judged], true[judged], counted)
+    before = _mean_ap(label, true, counted)
 
     def gain(
-        rows: NDArray[np.bool_],
-        true: NDArray[np.bool_],
-        label: NDArray[np.int64] = detections.label,
-        objects: NDArray[np.int64] = counted,
+        label: NDArray[np.int64], true: NDArray[np.bool_], objects: NDArray[np.int64] = counted
     ) -> float:
-        after = _mean_ap(label[rows], score[rows], true[rows], objects)
+        after = _mean_ap(label, true, objects)
         return 0.0 if before is None or after is None else after - before
 
-    falling = np.argsort(-score, kind="stable")
-    pointing = falling[meant[falling] >= 0]
+    pointing = np.flatnonzero(meant >= 0)
     _, first = np.unique(meant[pointing], return_index=True)
     chosen = np.zeros(len(kind), dtype=np.bool_)
     chosen[pointing[first]] = True
@@ -153,12 +152,13 @@ def _gains(
     gains = {}
     for k, name in enumerate(KINDS[:5]):
         became_true = chosen & (kind == k)
-        label = detections.label.copy()
-        label[became_true] = truth.label[meant[became_true]]
-        gains[name] = gain(judged & ((kind != k) | became_true), true | became_true, label)
-    gains["missed"] = gain(judged, true, objects=counted - _per_class(truth, missed))
-    gains["false_positive"] = gain(true, true)
-    gains["false_negative"] = gain(judged, true, objects=counted - _per_class(truth, lost))
+        mended = label.copy()
+        mended[became_true] = truth.label[meant[became_true]]
+        kept = (kind != k) | became_true
+        gains[name] = gain(mended[kept], (true | became_true)[kept])
+    gains["missed"] = gain(label, true, counted - _per_class(truth, missed))
+    gains["false_positive"] = gain(label[true], true[true])
+    gains["false_negative"] = gain(label, true, counted - _per_class(truth, lost))
     return gains
 
 
@@ -167,13 +167,10 @@ def _per_class(truth: GroundTruth, which: NDArray[np.bool_]) -> NDArray[np.int64
 
 
 def _mean_ap(
-    label: NDArray[np.int64],
-    score: NDArray[np.float64],
-    true: NDArray[np.bool_],
-    objects: NDArray[np.int64],
+    label: NDArray[np.int64], true: NDArray[np.bool_], objects: NDArray[np.int64]
 ) -> float | None:
-    """The mAP (area) of judged detections (n,) and counted objects (classes,)."""
-    order, bounds = by_class(label, score, len(objects))
+    """The mAP (area) of judged detections (n,) by falling score and counted objects (classes,)."""
+    order, bounds = by_label(label, len(objects))
     parts = np.split(true[order], bounds[1:-1])
     pairs = zip(parts, objects.tolist(), strict=True)
     return mean_of_known(average_precision(part, count)[1] for part, count in pairs)

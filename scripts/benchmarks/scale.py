@@ -6,7 +6,8 @@ the data it should be that of the smallest set. A tenth more is taken for noise.
 
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,13 @@ import numpy as np
 from benchmarks import measure
 from benchmarks.loops import random_images, recipe_for, seconds_per_step, train_ours
 from benchmarks.measure import CPU, Comparison, Settings, in_turn
-from benchmarks.score import DETECTIONS, IMAGES, synthetic
+from benchmarks.score import synthetic
 from common import distributed
 from common.loading import stream
 from common.sampling import MicroBatch, Sampling
+from detect.bootstrap import bootstrap_map
+from detect.detections import Detections, GroundTruth
+from detect.errors import analyse_errors
 from detect.voc_score import score_voc
 from pretrain.augment import ResidentImages, train_image
 from pretrain.datasets import class_folders
@@ -113,21 +117,48 @@ def loader(settings: Settings) -> Comparison:
     )
 
 
-def scorer(settings: Settings) -> Comparison:
-    """Time a detection of three sizes of the set."""
-    images, detections = (4, 50) if settings.tiny else (IMAGES // 16, DETECTIONS // 16)
-    calls, per = {}, {}
-    for times in TIMES:
-        name = f"{times * detections:,} detections"
-        calls[name] = partial(score_voc, *synthetic(times * images, times * detections))
-        per[name] = times * detections
-    return Comparison(
-        case="score_voc, a detection",
-        seconds=in_turn(calls, 2 if settings.tiny else 15, per=per),
-        faster={f"{detections:,} detections": LINEAR},
-    )
+def scorers(settings: Settings) -> list[Comparison]:
+    """Time a detection of three sizes of the set: scored, its errors, resampled."""
+    images, detections = (4, 50) if settings.tiny else (3125, 125_000)
+    sets = {
+        f"{times * detections:,} detections": synthetic(times * images, times * detections)
+        for times in TIMES
+    }
+    per = {name: len(found.score) for name, (_, found) in sets.items()}
+    work: dict[str, Callable[[GroundTruth, Detections], object]] = {
+        "score_voc": score_voc,
+        "analyse_errors": analyse_errors,
+        "bootstrap_map, 20 resamples": partial(bootstrap_map, resamples=20),
+    }
+    return [
+        Comparison(
+            case=f"{name}, a detection; memory {', '.join(peaks(call, sets.values()))} MB",
+            seconds=in_turn(
+                {size: partial(call, *data) for size, data in sets.items()},
+                2 if settings.tiny else 3,
+                warm_up=1,
+                per=per,
+            ),
+            faster={f"{detections:,} detections": LINEAR},
+        )
+        for name, call in work.items()
+    ]
+
+
+def peaks(
+    call: Callable[[GroundTruth, Detections], object],
+    sets: Iterable[tuple[GroundTruth, Detections]],
+) -> list[str]:
+    """Measure the most memory that a call takes for itself, for each set."""
+    written = []
+    for data in sets:
+        tracemalloc.start()  # numpy tells it of its arrays
+        call(*data)
+        written.append(f"{tracemalloc.get_traced_memory()[1] / 1e6:.0f}")
+        tracemalloc.stop()
+    return written
 
 
 def run(settings: Settings) -> list[Comparison]:
     """Time ranks, reading and scoring."""
-    return [ranks(settings), loader(settings), scorer(settings)]
+    return [ranks(settings), loader(settings), *scorers(settings)]

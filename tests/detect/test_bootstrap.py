@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detect import bootstrap
 from detect.bootstrap import (
     Interval,
     bootstrap_map,
@@ -118,6 +119,13 @@ any_objects = st.lists(st.tuples(images, labels, boxes, st.booleans()), max_size
 any_scores = st.integers(0, 4).map(lambda n: n / 4)
 any_detections = st.lists(st.tuples(images, labels, any_scores, boxes), max_size=20)
 any_draws = st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("block", [1, 25, 60])
+def test_a_few_resamples_at_a_time(block, monkeypatch):
+    monkeypatch.setattr(bootstrap, "_BLOCK", block)
+    truth, detections = random_case(0)
+    assert_literal(truth, detections, draw_images(8, 7, seed=0))
 
 
 @settings(max_examples=150, deadline=None)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from detect import voc_score
 from detect.detections import Detections, GroundTruth
-from detect.voc_score import VocScore, best_overlaps, paired_iou, score_voc
+from detect.voc_score import VocScore, best_overlaps, by_label, paired_iou, score_voc
 
 CLASSES = ("cat", "dog", "emu")
 IMAGES = ("000001", "000002", "000003")
@@ -322,7 +323,8 @@ def test_agrees_with_the_kit(objects, rows):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_agrees_with_the_kit_on_crowded_images(seed):
+def test_agrees_with_the_kit_on_crowded_images(monkeypatch, seed):
+    monkeypatch.setattr(voc_score, "_BLOCK", 7)  # of 400 detections
     rng = np.random.default_rng(seed)
 
     def random_boxes(count):
@@ -358,3 +360,12 @@ def test_best_overlaps_without_an_object_in_reach():
     )
     assert overlap.tolist() == [0, 0]
     assert nearest.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("labels", [1, 255, 256, 257, 65536, 70000])
+def test_rows_of_a_label_keep_their_order(labels):
+    label = np.random.default_rng(0).integers(0, labels, 500)
+    label[::2] = labels - 1
+    order, bounds = by_label(label, labels)
+    assert order.tolist() == sorted(range(500), key=lambda row: label[row])
+    assert bounds.tolist() == np.searchsorted(np.sort(label), np.arange(labels + 1)).tolist()
