@@ -1,4 +1,4 @@
-"""Frozen BatchNorm that costs nothing: folded into the convolution before it.
+"""Frozen BatchNorm that costs little: folded into the convolution before it.
 
 torchvision's FrozenBatchNorm2d goes twice over every feature map, and its float32 buffers turn
 bfloat16 maps into float32 ones. State dict keys stay as they are.
@@ -6,6 +6,7 @@ bfloat16 maps into float32 ones. State dict keys stay as they are.
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -29,6 +30,17 @@ class _NormedConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         (norm,) = self._norm
+        down, right = self.stride
+        places = len(x) * (x.shape[-2] // down) * (x.shape[-1] // right)
+        if places < self.weight[0].numel():  # then the maps are smaller than the weights
+            return F.batch_norm(
+                self._conv_forward(x, self.weight, None),
+                norm.running_mean,
+                norm.running_var,
+                norm.weight,
+                norm.bias,
+                eps=norm.eps,
+            )
         scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
         shift = norm.bias - norm.running_mean * scale
         y: Tensor = self._conv_forward(x, self.weight * scale[:, None, None, None], shift)

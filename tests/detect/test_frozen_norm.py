@@ -41,13 +41,19 @@ def pair(block: str = "bottleneck") -> tuple[Small, Small]:
     return network.double(), frozen.double()
 
 
+SIZES = {"weights smaller than maps": (64, 48), "maps smaller than weights": (8, 8)}
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
-def test_outputs_gradients_and_keys_are_those_of_torchvisions_frozen_norm(block: str) -> None:
+def test_outputs_gradients_and_keys_are_those_of_torchvisions_frozen_norm(
+    block: str, size: str
+) -> None:
     ours, theirs = pair(block)
     freeze_norms(ours)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     assert [n for n, _ in ours.named_parameters()] == [n for n, _ in theirs.named_parameters()]
-    images = torch.randn(2, 3, 64, 48, dtype=torch.float64)
+    images = torch.randn(2, 3, *SIZES[size], dtype=torch.float64)
     outputs = [network(images) for network in (ours, theirs)]
     torch.testing.assert_close(*outputs)
     for output in outputs:
@@ -56,6 +62,7 @@ def test_outputs_gradients_and_keys_are_those_of_torchvisions_frozen_norm(block:
         torch.testing.assert_close(mine.grad, other.grad, msg=name)
 
 
+@pytest.mark.parametrize("side", [3, 9])
 @pytest.mark.parametrize(
     ("settings", "eps"),
     [
@@ -65,11 +72,13 @@ def test_outputs_gradients_and_keys_are_those_of_torchvisions_frozen_norm(block:
         ({"groups": 2}, 1e-5),
     ],
 )
-def test_settings_of_convolution_and_norm_are_kept(settings: dict[str, Any], eps: float) -> None:
+def test_settings_of_convolution_and_norm_are_kept(
+    settings: dict[str, Any], eps: float, side: int
+) -> None:
     convolution = nn.Conv2d(4, 6, 3, padding=1, bias=False, **settings)
     network = nn.Sequential(convolution, nn.BatchNorm2d(6, eps)).requires_grad_(False).eval()
     network[1].running_var.uniform_(0.3, 1.2)
-    images = torch.randn(1, 4, 9, 9)
+    images = torch.randn(1, 4, side, side)
     expected = network(images)
     freeze_norms(network)
     assert not isinstance(network[1], nn.BatchNorm2d)
@@ -108,10 +117,11 @@ def test_a_copy_is_whole_and_apart() -> None:
     torch.testing.assert_close(ours(images), expected)
 
 
-def test_maps_stay_bfloat16_under_autocast() -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_maps_stay_bfloat16_under_autocast(size: str) -> None:
     ours, theirs = (network.float() for network in pair())
     freeze_norms(ours)
-    images = torch.randn(1, 3, 32, 32)
+    images = torch.randn(1, 3, *SIZES[size])
     with torch.autocast("cpu", torch.bfloat16):
         assert ours[1](ours[0](images)).dtype == torch.bfloat16
         assert theirs[1](theirs[0](images)).dtype == torch.float32  # the reason for all this
