@@ -2,10 +2,12 @@
 
 import importlib
 import re
+import runpy
 import shlex
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -61,12 +63,19 @@ def commands() -> list[tuple[str, ...]]:
 
 @cache
 def help_of(*program: str) -> str:
-    """Return the help of a command, in this process where it is a stage."""
-    module = ["-m", *program] if program[0] in ("pretrain", "detect") else list(program)
-    command = [sys.executable, *module, "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, (program, done.stderr)
-    return done.stdout
+    """Return the help of a command, as it prints it in this process."""
+    file = ROOT / program[0]
+    file = file / "__main__.py" if file.is_dir() else file
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(StringIO()) as shown,
+        pytest.raises(SystemExit) as stop,
+    ):
+        patch.setattr(sys, "argv", [str(file), *program[1:], "--help"])
+        patch.setattr(sys, "path", [str(file.parent), *sys.path])
+        runpy.run_path(str(file), run_name="__main__")
+    assert not stop.value.code, (program, shown.getvalue())
+    return shown.getvalue()
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda words: " ".join(words)[:60])

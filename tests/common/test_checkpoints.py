@@ -121,13 +121,14 @@ def test_no_flipped_bit_goes_unseen(tmp_path: Path) -> None:
     path = tmp_path / "best.pt"
     state = {"weights": torch.randn(40), "step": 7, "metrics": {"val_accuracy": 0.5}}
     checkpoints.save(state, path)
-    content = bytearray(path.read_bytes())
+    content = path.read_bytes()
     start = content.index(state["weights"].numpy().tobytes())
     seen = 0
-    for place in range(len(content)):
-        content[place] ^= 1 << place % 8
-        path.write_bytes(content)
-        content[place] ^= 1 << place % 8
+    for place, byte in enumerate(content):
+        with path.open("r+b") as file:  # in its place: to write all anew waits for the disk
+            file.seek(max(0, place - 1))
+            file.write(content[max(0, place - 1) : place])  # the byte before, as it was
+            file.write(bytes([byte ^ 1 << place % 8]))
         try:
             again = checkpoints.load(path)
         except InputError as error:

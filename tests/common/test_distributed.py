@@ -1,14 +1,14 @@
 """Two ranks against one process, and against each other.
 
-The ranks are started once, by torchrun on this very file; the tests look at what they wrote.
+The ranks are started once, as torchrun would; the tests look at what they wrote.
 """
 
+import importlib.util
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,11 @@ from common.signals import Terminated
 from common.train_loop import Options, Stage, train
 from pretrain.recipes import RECIPES
 from pretrain.task import Split, evaluate
+
+SPEC = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")
+assert SPEC and SPEC.loader
+faults = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(faults)
 
 PIXELS = torch.randint(0, 256, (21, 3, 6, 6), generator=torch.Generator().manual_seed(0))
 IMAGES, LABELS = PIXELS.double() / 128 - 1, torch.arange(21) % 7
@@ -101,12 +106,11 @@ def validate(world: World) -> dict[str, float]:
     return evaluate(model, split, RECIPES["toy-resnet18"](), world)
 
 
-def rank_main(folder: Path) -> None:
+def rank_main(folder: Path, rank: int) -> None:
     """Do all that needs two ranks, and write down what this one saw."""
-    torch.set_num_threads(1)
     with distributed.start("cpu") as world:
         seen: dict[str, Any] = {
-            "world": (world.rank, world.size, world.is_main),
+            "world": (rank, world.rank, world.size, world.is_main),
             "broadcast": broadcast({"from": world.rank}),
             "gather": gather(f"rank {world.rank}"),
             "any_rank": [any_rank(world.rank == 1, world.device), any_rank(False, world.device)],
@@ -145,19 +149,10 @@ def rank_main(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    with subprocess.Popen(
-        [*command, __file__, str(folder)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    ) as torchrun:
-        try:
-            _, errors = torchrun.communicate(timeout=200)
-        finally:
-            torchrun.terminate()  # of ranks that wait for ever; a kill would leave them behind
-    assert torchrun.returncode == 0, errors
+    printed = folder / "printed"
+    assert faults.live_ranks(partial(rank_main, folder), printed) == [0, 0], "\n".join(
+        file.read_text() for file in (printed, printed.with_suffix(".1"))
+    )
     return folder
 
 
@@ -167,7 +162,7 @@ def ranks(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_words_between_ranks(ranks: list[dict[str, Any]]) -> None:
-    assert [rank["world"] for rank in ranks] == [(0, 2, True), (1, 2, False)]
+    assert [rank["world"] for rank in ranks] == [(0, 0, 2, True), (1, 1, 2, False)]
     for rank in ranks:
         assert rank["broadcast"] == {"from": 0}
         assert rank["gather"] == ["rank 0", "rank 1"]
@@ -254,7 +249,3 @@ def test_one_process_needs_no_group() -> None:
 def test_devices_that_are_not_there(device: str, message: str) -> None:
     with pytest.raises(InputError, match=message), distributed.start(device):
         pass
-
-
-if __name__ == "__main__":
-    rank_main(Path(sys.argv[1]))

@@ -1,12 +1,23 @@
-"""What the tests of the report share: a devkit of four images, runs on it, a reader of pages."""
+"""What tests of this stage share.
 
+A devkit that was drawn, and small bodies, for trainings; for the report a devkit of four images,
+runs on it, a reader of pages.
+"""
+
+import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from detect.detections import ground_truth, read_detections
 from detect.score import score, write_metrics
@@ -147,6 +158,50 @@ class Page(HTMLParser):
         """The rows of a table by their heads, their cells by the heads of the columns."""
         head, *rows = self.tables[caption]
         return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+class NarrowResNet(ResNet):  # type: ignore[misc]
+    """A ResNet of torchvision with an eighth of its channels: saved and trained in no time."""
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        layers: list[int],
+        num_classes: int = 1000,
+        **options: Any,
+    ) -> None:
+        super().__init__(block, layers, num_classes, **options)
+        self.fc = nn.Linear(self.inplanes, num_classes)
+
+    def _make_layer(self, block: type[nn.Module], planes: int, *rest: Any, **options: Any) -> Any:
+        return super()._make_layer(block, planes // 8, *rest, **options)
+
+
+@pytest.fixture(scope="module")
+def narrow_bodies() -> Iterator[None]:
+    """Let torchvision build narrow ResNets under the names of the usual ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torchvision.models.resnet.ResNet", NarrowResNet)
+        yield
+
+
+def load_script(name: str) -> ModuleType:
+    path = Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def toy_devkit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw a devkit of six training images and three test images; copy what you change."""
+    toy_data, root = load_script("toy_data"), tmp_path_factory.mktemp("toy")
+    sizes = toy_data.Sizes(train_per_class=1, val_per_class=1, trainval=6, test=3, scene_side=64)
+    toy_data.make_toy_data(root, seed=0, sizes=sizes)
+    return root / "VOCdevkit"
 
 
 @pytest.fixture(scope="session")

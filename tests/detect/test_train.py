@@ -1,11 +1,8 @@
 """What a fine-tuning can be asked for: other beginnings, FocusedDropout, averaged weights."""
 
-import importlib.util
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -18,32 +15,13 @@ from common.progress import read_metrics
 from detect import __main__ as command
 from detect.recipes import RECIPES, Recipe
 
+pytestmark = pytest.mark.usefixtures("narrow_bodies")
 Run = Callable[..., tuple[int, str, str]]
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-toy_data = load(Path(__file__).parents[2] / "scripts" / "toy_data.py")
 TINY = (
     "--detector.train-sizes 48 64 --detector.test-size 64 --detector.max-size 64 "
     "--detector.fpn-channels 16 --optimization.batch-size 3 --optimization.epochs 2 "
     "--optimization.warmup-steps 2 --workers 0 --device cpu"
 ).split()  # two steps an epoch
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("toy")
-    sizes = toy_data.Sizes(train_per_class=1, val_per_class=1, trainval=6, test=3, scene_side=64)
-    toy_data.make_toy_data(root, seed=0, sizes=sizes)
-    return root / "VOCdevkit"
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +40,13 @@ def backbone(tmp_path_factory: pytest.TempPathFactory, weights: dict[str, Tensor
 
 @pytest.fixture
 def train(
-    call_command: Callable[..., tuple[int, str, str]], data: Path, backbone: Path, tmp_path: Path
+    call_command: Callable[..., tuple[int, str, str]],
+    toy_devkit: Path,
+    backbone: Path,
+    tmp_path: Path,
 ) -> Run:
     def call(*flags: object, **changed: object) -> tuple[int, str, str]:
-        given = {"backbone": backbone, "data": data, "out": tmp_path / "run"} | changed
+        given = {"backbone": backbone, "data": toy_devkit, "out": tmp_path / "run"} | changed
         named = [text for name, value in given.items() for text in (f"--{name}", value)]
         return call_command(command, "train", "toy-retinanet", *named, *TINY, *flags)
 
@@ -109,7 +90,7 @@ def test_torchvisions_weights_in_both_formats(
 
 
 def test_from_scratch_everything_is_trained(
-    train: Run, call_command: Callable[..., tuple[int, str, str]], data: Path, tmp_path: Path
+    train: Run, call_command: Callable[..., tuple[int, str, str]], toy_devkit: Path, tmp_path: Path
 ) -> None:
     assert train("--optimization.epochs", 1, backbone="scratch")[0] == 0
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
@@ -125,8 +106,8 @@ def test_from_scratch_everything_is_trained(
     parameters = [name for name in state["model"] if not name.endswith(statistics)]
     assert len(state["optimizer"]["param_groups"][0]["params"]) == len(parameters)
     code, out, err = call_command(
-        *(command, "evaluate", "--run", tmp_path / "run", "--data", data, "--split", "2007:test"),
-        *("--out", tmp_path / "test", "--device", "cpu", "--workers", 0),
+        *(command, "evaluate", "--run", tmp_path / "run", "--data", toy_devkit),
+        *("--split", "2007:test", "--out", tmp_path / "test", "--device", "cpu", "--workers", 0),
     )
     assert code == 0, err
     evaluation = json.loads((tmp_path / "test" / "evaluation.json").read_text())
@@ -154,7 +135,7 @@ def test_cuda_graphs_are_refused(train: Run) -> None:
 
 
 def test_focused_dropout_takes_part_in_fine_tuning(
-    train: Run, call_command: Callable[..., tuple[int, str, str]], data: Path, tmp_path: Path
+    train: Run, call_command: Callable[..., tuple[int, str, str]], toy_devkit: Path, tmp_path: Path
 ) -> None:
     assert train()[0] == 0
     focused = ("--focused-dropout", "layer3", "--focus.participation-rate", 0.5, "--focus.exact")
@@ -170,7 +151,7 @@ def test_focused_dropout_takes_part_in_fine_tuning(
     stage = "backbone.body.layer3.0.conv1.weight"
     assert not torch.equal(plain[stage], changed[stage])
     code, out, err = call_command(
-        *(command, "evaluate", "--run", tmp_path / "focused", "--data", data),
+        *(command, "evaluate", "--run", tmp_path / "focused", "--data", toy_devkit),
         *("--split", "2007:test", "--out", tmp_path / "test", "--device", "cpu", "--workers", 0),
     )
     assert code == 0, err
@@ -212,7 +193,7 @@ def test_a_stage_that_focused_dropout_cannot_follow(
 
 
 def test_averaged_weights_are_evaluated(
-    train: Run, call_command: Callable[..., tuple[int, str, str]], data: Path, tmp_path: Path
+    train: Run, call_command: Callable[..., tuple[int, str, str]], toy_devkit: Path, tmp_path: Path
 ) -> None:
     assert train("--optimization.ema-decay", 0.5)[0] == 0
     state = load_checkpoint(tmp_path / "run" / "last.pt")
@@ -220,8 +201,8 @@ def test_averaged_weights_are_evaluated(
     differ = [k for k in state["model"] if not torch.equal(state["model"][k], state["average"][k])]
     assert any("head" in name for name in differ) and any("layer4" in name for name in differ)
     code, _, err = call_command(
-        *(command, "evaluate", "--run", tmp_path / "run", "--data", data, "--split", "2007:test"),
-        *("--out", tmp_path / "test", "--device", "cpu", "--workers", 0),
+        *(command, "evaluate", "--run", tmp_path / "run", "--data", toy_devkit),
+        *("--split", "2007:test", "--out", tmp_path / "test", "--device", "cpu", "--workers", 0),
     )
     assert code == 0, err
     metrics = json.loads((tmp_path / "test" / "metrics.json").read_text())

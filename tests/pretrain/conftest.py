@@ -1,4 +1,4 @@
-"""What tests of this stage share: run folders with weights that were drawn and not trained."""
+"""What tests of this stage share: class folders; runs with weights that were not trained."""
 
 import json
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +66,21 @@ def write_run(
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1).state_dict()
     checkpoints.save(state | {"step": 20, "epoch": 2, "optimizer": optimizer}, folder / "last.pt")
     return folder
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw two classes that differ in colour, 12 and 5 images of each; copy what you change."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 5)):
+        for label, name in enumerate(("ant", "bee")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 80, (40, 36, 3), dtype=np.uint8)
+                pixels[..., label] += 150
+                cv2.imwrite(str(root / split / name / f"{number}.jpg"), pixels)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -364,12 +364,13 @@ def test_initial_weights(name: str) -> None:
 
 @pytest.mark.parametrize(("stem", "last"), [("imagenet", 2), ("no-pool", 4), ("small", 8)])
 def test_stems_change_the_resolution_but_no_key(stem: Any, last: int) -> None:
-    network = build_network("resnet18", 10, stem).eval()
-    stock = models.resnet18(weights=None, num_classes=10)
+    with torch.device("meta"):
+        network, images = build_network("resnet18", 10, stem), torch.zeros(1, 3, 64, 64)
+        stock = models.resnet18(weights=None, num_classes=10)
     assert {k: v.shape for k, v in network.state_dict().items()} == {
         k: v.shape for k, v in stock.state_dict().items()
     }
-    assert maps_behind(network, ("layer4",), torch.zeros(1, 3, 64, 64))[0].shape[-1] == last
+    assert maps_behind(network, ("layer4",), images)[0].shape[-1] == last
 
 
 def test_unknown_network_or_block() -> None:

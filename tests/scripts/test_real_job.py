@@ -62,6 +62,7 @@ def test_pretrain_finetune_evaluate_on_two_processes(data: Path, tmp_path: Path)
     assert recipe["focus"] == {
         "after": "layer3",
         "gamma": [0.3, 0.6],
+        "gamma_per": "image",
         "opposite": False,
         "participation_rate": 0.1,
         "exact": False,
