@@ -57,9 +57,9 @@ class Case:
 
 
 CPU_CASES = (
-    Case("resnet18", 64, 160, 8, 5),
-    Case("resnet18", 64, 160, 8, 5, "bf16", raw=False),
-    Case("resnet50", 256, 256, 4, 3, raw=False),
+    Case("resnet18", 64, 160, 8, 15),
+    Case("resnet18", 64, 160, 8, 15, "bf16", raw=False),
+    Case("resnet50", 256, 256, 4, 5, raw=False),
 )
 GPU_CASES = (Case("resnet50", 256, 600, 16, 20, "bf16"), Case("resnet50", 256, 800, 8, 20, "bf16"))
 TINY_CASES = (Case("resnet18", 64, 64, 2, 1, "bf16"),)
