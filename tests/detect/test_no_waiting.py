@@ -1,7 +1,5 @@
 """A training step of the detector waits for no value and no copy; a GPU need not idle."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -33,13 +31,6 @@ class NoCopyBetweenDevices(TorchDispatchMode):
         return result
 
 
-@contextmanager
-def no_values(device: str) -> Iterator[None]:
-    """Make tensors without values, on a device that need not be there."""
-    with FakeTensorMode(), torch.device(device):
-        yield
-
-
 def network(**settings: Any) -> BatchedRetinaNet:
     chosen = Detector(fpn_channels=32, **settings)
     return build_retinanet(chosen, "resnet18", 20, IMAGENET_MEAN, IMAGENET_STD)
@@ -58,9 +49,10 @@ def batch() -> tuple[Images, Targets]:
 def test_no_value_is_waited_for_and_nothing_is_copied(
     box_loss: str, loss_normalizer: str, device: str
 ) -> None:
-    with no_values(device):
-        ours = network(box_loss=box_loss, loss_normalizer=loss_normalizer)
-        inputs = batch()
+    with FakeTensorMode():  # tensors without values, on a device that need not be there
+        with torch.device(device):  # not for the steps: what they make without one is the host's
+            ours = network(box_loss=box_loss, loss_normalizer=loss_normalizer)
+            inputs = batch()
         ours(*inputs)  # makes the anchors of this shape
         with NoCopyBetweenDevices():
             losses = ours(*inputs)
@@ -84,8 +76,9 @@ def as_stock_takes_it(images: Images, targets: Targets) -> tuple[list[Tensor], A
 
 
 def test_torchvisions_step_waits_for_values_and_copies() -> None:
-    with no_values("cuda"):
-        theirs, inputs = stock(), as_stock_takes_it(*batch())
+    with FakeTensorMode():
+        with torch.device("cuda"):
+            theirs, inputs = stock(), as_stock_takes_it(*batch())
         with NoCopyBetweenDevices(), pytest.raises(AssertionError, match="copied from cpu"):
             theirs(*inputs)
         with pytest.raises((DataDependentOutputException, DynamicOutputShapeException)):
