@@ -128,18 +128,18 @@ class Details:
 Block: TypeAlias = Heading | Text | Code | Table | Matrix | Drawings | Details
 
 
-def write_value(value: Value, kind: str, digits: int) -> str:
-    """Write a value of a table as plain text, percentages with `digits`; None is "n/a"."""
+def write_value(value: Value, kind: str) -> str:
+    """Write a value of a table as plain text, percent like the paper's; None is "n/a"."""
     if value is None:
         return "n/a"
     if isinstance(value, Span):
-        return " to ".join(write_value(end, kind, digits) for end in value)
+        return " to ".join(write_value(end, kind) for end in value)
     if isinstance(value, str) or kind in ("text", "count"):
         return str(value)
     if kind == "number":
         return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}"
-    text = f"{100 * value:{'+' if kind == 'points' else ''}.{digits}f}"
-    return text[1:] if kind == "points" and not float(text) else text  # neither +0.0 nor -0.0
+    text = f"{100 * value:{'+' if kind == 'points' else ''}.2f}"
+    return text[1:] if kind == "points" and not float(text) else text  # neither +0.00 nor -0.00
 
 
 def count(number: int, one: str, more: str = "") -> str:

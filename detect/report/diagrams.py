@@ -49,7 +49,7 @@ def curves(runs: Sequence[Run]) -> list[Block]:
     panels = []
     for number, name in enumerate(names):
         scores = [run.voc.per_class[name] for run in runs]
-        areas = " | ".join(write_value(score.ap_area, "percent", digits=1) for score in scores)
+        areas = " | ".join(write_value(score.ap_area, "percent") for score in scores)
         svg = charts.curve_panel(scores, salt=f"class {number}")
         panels.append(Drawing(svg, name, f"AP (area) {areas}"))
     cut = f" The {MOST_CLASSES} classes with the most objects are shown."

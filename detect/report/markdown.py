@@ -56,7 +56,7 @@ def _table(table: Table) -> str:
     for row in (*table.rows, *([table.total] if table.total else [])):
         texts = []
         for cell, column in zip(row, table.columns, strict=True):
-            text = _plain(write_value(cell.value, column.kind, digits=2))
+            text = _plain(write_value(cell.value, column.kind))
             texts.append(f"**{text}**" if cell.marked else text)
         rows.append(" | ".join(texts))
     lines = "\n".join(f"| {row} |" for row in rows)

@@ -112,7 +112,7 @@ def _table(table: Table) -> str:
 def _row(row: Sequence[Cell], table: Table) -> str:
     cells = []
     for index, (cell, column) in enumerate(zip(row, table.columns, strict=True)):
-        text = escape(write_value(cell.value, column.kind, digits=1))
+        text = escape(write_value(cell.value, column.kind))
         if column.kind == "points":
             text = text.replace("-", "&minus;")
         if cell.marked:

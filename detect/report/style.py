@@ -79,6 +79,7 @@ thead th { border-bottom: 2px solid var(--soft); font-weight: 600; vertical-alig
   min-width: 4.5rem; max-width: 14rem; overflow-wrap: break-word; }
 th.text, td.text { text-align: left; }
 td.text { overflow-wrap: anywhere; min-width: 8rem; max-width: 32rem; }
+thead th.text:first-child { min-width: min(11rem, 30vw); }
 td:not(.text) { white-space: nowrap; }
 tbody th, tfoot th { font-weight: 400; max-width: 16rem; overflow-wrap: break-word; }
 th:first-child { position: sticky; left: 0; background: var(--page); }
@@ -126,7 +127,7 @@ details pre { margin: .5rem 0 1rem; }
   html { font-size: 75%; }
   main { max-width: none; padding: 0; }
   th, td { padding: .25rem .4rem; }
-  thead th, td.text { min-width: 0; }
+  thead th, thead th.text:first-child, td.text { min-width: 0; }
   .scroll { overflow: visible; }
   .strip { grid-auto-flow: row; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr));
     overflow: visible; }

@@ -47,17 +47,17 @@ def test_the_page_shows_the_scores_worked_out_by_hand(written):
     page, _, _ = written
     rows = page.rows("Scores of the runs, percent")
     plain, focused = rows["plain"], rows["focused"]
-    assert (plain["mAP (11-point)"], focused["mAP (11-point)"]) == ("77.3", "50.0")
-    assert (plain["mAP (area)"], focused["mAP (area)"]) == ("75.0", "50.0")  # (1/2 + 1) / 2
+    assert (plain["mAP (11-point)"], focused["mAP (11-point)"]) == ("77.27", "50.00")
+    assert (plain["mAP (area)"], focused["mAP (area)"]) == ("75.00", "50.00")  # (1/2 + 1) / 2
     assert (plain["Images"], plain["Detections"]) == ("4", "4")
     assert page.tables["AP by class, 11-point, percent"][1:] == [
-        ["cat", "2", "0", "54.5", "100.0", "+45.5"],
-        ["dog", "1", "0", "100.0", "0.0", f"{MINUS}100.0"],
+        ["cat", "2", "0", "54.55", "100.00", "+45.45"],
+        ["dog", "1", "0", "100.00", "0.00", f"{MINUS}100.00"],
         ["emu", "0", "1", "n/a", "n/a", "n/a"],
-        ["All classes (mAP)", "3", "1", "77.3", "50.0", f"{MINUS}27.3"],
+        ["All classes (mAP)", "3", "1", "77.27", "50.00", f"{MINUS}27.27"],
     ]
     areas = [row[3] for row in page.tables["AP by class, area, percent"][1:]]
-    assert areas == ["50.0", "100.0", "n/a", "75.0"]
+    assert areas == ["50.00", "100.00", "n/a", "75.00"]
     sizes = page.tables["COCO AP by object size, percent"]
     assert sizes[0] == ["Run", "Small, 3 objects", "Medium, 0 objects", "Large, 0 objects"]
     assert sizes[1][2:] == ["n/a", "n/a"]
@@ -70,7 +70,7 @@ def test_intervals_hold_the_score_and_differences_are_second_minus_first(written
             low, high = map(float, row[f"95% interval ({name})"].split(" to "))
             assert 0 <= low <= float(row[f"mAP ({name})"]) <= high <= 100
     (row,) = page.rows("Differences to plain, percentage points").values()
-    for name, value in (("11-point", "27.3"), ("area", "25.0")):
+    for name, value in (("11-point", "27.27"), ("area", "25.00")):
         assert row[f"mAP difference ({name})"] == MINUS + value
         interval = row[f"95% interval ({name})"].replace(MINUS, "-")
         low, high = map(float, interval.split(" to "))
@@ -98,10 +98,10 @@ def test_best_f1_by_class_is_worked_out_by_hand(written):
     assert head[2:] == ["Threshold", "F1, percent", "Precision, percent", "Recall, percent",
                         "True positives", "False positives"]  # fmt: skip
     assert rows == [
-        ["cat", "2", "0.900", "66.7", "100.0", "50.0", "1", "0"],
-        ["dog", "1", "0.700", "100.0", "100.0", "100.0", "1", "0"],
+        ["cat", "2", "0.900", "66.67", "100.00", "50.00", "1", "0"],
+        ["dog", "1", "0.700", "100.00", "100.00", "100.00", "1", "0"],
         ["emu", "1", *["n/a"] * 6],
-        ["All classes, one threshold", "4", "0.700", "66.7", "66.7", "66.7", "2", "1"],
+        ["All classes, one threshold", "4", "0.700", "66.67", "66.67", "66.67", "2", "1"],
     ]
 
 
@@ -110,9 +110,9 @@ def test_errors_and_confusion_are_worked_out_by_hand(written):
     html = files[0].read_text("utf-8")
     assert {">25.0</text>", ">50.0</text>"} <= set(re.findall(r">[\d.]+</text>", html))  # bars
     rows = page.rows("Errors, gain in percentage points")
-    assert list(rows["background"].values())[1:] == ["0.0", "1", "0.0", "2"]
+    assert list(rows["background"].values())[1:] == ["0.00", "1", "0.00", "2"]
     # A missed object less: cat has AP 1 and not 1/2; dog, which has AP 0, leaves the mean.
-    assert list(rows["missed"].values())[1:] == ["+25.0", "1", "+50.0", "1"]
+    assert list(rows["missed"].values())[1:] == ["+25.00", "1", "+50.00", "1"]
     assert list(rows["false positive"].values())[2::2] == ["1", "2"]
     assert list(rows["false negative"].values())[2::2] == ["1", "1"]
     captions = [f"Confusion matrix of {name}" for name in ("plain, from score 0.70",
@@ -159,19 +159,19 @@ def test_both_files_show_what_metrics_json_holds(written):
     folders = [files[0].parents[1] / name for name in "ab"]
     metrics = [json.loads((run / "metrics.json").read_text()) for run in folders]
     headline = "Scores of the runs, percent"
-    for digits, tables in ((1, page.tables), (2, markdown_tables(markdown))):
+    for tables in (page.tables, markdown_tables(markdown)):
         rows = tables[headline][-2:]
         for row, of_run in zip(rows, metrics, strict=True):
             voc, coco = of_run["voc"], of_run["coco"]
             values = [voc["map_11point"], voc["map_area"], coco["ap"], coco["ap50"], coco["ap75"]]
             assert [row[i].strip("*") for i in (1, 3, 5, 6, 7)] == [
-                f"{100 * v:.{digits}f}" for v in values
+                f"{100 * v:.2f}" for v in values
             ]
         for key, caption in (("ap_11point", "11-point"), ("ap_area", "area")):
             rows = {row[0]: row for row in tables[f"AP by class, {caption}, percent"]}
             for name in CLASSES:
                 values = [m["voc"]["per_class"][name][key] for m in metrics]
-                texts = ["n/a" if v is None else f"{100 * v:.{digits}f}" for v in values]
+                texts = ["n/a" if v is None else f"{100 * v:.2f}" for v in values]
                 assert [cell.strip("*") for cell in rows[name][3:5]] == texts
 
 
@@ -183,12 +183,12 @@ def test_the_best_value_is_bold_and_a_tie_or_a_single_run_has_none(written, two_
         ["dog", "1", "0", "**100.00**", "0.00", "-100.00"],
         ["emu", "0", "1", "n/a", "n/a", "n/a"],
     ]
-    assert {"77.3", "100.0", "75.0"} <= set(page.bold)
+    assert {"77.27", "100.00", "75.00"} <= set(page.bold)
     single, markdown = report(two_runs[:1])
     assert not single.bold
     assert "**" not in markdown
     assert "baseline" not in single.visible
-    assert single.tables["AP by class, 11-point, percent"][1] == ["cat", "2", "0", "54.5"]
+    assert single.tables["AP by class, 11-point, percent"][1] == ["cat", "2", "0", "54.55"]
 
 
 def test_values_are_written_as_their_columns_say():
@@ -197,8 +197,8 @@ def test_values_are_written_as_their_columns_say():
     values = ("x", -1e-9, Span(-0.012, 0.034), Span(0.5, 0.625), 0.1234, 123.46)
     table = Table("t", columns, (tuple(map(Cell, values)),))
     html = to_html("t", [table])
-    assert ">0.0</td>" in html  # neither +0.0 nor -0.0
-    assert ">&minus;1.2 to +3.4</td>" in html
+    assert ">0.00</td>" in html  # neither +0.00 nor -0.00
+    assert ">&minus;1.20 to +3.40</td>" in html
     assert "| x | 0.00 | -1.20 to +3.40 | 50.00 to 62.50 | 0.123 | 123.5 |" in to_markdown([table])
 
 
@@ -331,7 +331,7 @@ def test_data_that_is_gone_can_be_given(two_runs, tmp_path, fails, report):
     moved = (tmp_path / "VOCdevkit").rename(tmp_path / "elsewhere")
     fails(two_runs, "VOCdevkit", "--data")
     page, _ = report(two_runs, data=moved)
-    assert page.tables["Scores of the runs, percent"][1][1] == "77.3"
+    assert page.tables["Scores of the runs, percent"][1][1] == "77.27"
 
 
 def test_other_data_than_was_scored_is_refused(two_runs, tmp_path, fails):
