@@ -20,8 +20,9 @@ DESCRIPTION = f"""Table 5 of the paper: does a backbone trained with FocusedDrop
 
 Pretrain a backbone with and without the method for each seed, fine-tune the same detector from
 each, one more from the baseline with FocusedDropout in the fine-tuning, and one from random
-weights; evaluate, compare, and write table5.md and table5.html. What is done is not repeated, what
-was interrupted goes on. Rows go to pretrain/results.csv and detect/results.csv.
+weights; evaluate, compare, and write table5.md, table5.html and, of the first seed's backbones,
+class activation maps. What is done is not repeated, what was interrupted goes on. Rows go to
+pretrain/results.csv and detect/results.csv.
 
   full   ImageNet, ResNet-50, 300 epochs; voc-retinanet-paper on VOC07+12, VOC07 test
   small  Tiny ImageNet, ResNet-50, 60 epochs; voc-retinanet-small, 24 epochs, VOC2012 train to val
@@ -135,7 +136,8 @@ def run(argv: list[str]) -> None:
         print(f"  {job.name}: {len(job.commands)} commands")
     if jobs and not flags.plan:
         run_side_by_side(jobs, slots, _done, _status)
-    record_runs(flags.pretrain_results, pretrained.Row, _classifiers(flags))
+    classifiers = _classifiers(flags)
+    record_runs(flags.pretrain_results, pretrained.Row, classifiers)
     rows = _detectors(flags)
     trained = {_detector(flags, arm, seed): row for (arm, seed), row in rows.items()}
     record_runs(flags.detect_results, detected.Row, trained, detected.KEY)
@@ -143,13 +145,25 @@ def run(argv: list[str]) -> None:
     table = render(flags, rows)
     (flags.out / "table5.md").write_text(table)
     print(f"\n{table}\nwrote {flags.out / 'table5.md'}")
+    for file in _compare(flags, classifiers):
+        print(f"wrote {file}")
+
+
+def _compare(flags: Flags, classifiers: Mapping[Path, pretrained.Row]) -> list[Path]:
+    """Write the report of the first seed's detectors and the maps of its backbones."""
+    written = []
     evaluated = [_detector(flags, arm, flags.seeds[0]) / "evaluated" for arm in ARMS]
     evaluated = [folder for folder in evaluated if (folder / "evaluation.json").exists()]
     if len(evaluated) > 1:
         from detect.report import write_report
 
-        for file in write_report(evaluated, flags.out / "table5.html", flags.voc):
-            print(f"wrote {file}")
+        written += write_report(evaluated, flags.out / "table5.html", flags.voc)
+    pair = [_classifier(flags, ending, flags.seeds[0]) for ending in ("", "-fd")]
+    if all(folder in classifiers for folder in pair):
+        from pretrain.look import look
+
+        written += look("cam", pair, flags.data, flags.out / "table5-cam.png", flags.device)
+    return written
 
 
 def _chosen(flags: Flags) -> list[str]:

@@ -150,6 +150,26 @@ def test_what_is_done_is_not_repeated(script: ModuleType, tmp_path: Path) -> Non
     assert "--focused-dropout" in commands[0]
 
 
+def test_the_maps_are_of_the_first_seeds_pair(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn by what `pretrain look cam` calls, once both backbones are done."""
+    calls = []
+
+    def draw(*given: object) -> list[Path]:
+        calls.append(given)
+        return [tmp_path / "drawn"]
+
+    monkeypatch.setattr("pretrain.look.look", draw)
+    flags = script.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", seeds=(3, 1))
+    folders = {s: [script._classifier(flags, end, s) for end in ("", "-fd")] for s in (1, 3)}
+    assert not script._compare(flags, dict.fromkeys([*folders[1], folders[3][0]], None))
+    assert not calls
+    assert script._compare(flags, dict.fromkeys(folders[3], None)) == [tmp_path / "drawn"]
+    picture = tmp_path / "out" / "table5-cam.png"
+    assert calls == [("cam", folders[3], tmp_path, picture, "auto")]
+
+
 def test_the_table_by_hand(script: ModuleType, tmp_path: Path) -> None:
     flags = script.Flags(data=tmp_path, voc=tmp_path, scale="mini", seeds=(0, 1))
     rows = {
