@@ -3,7 +3,6 @@
 The ranks are started once, as torchrun would; the tests look at what they wrote.
 """
 
-import importlib.util
 import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 import torch
 import torch.nn.functional as F
@@ -28,11 +28,6 @@ from common.signals import Terminated
 from common.train_loop import Options, Stage, train
 from pretrain.recipes import RECIPES
 from pretrain.task import Split, evaluate
-
-SPEC = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")
-assert SPEC and SPEC.loader
-faults = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(faults)
 
 PIXELS = torch.randint(0, 256, (21, 3, 6, 6), generator=torch.Generator().manual_seed(0))
 IMAGES, LABELS = PIXELS.double() / 128 - 1, torch.arange(21) % 7

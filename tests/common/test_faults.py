@@ -3,7 +3,6 @@
 A run that was killed and started again must end as the run that was not, to the bit.
 """
 
-import importlib.util
 import os
 import random
 import re
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,10 +32,6 @@ from common.sampling import MicroBatch, Sampling
 from common.settings import Focus, Optimization
 from common.signals import Terminated
 from common.train_loop import Options, Stage
-
-SPEC = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")
-faults = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(faults)
 
 CPU = World(torch.device("cpu"))
 NEVER = faults.Moments(10**9)

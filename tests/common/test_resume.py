@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from faults import records, same
 from torch import Tensor, nn
 
 from common import FocusedDropout, checkpoints, signals, train_loop
@@ -32,7 +33,6 @@ FOCUS = Focus(after="focus", participation_rate=0.6, weight_decay=0.05)  # in st
 SETTINGS = Optimization(lr=0.1, batch_size=8, epochs=2)  # batches of 8, 8, 5
 COSINE = replace(SETTINGS, schedule="cosine", warmup_steps=2, clip_norm=1.0)
 ADAMW = replace(SETTINGS, optimizer="adamw", lr=0.01, accumulate=2)
-TIMES = ("seconds", "images_per_second")
 Hook = Callable[[int], None]
 
 
@@ -108,17 +108,6 @@ def train(
         folder.close()
 
 
-def same(a: Any, b: Any) -> bool:
-    """Compare checkpoints to the bit."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
-
-
 def interrupt(at: int) -> Hook:
     def hook(call: int) -> None:
         if call == at:
@@ -133,11 +122,6 @@ def crash(at: int) -> Hook:
             raise ConnectionError
 
     return hook
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Read the log without times."""
-    return [{k: v for k, v in record.items() if k not in TIMES} for record in read_metrics(folder)]
 
 
 def straight_and_resumed(

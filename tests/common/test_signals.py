@@ -3,10 +3,8 @@
 The ends in a training step are in test_resume.py.
 """
 
-import importlib.util
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import faults
 import numpy as np
 import pytest
 import torch
@@ -36,11 +35,6 @@ from detect.voc import Annotation, VocImage
 from pretrain.recipes import RECIPES
 from pretrain.task import Split
 from pretrain.task import evaluate as evaluate_classifier
-
-SPEC = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")
-faults = importlib.util.module_from_spec(SPEC)
-sys.modules["faults"] = faults  # dataclasses look their module up
-SPEC.loader.exec_module(faults)
 
 CPU = World(torch.device("cpu"))
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)

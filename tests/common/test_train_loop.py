@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from faults import same
 from torch import Tensor, nn
 
 from common import FocusedDropout, checkpoints, focused_dropout, train_loop
@@ -110,17 +111,6 @@ def train(
         return train_loop.train(task, settings, focus, World(CPU), folder, Options(**options))
     finally:
         folder.close()
-
-
-def same(a: Any, b: Any) -> bool:
-    """Compare checkpoints to the bit."""
-    if isinstance(a, Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
 
 
 def weights(model: nn.Module) -> dict[str, Tensor]:

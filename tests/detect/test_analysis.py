@@ -7,14 +7,15 @@ import math
 
 import numpy as np
 import pytest
+import scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scenes import detections_of
 
 from detect.analysis import SIZES, analyse, compare, score_by_size
 from detect.bootstrap import bootstrap_map, paired_bootstrap
-from detect.detections import Detections, GroundTruth
 from detect.errors import KINDS, analyse_errors, confusion_matrix
 from detect.voc_score import score_voc
 
@@ -22,29 +23,8 @@ CLASSES = ("cat", "dog")
 SMALL, MEDIUM, LARGE = (0, 0, 31, 31), (100, 100, 150, 150), (200, 200, 300, 300)
 
 
-def truth_of(objects, images=3, classes=CLASSES):
-    """Objects are (image, label, box, difficult)."""
-    image, label, box, difficult = zip(*objects, strict=True) if objects else ((), (), (), ())
-    return GroundTruth(
-        classes=classes,
-        image_ids=tuple(f"{i:06d}" for i in range(images)),
-        sizes=np.full((images, 2), 500),
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        box=np.array(box, dtype=np.float64).reshape(-1, 4),
-        difficult=np.array(difficult, dtype=np.bool_),
-    )
-
-
-def detections_of(rows):
-    """Detections are (image, label, score, box)."""
-    image, label, score, box = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Detections(
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        score=np.array(score, dtype=np.float64),
-        box=np.array(box, dtype=np.float64).reshape(-1, 4),
-    )
+def truth_of(objects, images=3):
+    return scenes.truth_of(objects, CLASSES, images)
 
 
 def by_size(objects, rows):

@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import detections_of
 
 from detect import bootstrap
 from detect.bootstrap import (
@@ -23,28 +25,7 @@ FAR = (50, 50, 60, 60)
 
 
 def truth_of(objects, images, classes=3):
-    """Objects are (image, label, box, difficult)."""
-    image, label, box, difficult = zip(*objects, strict=True) if objects else ((), (), (), ())
-    return GroundTruth(
-        classes=tuple("abcdef"[:classes]),
-        image_ids=tuple(f"{i:06d}" for i in range(images)),
-        sizes=np.full((images, 2), 500),
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        box=np.array(box, dtype=np.float64).reshape(-1, 4),
-        difficult=np.array(difficult, dtype=np.bool_),
-    )
-
-
-def detections_of(rows):
-    """Detections are (image, label, score, box)."""
-    image, label, score, box = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Detections(
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        score=np.array(score, dtype=np.float64),
-        box=np.array(box, dtype=np.float64).reshape(-1, 4),
-    )
+    return scenes.truth_of(objects, "abcdef"[:classes], images)
 
 
 def random_case(seed, images=8, objects=20, found=60):

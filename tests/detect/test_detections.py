@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import detections_of, truth_of
 
 from common.errors import InputError
 from detect.detections import (
     Detections,
-    GroundTruth,
     ground_truth,
     read_detections,
     write_coco_json,
@@ -24,26 +24,7 @@ GOOD = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.5}
 
 
 def split(image_ids=("000001", "2008_000008"), classes=CLASSES):
-    return GroundTruth(
-        classes=classes,
-        image_ids=image_ids,
-        sizes=np.full((len(image_ids), 2), 500),
-        image=np.empty(0, np.int64),
-        label=np.empty(0, np.int64),
-        box=np.empty((0, 4)),
-        difficult=np.empty(0, np.bool_),
-    )
-
-
-def detections_of(rows):
-    """Detections from (image, label, score, box)."""
-    image, label, score, box = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Detections(
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        score=np.array(score, dtype=np.float64),
-        box=np.array(box, dtype=np.float64).reshape(-1, 4),
-    )
+    return truth_of([], classes, image_ids)
 
 
 def assert_same(found, expected):

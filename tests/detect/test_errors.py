@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+import scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import detections_of
 
-from detect.detections import Detections, GroundTruth
 from detect.errors import KINDS, analyse_errors, best_f1, confusion_matrix, pooled
 from detect.voc_score import score_voc
 
@@ -21,33 +22,8 @@ A_LESS = (0, 0, 9, 1)  # 9/100
 FAR = (50, 50, 60, 60)
 
 
-def table(rows):
-    return np.array(rows, dtype=np.float64).reshape(-1, 4)
-
-
 def truth_of(objects, images=3):
-    """Objects are (image, label, box, difficult)."""
-    image, label, box, difficult = zip(*objects, strict=True) if objects else ((), (), (), ())
-    return GroundTruth(
-        classes=CLASSES,
-        image_ids=tuple(f"{i:06d}" for i in range(images)),
-        sizes=np.full((images, 2), 500),
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        box=table(box),
-        difficult=np.array(difficult, dtype=np.bool_),
-    )
-
-
-def detections_of(rows):
-    """Detections are (image, label, score, box)."""
-    image, label, score, box = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Detections(
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        score=np.array(score, dtype=np.float64),
-        box=table(box),
-    )
+    return scenes.truth_of(objects, CLASSES, images)
 
 
 def analyse(objects, rows):

@@ -1,12 +1,12 @@
 """`python -m detect train` under kills."""
 
-import importlib.util
 import signal
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 import torchvision.models as models
 from torchvision.models.detection.retinanet import RetinaNet
@@ -15,10 +15,6 @@ from common import train_loop
 from common.backbones import save_backbone
 from detect import __main__ as command
 from detect.train import run as _imported_once_for_all_processes  # noqa: F401
-
-SPEC = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")
-faults = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(faults)
 
 KILLED = -signal.SIGKILL
 NEVER = faults.Moments(10**9)

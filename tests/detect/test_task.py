@@ -1,14 +1,12 @@
 """What goes into the detector, and what is kept of what comes out."""
 
-import sys
 from dataclasses import replace
 from functools import partial
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
+import faults
 import numpy as np
 import pytest
 import torch
@@ -29,17 +27,6 @@ from detect.speed import measure_latency
 from detect.task import EvaluationSet, aspect_groups, detect, evaluate, training_batches
 from detect.voc import Annotation, VocImage
 
-
-def load(path: Path) -> ModuleType:
-    spec = spec_from_file_location(path.stem, path)
-    assert spec and spec.loader
-    module = module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-faults = load(Path(__file__).parents[1] / "faults.py")
 CPU = torch.device("cpu")
 WORLD = World(CPU)
 TOY = toy_retinanet()

@@ -6,11 +6,11 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from detect import voc_score
-from detect.detections import Detections, GroundTruth
 from detect.voc_score import VocScore, best_overlaps, by_label, paired_iou, score_voc
 
 CLASSES = ("cat", "dog", "emu")
@@ -19,37 +19,20 @@ A = (1, 1, 10, 10)  # boxes in the kit's 1-based inclusive pixels
 FAR = (41, 41, 50, 50)
 
 
-def table(rows, width):
-    return np.array(rows, dtype=np.float64).reshape(-1, width)
-
-
 def continuous(boxes):
-    return table(boxes, 4) - [1, 1, 0, 0]
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4) - [1, 1, 0, 0]
 
 
 def truth_of(objects, classes=CLASSES, images=IMAGES):
     """Objects are (image, label, kit's box, difficult)."""
-    image, label, box, difficult = zip(*objects, strict=True) if objects else ((), (), (), ())
-    return GroundTruth(
-        classes=classes,
-        image_ids=images,
-        sizes=np.full((len(images), 2), 500),
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        box=continuous(box),
-        difficult=np.array(difficult, dtype=np.bool_),
-    )
+    shifted = [(i, label, continuous([box])[0], hard) for i, label, box, hard in objects]
+    return scenes.truth_of(shifted, classes, images)
 
 
 def detections_of(rows):
     """Detections are (image, label, score, kit's box)."""
-    image, label, score, box = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Detections(
-        image=np.array(image, dtype=np.int64),
-        label=np.array(label, dtype=np.int64),
-        score=np.array(score, dtype=np.float64),
-        box=continuous(box),
-    )
+    shifted = [(i, label, score, continuous([box])[0]) for i, label, score, box in rows]
+    return scenes.detections_of(shifted)
 
 
 def score_one_class(objects, rows, images=IMAGES) -> VocScore:

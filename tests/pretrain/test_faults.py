@@ -1,6 +1,5 @@
 """`python -m pretrain train` under kills and restarts, with the processes that it starts."""
 
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import faults
 import pytest
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -22,11 +22,6 @@ from common import train_loop
 from pretrain import __main__ as command
 from pretrain.networks.cifar_resnet import CifarResNet
 from pretrain.train import run as _imported_once_for_all_processes  # noqa: F401
-
-SPEC = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")
-assert SPEC and SPEC.loader
-faults = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(faults)
 
 KILLED = -signal.SIGKILL
 NEVER = faults.Moments(10**9)
@@ -82,7 +77,7 @@ def test_a_reading_process_that_is_killed_ends_the_run(
     out, printed = tmp_path / "run", tmp_path / "printed"
     done = subprocess.run(  # not forked: a process that ends as any does, its readers with it
         [sys.executable, __file__, folders, out],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

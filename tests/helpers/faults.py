@@ -1,6 +1,6 @@
 """Processes that die on purpose, and what their runs leave behind.
 
-The test_faults.py of each package load this file. A process is forked, which takes milliseconds
+The tests of faults, signals and ranks import this. A process is forked, which takes milliseconds
 where a new start takes seconds, and dies by SIGKILL at a moment that was chosen before.
 """
 

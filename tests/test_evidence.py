@@ -1,0 +1,155 @@
+"""The results in README.md are those of the rows in pretrain/results.csv and detect/results.csv."""
+
+import csv
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Student's t at 97.5% by the number of pairs, from a printed table."""
+Row = dict[str, str]
+Values = dict[int, float]
+ARMS = {
+    "baseline": "",
+    "randomly MWD": "-mwd",
+    "FocusedDropout without MWD": "-fd-no-mwd",
+    "opposite approach without MWD": "-opposite-no-mwd",
+    "opposite approach": "-opposite",
+    "FocusedDropout": "-fd",
+    "constant decay of the same mean": "-constant-decay",
+    "DropBlock": "-dropblock",
+}
+DETECTORS = {
+    "baseline": ("tiny-imagenet-resnet18", False),
+    "FocusedDropout in pretraining": ("tiny-imagenet-resnet18-fd", False),
+    "FocusedDropout in fine-tuning alone": ("tiny-imagenet-resnet18", True),
+    "from random weights": ("scratch", False),
+}
+
+
+def rows_of(stage: str) -> list[Row]:
+    with (ROOT / stage / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def table(heading: str) -> list[list[str]]:
+    """Return the rows of the first table below a bold heading, as cells."""
+    lines = README[README.index(f"**{heading}") :].splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line[1:-1].split("|")])
+    return rows
+
+
+def as_changes(flags: str) -> set[str]:
+    """Turn `--focus.gamma 0.6 0.9` into the words of the column of changes."""
+    words: list[str] = []
+    for word in shlex.split(flags.strip("`")):
+        if word.startswith("--"):
+            words.append(word[2:].replace("-", "_") + "=")
+        else:
+            words[-1] += word if words[-1].endswith("=") else f",{word}"
+    return set(words)
+
+
+def classifiers(arm: str, flags: str, epochs: int) -> list[Row]:
+    """Find the runs of an arm of ResNet-20 on CIFAR-10, of so many epochs."""
+    found = []
+    for row in rows_of("pretrain"):
+        words = set(row["changes"].split())
+        schedule = {w for w in words if w.split("=")[0].startswith("optimization.epochs")}
+        schedule |= {w for w in words if w.startswith(("optimization.mile", "optimization.prec"))}
+        wanted = row["recipe"] == f"cifar10-resnet20{ARMS[arm]}" and int(row["epochs"]) == epochs
+        if wanted and words - schedule == as_changes(flags):
+            found.append(row)
+    return found
+
+
+def detectors(name: str) -> list[Row]:
+    backbone, focused = DETECTORS[name]
+    return [
+        row
+        for row in rows_of("detect")
+        if row["backbone"] == backbone and bool(row["participating_steps"]) == focused
+    ]
+
+
+def values(rows: Sequence[Row], column: str) -> Values:
+    """Return percent by seed."""
+    found = {int(row["seed"]): 100 * float(row[column]) for row in rows if row[column]}
+    assert len(found) in (0, len(rows)), "two runs of one seed"
+    return found
+
+
+def spread(found: Values) -> str:
+    if not found:
+        return "-"
+    mean = f"{statistics.fmean(found.values()):.2f}"
+    return f"{mean} ± {statistics.stdev(found.values()):.2f}" if len(found) > 1 else mean
+
+
+def difference(ours: Values, baseline: Values) -> str:
+    gaps = [ours[seed] - baseline[seed] for seed in ours.keys() & baseline.keys()]
+    if not gaps:
+        return "-"
+    mean = statistics.fmean(gaps)
+    if len(gaps) == 1:
+        return f"{mean:+.2f}"
+    half = T[len(gaps)] * statistics.stdev(gaps) / len(gaps) ** 0.5
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+
+
+def classifier_cells(arm: str, flags: str, epochs: int) -> list[str]:
+    """Return what the README says of an arm: best epoch, last epoch, each less the baseline; n."""
+    rows = classifiers(arm, flags, epochs)
+    if not rows:
+        return ["not run", "", "", "", "0"]
+    # What changes the method alone is compared with the unchanged baseline.
+    own = "" if flags.strip("`").startswith("--focus.") else flags
+    baseline = classifiers("baseline", own, epochs)
+    cells = []
+    for column in ("best_accuracy", "last_accuracy"):
+        ours = values(rows, column)
+        cells.append(spread(ours))
+        cells.append("" if arm == "baseline" else difference(ours, values(baseline, column)))
+    return [*cells, str(len(rows))]
+
+
+def detector_cells(name: str) -> list[str]:
+    """Top-1 of the backbone, mAP (11-point), less the baseline, mAP (area), the same, AP; n."""
+    rows, baseline = detectors(name), detectors("baseline")
+    if not rows:
+        return ["", "not run", "", "", "", "", "0"]
+    cells = [spread(values(rows, "backbone_accuracy"))]
+    for column in ("map_11point", "map_area"):
+        ours = values(rows, column)
+        cells.append(spread(ours))
+        cells.append("" if name == "baseline" else difference(ours, values(baseline, column)))
+    return [*cells, spread(values(rows, "coco_ap")), str(len(rows))]
+
+
+@pytest.mark.parametrize("epochs", [15, 2])
+def test_classifiers(epochs: int) -> None:
+    rows = table(f"ResNet-20 on CIFAR-10, {epochs} of 300 epochs")
+    assert rows[0][0] == "baseline"
+    for arm, flags, _, *cells in rows:
+        assert cells == classifier_cells(arm, flags, epochs), (arm, flags)
+    shown = sum(int(row[-1]) for row in rows)
+    ours = [r for r in rows_of("pretrain") if r["recipe"].startswith("cifar10-resnet20")]
+    assert shown == sum(int(row["epochs"]) == epochs for row in ours), "not all runs are shown"
+
+
+def test_detectors() -> None:
+    rows = table("Table 5 in miniature")
+    assert [row[0] for row in rows] == list(DETECTORS)
+    for name, *cells in rows:
+        assert cells == detector_cells(name), name
+    assert sum(int(row[-1]) for row in rows) == len(rows_of("detect"))
