@@ -6,6 +6,7 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
+from reports import CLASSES, Page, write_devkit, write_run
 
 from common.errors import InputError
 from detect.bootstrap import Interval
@@ -15,19 +16,17 @@ from detect.report.markdown import to_markdown
 from detect.report.page import to_html
 from detect.report.tables import verdict
 
-CLASSES = ("cat", "dog", "emu")
 MINUS = "\u2212"
 
 
 @pytest.fixture
-def report(report_fixtures, tmp_path, monkeypatch):
+def report(tmp_path, monkeypatch):
     """Writes the page and the Markdown, without the charts, which take the most time."""
-    _, _, page = report_fixtures
     monkeypatch.setattr("detect.report.document.write_charts", lambda *_: [])
 
     def write(folders, **arguments):
         files = write_report(folders, tmp_path / "out" / "report.html", **arguments)
-        return page(files[0].read_text("utf-8")), files[1].read_text("utf-8")
+        return Page(files[0].read_text("utf-8")), files[1].read_text("utf-8")
 
     return write
 
@@ -309,8 +308,7 @@ def fails(report, tmp_path):
     return check
 
 
-def test_runs_on_different_splits_are_refused(two_runs, tmp_path, fails, report_fixtures):
-    write_devkit, write_run, _ = report_fixtures
+def test_runs_on_different_splits_are_refused(two_runs, tmp_path, fails):
     devkit = write_devkit(tmp_path / "VOCdevkit", "val")
     lines = {"cat": [], "dog": [], "emu": []}
     other = write_run(tmp_path / "c", devkit, lines, "other", split="2007:val")

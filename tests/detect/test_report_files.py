@@ -6,6 +6,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from reports import Page, write_devkit, write_run
 
 from common.errors import InputError
 from detect import __main__ as command
@@ -76,7 +77,7 @@ def write_more_images(devkit, runs):
             )
 
 
-def test_the_report_agrees_with_analysis_json(two_runs, tmp_path, call_command, report_fixtures):
+def test_the_report_agrees_with_analysis_json(two_runs, tmp_path, call_command):
     devkit = tmp_path / "VOCdevkit"
     write_large_image(devkit)
     write_more_images(devkit, two_runs)
@@ -110,7 +111,7 @@ def test_the_report_agrees_with_analysis_json(two_runs, tmp_path, call_command, 
             expected = {key: record["against"][kind][key] for key in ("value", "low", "high")}
             assert expected.items() <= difference[kind].items()
 
-    page = report_fixtures[2](files[0].read_text("utf-8"))
+    page = Page(files[0].read_text("utf-8"))
     sizes = records[0]["by_size"]
     assert [part["objects"] for part in sizes.values()] == [33, 2, 0]
     heads = [f"{name.capitalize()}, {part['objects']} objects" for name, part in sizes.items()]
@@ -215,8 +216,7 @@ def test_labels_that_differ_look_different():
     assert len({drawn(label) for label in labels}) == len(labels)
 
 
-def test_class_names_that_are_not_ascii_reach_every_file(report_fixtures, tmp_path):
-    write_devkit, write_run, page = report_fixtures
+def test_class_names_that_are_not_ascii_reach_every_file(tmp_path):
     names = (CAT, DOG, MOUSE)
     devkit = write_devkit(tmp_path / "VOCdevkit", classes=names)
     lines = {
@@ -229,5 +229,5 @@ def test_class_names_that_are_not_ascii_reach_every_file(report_fixtures, tmp_pa
     for file in files[:4]:
         text = file.read_text("utf-8")
         assert all(name in text for name in (*names, TITLE))
-    alts = [image["alt"] for image in page(files[0].read_text("utf-8")).images()]
+    alts = [image["alt"] for image in Page(files[0].read_text("utf-8")).images()]
     assert any(f"1 {CAT}" in alt for alt in alts)

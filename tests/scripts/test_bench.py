@@ -1,15 +1,15 @@
 """The benchmarks run, and both sides of each do the same work; times are never tested."""
 
 import importlib
-import importlib.util
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import bench
 import cv2
 import numpy as np
 import pytest
@@ -20,22 +20,9 @@ from common import allocator
 from detect.voc_score import score_voc
 from pretrain.networks import build_network
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "bench.py"
-
-
-@pytest.fixture(scope="module")
-def bench() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(SCRIPT.parent))
-    spec = importlib.util.spec_from_file_location("bench", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPT.parent))
-
 
 @pytest.fixture
-def part(bench: ModuleType) -> Callable[[str], ModuleType]:
+def part() -> Callable[[str], ModuleType]:
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
@@ -53,7 +40,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def here(
-    bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Call the script in this process, its processes too; the allocator stays as it is."""
 
@@ -91,7 +78,6 @@ SIDES = {
 
 @pytest.mark.parametrize("name", SIDES)
 def test_each_benchmark_runs_at_its_smallest(
-    bench: ModuleType,
     part: Callable[[str], ModuleType],
     here: Callable[..., tuple[int, str, str]],
     photos: Path,
@@ -123,14 +109,14 @@ def test_each_benchmark_runs_at_its_smallest(
     assert torch.get_num_threads() == 1
 
 
-def test_sides_cover_all_benchmarks(bench: ModuleType) -> None:
+def test_sides_cover_all_benchmarks() -> None:
     assert tuple(SIDES) == bench.NAMES
     for name in bench.NAMES:
         assert f"bench.py {name} " in bench.__doc__
 
 
 def test_all_runs_each_in_a_process_and_goes_on_after_a_failure(
-    bench: ModuleType, here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     ran = []
 

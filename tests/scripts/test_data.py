@@ -1,9 +1,7 @@
 """`scripts/data.py`: small sets from a server of this machine, counted, shown and verified."""
 
 import hashlib
-import importlib.util
 import shutil
-import sys
 import tarfile
 import threading
 import zipfile
@@ -12,31 +10,18 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import ModuleType
 from typing import ClassVar
 
 import cv2
+import data as script
 import numpy as np
 import pytest
 import torchvision.datasets as published
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 XML = """<annotation><size><width>8</width><height>8</height></size>{objects}</annotation>"""
 OBJECT = """<object><name>{name}</name><difficult>{difficult}</difficult><bndbox>
 <xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>6</ymax></bndbox></object>"""
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(SCRIPTS))  # as Python does for a script
-    spec = importlib.util.spec_from_file_location("data", SCRIPTS / "data.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["data"] = module
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(SCRIPTS))
 
 
 def draw(path: Path) -> None:
@@ -96,9 +81,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def mirror(
-    tmp_path: Path, sources: Path, script: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Mirror]:
+def mirror(tmp_path: Path, sources: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
     """Serve the archives of small sets, and put these into the table."""
     folder = tmp_path / "served"
     folder.mkdir()
@@ -152,7 +135,7 @@ def mirror(
 
 
 @pytest.fixture
-def call(script: ModuleType, call_command: Call) -> Call:
+def call(call_command: Call) -> Call:
     def run(*arguments: object) -> tuple[int, str, str]:
         code, out, err = call_command(script, *arguments)
         # One line, whatever went wrong.
@@ -170,7 +153,7 @@ def content(folder: Path) -> dict[str, bytes]:
 # ---- the table ----------------------------------------------------------------------------------
 
 
-def test_digests_are_those_of_torchvision(script: ModuleType) -> None:
+def test_digests_are_those_of_torchvision() -> None:
     ours = {
         part.archive.name: part.archive.md5
         for data_set in script.DATA_SETS.values()
@@ -297,7 +280,7 @@ def test_room_is_asked_for_all_at_once(
 
 
 def test_imagenet_is_told(
-    call: Call, mirror: Mirror, script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     to = tmp_path / "data"
     command = ("download", "imagenet", "cifar10", "--to", to, "--mirror", mirror.url)

@@ -1,6 +1,5 @@
 """`scripts/make_shards.py`: what it packs trains as class folders do, what it indexes is safe."""
 
-import importlib.util
 import io
 import json
 import os
@@ -10,9 +9,9 @@ import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import cv2
+import make_shards
 import numpy as np
 import pytest
 import torch
@@ -29,16 +28,6 @@ NAMES = ("a-b.jpg", "a.jpg", "A.JPEG", "dot.ted.jpg", "10.png", "9.png")
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_shards", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["make_shards"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of noise, about 2.5 MB, with names whose order is easily lost."""
     root = tmp_path_factory.mktemp("data")
@@ -52,16 +41,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def pack(script: ModuleType, data: Path, out: Path, **options: object) -> Path:
-    flags = script.Flags(**{"data": data, "out": out, "size_mb": 1, "workers": 1, **options})
-    script.pack(flags, data, out)
+def pack(data: Path, out: Path, **options: object) -> Path:
+    flags = make_shards.Flags(**{"data": data, "out": out, "size_mb": 1, "workers": 1, **options})
+    make_shards.pack(flags, data, out)
     return out
 
 
 @pytest.fixture(scope="module")
-def packed(script: ModuleType, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def packed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards")
-    return pack(script, data, pack(script, data, out), split="val")
+    return pack(data, pack(data, out), split="val")
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -138,70 +127,63 @@ def test_webdataset_reads_them(data: Path, packed: Path) -> None:
     assert pairs == {p.read_bytes(): n for p, n in zip(files.paths, labels, strict=True)}
 
 
-def test_any_number_of_processes_writes_the_same(
-    script: ModuleType, data: Path, packed: Path, tmp_path: Path
-) -> None:
-    pack(script, data, tmp_path, workers=3)
+def test_any_number_of_processes_writes_the_same(data: Path, packed: Path, tmp_path: Path) -> None:
+    pack(data, tmp_path, workers=3)
     assert contents(tmp_path / "train") == contents(packed / "train")
 
 
-def test_an_interrupted_call_goes_on(
-    script: ModuleType, data: Path, packed: Path, tmp_path: Path
-) -> None:
-    flags = script.Flags(data=data, out=tmp_path, size_mb=1, workers=1)
+def test_an_interrupted_call_goes_on(data: Path, packed: Path, tmp_path: Path) -> None:
+    flags = make_shards.Flags(data=data, out=tmp_path, size_mb=1, workers=1)
     folder = tmp_path / "train"
     folder.mkdir()
-    jobs = script.plan(class_folders(data, "train"), folder, flags)
+    jobs = make_shards.plan(class_folders(data, "train"), folder, flags)
     for job in jobs[:2]:
-        script.pack_shard(job)
+        make_shards.pack_shard(job)
     os.truncate(jobs[1].path, 4000)  # a crash before the disk had it
     (folder / ".imagenet-train-000002.tar.0badcafe.tmp").write_bytes(b"half")
     before = jobs[0].path.stat()
-    pack(script, data, tmp_path)
+    pack(data, tmp_path)
     assert jobs[0].path.stat() == before
     assert contents(folder) == contents(packed / "train")
 
 
-def test_a_finished_call_changes_nothing(
-    script: ModuleType, data: Path, packed: Path, tmp_path: Path
-) -> None:
+def test_a_finished_call_changes_nothing(data: Path, packed: Path, tmp_path: Path) -> None:
     before = {path.name: path.stat() for path in (packed / "train").iterdir()}
-    pack(script, data, packed)
+    pack(data, packed)
     assert {path.name: path.stat() for path in (packed / "train").iterdir()} == before
     with pytest.raises(InputError, match=r"holds shards of other images or options"):
-        pack(script, data, packed, size_mb=2)
+        pack(data, packed, size_mb=2)
     with pytest.raises(InputError, match=r"holds shards of other images or options"):
-        pack(script, data, packed, resize=100)
+        pack(data, packed, resize=100)
 
 
 def test_a_damaged_index_is_told(
-    script: ModuleType,
     data: Path,
     call_command: Callable[..., tuple[int, str, str]],
     tmp_path: Path,
 ) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "index.json").write_text("{")
-    code, _, error = call_command(script, "--data", str(data), "--out", str(tmp_path))
+    code, _, error = call_command(make_shards, "--data", str(data), "--out", str(tmp_path))
     assert (code, error.count("\n")) == (2, 1)
     assert "index.json is no index of shards" in error
     (tmp_path / "file").touch()
-    code, _, error = call_command(script, "--data", str(data), "--out", str(tmp_path / "file"))
+    code, _, error = call_command(make_shards, "--data", str(data), "--out", str(tmp_path / "file"))
     assert (code, error.count("\n")) == (2, 1)
 
 
-def test_shards_of_other_options_are_not_mixed(
-    script: ModuleType, data: Path, tmp_path: Path
-) -> None:
-    flags = script.Flags(data=data, out=tmp_path, size_mb=1, workers=1)
+def test_shards_of_other_options_are_not_mixed(data: Path, tmp_path: Path) -> None:
+    flags = make_shards.Flags(data=data, out=tmp_path, size_mb=1, workers=1)
     (tmp_path / "train").mkdir()
-    script.pack_shard(script.plan(class_folders(data, "train"), tmp_path / "train", flags)[0])
+    make_shards.pack_shard(
+        make_shards.plan(class_folders(data, "train"), tmp_path / "train", flags)[0]
+    )
     with pytest.raises(InputError, match=r"holds shards of other images or options"):
-        pack(script, data, tmp_path, resize=100)
+        pack(data, tmp_path, resize=100)
 
 
-def test_resizing(script: ModuleType, data: Path, tmp_path: Path) -> None:
-    pack(script, data, tmp_path, split="val", resize=190)
+def test_resizing(data: Path, tmp_path: Path) -> None:
+    pack(data, tmp_path, split="val", resize=190)
     files, shards = class_folders(data, "val"), open_shards(tmp_path, ("val",))
     assert shards is not None
     shrunk = 0
@@ -221,13 +203,11 @@ def test_resizing(script: ModuleType, data: Path, tmp_path: Path) -> None:
     assert 0 < shrunk < 6
 
 
-def test_an_image_that_cannot_be_read_stops_it(
-    script: ModuleType, data: Path, tmp_path: Path
-) -> None:
+def test_an_image_that_cannot_be_read_stops_it(data: Path, tmp_path: Path) -> None:
     (tmp_path / "in" / "train" / "cat").mkdir(parents=True)
     (tmp_path / "in" / "train" / "cat" / "0.jpg").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"cat/0\.jpg is damaged"):
-        pack(script, tmp_path / "in", tmp_path / "out", resize=10)
+        pack(tmp_path / "in", tmp_path / "out", resize=10)
     assert not list((tmp_path / "out" / "train").glob("*.tar"))
 
 
@@ -249,7 +229,7 @@ def write_tar(path: Path, *members: Member | tarfile.TarInfo, **options: object)
     return path
 
 
-def test_shards_made_elsewhere(script: ModuleType, tmp_path: Path) -> None:
+def test_shards_made_elsewhere(tmp_path: Path) -> None:
     long = "folder/" + "x" * 150
     write_tar(
         tmp_path / "b.tar",
@@ -262,7 +242,7 @@ def test_shards_made_elsewhere(script: ModuleType, tmp_path: Path) -> None:
     folder = tarfile.TarInfo("folder")
     folder.type = tarfile.DIRTYPE
     write_tar(tmp_path / "a.tar", folder, ("1.jpg", b"one"), ("1.cls", b"0"), ("1.txt", b"text"))
-    script.index(tmp_path, workers=1)
+    make_shards.index(tmp_path, workers=1)
     data = read_index(tmp_path)
     assert data.classes == ("0", "1")
     assert data.labels.tolist() == [0, 0, 1]
@@ -271,12 +251,10 @@ def test_shards_made_elsewhere(script: ModuleType, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "index.json").read_text())["samples"]["name"][1] == f"{long}.png"
 
 
-def test_our_own_shards_can_be_indexed_anew(
-    script: ModuleType, packed: Path, tmp_path: Path
-) -> None:
+def test_our_own_shards_can_be_indexed_anew(packed: Path, tmp_path: Path) -> None:
     for path in (packed / "train").glob("*.tar"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    script.index(tmp_path, workers=2)
+    make_shards.index(tmp_path, workers=2)
     ours, anew = read_index(packed / "train"), read_index(tmp_path)
     assert anew.shards == ours.shards
     assert anew.classes == ("0", "1", "2")
@@ -329,11 +307,11 @@ IMAGE, LABEL = ("0.jpg", b"image"), ("0.cls", b"0")
     ],
 )
 def test_hostile_or_wrong_members(
-    script: ModuleType, tmp_path: Path, members: tuple[Member, ...], message: str
+    tmp_path: Path, members: tuple[Member, ...], message: str
 ) -> None:
     write_tar(tmp_path / "x.tar", *members)
     with pytest.raises(InputError, match=message):
-        script.index(tmp_path, workers=1)
+        make_shards.index(tmp_path, workers=1)
     assert not (tmp_path / "index.json").exists()
 
 
@@ -354,25 +332,23 @@ def test_hostile_or_wrong_members(
     ],
     ids=range(11),
 )
-def test_hostile_tar_files(
-    script: ModuleType, tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_hostile_tar_files(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        script.scan(tmp_path / "x.tar")
+        make_shards.scan(tmp_path / "x.tar")
     assert str(tmp_path / "x.tar") in str(caught.value)
 
 
-def test_names_that_commands_could_misread(script: ModuleType, tmp_path: Path) -> None:
+def test_names_that_commands_could_misread(tmp_path: Path) -> None:
     write_tar(tmp_path / "$(x).tar", IMAGE, LABEL)
     with pytest.raises(InputError, match=r"letters, digits"):
-        script.index(tmp_path, workers=1)
+        make_shards.index(tmp_path, workers=1)
 
 
-def test_a_tar_without_its_end_is_read(script: ModuleType, tmp_path: Path) -> None:
+def test_a_tar_without_its_end_is_read(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "x.tar", IMAGE, LABEL, format=tarfile.USTAR_FORMAT)
     os.truncate(path, 2048)
-    script.index(tmp_path, workers=1)
+    make_shards.index(tmp_path, workers=1)
     assert read_index(tmp_path).read(0) == b"image"
 
 
@@ -392,14 +368,13 @@ def test_a_tar_without_its_end_is_read(script: ModuleType, tmp_path: Path) -> No
     ],
 )
 def test_wrong_arguments(
-    script: ModuleType,
     arguments: tuple[str, ...],
     call_command: Callable[..., tuple[int, str, str]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, out, error = call_command(script, *arguments)
+    code, out, error = call_command(make_shards, *arguments)
     assert code == 2
     assert error.startswith("error: ")
     assert out == ""

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import importlib.util
 import json
 import signal
 import subprocess
@@ -10,11 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
 import pytest
+import reproduce
 
 from common.results import log_path
 
@@ -34,16 +33,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 pixels = rng.integers(0, 100, (32, 32, 3), dtype=np.uint8) + np.uint8(100 * label)
                 cv2.imwrite(str(root / split / name / f"{number}.png"), pixels)
     return root
-
-
-@pytest.fixture
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["reproduce"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def arguments(name: str, data: Path, out: Path) -> list[str]:
@@ -120,12 +109,11 @@ def test_held_out_images_and_a_figure(data: Path, tmp_path: Path) -> None:
 
 def test_a_plan_trains_nothing(
     call_command: Callable[..., tuple[int, str, str]],
-    script: ModuleType,
     data: Path,
     tmp_path: Path,
 ) -> None:
     command = arguments("table4", data, tmp_path / "out")
-    code, out, _ = call_command(script, command[0], "--plan", *command[1:])
+    code, out, _ = call_command(reproduce, command[0], "--plan", *command[1:])
     assert code == 0
     assert out.startswith("7 runs, 0 of them done\n")
     assert "Randomly MWD of resnet20, seed 0, 1 epoch" in out
@@ -135,7 +123,6 @@ def test_a_plan_trains_nothing(
 
 def test_some_arms_are_trained_and_all_shown(
     call_command: Callable[..., tuple[int, str, str]],
-    script: ModuleType,
     data: Path,
     tmp_path: Path,
 ) -> None:
@@ -143,7 +130,7 @@ def test_some_arms_are_trained_and_all_shown(
     command[command.index("--") : command.index("--")] = [
         *("--plan", "--arms", "fd", "baseline", "--seeds", "1", "0")
     ]
-    code, out, _ = call_command(script, *command)
+    code, out, _ = call_command(reproduce, *command)
     assert code == 0
     assert out.startswith("4 runs, 0 of them done\n")
     planned = [line.split(",")[:2] for line in out.splitlines() if line.startswith("  ")]
@@ -157,22 +144,19 @@ def test_some_arms_are_trained_and_all_shown(
     assert "None of 14 runs is done." in out
 
 
-def test_help_names_the_arms(
-    call_command: Callable[..., tuple[int, str, str]], script: ModuleType
-) -> None:
-    _, out, _ = call_command(script, "figure5", "--help")
+def test_help_names_the_arms(call_command: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = call_command(reproduce, "figure5", "--help")
     assert "Arms: baseline, mwd, fd." in out
     assert "the table shows all" in " ".join(out.replace("│", "").split())
 
 
 def test_what_a_figure_varies_is_not_set_behind_its_back(
     call_command: Callable[..., tuple[int, str, str]],
-    script: ModuleType,
     data: Path,
     tmp_path: Path,
 ) -> None:
     command = [*arguments("figure6c", data, tmp_path), "--focus.weight-decay", "0.002"]
-    code, _, err = call_command(script, *command)
+    code, _, err = call_command(reproduce, *command)
     assert code == 2
     assert err.startswith("error: the flags behind -- set what Figure 6c varies")
     assert err.count("\n") == 1
@@ -193,7 +177,6 @@ def test_what_a_figure_varies_is_not_set_behind_its_back(
 )
 def test_wrong_arguments_are_one_sentence(
     call_command: Callable[..., tuple[int, str, str]],
-    script: ModuleType,
     data: Path,
     tmp_path: Path,
     change: tuple[str, str],
@@ -201,7 +184,7 @@ def test_wrong_arguments_are_one_sentence(
 ) -> None:
     command = arguments("figure5", data, tmp_path)
     command[command.index("--") : command.index("--")] = change
-    code, _, err = call_command(script, *command)
+    code, _, err = call_command(reproduce, *command)
     assert code == 2
     assert err.startswith("error: ") and message in err
     if "nowhere" not in change:

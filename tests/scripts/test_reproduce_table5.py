@@ -1,12 +1,10 @@
 """The plan of Table 5 and its rendering; that its commands train is seen by running them."""
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+import reproduce_table5 as table5
 
 from common import cli
 from common.errors import InputError
@@ -16,7 +14,6 @@ from detect.results import Row
 from pretrain.__main__ import TrainFlags as PretrainFlags
 from pretrain.recipes import RECIPES as PRETRAIN
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce_table5.py"
 ROW = Row(
     recipe="voc-retinanet-small",
     changes="",
@@ -44,25 +41,13 @@ ROW = Row(
 )
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("reproduce_table5", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("scale", ["full", "small", "mini"])
-def test_the_commands_are_those_of_the_stages(
-    script: ModuleType, tmp_path: Path, scale: str
-) -> None:
+def test_the_commands_are_those_of_the_stages(tmp_path: Path, scale: str) -> None:
     """Three detectors on two backbones and one on none; every flag is one that a stage takes."""
-    flags = script.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", scale=scale)
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", scale=scale)
     counts = []
     for ending in ("", "-fd", None):
-        commands = script._commands(flags, ending, 7, "cpu")
+        commands = table5._commands(flags, ending, 7, "cpu")
         counts.append([tuple(command[2:4]) for command in commands])
         for command in commands:
             stage, what, name, *rest = command[2:]
@@ -96,16 +81,15 @@ def _needing(kind: type, recipe: object) -> object:
     ],
 )
 def test_arms_bring_their_backbones_alone(
-    script: ModuleType,
     tmp_path: Path,
     arms: tuple[str, ...],
     endings: list[str | None],
     detectors: list[str],
 ) -> None:
-    flags = script.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", arms=arms)
-    chosen = [script.ARMS[arm].backbone for arm in script._chosen(flags)]
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", arms=arms)
+    chosen = [table5.ARMS[arm].backbone for arm in table5._chosen(flags)]
     assert list(dict.fromkeys(chosen)) == endings
-    commands = [c for ending in endings for c in script._commands(flags, ending, 0, "cpu")]
+    commands = [c for ending in endings for c in table5._commands(flags, ending, 0, "cpu")]
     trained = [c[c.index("--out") + 1] for c in commands if c[2:4] == ["detect", "train"]]
     assert [Path(folder).parent.name for folder in trained] == detectors
     assert len([c for c in commands if c[2:4] == ["pretrain", "train"]]) == len(
@@ -113,45 +97,43 @@ def test_arms_bring_their_backbones_alone(
     )
 
 
-def test_a_plan_of_some_arms_shows_all(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plan_of_some_arms_shows_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--data", str(tmp_path), "--voc", str(tmp_path), "--out", str(tmp_path / "out")]
     tables = ["--pretrain-results", str(tmp_path / "p.csv")]
     tables += ["--detect-results", str(tmp_path / "d.csv")]
     chosen = ["--arms", "fd", "baseline", "--seeds", "1", "0"]
-    script.run([*given, *tables, "--scale", "mini", "--device", "cpu", "--plan", *chosen])
+    table5.run([*given, *tables, "--scale", "mini", "--device", "cpu", "--plan", *chosen])
     out = capsys.readouterr().out
     assert out.startswith("4 detectors, 0 of them done; to do: 4 backbones\n")
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("  ")] == [
         f"  tiny-imagenet-resnet18{ending}-seed{seed}" for seed in (1, 0) for ending in ("", "-fd")
     ]
-    for arm in script.ARMS.values():
+    for arm in table5.ARMS.values():
         assert f"| {arm.label} | {arm.paper} | | not run |" in out
 
 
-def test_an_unknown_arm_is_one_sentence(script: ModuleType, tmp_path: Path) -> None:
+def test_an_unknown_arm_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        script.run(["--data", str(tmp_path), "--voc", str(tmp_path), "--arms", "dropblock"])
+        table5.run(["--data", str(tmp_path), "--voc", str(tmp_path), "--arms", "dropblock"])
     message = str(caught.value)
     assert "dropblock" in message and "'baseline', 'fd', 'fd-fine-tuning', 'scratch'" in message
     assert "\n" not in message
 
 
-def test_what_is_done_is_not_repeated(script: ModuleType, tmp_path: Path) -> None:
-    flags = script.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", scale="mini")
-    backbone = script._classifier(flags, "", 0) / "backbone.safetensors"
-    done = script._detector(flags, "baseline", 0) / "evaluated" / "evaluation.json"
+def test_what_is_done_is_not_repeated(tmp_path: Path) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", scale="mini")
+    backbone = table5._classifier(flags, "", 0) / "backbone.safetensors"
+    done = table5._detector(flags, "baseline", 0) / "evaluated" / "evaluation.json"
     for file in (backbone, done):
         file.parent.mkdir(parents=True)
         file.touch()
-    commands = script._commands(flags, "", 0, "cpu")
+    commands = table5._commands(flags, "", 0, "cpu")
     assert [command[2:4] for command in commands] == [["detect", "train"], ["detect", "evaluate"]]
     assert "--focused-dropout" in commands[0]
 
 
 def test_the_maps_are_of_the_first_seeds_pair(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Drawn by what `pretrain look cam` calls, once both backbones are done."""
     calls = []
@@ -161,24 +143,24 @@ def test_the_maps_are_of_the_first_seeds_pair(
         return [tmp_path / "drawn"]
 
     monkeypatch.setattr("pretrain.look.look", draw)
-    flags = script.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", seeds=(3, 1))
-    folders = {s: [script._classifier(flags, end, s) for end in ("", "-fd")] for s in (1, 3)}
-    assert not script._compare(flags, dict.fromkeys([*folders[1], folders[3][0]], None))
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", seeds=(3, 1))
+    folders = {s: [table5._classifier(flags, end, s) for end in ("", "-fd")] for s in (1, 3)}
+    assert not table5._compare(flags, dict.fromkeys([*folders[1], folders[3][0]], None))
     assert not calls
-    assert script._compare(flags, dict.fromkeys(folders[3], None)) == [tmp_path / "drawn"]
+    assert table5._compare(flags, dict.fromkeys(folders[3], None)) == [tmp_path / "drawn"]
     picture = tmp_path / "out" / "table5-cam.png"
     assert calls == [("cam", folders[3], tmp_path, picture, "auto")]
 
 
-def test_the_table_by_hand(script: ModuleType, tmp_path: Path) -> None:
-    flags = script.Flags(data=tmp_path, voc=tmp_path, scale="mini", seeds=(0, 1))
+def test_the_table_by_hand(tmp_path: Path) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, scale="mini", seeds=(0, 1))
     rows = {
         ("baseline", 0): ROW,
         ("baseline", 1): replace(ROW, map_11point=0.52),
         ("fd", 0): replace(ROW, map_11point=0.51),
         ("fd", 1): replace(ROW, map_11point=0.55),
     }
-    lines = script.render(flags, rows).splitlines()
+    lines = table5.render(flags, rows).splitlines()
     # Differences 1 and 3: mean 2, deviation 1.414, t(0.975, 1) = 12.706, so +- 12.71.
     assert (
         "| FocusedDropout in pretraining | 71.05 | 40.00 ± 0.00 | 53.00 ± 2.83 | "

@@ -1,7 +1,6 @@
 """The toy data: read back by the readers of the real data, and the same bytes every time."""
 
 import hashlib
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,15 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy_data
 
 from common.images import read_image
 from detect.voc import read_classes, read_split
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "toy_data.py"
-SPEC = importlib.util.spec_from_file_location("toy_data", SCRIPT)
-toy_data = importlib.util.module_from_spec(SPEC)
-sys.modules["toy_data"] = toy_data  # dataclasses look their module up
-SPEC.loader.exec_module(toy_data)
 
 SIZES = toy_data.Sizes(train_per_class=3, val_per_class=2, trainval=40, test=10)
 
