@@ -1,12 +1,16 @@
 """The results in README.md are those of the rows in pretrain/results.csv and detect/results.csv."""
 
 import csv
+import gzip
+import json
 import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
+from common.results import log_path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,8 +42,9 @@ def rows_of(stage: str) -> list[Row]:
 
 
 def table(heading: str) -> list[list[str]]:
-    """Return the rows of the first table below a bold heading, as cells."""
-    lines = README[README.index(f"**{heading}") :].splitlines()
+    """Return the rows of the first table below a heading, as cells."""
+    heading = f"**{heading}" if f"**{heading}" in README else f"## {heading}"
+    lines = README[README.index(heading) :].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("|"))
     rows = []
     for line in lines[start + 2 :]:
@@ -56,6 +61,7 @@ def as_changes(flags: str) -> set[str]:
         if word.startswith("--"):
             words.append(word[2:].replace("-", "_") + "=")
         else:
+            word = str(float(word)) if "e-" in word else word  # 5e-4 is 0.0005 there
             words[-1] += word if words[-1].endswith("=") else f",{word}"
     return set(words)
 
@@ -153,3 +159,43 @@ def test_detectors() -> None:
     for name, *cells in rows:
         assert cells == detector_cells(name), name
     assert sum(int(row[-1]) for row in rows) == len(rows_of("detect"))
+
+
+def test_summary_of_classifiers() -> None:
+    """Its first two rows: the gain, and how it develops, both of the runs of 15 epochs."""
+    baseline, ours = classifiers("baseline", "", 15), classifiers("FocusedDropout", "", 15)
+    gain, course = table("Does it work?")[:2]
+    before, after = (values(rows, "best_accuracy") for rows in (baseline, ours))
+    means = " -> ".join(f"{statistics.fmean(found.values()):.2f}" for found in (before, after))
+    assert gain[2] == f"{means}, {difference(after, before)}"
+    assert gain[3].startswith(f"{len(baseline)} seeds,")
+    for first, last in ((1, 7), (8, 11), (12, 15)):
+        gap = difference(*(mean_accuracy(rows, first, last) for rows in (ours, baseline)))
+        assert f"{gap} over epochs {first} to {last}" in course[2]
+
+
+def mean_accuracy(rows: Sequence[Row], first: int, last: int) -> Values:
+    """Average the accuracy over epochs, in percent by seed, from the logs."""
+    found = {}
+    for row in rows:
+        log = log_path(ROOT / "pretrain" / "results.csv", row)
+        epochs = [json.loads(line) for line in gzip.decompress(log.read_bytes()).splitlines()]
+        accuracy = [100 * epoch["val_accuracy"] for epoch in epochs[first - 1 : last]]
+        found[int(row["seed"])] = statistics.fmean(accuracy)
+    return found
+
+
+def test_summary_of_detectors() -> None:
+    baseline = detectors("baseline")
+    shown = {row[0]: row[2] for row in table("Does it work?")}
+    for claim, name in (
+        ("better (Table 5)", "FocusedDropout in pretraining"),
+        ("random weights", "from random weights"),
+    ):
+        (cell,) = (text for label, text in shown.items() if claim in label)
+        pair = [values(baseline, "map_11point"), values(detectors(name), "map_11point")]
+        if name == "from random weights":
+            pair.reverse()
+        means = " -> ".join(f"{statistics.fmean(found.values()):.2f}" for found in pair)
+        assert cell.startswith(f"{means} mAP"), claim
+        assert difference(*reversed(pair)) in cell
