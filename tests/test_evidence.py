@@ -1,4 +1,4 @@
-"""The results in README.md are those of the rows in pretrain/results.csv and detect/results.csv."""
+"""The results in the READMEs are those of the rows in both results.csv."""
 
 import csv
 import gzip
@@ -13,7 +13,7 @@ import pytest
 from common.results import log_path
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README, PRETRAIN = ((ROOT / name).read_text() for name in ("README.md", "pretrain/README.md"))
 T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Student's t at 97.5% by the number of pairs, from a printed table."""
 Row = dict[str, str]
@@ -41,10 +41,9 @@ def rows_of(stage: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def table(heading: str) -> list[list[str]]:
+def table(heading: str, text: str = README) -> list[list[str]]:
     """Return the rows of the first table below a heading, as cells."""
-    heading = f"**{heading}" if f"**{heading}" in README else f"## {heading}"
-    lines = README[README.index(heading) :].splitlines()
+    lines = text[text.index(heading) :].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("|"))
     rows = []
     for line in lines[start + 2 :]:
@@ -142,9 +141,9 @@ def detector_cells(name: str) -> list[str]:
     return [*cells, spread(values(rows, "coco_ap")), str(len(rows))]
 
 
-@pytest.mark.parametrize("epochs", [15, 2])
-def test_classifiers(epochs: int) -> None:
-    rows = table(f"ResNet-20 on CIFAR-10, {epochs} of 300 epochs")
+@pytest.mark.parametrize(("epochs", "text"), [(15, README), (2, PRETRAIN)], ids=["15", "2"])
+def test_classifiers(epochs: int, text: str) -> None:
+    rows = table(f"**ResNet-20 on CIFAR-10, {epochs} of 300 epochs", text)
     assert rows[0][0] == "baseline"
     for arm, flags, _, *cells in rows:
         assert cells == classifier_cells(arm, flags, epochs), (arm, flags)
@@ -154,7 +153,7 @@ def test_classifiers(epochs: int) -> None:
 
 
 def test_detectors() -> None:
-    rows = table("Table 5 in miniature")
+    rows = table("**Table 5 in miniature")
     assert [row[0] for row in rows] == list(DETECTORS)
     for name, *cells in rows:
         assert cells == detector_cells(name), name
@@ -164,7 +163,7 @@ def test_detectors() -> None:
 def test_summary_of_classifiers() -> None:
     """Its first two rows: the gain, and how it develops, both of the runs of 15 epochs."""
     baseline, ours = classifiers("baseline", "", 15), classifiers("FocusedDropout", "", 15)
-    gain, course = table("Does it work?")[:2]
+    gain, course = table("## Does it work?")[:2]
     before, after = (values(rows, "best_accuracy") for rows in (baseline, ours))
     means = " -> ".join(f"{statistics.fmean(found.values()):.2f}" for found in (before, after))
     assert gain[2] == f"{means}, {difference(after, before)}"
@@ -187,7 +186,7 @@ def mean_accuracy(rows: Sequence[Row], first: int, last: int) -> Values:
 
 def test_summary_of_detectors() -> None:
     baseline = detectors("baseline")
-    shown = {row[0]: row[2] for row in table("Does it work?")}
+    shown = {row[0]: row[2] for row in table("## Does it work?")}
     for claim, name in (
         ("better (Table 5)", "FocusedDropout in pretraining"),
         ("random weights", "from random weights"),
