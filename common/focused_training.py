@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from common.dropout import FocusedDropout
@@ -119,6 +120,9 @@ class FocusedTraining:
         steps_per_epoch: If given, exactly round(rate * steps) steps of each epoch take part.
         decay_only: Magnify the decay and leave the layers off, if there are any ("randomly MWD",
             Table 4).
+        freeze_bn_stats: In participating steps BatchNorm keeps its running statistics as they are,
+            so that they are of whole maps alone, like those of an evaluation. The weights are the
+            same either way: training normalises by the batch. Not in the paper.
 
     Raises:
         ValueError: If the model has no FocusedDropout and not `decay_only`, if nothing was asked
@@ -139,6 +143,7 @@ class FocusedTraining:
         *,
         steps_per_epoch: int | None = None,
         decay_only: bool = False,
+        freeze_bn_stats: bool = False,
     ) -> None:
         if not 0 <= participation_rate <= 1:
             raise ValueError(f"participation_rate must lie in [0, 1], not {participation_rate}")
@@ -163,6 +168,10 @@ class FocusedTraining:
         if weight_decay is not None:
             _warn_of_no_magnification(optimizer, weight_decay)
         self.layers = [] if decay_only else found
+        self._norms: list[_BatchNorm] = []
+        if freeze_bn_stats and not decay_only:
+            norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
+            self._norms = [norm for norm in norms if norm.track_running_stats]
         self.optimizer = _innermost(optimizer)
         self.participation_rate = participation_rate
         self.weight_decay = weight_decay
@@ -183,7 +192,7 @@ class FocusedTraining:
         """Run one optimizer step, counted from 0, with the method on or off as the draw says.
 
         In a participating step every FocusedDropout is active and every group that has a weight
-        decay gets the magnified one. Both return to what they were afterwards, on an exception too.
+        decay gets the magnified one. All returns to what it was afterwards, on an exception too.
 
         Yields:
             Whether the step takes part.
@@ -213,6 +222,8 @@ class FocusedTraining:
         try:
             for layer in self.layers:
                 layer.active = True
+            for norm in self._norms:
+                norm.track_running_stats = False
             if self.weight_decay is not None:
                 for group in groups:
                     if group.get("weight_decay", 0) > 0:
@@ -221,6 +232,8 @@ class FocusedTraining:
         finally:
             for layer, active in zip(self.layers, were_active, strict=True):
                 layer.active = active
+            for norm in self._norms:
+                norm.track_running_stats = True
             for group, decay in zip(groups, self._base_decays, strict=False):
                 if "weight_decay" in group:
                     group["weight_decay"] = decay

@@ -58,6 +58,8 @@ class Focus:
     """Exactly round(rate * steps) steps of every epoch take part, not each by its own draw."""
     weight_decay: float | None = None
     """Weight decay of the participating steps (the paper's is 1e-3); None: no MWD."""
+    freeze_bn_stats: bool = False
+    """Keep masked maps out of the running statistics of BatchNorm (not in the paper)."""
 
     @property
     def enabled(self) -> bool:

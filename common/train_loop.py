@@ -120,6 +120,7 @@ class _Run:
                 options.seed,
                 steps_per_epoch=self.steps_per_epoch if focus_settings.exact else None,
                 decay_only=focus_settings.after is None,
+                freeze_bn_stats=focus_settings.freeze_bn_stats,
             )
         self.step = 0
         self.cut_short = False  # the checkpoint is of an epoch that was not logged

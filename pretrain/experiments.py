@@ -208,8 +208,9 @@ def _changed(cell: Cell, change: Callable[[Recipe], Recipe]) -> Recipe:
     recipe = change(cell.recipe)
     old = cell.recipe.focus
     focus = replace(recipe.focus, opposite=old.opposite)
-    if old.after is None:
-        focus = replace(focus, after=None, gamma=old.gamma, gamma_per=old.gamma_per)
+    if old.after is None:  # what is said of the layer stays as it was
+        of_the_layer = ("after", "gamma", "gamma_per", "freeze_bn_stats")
+        focus = replace(focus, **{name: getattr(old, name) for name in of_the_layer})
     if old.weight_decay is None:
         focus = replace(focus, weight_decay=None)
     if not old.enabled:

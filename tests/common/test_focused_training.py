@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 
 from common import FocusedDropout, FocusedTraining, focused_dropout
 from common.focused_training import participates
@@ -138,6 +139,64 @@ def test_without_a_weight_decay_only_the_layers_change() -> None:
     with focus.step(first_step(focus, taking_part=True)) as participating:
         assert participating and layer_of(model).active is True and decays(optimizer) == [1e-4]
     assert decays(optimizer) == [1e-4]
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_frozen_statistics_are_of_whole_maps(momentum: float | None) -> None:
+    """BatchNorm's are moved by hand in the steps without the layer; the weights are the same."""
+    torch.manual_seed(0)
+    start = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), FocusedDropout(0.5), nn.BatchNorm2d(4, momentum=momentum)
+    )
+    plain, frozen = copy.deepcopy(start), copy.deepcopy(start)
+    batches = [torch.rand(2, 3, 8, 8) for _ in range(30)]
+    mean, seen = torch.zeros(4), 0
+    for model, freeze in ((plain, False), (frozen, True)):
+        optimizer = sgd(model)
+        focus = FocusedTraining(model, optimizer, 0.3, seed=3, freeze_bn_stats=freeze)
+        norm = model[-1]
+        assert isinstance(norm, nn.BatchNorm2d)
+        for step, batch in enumerate(batches):
+            with torch.no_grad():
+                whole = model[1](model[0](batch)).mean(dim=(0, 2, 3))
+            with focus.step(step) as participating:
+                optimizer.zero_grad()
+                model(batch).sigmoid().mean().backward()
+                optimizer.step()
+            if freeze and not participating:
+                seen += 1
+                share = 1 / seen if momentum is None else momentum  # None: the plain average
+                mean = (1 - share) * mean + share * whole
+    assert 0 < seen < 30
+    for ours, theirs in zip(frozen.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(frozen[-1].running_mean, mean)
+    assert not torch.allclose(frozen[-1].running_mean, plain[-1].running_mean)
+
+
+def test_frozen_statistics_compile_to_two_graphs() -> None:
+    model = nn.Sequential(network(), nn.BatchNorm2d(2))
+    focus = FocusedTraining(model, sgd(model), 0.5, freeze_bn_stats=True)
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    images, seen = torch.rand(2, 3, 8, 8), set()
+    for step in range(8):
+        before = model[1].running_mean.clone()
+        with focus.step(step) as participating:
+            compiled(images)
+        assert torch.equal(before, model[1].running_mean) is participating
+        seen.add(participating)
+    assert seen == {True, False} and counter.frame_count == 2
+
+
+def test_statistics_move_again_after_an_exception() -> None:
+    model = nn.Sequential(network(), nn.BatchNorm2d(2))
+    focus = FocusedTraining(model, sgd(model), freeze_bn_stats=True)
+    with pytest.raises(Interrupted), focus.step(first_step(focus, taking_part=True)):
+        assert not model[1].track_running_stats
+        raise Interrupted
+    assert model[1].track_running_stats
 
 
 def test_every_layer_of_a_model_takes_part_in_the_same_steps() -> None:

@@ -170,6 +170,14 @@ def test_equals_a_loop_written_by_hand(
     torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_masked_maps_stay_out_of_the_statistics_if_asked(tmp_path: Path, freeze: bool) -> None:
+    model = network()
+    always = replace(FOCUS, participation_rate=1.0, freeze_bn_stats=freeze)
+    train(tmp_path, stage(model), focus=always)
+    assert model.norm.num_batches_tracked.item() == (0 if freeze else 6)
+
+
 def test_the_log_counts_images(tmp_path: Path) -> None:
     """Accuracy and loss of an epoch are means over 21 images, not over batches of 8, 8 and 5."""
     task = stage(network())

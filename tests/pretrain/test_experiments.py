@@ -111,12 +111,13 @@ def adapted(flags: str, name: str = "table4") -> dict[str, Run]:
 
 
 def test_a_layer_is_moved_only_where_there_is_one() -> None:
-    before, after = adapted(""), adapted("--focus.after layer1 --focus.gamma-per unit")
+    flags = "--focus.after layer1 --focus.gamma-per unit --focus.freeze-bn-stats"
+    before, after = adapted(""), adapted(flags)
     for arm in ("baseline", "mwd", "constant-decay"):
         assert after[arm] == before[arm]
     for arm in ("fd", "fd-no-mwd", "opposite", "opposite-no-mwd"):
         recipe = asdict(before[arm].recipe)
-        recipe["focus"] |= {"after": "layer1", "gamma_per": "unit"}
+        recipe["focus"] |= {"after": "layer1", "gamma_per": "unit", "freeze_bn_stats": True}
         assert asdict(after[arm].recipe) == recipe
         assert after[arm].folder != before[arm].folder
 

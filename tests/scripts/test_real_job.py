@@ -67,6 +67,7 @@ def test_pretrain_finetune_evaluate_on_two_processes(data: Path, tmp_path: Path)
         "participation_rate": 0.1,
         "exact": False,
         "weight_decay": 1e-3,
+        "freeze_bn_stats": False,
     }
     assert json.loads((run / "environment.json").read_text())["world_size"] == 2
     assert (run / "backbone.safetensors").exists()
