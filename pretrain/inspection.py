@@ -104,8 +104,13 @@ def _fits(name: str, path: Path, *, plain: bool) -> Iterator[str]:
         yield f"fits not: the detector here, which builds on {', '.join(TORCHVISION)}"
     if name in TIMM:
         return
-    if path.suffix != ".safetensors" and plain:
-        yield 'fits: mmdet, style="pytorch"'
+    resnet = TORCHVISION[name]
+    if resnet.groups == 1 and resnet.width != 64:
+        yield "fits not: mmdet, whose ResNeXt widens no block that has one group"
+    elif path.suffix != ".safetensors" and plain:
+        groups = f" of groups={resnet.groups}, base_width={resnet.width}"
+        kind = "ResNet" if resnet.groups == 1 else f"ResNeXt{groups}"
+        yield f'fits: mmdet, {kind}, depth={resnet.depth}, style="pytorch"'
     else:
         yield "fits not: mmdet, which reads a plain .pth: export --format mmdet"
     yield "fits not: detectron2, whose names differ: export --format detectron2"

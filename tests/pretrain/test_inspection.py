@@ -13,7 +13,8 @@ import pytest
 import timm
 import torch
 from onnx import TensorProto, helper
-from torchvision.models import resnet18, resnext50_32x4d
+from torch import nn
+from torchvision.models import resnet18, resnext50_32x4d, wide_resnet50_2
 
 from pretrain import __main__ as command
 from pretrain.export import export_run
@@ -45,7 +46,15 @@ PARAMETERS = sum(parameter.numel() for parameter in resnet18(num_classes=3).para
             "a.safetensors",
             ["kind: safetensors", "torchvision.models.resnet18 and timm", "--body resnet18"],
         ),
-        ("mmdet", "a.pth", ["kind: torch file", 'fits: mmdet, style="pytorch"', "--body resnet18"]),
+        (
+            "mmdet",
+            "a.pth",
+            [
+                "kind: torch file",
+                'fits: mmdet, ResNet, depth=18, style="pytorch"',
+                "--body resnet18",
+            ],
+        ),
         ("detectron2", "a.pkl", ["kind: detectron2", "fits: detectron2, RESNETS.DEPTH 18"]),
         ("detectron2", "a.pth", ["kind: detectron2", "fits: detectron2, RESNETS.DEPTH 18"]),
     ],
@@ -84,6 +93,23 @@ def test_weights_of_others(tmp_path: Path) -> None:
         "card: none beside it",
     ):
         assert words in text, words
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (
+            resnext50_32x4d,
+            'fits: mmdet, ResNeXt of groups=32, base_width=4, depth=50, style="pytorch"',
+        ),
+        (wide_resnet50_2, "fits not: mmdet, whose ResNeXt widens no block that has one group"),
+    ],
+)
+def test_mmdet_has_another_name_or_none(
+    tmp_path: Path, network: Callable[[], nn.Module], told: str
+) -> None:
+    torch.save(network().state_dict(), tmp_path / "x.pth")
+    assert told in list(inspect(tmp_path / "x.pth"))
 
 
 def test_a_network_of_timm_alone(tmp_path: Path) -> None:
