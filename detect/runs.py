@@ -13,6 +13,7 @@ from common.errors import InputError
 from common.finished_run import open_run
 from common.loading import default_workers
 from common.run_folder import describe_environment
+from common.settings import Focus
 from detect.detections import write_coco_json, write_voc_text
 from detect.evaluation import Scoring, data_fingerprint, score_into
 from detect.recipes import Recipe
@@ -75,7 +76,7 @@ def evaluate_run(
         write_voc_text(detections, test.truth, out / "voc")
         write_coco_json(detections, test.truth, out / "detections.json")
         facts = {
-            "title": _title(run.name, run.fact("backbone")),
+            "title": title_of(run.name, recipe.focus, run.fact("backbone")),
             "detections": "detections.json",
             "seed": run.seed,
             "checkpoint": checkpoint,
@@ -115,7 +116,8 @@ def _speed(
     return {"latency": latency, "throughput": throughput}
 
 
-def _title(recipe: str, backbone: Mapping[str, Any]) -> str:
-    """Name a detector by what tells two of them apart: recipe and origin of the backbone."""
+def title_of(recipe: str, focus: Focus, backbone: Mapping[str, Any]) -> str:
+    """Name a detector by what tells two of them apart: recipe, method, origin of the backbone."""
+    method = " with FocusedDropout" if focus.after else ""
     origin = backbone.get("recipe_name")
-    return f"{recipe} from {origin}" if origin else recipe
+    return f"{recipe}{method} from {origin}" if origin else f"{recipe}{method}"

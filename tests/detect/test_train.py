@@ -12,8 +12,10 @@ from torch import Tensor
 
 from common.checkpoints import load as load_checkpoint
 from common.progress import read_metrics
+from common.settings import Focus
 from detect import __main__ as command
 from detect.recipes import RECIPES, Recipe
+from detect.runs import title_of
 
 pytestmark = pytest.mark.usefixtures("narrow_bodies")
 Run = Callable[..., tuple[int, str, str]]
@@ -132,6 +134,19 @@ def test_cuda_graphs_are_refused(train: Run) -> None:
     code, _, err = train("--optimization.cuda-graphs")
     assert code == 2
     assert "--optimization.cuda-graphs" in one_line(err)
+
+
+@pytest.mark.parametrize(
+    ("focus", "backbone", "title"),
+    [
+        (Focus(), {}, "voc"),
+        (Focus(), {"recipe_name": "fd"}, "voc from fd"),
+        (Focus(after="layer3"), {"recipe_name": "plain"}, "voc with FocusedDropout from plain"),
+        (Focus(after="layer3"), {"file": "x.pth"}, "voc with FocusedDropout"),
+    ],
+)
+def test_titles_tell_detectors_apart(focus: Focus, backbone: dict[str, str], title: str) -> None:
+    assert title_of("voc", focus, backbone) == title
 
 
 def test_focused_dropout_takes_part_in_fine_tuning(
