@@ -20,9 +20,10 @@ DESCRIPTION = f"""Table 5 of the paper: does a backbone trained with FocusedDrop
 
 Pretrain a backbone with and without the method for each seed, fine-tune the same detector from
 each, one more from the baseline with FocusedDropout in the fine-tuning, and one from random
-weights; evaluate, compare, and write table5.md, table5.html and, of the first seed's backbones,
-class activation maps. What is done is not repeated, what was interrupted goes on. Rows go to
-pretrain/results.csv and detect/results.csv.
+weights; evaluate, compare, and write table5.md and, of the first seed, the report of the detectors
+(table5-report.html) and class activation maps of the backbones (table5-cam.png). What is done is
+not repeated, what was interrupted goes on. Rows go to pretrain/results.csv and
+detect/results.csv.
 
   full   ImageNet, ResNet-50, 300 epochs; voc-retinanet-paper on VOC07+12, VOC07 test
   small  Tiny ImageNet, ResNet-50, 60 epochs; voc-retinanet-small, 24 epochs, VOC2012 train to val
@@ -157,7 +158,7 @@ def _compare(flags: Flags, classifiers: Mapping[Path, pretrained.Row]) -> list[P
     if len(evaluated) > 1:
         from detect.report import write_report
 
-        written += write_report(evaluated, flags.out / "table5.html", flags.voc)
+        written += write_report(evaluated, flags.out / "table5-report.html", flags.voc)
     pair = [_classifier(flags, ending, flags.seeds[0]) for ending in ("", "-fd")]
     if all(folder in classifiers for folder in pair):
         from pretrain.look import look

@@ -152,6 +152,25 @@ def test_the_maps_are_of_the_first_seeds_pair(
     assert calls == [("cam", folders[3], tmp_path, picture, "auto")]
 
 
+def test_the_report_leaves_the_table_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report has files of other endings beside its page, a Markdown file among them."""
+    pages: list[Path] = []
+
+    def write(evaluated: list[Path], page: Path, devkit: Path) -> list[Path]:
+        assert [folder.parent.parent.name for folder in evaluated] == ["baseline", "scratch"]
+        pages.append(page)
+        return pages
+
+    monkeypatch.setattr("detect.report.write_report", write)
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out")
+    for arm in ("scratch", "baseline"):
+        file = table5._detector(flags, arm, 0) / "evaluated" / "evaluation.json"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert table5._compare(flags, {}) == pages == [tmp_path / "out" / "table5-report.html"]
+    assert pages[0].with_suffix(".md") != tmp_path / "out" / "table5.md"
+
+
 def test_the_table_by_hand(tmp_path: Path) -> None:
     flags = table5.Flags(data=tmp_path, voc=tmp_path, scale="mini", seeds=(0, 1))
     rows = {
