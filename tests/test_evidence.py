@@ -62,7 +62,7 @@ def as_changes(flags: str) -> set[str]:
         else:
             word = str(float(word)) if "e-" in word else word  # 5e-4 is 0.0005 there
             words[-1] += word if words[-1].endswith("=") else f",{word}"
-    return set(words)
+    return {word + "True" if word.endswith("=") else word for word in words}
 
 
 def classifiers(arm: str, flags: str, epochs: int) -> list[Row]:
