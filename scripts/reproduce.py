@@ -58,6 +58,8 @@ class Flags:
     """Train these arms alone; the table shows all, with what was trained before."""
     held_out: int = 0
     """Choose the epoch by N training images that are kept back, not by the test images."""
+    evaluate_every: int = 1
+    """Epochs between evaluations; the last epoch always counts."""
     jobs: int | None = None
     """Trainings side by side; None: one a GPU, up to four on a single one, one a core without."""
     device: str = "auto"
@@ -69,7 +71,7 @@ class Flags:
 
     def __post_init__(self) -> None:
         check_range(self, "scale", high=1, above=True)
-        check_range(self, "jobs", low=1)
+        check_range(self, "jobs evaluate_every", low=1)
         check_range(self, "seeds held_out")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be at least one, each once")
@@ -151,12 +153,12 @@ def _show_plan(
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them done")
     if not todo:
         return
-    seconds = [_estimate(run.recipe, flags.data, slots[0].device) for run in todo]
+    device = slots[0].device
+    seconds = [_estimate(run.recipe, flags, device) for run in todo]
     for run, estimate in zip(todo, seconds, strict=True):
         epochs = run.recipe.optimization.epochs
         plural = "" if epochs == 1 else "s"
         print(f"  {_name(run)}, {epochs} epoch{plural}: about {_duration(estimate)}")
-    device = slots[0].device
     # Side by side on a CPU they share what one would have; a GPU has room for more.
     share = 1 if device == "cpu" else len({s.environment["CUDA_VISIBLE_DEVICES"] for s in slots})
     print(
@@ -171,9 +173,11 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def _estimate(recipe: Recipe, data: Path, device: str) -> float:
+def _estimate(recipe: Recipe, flags: Flags, device: str) -> float:
     """Estimate the seconds of a training and its evaluations from a few steps."""
-    train, val = _num_images(recipe.images.dataset, data)
+    train, val = _num_images(recipe.images.dataset, flags.data)
+    if held_out := recipe.images.held_out:
+        train, val = train - held_out, held_out
     o = recipe.optimization
     alike = Optimization(
         lr=o.lr,
@@ -183,7 +187,7 @@ def _estimate(recipe: Recipe, data: Path, device: str) -> float:
         channels_last=o.channels_last,
     )
     seconds = _seconds_per_image(recipe.network, recipe.block, recipe.images.size, alike, device)
-    return recipe.optimization.epochs * seconds * (train + val / 3)
+    return recipe.optimization.epochs * seconds * (train + val / 3 / flags.evaluate_every)
 
 
 @lru_cache
@@ -228,7 +232,8 @@ def _job(run: Run, flags: Flags, device: str) -> Job:
     program = [sys.executable, "-m", "pretrain"]
     folder = str(run.folder.resolve())
     train = ["train", run.cell.name, "--out", folder, "--seed", str(run.seed), *run.flags()]
-    commands = [[*program, *train, *common]]
+    every = ["--evaluate-every", str(flags.evaluate_every)]
+    commands = [[*program, *train, *every, *common]]
     if run.recipe.images.held_out:
         commands.append([*program, "evaluate", "--run", folder, *common])
     return Job(name=_name(run), commands=commands, log=run.folder / "console.log")

@@ -94,11 +94,16 @@ def test_killed_half_way_it_repeats_nothing(data: Path, tmp_path: Path) -> None:
 
 def test_held_out_images_and_a_figure(data: Path, tmp_path: Path) -> None:
     command = arguments("figure2", data, tmp_path)
-    command[command.index("--") : command.index("--")] = ["--held-out", "4"]
+    command[command.index("0.003")] = "0.01"
+    flags = ["--held-out", "4", "--evaluate-every", "2"]
+    command[command.index("--") : command.index("--")] = flags
     done = subprocess.run([sys.executable, str(SCRIPT), *command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (row,) = rows_of(tmp_path)
     assert (row["train_images"], row["scored_images"], row["held_out"]) == ("4", "4", "4")
+    (metrics,) = tmp_path.glob("*/seed-0/metrics.jsonl")
+    epochs = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [e["epoch"] for e in epochs if "val_accuracy" in e] == [2, 3]
     (evaluation,) = tmp_path.glob("*/seed-0/evaluation.json")
     scored = json.loads(evaluation.read_text())
     assert scored["images"] == 6
