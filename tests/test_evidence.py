@@ -129,6 +129,25 @@ def classifier_cells(arm: str, flags: str, epochs: int) -> list[str]:
     return [*cells, str(len(rows))]
 
 
+def held_out_cells(arm: str) -> list[str]:
+    """Return what the README says of a small training set.
+
+    Held-out and test images and the cross-entropy of the former, each less the baseline; the
+    training images; n.
+    """
+    rows, baseline = (
+        [r for r in rows_of("pretrain") if r["recipe"] == f"cifar10-resnet20{ARMS[a]}"]
+        for a in (arm, "baseline")
+    )
+    rows, baseline = ([r for r in of_arm if int(r["held_out"])] for of_arm in (rows, baseline))
+    cells = []
+    for column in ("last_accuracy", "test_accuracy", "last_loss"):
+        ours = values(rows, column)
+        cells.append(spread(ours))
+        cells.append("" if arm == "baseline" else difference(ours, values(baseline, column)))
+    return [*cells, spread(values(rows, "train_accuracy")), str(len(rows))]
+
+
 def detector_cells(name: str) -> list[str]:
     """Top-1 of the backbone, mAP (11-point), less the baseline, mAP (area), the same, AP; n."""
     rows, baseline = detectors(name), detectors("baseline")
@@ -151,6 +170,19 @@ def test_classifiers(epochs: int, text: str) -> None:
     shown = sum(int(row[-1]) for row in rows)
     ours = [r for r in rows_of("pretrain") if r["recipe"].startswith("cifar10-resnet20")]
     assert shown == sum(int(row["epochs"]) == epochs for row in ours), "not all runs are shown"
+
+
+def test_few_images() -> None:
+    rows = table("**ResNet-20 on 5,000 images of CIFAR-10")
+    assert [row[0] for row in rows] == ["baseline", "FocusedDropout"]
+    for arm, *cells in rows:
+        assert cells == held_out_cells(arm), arm
+    (claim,) = (row for row in table("## Does it work?") if "overfits" in row[0])
+    before, after = (row[1].split()[0] for row in rows)
+    gaps = f"{before} -> {after}, {rows[1][2]}; cross-entropy x 100 {rows[1][6]}"
+    assert (claim[2], claim[3][:7]) == (gaps, f"{rows[1][-1]} seeds")
+    of_few = [row for row in rows_of("pretrain") if row["train_images"] == "5000"]
+    assert sum(int(row[-1]) for row in rows) == len(of_few)
 
 
 def test_detectors() -> None:
