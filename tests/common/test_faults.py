@@ -347,6 +347,18 @@ def temporaries(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+def train_on_a_slow_disk(path: Path, settings: Optimization, hook: Hook) -> None:
+    """Train in a process of its own; on a fast disk chance would hit next to no save."""
+    sync = os.fsync
+
+    def slow(file: int) -> None:
+        time.sleep(0.005)
+        sync(file)
+
+    os.fsync = slow  # type: ignore[assignment]
+    train(path, settings, hook=hook, every_step=True)
+
+
 def test_killed_fifty_times_at_random(
     straight: Callable[[Optimization], Any], tmp_path: Path
 ) -> None:
@@ -357,11 +369,11 @@ def test_killed_fifty_times_at_random(
     for _ in range(50):
         source, sink = os.pipe()
         hook = partial(tell_step, sink, path, [])
-        pid = faults.start(partial(train, path, settings, hook=hook, every_step=True), printed)
+        pid = faults.start(partial(train_on_a_slow_disk, path, settings, hook), printed)
         os.close(sink)
-        for _ in range(chance.randint(1, 4)):
-            told = os.read(source, 2)
-        time.sleep(chance.uniform(0, 0.005))
+        for _ in range(chance.randint(2, 4)):
+            begun, told = time.monotonic(), os.read(source, 2)
+        time.sleep(chance.uniform(0, 1.5) * (time.monotonic() - begun))  # within a step or so
         os.kill(pid, signal.SIGKILL)
         assert faults.end(pid) == KILLED, printed.read_text()
         step = int.from_bytes((told + os.read(source, 10_000))[-2:])
