@@ -45,6 +45,8 @@ class Images:
     """Use the first N classes only; None: all."""
     held_out: int = 0
     """Training images kept back to choose the epoch by; 0: the validation images choose."""
+    held_out_by_seed: bool = False
+    """Choose them by the run's seed; otherwise every run keeps back the same ones."""
 
     def __post_init__(self) -> None:
         check_range(self, "size num_classes", low=1)

@@ -84,7 +84,7 @@ def open_split(
         root: Folder of the data set, or the URL of shards.
         split: "train", "val", or "held-out" for the training images that the recipe keeps back.
         training: Crop and flip at random, or not at all.
-        seed: Seed of the crops and flips.
+        seed: Seed of the run: of crops and flips, and of what is kept back where the recipe says so.
         workers: Processes that read images from files.
         device: Where batches go.
         cache: Folder for decoded pixels; None keeps none.
@@ -105,7 +105,8 @@ def open_split(
     elif images.crop == "pad" and isinstance(data, ShardSet):
         data = decode(data, images.size)
     if images.held_out and split != "val":
-        kept, held_out = hold_out(data, images.held_out, seed=0)  # whatever the run's seed
+        choice = seed if images.held_out_by_seed else 0
+        kept, held_out = hold_out(data, images.held_out, choice)
         data = held_out if split == "held-out" else kept
     if images.crop == "pad":
         assert isinstance(data, PixelSet)

@@ -2,7 +2,11 @@
 
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +17,7 @@ from common.distributed import World
 from common.sampling import MicroBatch
 from pretrain import task
 from pretrain.recipes import RECIPES
-from pretrain.task import Split, evaluate
+from pretrain.task import Split, evaluate, open_split
 
 CPU = World(device=torch.device("cpu"))
 RECIPE = RECIPES["cifar10-resnet20"]()
@@ -79,3 +83,32 @@ def test_a_limit_counts_just_these() -> None:
     logits = torch.eye(4)[[0, 1, 2, 2]] * 9
     found = evaluate(Lookup(logits).eval(), split_of(torch.arange(4)), RECIPE, CPU, limit=3)
     assert found["val_accuracy"] == 1
+
+
+@pytest.mark.parametrize("by_seed", [False, True])
+def test_what_is_kept_back_follows_the_seed_only_where_asked(tmp_path: Path, by_seed: bool) -> None:
+    for number in range(40):  # an image is known by its shade of grey
+        folder = tmp_path / "train" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{number:02}.png"), np.full((32, 32, 3), number, np.uint8))
+    images = replace(RECIPE.images, held_out=20, held_out_by_seed=by_seed)
+
+    def shades(seed: int, part: str) -> set[int]:
+        split = open_split(
+            replace(RECIPE, images=images),
+            tmp_path,
+            part,
+            training=False,
+            seed=seed,
+            workers=0,
+            device=CPU.device,
+            cache=None,
+        )
+        every = np.arange(split.num_images)
+        (batch,) = split.load([MicroBatch(epoch=0, indices=every, share=1.0)])
+        return set(batch[0][:, 0, 0, 0].tolist())
+
+    first, again, other = (shades(seed, "held-out") for seed in (1, 1, 2))
+    assert first == again
+    assert (first == other) is not by_seed
+    assert shades(1, "train") == set(range(40)) - first
