@@ -84,7 +84,7 @@ def open_split(
         root: Folder of the data set, or the URL of shards.
         split: "train", "val", or "held-out" for the training images that the recipe keeps back.
         training: Crop and flip at random, or not at all.
-        seed: Seed of the run: of crops and flips, and of what is kept back where the recipe says so.
+        seed: Of crops and flips, and of what is kept back where the recipe says so.
         workers: Processes that read images from files.
         device: Where batches go.
         cache: Folder for decoded pixels; None keeps none.
