@@ -145,19 +145,18 @@ def decode(files: FileSet | ShardSet, size: int) -> PixelSet:
     return PixelSet(pixels, files.labels, files.classes)
 
 
-def central_square(image: NDArray[np.uint8], short_side: int, size: int) -> NDArray[np.uint8]:
-    """Resize an image to a short side, antialiased, and cut out its centre.
+def central_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize the short side of an image to `size`, antialiased, and cut out the central square.
 
     Args:
         image: (H, W, 3).
-        short_side: Length of the shorter side after resizing; the ratio of the sides stays.
-        size: Side of the square that is cut out, at most `short_side`.
+        size: Side of the square.
 
     Returns:
         Pixels (size, size, 3).
     """
     height, width = image.shape[:2]
-    scale = short_side / min(height, width)
+    scale = size / min(height, width)
     if scale != 1:
         height, width = round(height * scale), round(width * scale)
         interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -168,6 +167,6 @@ def central_square(image: NDArray[np.uint8], short_side: int, size: int) -> NDAr
 
 def _square(files: FileSet | ShardSet, size: int, index: int) -> NDArray[np.uint8] | InputError:
     try:
-        return central_square(files.image(index), size, size)
+        return central_square(files.image(index), size)
     except InputError as error:
         return error

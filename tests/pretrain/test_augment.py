@@ -1,5 +1,7 @@
 """Crops, flips and normalisation against literal versions and their distributions."""
 
+import os
+import random
 from functools import partial
 from itertools import product
 
@@ -9,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -21,6 +24,7 @@ from pretrain.augment import (
     CIFAR10_STD,
     ResidentImages,
     crop_and_flip_draws,
+    draw_crop,
     eval_image,
     normalize,
     train_image,
@@ -244,6 +248,62 @@ def test_random_crops(ramps: NDArray[np.uint8], min_scale: float) -> None:
     assert abs(np.median(below_half) - (min_scale + 0.5) / 2) < 0.05
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 600),
+    width=st.integers(1, 600),
+    seed=st.integers(-3, 2**40),
+    epoch=st.integers(0, 300),
+    index=st.integers(0, 2**31),
+    min_scale=st.floats(0.01, 1),
+)
+def test_crops_are_albumentations(
+    height: int, width: int, seed: int, epoch: int, index: int, min_scale: float
+) -> None:
+    """Drawn from the same generator, so a training keeps the crops it has always had."""
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # read on import: ask the network for nothing
+    import albumentations
+
+    crop = albumentations.RandomResizedCrop((8, 8), scale=(min_scale, 1.0), ratio=(3 / 4, 4 / 3))
+    flip = albumentations.HorizontalFlip(p=0.5)
+    both = albumentations.Compose([crop, flip])
+    key = augment._hash(seed, epoch, index)
+    both.set_random_state(np.random.default_rng(key), random.Random(key))
+    both(image=np.zeros((height, width, 3), np.uint8))
+    expected = (*crop.params["crop_coords"], bool(flip.params))
+    assert draw_crop(height, width, seed, epoch, index, min_scale) == expected
+
+
+def test_crops_are_the_same_everywhere() -> None:
+    """Integers that no process, machine or version may change: a run must resume."""
+    drawn = [draw_crop(375, 500, seed=0, epoch=0, index=index) for index in range(3)]
+    assert drawn == [
+        (101, 102, 413, 363, True),
+        (91, 67, 350, 356, True),
+        (91, 141, 240, 309, False),
+    ]
+    assert draw_crop(10, 500, seed=0, epoch=0, index=0) == (243, 0, 256, 10, False)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(3, 90),
+    width=st.integers(3, 90),
+    size=st.integers(1, 40),
+    index=st.integers(0, 2**31),
+)
+def test_random_crops_are_torchvisions(height: int, width: int, size: int, index: int) -> None:
+    pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), np.uint8)
+    left, top, right, bottom, flip = draw_crop(height, width, 0, 0, index)
+    place = top, left, bottom - top, right - left
+    expected = tv.resized_crop(Image.fromarray(pixels), *place, [size, size])
+    if flip:
+        expected = tv.hflip(expected)
+    ours = train_image(pixels, size, 0, 0, index)
+    assert ours.flags.c_contiguous
+    assert np.abs(ours.astype(int) - np.asarray(expected)).max() <= 1  # rounded otherwise
+
+
 def test_a_random_crop_is_a_function_of_its_counters(ramps: NDArray[np.uint8]) -> None:
     crop = partial(train_image, ramps, 16)
     first = crop(0, 0, 0)
@@ -274,16 +334,15 @@ def test_shrunk_crops_are_antialiased() -> None:
         assert np.abs(crop.astype(float) - 127.5).max() < 20  # aliasing would leave 0 or 255
 
 
-def test_eval_image() -> None:
-    """14 pixels ask for a short side of 16; of 32 x 48 that leaves 16 x 24.
-
-    Each pixel is then the mean of 2 x 2, and rows 1 to 14 and columns 5 to 18 remain.
-    """
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
-    image = eval_image(pixels, 14)
-    means = pixels.reshape(16, 2, 24, 2, 3).mean(axis=(1, 3))
-    assert image.shape == (14, 14, 3)
-    assert np.abs(image - means[1:15, 5:19]).max() <= 0.5
+@pytest.mark.parametrize("shape", [(32, 48), (90, 61), (20, 20), (300, 401)])
+def test_eval_image_is_torchvisions(shape: tuple[int, int]) -> None:
+    """On Pillow, as the published accuracies are."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    usual = transforms.Compose([transforms.Resize(64), transforms.CenterCrop(56)])
+    image = eval_image(pixels, 56)
+    assert image.shape == (56, 56, 3)
+    expected = np.asarray(usual(Image.fromarray(pixels)))
+    assert np.abs(image.astype(int) - expected).max() <= 1  # rounded otherwise
 
 
 def test_eval_image_of_the_usual_size() -> None:

@@ -331,14 +331,14 @@ def test_decode_names_the_damaged_image(tmp_path: Path) -> None:
 
 def test_shrinking_is_antialiased() -> None:
     checkerboard = (np.indices((90, 120)).sum(axis=0) % 2 * 255).astype(np.uint8)
-    small = central_square(np.repeat(checkerboard[..., None], 3, axis=2), 30, 30)
+    small = central_square(np.repeat(checkerboard[..., None], 3, axis=2), 30)
     assert small.shape == (30, 30, 3)
     assert np.abs(small.astype(float) - 127.5).max() < 20  # aliasing would leave 0 or 255
 
 
 def test_enlarging_is_smooth() -> None:
     steps = np.repeat(np.array([0, 100, 200], np.uint8)[None, :, None], 3, axis=0).repeat(3, axis=2)
-    large = central_square(steps, 12, 12)
+    large = central_square(steps, 12)
     rise = np.diff(large[0, :, 0].astype(int))
     assert rise.min() >= 0
     assert rise.max() <= 26  # a quarter of a step
