@@ -5,7 +5,8 @@ them each image lies; `scripts/make_shards.py` writes both. Shards at a URL are 
 the first image of one is asked for, once per machine, into a folder below $SHARD_CACHE.
 
 ```
-index.json   {"format": 1, "made_from": hex digits or null, "classes": [name, ...],
+index.json   {"format": 1, "made_from": hex digits or null, "pixels": text or null,
+              "classes": [name, ...],
               "shards": [{"name": ..., "bytes": ..., "sha256": ...}, ...],
               "samples": {"name": [...], "class": [...], "shard": [...], "offset": [...],
                           "size": [...]}}      one entry per image, ordered by class and name
@@ -37,6 +38,7 @@ CACHE = "SHARD_CACHE"
 """Environment variable: the folder for fetched shards."""
 _FORMAT = 1
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # it becomes part of paths and commands
+_PIXELS = re.compile(r"[A-Za-z0-9 ,.]{0,60}")  # it becomes part of tables
 _OPEN_SHARDS = 512  # of the 1,024 files that a process may usually open
 _MAX_INDEX_BYTES = 2**30
 _CHUNK = 2**20
@@ -70,6 +72,8 @@ class ShardSet:
         places: (N, 3) shard, offset and size of each image; bytes.
         labels: (N,) index into the class names.
         classes: Class names.
+        pixels: What was done to the images, such as "256 px, JPEG 95"; "": nothing; None: nobody
+            said.
     """
 
     folder: Path
@@ -79,6 +83,15 @@ class ShardSet:
     places: NDArray[np.int64]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    pixels: str | None = None
+
+    @property
+    def described(self) -> str:
+        """What results say they were trained on: another text where pixels may be others."""
+        if self.pixels is None:
+            digests = "".join(shard.sha256 for shard in self.shards)
+            return f"shards {hashlib.sha256(digests.encode()).hexdigest()[:8]}"
+        return f"shards of {self.pixels}" if self.pixels else "shards"
 
     def read(self, index: int) -> bytes:
         """Read an image's file as it was packed.
@@ -222,11 +235,13 @@ def read_index(folder: Path, source: str | None = None) -> ShardSet:
 def _parse(index: Mapping[str, Any], folder: Path, source: str | None) -> ShardSet:
     shards = tuple(Shard(**entry) for entry in index["shards"])
     classes = tuple(index["classes"])
-    samples = index["samples"]
+    samples, pixels = index["samples"], index.get("pixels")
     columns = [np.array(samples[name]) for name in ("class", "shard", "offset", "size")]
     names = encode(samples["name"])
     if not all(isinstance(name, str) for name in classes):
         raise ValueError("a class name is no text")
+    if pixels is not None and not (isinstance(pixels, str) and _PIXELS.fullmatch(pixels)):
+        raise ValueError("what was done to the pixels is not said in a few plain words")
     if len({shard.name for shard in shards}) < len(shards):
         raise ValueError("two shards have the same name")
     if not len(names) or any(c.dtype != np.int64 or c.shape != names.shape for c in columns):
@@ -244,7 +259,8 @@ def _parse(index: Mapping[str, Any], folder: Path, source: str | None) -> ShardS
         first = outside[0]
         name = shards[shard_of[first]].name
         raise ValueError(f"{samples['name'][first]} would lie outside its shard {name}")
-    return ShardSet(folder, source, shards, names, np.stack(columns[1:], 1), labels, classes)
+    places = np.stack(columns[1:], 1)
+    return ShardSet(folder, source, shards, names, places, labels, classes, pixels)
 
 
 def write_index(data: ShardSet, made_from: str | None) -> None:
@@ -262,6 +278,7 @@ def write_index(data: ShardSet, made_from: str | None) -> None:
     index = {
         "format": _FORMAT,
         "made_from": made_from,
+        "pixels": data.pixels,
         "classes": data.classes,
         "shards": [asdict(shard) for shard in data.shards],
         "samples": {"name": names, "class": data.labels.tolist(), **columns},

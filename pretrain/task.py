@@ -54,7 +54,7 @@ class Split:
     """What they were read from, such as ".jpg files" or "shards"."""
     load: Callable[[Iterable[MicroBatch]], Iterator[Batch]]
     digest: str = ""
-    """Of the classes and labels, in order."""
+    """Of the classes and labels, in order, and of what was done to the pixels before."""
 
 
 def pixel_statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -99,7 +99,7 @@ def open_split(
     if isinstance(data, FileSet):
         source = f"{data.paths[0].suffix} files"
     elif isinstance(data, ShardSet):
-        source = "shards"
+        source = data.described
     if images.crop == "pad" and isinstance(data, FileSet):
         data = cached_decode(data, images.size, cache)
     elif images.crop == "pad" and isinstance(data, ShardSet):
@@ -155,6 +155,8 @@ def open_split(
 def _digest(data: FileSet | PixelSet | ShardSet) -> str:
     digest = blake2b("\0".join(data.classes).encode(), digest_size=8)
     digest.update(np.asarray(data.labels, np.int64).tobytes())
+    if isinstance(data, ShardSet) and data.pixels != "":
+        digest.update(data.described.encode())
     return digest.hexdigest()
 
 

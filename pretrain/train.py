@@ -75,7 +75,9 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
     )
     facts = {
         "data": str(flags.data.resolve() if flags.data.exists() else flags.data),  # or a URL
-        "source": train.source,
+        "source": train.source
+        if val.source == train.source
+        else f"{train.source}, scored on {val.source}",
         "train_images": train.num_images,
         "val_images": val.num_images,
         "classes": list(train.classes),

@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, Literal, TypeVar
 
@@ -63,7 +63,7 @@ class Flags:
     size_mb: int = 200
     """Size of a shard, in millions of bytes, before any resizing."""
     resize: int | None = None
-    """Shrink the short side to this many pixels, as JPEG of quality 95; None: files as they are."""
+    """Shrink short sides to this, as JPEG of quality 95; results say it. None: files as they are."""
     index: Path | None = None
     """Folder of tar files to index, instead of packing."""
     workers: int = field(default_factory=default_workers)
@@ -120,6 +120,8 @@ def pack(flags: Flags, data: Path, out: Path) -> ShardSet:
         packed = _in_processes(pack_shard, jobs, flags.workers, "packing")
         order = np.argsort(np.concatenate([job.positions for job in jobs]))
         found = _join(folder, packed, order, files.classes)
+        shrunk = f"{flags.resize} px, JPEG {JPEG_QUALITY}" if flags.resize else ""
+        found = replace(found, pixels=shrunk)
         write_index(found, jobs[0].made_from)
         for job in jobs:
             _part(job.path).unlink()
@@ -205,7 +207,7 @@ def _write_tar(job: Job, file: BinaryIO) -> Packed:
 
     members = zip(job.positions.tolist(), job.paths, job.labels.tolist(), strict=True)
     for position, path, label in members:
-        content, kind = _content(path, job.resize)
+        content, kind = read_shrunk(path, job.resize)
         # WebDataset takes all behind the first dot for the kind of a member.
         key = f"{position:07d}_{re.sub('[^A-Za-z0-9_-]', '_', path.stem)[:60]}"
         samples.append((f"{key}.{kind}", label, end + _BLOCK, len(content)))
@@ -215,8 +217,12 @@ def _write_tar(job: Job, file: BinaryIO) -> Packed:
     return Shard(job.path.name, end, digest.hexdigest()), samples
 
 
-def _content(path: Path, resize: int | None) -> tuple[bytes, str]:
-    """Read an image file, shrunk if it is larger than asked for; with its kind: jpg or png."""
+def read_shrunk(path: Path, resize: int | None) -> tuple[bytes, str]:
+    """Read an image file, shrunk if its short side is longer than that; with its kind: jpg or png.
+
+    Raises:
+        InputError: If it cannot be read or decoded.
+    """
     kind = "png" if path.suffix.lower() == ".png" else "jpg"
     try:
         content = read_content(path)

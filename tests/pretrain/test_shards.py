@@ -174,7 +174,25 @@ def test_small_images_are_decoded_once(root: Path) -> None:
     assert labels.tolist() == [LABELS[i] for i in order]
     four = decoded(4)  # 24 x 24 pixels
     np.testing.assert_array_equal(images[order.index(4)].permute(1, 2, 0).numpy(), four)
-    assert split.source == "shards"
+
+
+def test_results_tell_sets_of_other_pixels_apart(root: Path) -> None:
+    path = root / "train" / "index.json"
+    index = json.loads(path.read_bytes())
+    splits = {}
+    for pixels in ("", "256 px, JPEG 95", "128 px, JPEG 95", None):
+        path.write_text(json.dumps(index | {"pixels": pixels}))
+        splits[pixels] = split_of(root, 16, "resized", training=True)
+    assert splits[""].source == "shards"
+    assert splits["256 px, JPEG 95"].source == "shards of 256 px, JPEG 95"
+    other = json.loads(json.dumps(index))
+    other["shards"][0]["sha256"] = "0" * 64
+    path.write_text(json.dumps(other))  # as an index from before pixels were described
+    splits["other"] = split_of(root, 16, "resized", training=True)
+    path.write_text(json.dumps(index))
+    assert split_of(root, 16, "resized", training=True).source == splits[None].source
+    for what in ("source", "digest"):
+        assert len({getattr(split, what) for split in splits.values()}) == 5
 
 
 def test_damaged_image_is_named(root: Path) -> None:
@@ -262,6 +280,8 @@ def change(path: str, value: object) -> Callable[[Index], object]:
         (change("samples.name.4", 4), "expected str"),
         (change("samples.name", []), "four whole numbers"),
         (lambda index: index.pop("samples"), "no 'samples'"),
+        (lambda index: index.update(pixels="256 px\n"), "not said in a few plain words"),
+        (lambda index: index.update(pixels=256), "not said in a few plain words"),
     ],
 )
 def test_bad_index(tmp_path: Path, edit: Callable[[Index], object], message: str) -> None:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from common.distributed import World
+from common.flags import RunFlags
 from common.sampling import MicroBatch
-from pretrain import task
-from pretrain.recipes import RECIPES
+from pretrain import task, train
+from pretrain.recipes import RECIPES, Recipe
 from pretrain.task import Split, evaluate, open_split
 
 CPU = World(device=torch.device("cpu"))
@@ -112,3 +113,23 @@ def test_what_is_kept_back_follows_the_seed_only_where_asked(tmp_path: Path, by_
     assert first == again
     assert (first == other) is not by_seed
     assert shades(1, "train") == set(range(40)) - first
+
+
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        (("shards", "shards"), "shards"),
+        ((".JPEG files", "shards of 256 px"), ".JPEG files, scored on shards of 256 px"),
+    ],
+)
+def test_a_run_says_what_it_is_trained_and_scored_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, sources: tuple[str, str], said: str
+) -> None:
+    recipe, found = RECIPES["toy-resnet18"](), dict(zip(("train", "val"), sources, strict=True))
+
+    def opened(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:
+        return replace(split_of(torch.zeros(10)), source=found[split])
+
+    monkeypatch.setattr(train, "_open", opened)
+    _, facts = train._build(recipe, RunFlags(data=tmp_path, out=tmp_path), CPU)
+    assert facts["source"] == said

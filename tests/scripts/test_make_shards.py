@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -201,6 +202,7 @@ def test_resizing(data: Path, tmp_path: Path) -> None:
         assert image.shape == expected.shape
         assert np.abs(image - expected).mean() < 8  # what JPEG makes of noise
     assert 0 < shrunk < 6
+    assert shards.described == "shards of 190 px, JPEG 95"
 
 
 def test_an_image_that_cannot_be_read_stops_it(data: Path, tmp_path: Path) -> None:
@@ -258,6 +260,8 @@ def test_our_own_shards_can_be_indexed_anew(packed: Path, tmp_path: Path) -> Non
     ours, anew = read_index(packed / "train"), read_index(tmp_path)
     assert anew.shards == ours.shards
     assert anew.classes == ("0", "1", "2")
+    assert ours.described == "shards"
+    assert re.fullmatch("shards [0-9a-f]{8}", anew.described)  # nobody said what they hold
     for column in ("names", "places", "labels"):
         np.testing.assert_array_equal(getattr(anew, column), getattr(ours, column))
 
