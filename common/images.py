@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.image_headers import read_header
+from common.image_headers import Header, read_header
 
 # Mean and standard deviation of ImageNet's training pixels, RGB, for values in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -84,6 +84,18 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     if pixels is None:
         raise ValueError("damaged or not an image: OpenCV cannot decode it")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def plain_jpeg(data: bytes) -> Header | None:
+    """Return the header of a JPEG that decoders agree on: RGB or grey, whole, not too large.
+
+    None is no verdict: `decode_image` may take the image all the same.
+    """
+    header = read_header(data)
+    if header is None or header.format != "JPEG" or header.mode not in ("RGB", "grey"):
+        return None
+    too_large = header.width * header.height > MAX_PIXELS
+    return None if too_large or _is_cut_off_jpeg(data) else header
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.images import read_image
+from common.images import read_content, read_image
 from pretrain.paths import Paths
 from pretrain.shards import ShardSet
 
@@ -32,6 +32,14 @@ class FileSet:
     paths: Sequence[Path]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+
+    def read(self, index: int) -> bytes:
+        """Read an image's file; InputError names one that cannot be read."""
+        path = self.paths[index]
+        try:
+            return read_content(path)
+        except ValueError as error:
+            raise InputError(f"the image {path} is {error}") from error
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Decode an image to pixels (H, W, 3), RGB; InputError names one that is damaged."""

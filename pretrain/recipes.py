@@ -41,6 +41,8 @@ class Images:
     """Zeros around the image before a pad crop, pixels."""
     min_scale: float = 0.08
     """Smallest share of the area that a resized crop takes."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """Who decodes training images for a resized crop: the workers, or nvJPEG, to other pixels."""
     num_classes: int | None = None
     """Use the first N classes only; None: all."""
     held_out: int = 0
@@ -52,6 +54,8 @@ class Images:
         check_range(self, "size num_classes", low=1)
         check_range(self, "padding held_out")
         check_range(self, "min_scale", high=1, above=True)
+        if self.decode == "gpu" and self.crop != "resized":
+            raise ValueError("images.decode gpu goes with images.crop resized")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

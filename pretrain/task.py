@@ -30,6 +30,13 @@ from pretrain.augment import (
     train_image,
 )
 from pretrain.datasets import load
+from pretrain.gpu_decoding import (
+    Encoded,
+    check_gpu_decoding,
+    collate_files,
+    decode_batch,
+    read_item,
+)
 from pretrain.image_sets import FileSet, PixelSet, decode, hold_out
 from pretrain.pixel_cache import cached_decode
 from pretrain.recipes import Recipe
@@ -126,23 +133,20 @@ def open_split(
         )
     if isinstance(data, PixelSet):
         raise InputError(f"{root} is an archive of small images: use --images.crop pad")
-    read = (
-        partial(_read_train, data, images.size, seed, images.min_scale)
-        if training
-        else partial(_read_eval, data, images.size)
-    )
-
     may_skip = skip(len(data.labels)) if skip else None
-
-    def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
-        for pixels, labels in stream(
-            read, micro_batches, _collate, workers=workers, device=device, skip=may_skip
-        ):
-            yield (
-                pixels.to(device, non_blocking=True).permute(0, 3, 1, 2),
-                labels.to(device, non_blocking=True),
-            )
-
+    read_ahead = partial(stream, workers=workers, device=device, skip=may_skip)
+    if images.decode == "gpu" and training:
+        check_gpu_decoding(device)
+        source += ", nvJPEG"
+        read_files = partial(read_item, data, seed, images.min_scale)
+        batches = partial(_decoded_batches, partial(read_ahead, read_files), images.size, device)
+    else:
+        read = (
+            partial(_read_train, data, images.size, seed, images.min_scale)
+            if training
+            else partial(_read_eval, data, images.size)
+        )
+        batches = partial(_batches, partial(read_ahead, read), device)
     return Split(
         num_images=len(data.labels),
         classes=data.classes,
@@ -168,6 +172,28 @@ def _resident_batches(
             yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
         else:
             yield resident.eval_batch(micro_batch.indices)
+
+
+def _batches(
+    read_ahead: Callable[..., Iterator[Batch]],
+    device: torch.device,
+    micro_batches: Iterable[MicroBatch],
+) -> Iterator[Batch]:
+    for pixels, labels in read_ahead(micro_batches, _collate):
+        yield (
+            pixels.to(device, non_blocking=True).permute(0, 3, 1, 2),
+            labels.to(device, non_blocking=True),
+        )
+
+
+def _decoded_batches(
+    read_ahead: Callable[..., Iterator[Encoded]],
+    size: int,
+    device: torch.device,
+    micro_batches: Iterable[MicroBatch],
+) -> Iterator[Batch]:
+    for batch in read_ahead(micro_batches, collate_files):
+        yield decode_batch(batch, size, device)
 
 
 def _read_train(

@@ -63,7 +63,8 @@ class Flags:
     size_mb: int = 200
     """Size of a shard, in millions of bytes, before any resizing."""
     resize: int | None = None
-    """Shrink short sides to this, as JPEG of quality 95; results say it. None: files as they are."""
+    """Shrink the short side to this many pixels, as JPEG of quality 95; None: files as they are.
+    Results name the size: the pixels are others."""
     index: Path | None = None
     """Folder of tar files to index, instead of packing."""
     workers: int = field(default_factory=default_workers)
