@@ -67,7 +67,7 @@ SIDES = {
     "method": {"the method, p = 0.1", "plain step"},
     "cifar": {"ours", "plain", "ours-bf16"},
     "imagenet": {"ours", "torchvision"},
-    "loader": {"ours", "torchvision's preset on PIL"},
+    "loader": {"ours", "ours, up to the bytes for a GPU", "torchvision's preset on PIL"},
     "retinanet": {"ours", "torchvision", "folded", "F.batch_norm"},
     "score": {"score_voc", "loop over detections", "pycocotools, all its thresholds"},
     "checkpoint": {"ours, flushed, the one before kept", "torch.save, not flushed"},
@@ -285,7 +285,7 @@ def test_every_case_has_a_network_and_a_recipe(part: Any) -> None:
 def test_both_loaders_give_the_same_pictures(
     part: Any, monkeypatch: pytest.MonkeyPatch, photos: Path
 ) -> None:
-    """Cropped to the whole picture, they differ by the flip and by how the sizes are averaged."""
+    """Cropped to the whole picture, they differ by the flip and by two decoders."""
     loader = part("loader")
     paths = loader.find_photos(photos)
     assert len(paths) == 2
