@@ -210,7 +210,8 @@ def _preprocessing(card: Card) -> str:
     p = card["preprocessing"]
     size = p["image_size"]
     if card["recipe"]["images"]["crop"] == "resized":
-        square = f"short side resized to {round(size * 256 / 224)}, central {size} x {size} cut out"
+        short_side = f"short side resized to {round(size * 256 / 224)} (bilinear, antialiased)"
+        square = f"{short_side}, central {size} x {size} cut out"
     else:
         square = f"{size} x {size} pixels"
     return (
