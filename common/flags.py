@@ -31,6 +31,9 @@ class RunFlags:
     """Two steps, evaluate, save, load, exit; leaves nothing behind."""
     overfit_batches: int | None = None
     """Train on N batches only, drawn once: the loss must fall to zero."""
+    deterministic: bool = False
+    """Deterministic algorithms alone: on a GPU, too, a resumed run is then equal to the bit to one
+    that was not interrupted. Slower; on a CPU it is so without."""
     print_config: bool = False
     """Print the resolved recipe as JSON and exit."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common import allocator, distributed
+from common.determinism import deterministic
 from common.distributed import World
 from common.errors import InputError
 from common.flags import RunFlags
@@ -57,7 +58,8 @@ def run(
         try:
             stage, facts = build(world)
             if folder:
-                folder.record({**describe_environment(str(world.device), world.size), **facts})
+                environment = describe_environment(str(world.device), world.size)
+                folder.record({**environment, "deterministic": flags.deterministic, **facts})
             options = Options(
                 seed=flags.seed,
                 resume=flags.resume,
@@ -71,7 +73,11 @@ def run(
             if folder:
                 folder.close()
 
-    with ending_at_once(), distributed.start(flags.device) as world:
+    with (
+        ending_at_once(),
+        distributed.start(flags.device) as world,
+        deterministic(flags.deterministic),
+    ):
         if world.device.type == "cpu":
             allocator.keep_freed_memory()
         if not flags.dry_run:

@@ -39,7 +39,7 @@ def run(call_command: Callable[..., tuple[int, str, str]]) -> Run:
 def trained(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "fd"
     arguments = ["train", "toy-resnet18-fd", "--data", folders, "--out", out, *TINY]
-    arguments += ["--focus.participation-rate", "1"]
+    arguments += ["--focus.participation-rate", "1", "--deterministic"]
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setattr(sys, "argv", [str(command.__file__), *map(str, arguments)])
         assert command.main() == 0
@@ -66,6 +66,7 @@ def test_a_run_leaves_its_record(trained: Path) -> None:
     environment = json.loads((trained / "environment.json").read_text())
     assert environment["torch"] == torch.__version__.split("+")[0]
     assert environment["classes"] == ["ant", "bee"]
+    assert environment["deterministic"] is True
     first, second = read_metrics(trained)
     assert (first["epoch"], second["epoch"]) == (1, 2)
     assert second["step"] == 6
