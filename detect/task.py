@@ -16,6 +16,7 @@ from common.loading import SkipBad, stream
 from common.optimization import autocast
 from common.sampling import MicroBatch
 from common.signals import Terminated, stop_asked
+from common.transfer import transferred
 from detect.augment import augment, make_augmentation
 from detect.batches import (
     Collated,
@@ -56,7 +57,7 @@ def training_batches(
 
     def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
         loaded = stream(read, micro_batches, collate, workers=workers, device=device, skip=skip)
-        return (to_device(collated, device) for collated in loaded)
+        return (to_device(batch, device) for batch in transferred(loaded, device))
 
     return batches
 
@@ -171,7 +172,7 @@ def detect(
     settings = recipe.detector
     shapes = [padded_shape(_test_shape(image, settings)) for image in test.images]
     batches = batches_of_one_shape(shapes, settings.test_batch_size)[world.rank :: world.size]
-    loaded = test.stream(batches, settings, world.device, workers)
+    loaded = transferred(test.stream(batches, settings, world.device, workers), world.device)
     rows, done = [torch.empty(0, 7, dtype=torch.float64, device=world.device)], 0
     for batch, collated in zip(batches, loaded, strict=True):
         if stop_asked():
