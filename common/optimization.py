@@ -62,6 +62,20 @@ def autocast(settings: Optimization, device: torch.device) -> AbstractContextMan
     return torch.autocast(device.type, dtype, cache_enabled=not settings.cuda_graphs)
 
 
+def compile_network(network: nn.Module) -> None:
+    """Compile a network for images of one size: one graph for each kind of step and size of batch.
+
+    Left to itself, torch.compile makes the graph of a second size of batch one for all sizes, and
+    from then on uses it, though it is slower, for the first size as well.
+    """
+    network.compile(dynamic=False)
+
+
+def eager_if(short: bool) -> AbstractContextManager[Any]:
+    """Run compiled code as it is written, for a batch too rare to be worth a graph of its own."""
+    return torch.compiler.set_stance("force_eager") if short else nullcontext()
+
+
 def place_focused_dropout(model: nn.Module, focus: Focus) -> None:
     """Insert the recipe's layer, if it has one.
 

@@ -79,6 +79,10 @@ class Sampling:
         full, rest = divmod(self.num_images, self.batch_size)
         return full + (rest >= self._parts)
 
+    def is_full(self, step: int) -> bool:
+        """Tell whether a step's batch has `batch_size` images; an epoch's last can have fewer."""
+        return (step % self.steps_per_epoch + 1) * self.batch_size <= self.num_images
+
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the epoch's permutation of the images."""
         rng = np.random.default_rng((self.seed, epoch))

@@ -30,6 +30,8 @@ class Stage:
     """
     metric: str
     """The metric whose largest value is the best."""
+    compile: Callable[[Any], None] | None = None
+    """Compiles a copy of the network as this one is; None where it is not."""
     at_step: Callable[[float], None] | None = None
     """Called before every optimizer step with the share of the training's steps that are done."""
     groups: Sequence[int] | None = None

@@ -149,7 +149,10 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
         )
 
     def compile_parts(self) -> None:
-        """Compile body, pyramid and towers, where the time goes; the rest stays as it is."""
+        """Compile body, pyramid and towers, where the time goes; the rest stays as it is.
+
+        Images have many sizes: from the second one on a graph serves all of them.
+        """
         self.backbone.compile()
         self.head.compile()
 

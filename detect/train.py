@@ -126,6 +126,7 @@ def _build(
         loss=detection_loss,
         evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=workers),
         metric="val_map_11point",
+        compile=BatchedRetinaNet.compile_parts if recipe.optimization.compile else None,
         groups=aspect_groups(images) if recipe.group_by_aspect else None,
     )
     facts = {
