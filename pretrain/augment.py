@@ -129,6 +129,9 @@ def _resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uin
 class ResidentImages:
     """A whole data set on the device, which hands out batches without waiting for it.
 
+    A training batch comes in two parts: `draw` makes a small table on the CPU, and `take` turns it
+    into images by operations on the device alone, so that a CUDA graph can hold them.
+
     Args:
         data: The images.
         padding: Black pixels added on every side before an image is cropped to its old size.
@@ -145,7 +148,7 @@ class ResidentImages:
         self._rows = torch.arange(data.pixels.shape[1], device=device)
         self._columns = torch.arange(data.pixels.shape[2], device=device)
         self._epoch = -1
-        self._draws = torch.empty(0)
+        self._raw = np.empty(0, np.uint64)
 
     def train_batch(self, epoch: int, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Crop and flip images as the epoch's draws say.
@@ -157,14 +160,33 @@ class ResidentImages:
         Returns:
             Images (B, 3, H, W), uint8, channels last in memory, and labels (B,).
         """
+        return self.take(self.draw(epoch, indices))
+
+    def draw(self, epoch: int, indices: NDArray[np.int64]) -> Tensor:
+        """Say which images, and how they are cropped and flipped.
+
+        Args:
+            epoch: Epoch, from 0.
+            indices: (B,) positions in the data set.
+
+        Returns:
+            (4, B) int64, on the device: position, top, left, and 1 to flip.
+        """
         if epoch != self._epoch:
-            draws = crop_and_flip_draws(len(self._labels), self._padding, self._seed, epoch)
-            self._draws = torch.from_numpy(draws).to(self._padded.device)
+            self._raw = _raw_draws(len(self._labels), self._seed, epoch)
             self._epoch = epoch
-        chosen = self._to_device(indices)
-        top, left, flip = self._draws[chosen].T[:, :, None]
-        columns = torch.where(flip.bool(), self._columns.flip(0), self._columns)
-        return self._gather(chosen, top + self._rows, left + columns)
+        top, left, flip = crops_and_flips(self._raw[indices], self._padding).T
+        return self._to_device(np.stack([indices, top, left, flip]))
+
+    def take(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut out the images of a table of `draw`.
+
+        Returns:
+            As `train_batch`.
+        """
+        chosen, top, left, flip = drawn
+        columns = torch.where(flip[:, None].bool(), self._columns.flip(0), self._columns)
+        return self._gather(chosen, top[:, None] + self._rows, left[:, None] + columns)
 
     def eval_batch(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return images as they are.
@@ -180,8 +202,11 @@ class ResidentImages:
         images = self._padded[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
         return images.permute(0, 3, 1, 2), self._labels[chosen]
 
-    def _to_device(self, indices: NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(indices).to(self._padded.device, non_blocking=True)
+    def _to_device(self, numbers: NDArray[np.int64]) -> Tensor:
+        tensor, device = torch.from_numpy(numbers), self._padded.device
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()  # from elsewhere the copy waits
+        return tensor.to(device, non_blocking=True)
 
 
 def crop_and_flip_draws(num_images: int, padding: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -190,8 +215,16 @@ def crop_and_flip_draws(num_images: int, padding: int, seed: int, epoch: int) ->
     Returns:
         (N, 3): top and left, even over 0 .. 2 * padding of the padded image, and 0 or 1 to flip.
     """
-    # One raw number per image: these, unlike numpy's distributions, never change with its version.
-    raw = np.random.Philox(key=_hash(seed, epoch)).random_raw(num_images)
+    return crops_and_flips(_raw_draws(num_images, seed, epoch), padding)
+
+
+def _raw_draws(num_images: int, seed: int, epoch: int) -> NDArray[np.uint64]:
+    """Draw a raw number per image: unlike numpy's distributions, they are the same for ever."""
+    return np.random.Philox(key=_hash(seed, epoch)).random_raw(num_images)
+
+
+def crops_and_flips(raw: NDArray[np.uint64], padding: int) -> NDArray[np.int64]:
+    """Make crops and flips of raw numbers, (N, 3), as `crop_and_flip_draws` returns them."""
     flip, place = raw % 2, raw // 2
     offsets = np.uint64(2 * padding + 1)
     top, left = place // offsets % offsets, place % offsets

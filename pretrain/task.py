@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from common.distributed import World, sum_over_ranks
 from common.errors import InputError
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from common.loading import SkipBad, stream
-from common.optimization import autocast
+from common.optimization import autocast, eager_if
 from common.sampling import MicroBatch
 from common.signals import stop_asked
+from common.transfer import transferred
 from pretrain.augment import (
     CIFAR10_MEAN,
     CIFAR10_STD,
@@ -45,10 +47,17 @@ from pretrain.shards import ShardSet
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W), uint8, and labels (B,), on the device."""
 _EVAL_BATCH = 250
+_RESIDENT_FACTOR = 4
+"""Of small images that lie on a GPU: their batches of 250 take less time than to start them."""
+Finish = Callable[[Any], Batch]
 _STATISTICS = {
     "cifar10": (CIFAR10_MEAN, CIFAR10_STD),
     "cifar100": (CIFAR100_MEAN, CIFAR100_STD),
 }
+
+
+def _as_it_is(loaded: Batch) -> Batch:
+    return loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +68,14 @@ class Split:
     classes: tuple[str, ...]
     source: str
     """What they were read from, such as ".jpg files" or "shards"."""
-    load: Callable[[Iterable[MicroBatch]], Iterator[Batch]]
+    load: Callable[[Iterable[MicroBatch]], Iterator[Any]]
+    """Yields what `finish` makes batches of: in general, they are."""
+    finish: Finish = _as_it_is
+    """Operations on the device alone: part of a training step, so that a CUDA graph holds them."""
     digest: str = ""
     """Of the classes and labels, in order, and of what was done to the pixels before."""
+    batch_factor: int = 1
+    """Times as many images as elsewhere are in a batch of an evaluation."""
 
 
 def pixel_statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -128,8 +142,10 @@ def open_split(
             num_images=len(pixels.labels),
             classes=pixels.classes,
             source=source,
-            load=partial(_resident_batches, resident, training=training),
+            load=partial(_draw, resident) if training else partial(_whole, resident),
+            finish=partial(_take, resident) if training else _as_it_is,
             digest=_digest(data),
+            batch_factor=_RESIDENT_FACTOR if device.type == "cuda" else 1,
         )
     if isinstance(data, PixelSet):
         raise InputError(f"{root} is an archive of small images: use --images.crop pad")
@@ -164,14 +180,18 @@ def _digest(data: FileSet | PixelSet | ShardSet) -> str:
     return digest.hexdigest()
 
 
-def _resident_batches(
-    resident: ResidentImages, micro_batches: Iterable[MicroBatch], *, training: bool
-) -> Iterator[Batch]:
+def _draw(resident: ResidentImages, micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Tensor]]:
     for micro_batch in micro_batches:
-        if training:
-            yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
-        else:
-            yield resident.eval_batch(micro_batch.indices)
+        yield (resident.draw(micro_batch.epoch, micro_batch.indices),)
+
+
+def _take(resident: ResidentImages, loaded: tuple[Tensor]) -> Batch:
+    return resident.take(*loaded)
+
+
+def _whole(resident: ResidentImages, micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+    for micro_batch in micro_batches:
+        yield resident.eval_batch(micro_batch.indices)
 
 
 def _batches(
@@ -179,11 +199,8 @@ def _batches(
     device: torch.device,
     micro_batches: Iterable[MicroBatch],
 ) -> Iterator[Batch]:
-    for pixels, labels in read_ahead(micro_batches, _collate):
-        yield (
-            pixels.to(device, non_blocking=True).permute(0, 3, 1, 2),
-            labels.to(device, non_blocking=True),
-        )
+    for pixels, labels in transferred(read_ahead(micro_batches, _collate), device):
+        yield pixels.permute(0, 3, 1, 2), labels
 
 
 def _decoded_batches(
@@ -215,12 +232,19 @@ def _collate(items: list[tuple[NDArray[np.uint8], int]]) -> Batch:
     return pixels, torch.tensor([label for _, label in items])
 
 
-def classification_loss(recipe: Recipe) -> Callable[[nn.Module, Batch], dict[str, Tensor]]:
-    """Return the loop's loss: cross-entropy, and the accuracy on the training images."""
+def classification_loss(
+    recipe: Recipe, finish: Finish = _as_it_is
+) -> Callable[[nn.Module, Any], dict[str, Tensor]]:
+    """Return the loop's loss: cross-entropy, and the accuracy on the training images.
+
+    Args:
+        recipe: For normalisation and smoothing.
+        finish: Of the split that the batches come from.
+    """
     mean, std = pixel_statistics(recipe)
 
-    def loss(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        images, labels = batch
+    def loss(network: nn.Module, batch: Any) -> dict[str, Tensor]:
+        images, labels = finish(batch)
         logits = network(normalize(images, mean, std)).float()
         return {
             "loss": F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing),
@@ -248,14 +272,18 @@ def evaluate(
     mean, std = pixel_statistics(recipe)
     count = min(split.num_images, limit or split.num_images)
     mine = np.arange(world.rank, count, world.size)
-    starts = range(0, len(mine), _EVAL_BATCH)
-    micro_batches = (MicroBatch(0, mine[start : start + _EVAL_BATCH], 1.0) for start in starts)
+    size = _EVAL_BATCH * split.batch_factor
+    micro_batches = (
+        MicroBatch(0, mine[start : start + size], 1.0) for start in range(0, len(mine), size)
+    )
+    compiled = recipe.optimization.compile
     sums = torch.zeros(3, dtype=torch.float64, device=world.device)
     with torch.inference_mode():
-        for images, labels in split.load(micro_batches):
+        for images, labels in map(split.finish, split.load(micro_batches)):
             if stop_asked():
                 break
-            with autocast(recipe.optimization, world.device):
+            short = compiled and len(labels) < min(size, len(mine))
+            with eager_if(short), autocast(recipe.optimization, world.device):
                 logits = network(normalize(images, mean, std)).float()
             best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
             sums += torch.stack(

@@ -15,7 +15,7 @@ from common.dropout import FocusedDropout
 from common.errors import InputError
 from common.flags import RunFlags
 from common.loading import default_workers, skip_bad
-from common.optimization import place_focused_dropout
+from common.optimization import compile_network, place_focused_dropout
 from common.train_loop import Stage
 from pretrain.dropouts import place_dropouts, set_progress
 from pretrain.networks import build_network
@@ -54,7 +54,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
     if recipe.optimization.channels_last:
         network.to(memory_format=torch.channels_last)
     if recipe.optimization.compile:
-        network.compile()
+        compile_network(network)
     # Ranks start from the same weights and draw their own gammas.
     torch.manual_seed(flags.seed * 1000 + world.rank)
     stage = Stage(
@@ -62,7 +62,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
         num_images=train.num_images,
         data=train.digest,
         load=train.load,
-        loss=classification_loss(recipe),
+        loss=classification_loss(recipe, train.finish),
         evaluate=partial(
             evaluate,
             split=val,
@@ -71,6 +71,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
             limit=2 * recipe.optimization.batch_size if flags.dry_run else None,
         ),
         metric="val_accuracy",
+        compile=compile_network if recipe.optimization.compile else None,
         at_step=at_step,
     )
     facts = {

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.transforms import functional as tv
@@ -136,6 +137,25 @@ def test_draws_are_even_and_independent() -> None:
             assert abs(np.corrcoef(first, second)[0, 1]) < 4 / num_images**0.5
 
 
+def test_images_are_made_by_operations_on_the_device_alone() -> None:
+    """What is traced from one table serves for any other, as a CUDA graph does."""
+    resident = ResidentImages(random_pixels(30, 8, 8), 2, 5, CPU)
+    first, second = np.arange(10), np.arange(29, 19, -1)
+    traced = make_fx(lambda table: resident.take(table))(resident.draw(3, first))
+    for epoch, indices in ((3, first), (4, second), (3, second)):
+        expected = resident.train_batch(epoch, indices)
+        for found, wanted in zip(traced(resident.draw(epoch, indices)), expected, strict=True):
+            assert torch.equal(found, wanted)
+
+
+def test_an_epoch_is_drawn_once_and_anew_when_it_changes() -> None:
+    resident = ResidentImages(random_pixels(30, 8, 8), 2, 5, CPU)
+    indices = np.array([7, 0, 29])
+    for epoch in (0, 1, 0):
+        draws = crop_and_flip_draws(30, 2, 5, epoch)[indices]
+        assert resident.draw(epoch, indices).T.tolist() == np.c_[indices, draws].tolist()
+
+
 OUTCOMES = np.array(list(product(range(9), range(9), range(2))))
 """Every top, left and flip with a padding of 4."""
 
@@ -150,7 +170,7 @@ def by_torchvision(image: NDArray[np.uint8], top: int, left: int, flip: int) -> 
 
 def test_every_outcome_is_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
     data = random_pixels(len(OUTCOMES), 32, 32)
-    monkeypatch.setattr(augment, "crop_and_flip_draws", lambda *arguments: OUTCOMES)
+    monkeypatch.setattr(augment, "crops_and_flips", lambda *arguments: OUTCOMES)
     images, _ = ResidentImages(data, 4, 0, CPU).train_batch(0, np.arange(len(OUTCOMES)))
     for image, pixels, outcome in zip(images, data.pixels, OUTCOMES, strict=True):
         assert torch.equal(image, by_torchvision(pixels, *outcome)), outcome

@@ -1,9 +1,10 @@
 """Metrics of an evaluation, against a plain loop over the same logits."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from common.distributed import World
 from common.flags import RunFlags
@@ -80,6 +81,22 @@ def test_metrics_equal_a_plain_loop(images: int, classes: int, batch: int, seed:
     assert found["val_loss"] == pytest.approx(expected["val_loss"], rel=1e-5, abs=1e-6)
 
 
+def test_small_images_on_a_gpu_come_in_larger_batches() -> None:
+    """The factor alone is tried here; without a GPU `open_split` leaves it at 1."""
+    sizes: list[int] = []
+
+    class Sizes(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return torch.zeros(len(images), 3)
+
+    split = replace(split_of(torch.arange(20) % 3), batch_factor=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "_EVAL_BATCH", 4)
+        evaluate(Sizes().eval(), split, RECIPE, CPU)
+    assert sizes == [8, 8, 4]
+
+
 def test_a_limit_counts_just_these() -> None:
     logits = torch.eye(4)[[0, 1, 2, 2]] * 9
     found = evaluate(Lookup(logits).eval(), split_of(torch.arange(4)), RECIPE, CPU, limit=3)
@@ -113,6 +130,32 @@ def test_what_is_kept_back_follows_the_seed_only_where_asked(tmp_path: Path, by_
     assert first == again
     assert (first == other) is not by_seed
     assert shades(1, "train") == set(range(40)) - first
+
+
+class Channels(nn.Module):
+    """Take the means of the channels for logits."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3))
+
+
+def test_a_compiled_network_keeps_to_its_graph() -> None:
+    """Batches of 4, 4 and 2: the last one runs as the code is written."""
+    sizes: list[int] = []
+
+    def count(module: fx.GraphModule, inputs: list[Tensor], **options: Any) -> Callable[..., Any]:
+        sizes.append(inputs[0].shape[0])
+        return module
+
+    recipe = replace(RECIPE, optimization=replace(RECIPE.optimization, compile=True))
+    labels = torch.arange(10) % 3
+    network = Channels().eval()
+    network.compile(backend=count, dynamic=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(task, "_EVAL_BATCH", 4)
+        for _ in range(2):
+            evaluate(network, split_of(labels), recipe, CPU)
+    assert sizes == [4]
 
 
 @pytest.mark.parametrize(
