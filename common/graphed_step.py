@@ -5,9 +5,11 @@ there is a graph for each kind of step (with the method and without: the weight 
 layers' switch are Python values), batches are copied to fixed buffers, and the learning rate is a
 tensor. Random numbers go on as in a step without graphs: CUDA's default generator, which dropouts
 draw from, advances with every replay.
+
+What comes before a capture leaves no trace: a run that resumes takes each step as the run that was
+never interrupted does.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,13 +18,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from common import checkpoints
 from common.distributed import World
 from common.errors import InputError
 from common.settings import Optimization
 
 Means = dict[str, Tensor]
 WARM_UP_STEPS = 3
-"""Steps of each kind before its capture: they load kernels and make the optimizer's state."""
+"""Steps of each kind before its capture, which are undone: they load kernels and make the
+optimizer's state."""
 
 
 def refuse(settings: Optimization, world: World, *, scheduled: bool) -> None:
@@ -82,24 +86,29 @@ class Capture:
 
 
 class GraphedStep:
-    """Runs a step eagerly at first, then as a graph; either way it is the next real step.
+    """Runs each step as a replay of its kind's graph, the first one included.
 
     Args:
         step: A whole training step on a batch: forward, backward, update. It must leave all
             gradients None, as it must find them, so that a graph makes its own; and return
             detached means, since a living autograd graph would tie the next one to its stream.
         optimizer: With fused kernels; its rate is read from the first group at each call.
+        changed: Returns the tensors that a step changes, those of the optimizer left out.
         capture: Makes the graphs.
     """
 
     def __init__(
-        self, step: Callable[[Any], Means], optimizer: Optimizer, capture: Capture
+        self,
+        step: Callable[[Any], Means],
+        optimizer: Optimizer,
+        changed: Callable[[], list[Tensor]],
+        capture: Capture,
     ) -> None:
         self._step, self._optimizer, self._capture = step, optimizer, capture
-        device = optimizer.param_groups[0]["params"][0].device
-        self._lr = torch.zeros((), device=device)  # float32, as the fused kernels read it
+        self._changed = changed
+        self._device = optimizer.param_groups[0]["params"][0].device
+        self._lr = torch.zeros((), device=self._device)  # float32, as the fused kernels read it
         self._buffers: tuple[Tensor, ...] = ()
-        self._warmed_up: Counter[bool] = Counter()
         self._graphs: dict[bool, tuple[Callable[[], None], Means]] = {}
 
     def __call__(self, batch: Any, *, participating: bool, full: bool) -> Means:
@@ -123,28 +132,54 @@ class GraphedStep:
                 "have: leave it out"
             )
         self._lr.fill_(self._optimizer.param_groups[0]["lr"])
-        if not full or self._warmed_up[participating] < WARM_UP_STEPS:
-            self._warmed_up[participating] += full
-            with self._capture.side_stream(), self._rate_from_device(capturing=False):
-                return self._step(batch)
+        if not full:
+            return self._eagerly(batch)
         if not self._buffers:
             self._buffers = tuple(torch.empty_like(part) for part in batch)
         for buffer, part in zip(self._buffers, batch, strict=True):
             buffer.copy_(part)
         if participating not in self._graphs:
-            with self._rate_from_device(capturing=True):
-                self._graphs[participating] = self._capture.capture(
-                    lambda: self._step(self._buffers)
-                )
+            with self._undone():
+                for _ in range(WARM_UP_STEPS):
+                    self._eagerly(self._buffers)
+                with self._rate_from_device(capturing=True):
+                    self._graphs[participating] = self._capture.capture(
+                        lambda: self._step(self._buffers)
+                    )
         replay, means = self._graphs[participating]
         replay()
         return means
+
+    def _eagerly(self, batch: Any) -> Means:
+        with self._capture.side_stream(), self._rate_from_device(capturing=False):
+            return self._step(batch)
+
+    @contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Put everything that the block's steps change back, in place: graphs keep addresses."""
+        generators = checkpoints.random_state(self._device)
+        values = [tensor.detach().clone() for tensor in self._changed()]
+        states = {name: tensor.clone() for name, tensor in self._optimizer_state()}
+        yield
+        with torch.no_grad():
+            for tensor, value in zip(self._changed(), values, strict=True):
+                tensor.copy_(value)
+            # What was not there before begins at zero: momenta, Adam's moments and its steps.
+            for name, tensor in self._optimizer_state():
+                tensor.copy_(states[name]) if name in states else tensor.zero_()
+        checkpoints.restore_random_state(generators, self._device)
+
+    def _optimizer_state(self) -> Iterator[tuple[tuple[int, str], Tensor]]:
+        for parameter, state in self._optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    yield (id(parameter), name), value
 
     @contextmanager
     def _rate_from_device(self, *, capturing: bool) -> Iterator[None]:
         """Let the optimizer read the rate's tensor; outside, and in checkpoints, it is a float.
 
-        The steps before a capture read it too: a resumed run warms up where a straight one replays.
+        Eager steps read it, too: a short batch's rate is rounded as that of all others.
         """
         groups = self._optimizer.param_groups
         before = [dict(group) for group in groups]

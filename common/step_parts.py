@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from common.distributed import World
+from common.dropout import FocusedDropout
 from common.loss_scaling import LossScaling
 from common.optimization import autocast
 from common.settings import Optimization
@@ -82,6 +83,12 @@ class StepParts:
         else:
             self._optimizer.step()
         self._optimizer.zero_grad()
+
+    def changed(self) -> list[Tensor]:
+        """Return what a step changes in the network: weights, statistics, counts."""
+        modules = self._network.modules()
+        totals = [module.totals for module in modules if isinstance(module, FocusedDropout)]
+        return [*self._network.parameters(), *self._network.buffers(), *totals]
 
     def whole(self, batch: Any) -> dict[str, Tensor]:
         """Run a step of one micro-batch without a look at any value, for a CUDA graph."""

@@ -158,7 +158,7 @@ def test_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_is_taken_of_captured_steps_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in that runs the step: the average is taken outside of graphs."""
 
-    def build(step: Callable[[Any], Any], optimizer: Any, capture: None) -> Callable[..., Any]:
+    def build(step: Callable[[Any], Any], *rest: Any) -> Callable[..., Any]:
         return lambda batch, *, participating, full: step(batch)
 
     monkeypatch.setattr(train_loop, "refuse", lambda *arguments, **more: None)
