@@ -1,5 +1,6 @@
 """Means over the images of an epoch, without waiting for the device at each step."""
 
+import math
 from typing import Any
 
 import torch
@@ -18,13 +19,14 @@ class EpochSums:
     def add(self, means: dict[str, Tensor], images: int, *, count: bool = True) -> None:
         """Add the means over some images."""
         for name, value in means.items():
-            value = value.detach().double() * images
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            if name not in self._sums:
+                self._sums[name] = torch.zeros_like(value, dtype=torch.float64)
+            self._sums[name].add_(value.detach(), alpha=images)
         self._images += images if count else 0
 
     def means(self) -> dict[str, float]:
         """Return this rank's means; waits for the device."""
-        return {name: value.item() / max(1, self._images) for name, value in self._sums.items()}
+        return {name: value / max(1, self._images) for name, value in self._read().items()}
 
     def means_over_ranks(self) -> dict[str, float]:
         """Return the means over the images of all ranks."""
@@ -43,7 +45,14 @@ class EpochSums:
 
     def non_finite(self) -> list[str]:
         """Name the sums that are NaN or infinite; waits for the device."""
-        return [name for name, value in self._sums.items() if not torch.isfinite(value)]
+        return [name for name, value in self._read().items() if not math.isfinite(value)]
+
+    def _read(self) -> dict[str, float]:
+        """Bring all sums from the device at once."""
+        if not self._sums:
+            return {}
+        values: list[float] = torch.stack(list(self._sums.values())).tolist()
+        return dict(zip(self._sums, values, strict=True))
 
     def state(self) -> dict[str, Any]:
         """Return the sums over all ranks, plain values for a checkpoint."""

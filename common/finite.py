@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ class FiniteCheck:
         self._model, self._world, self._folder = model, world, folder
         self._each_step = world.device.type == "cpu" and world.size == 1
         self._steps: list[tuple[int, list[MicroBatch]]] = []
+        self._cleared = -1  # steps done when the weights were found finite
 
     def begin(self, step: int, plan: list[MicroBatch]) -> None:
         """Note what a step is made of."""
@@ -53,12 +55,14 @@ class FiniteCheck:
         Args:
             sums: Of the epoch.
             step: The step before whose update this is; with `now`, the number of steps done.
-            now: Look in any case, and at the weights, too.
+            now: Look in any case, and at the weights, too; not a second time after the same step.
 
         Raises:
             NonFiniteError: If something is NaN or infinite, on any rank.
         """
         if not (now or self._each_step or step % POLL_STEPS == 0):
+            return
+        if now and step == self._cleared:
             return
         bad = sums.non_finite()
         # A gradient can be NaN where the loss is not; the next loss would come after the save.
@@ -66,6 +70,8 @@ class FiniteCheck:
             bad.append("a weight")
         if any_rank(bool(bad), self._world.device):
             self.stop(bad or ["a value on another rank"], step)
+        if now:
+            self._cleared = step
         del self._steps[:-1]  # of the last step, the update is still to be judged
 
     def stop(self, bad: list[str], step: int) -> None:
@@ -95,7 +101,10 @@ class FiniteCheck:
         )
 
     def _weights_are_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self._model.parameters())
+        """Look at all weights in a few kernels, and wait for the device once."""
+        weights = [weight.detach() for weight in self._model.parameters()]
+        # The largest magnitude cannot overflow, as the sum of squares could.
+        return bool(torch.isfinite(nn.utils.get_total_norm(weights, math.inf)))
 
     def _images(self) -> list[dict[str, Any]]:
         """Return the micro-batches of all ranks, step by step."""

@@ -25,18 +25,25 @@ class MetricsLog:
         records = zip(_lines(self.path), read_metrics(folder), strict=True)
         kept = [line for line, record in records if record["step"] <= step]
         write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
+        self._unflushed = False
         self._writer = _tensorboard(folder / "tensorboard", step)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; it has a "step", the number of optimizer steps done."""
         with self.path.open("a") as file:
             file.write(json.dumps(dict(record)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())  # the checkpoint that follows says that this line is there
+        self._unflushed = True
         if self._writer is not None:
             for name, value in record.items():
                 if isinstance(value, int | float) and name != "step":
                     self._writer.add_scalar(name, value, record["step"])
+
+    def flush(self) -> None:
+        """Wait until the disk has all records; a checkpoint that follows says that it has."""
+        if self._unflushed:
+            with self.path.open("a") as file:
+                os.fsync(file.fileno())
+            self._unflushed = False
 
     def close(self) -> None:
         """Flush the scalars."""

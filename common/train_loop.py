@@ -7,6 +7,7 @@ A stage hands over its network and four functions (`Stage`). What happens at ste
 import time
 from collections.abc import Iterator
 from contextlib import closing, nullcontext, suppress
+from itertools import tee
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,7 +23,7 @@ from common.finite import POLL_STEPS, FiniteCheck
 from common.finite import NonFiniteError as NonFiniteError  # what callers of `train` catch
 from common.focused_training import FocusedTraining
 from common.graphed_step import Capture, GraphedStep, refuse
-from common.optimization import build_optimizer, load_optimizer
+from common.optimization import build_optimizer, eager_if, load_optimizer
 from common.progress import MetricsLog, Progress
 from common.run_folder import RunFolder
 from common.sampling import MicroBatch, Sampling
@@ -33,7 +34,7 @@ from common.stage import Stage as Stage  # what callers of `train` make
 from common.step_parts import StepParts
 
 CHECKPOINT_SECONDS = 300.0
-"""A checkpoint is written at least this often, and after every evaluation."""
+"""A checkpoint is written at least this often, at a new best, and at the end."""
 
 
 def train(
@@ -129,13 +130,17 @@ class _Run:
         self.sums = EpochSums()
         decay = settings.ema_decay
         self.average = WeightAverage(stage.model, decay) if decay else None
+        if self.average and stage.compile:
+            stage.compile(self.average.network())
         self.parts = StepParts(stage.model, stage.loss, self.optimizer, settings, world)
         self.scaling = self.parts.scaling
         self._resume()
         self.finite = FiniteCheck(stage.model, world, folder.path if folder else None)
         self.graphed: GraphedStep | None = None
         if settings.cuda_graphs:
-            self.graphed = GraphedStep(self.parts.whole, self.optimizer, Capture(world.device))
+            self.graphed = GraphedStep(
+                self.parts.whole, self.optimizer, self.parts.changed, Capture(world.device)
+            )
         # An epoch that was cut short has no line yet, unless a crash came right behind it.
         self.log = MetricsLog(folder.path, self.step - self.cut_short) if folder else None
         self.progress = Progress(self.total_steps, self.step, options.label, show=world.is_main)
@@ -148,8 +153,9 @@ class _Run:
             self.log.close()
 
     def train(self) -> dict[str, float]:
-        plan = self.sampling.micro_batches(self.step, self.total_steps)
-        batches = self.stage.load(self.sampling.micro_batches(self.step, self.total_steps))
+        # Once for both: the order of a large set takes a while to draw.
+        plan, ahead = tee(self.sampling.micro_batches(self.step, self.total_steps))
+        batches = self.stage.load(ahead)
         self.stage.model.train()
         if any_rank(self.stop.asked, self.world.device):
             raise Terminated(f"ended on request before step {self.step}")
@@ -163,11 +169,14 @@ class _Run:
             self._report()
             if self._at_epoch_end():
                 self._end_epoch()
-            elif self._any_rank_asks(time.monotonic() - self.saved_at > CHECKPOINT_SECONDS):
+            elif self._any_rank_asks(self._late()):
                 self._save()
             if self._any_rank_asks(self.stop.asked):
                 self._end_on_request()
         return self.metrics | {f"best_{self.stage.metric}": self.best}
+
+    def _late(self) -> bool:
+        return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
 
     def _at_epoch_end(self) -> bool:
         return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
@@ -186,10 +195,11 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         images = sum(len(micro_batch.indices) for micro_batch in plan)
+        full = self.sampling.is_full(self.step)
         with self.focus.step(self.step) if self.focus else nullcontext(False) as participating:
             if self.graphed:
-                full = images == self.settings.batch_size
-                means = self.graphed(next(batches), participating=participating, full=full)
+                with eager_if(self.settings.compile and not full):
+                    means = self.graphed(next(batches), participating=participating, full=full)
                 self.sums.add(means, images)
                 self.finite.check(self.sums, self.step)
             else:
@@ -197,7 +207,8 @@ class _Run:
                     # DDP takes the mean over the ranks; this makes it the mean over the images.
                     weight = micro_batch.share * self.world.size
                     last = micro_batch is plan[-1]
-                    means = self.parts.backward(next(batches), weight, last=last)
+                    with eager_if(self.settings.compile and not full):
+                        means = self.parts.backward(next(batches), weight, last=last)
                     self.sums.add(means, len(micro_batch.indices))
                 self.sums.add(self.parts.clip(), images, count=False)
                 self.finite.check(self.sums, self.step)
@@ -227,7 +238,10 @@ class _Run:
         return images / max(1e-9, time.monotonic() - self.clock)
 
     def _end_epoch(self) -> None:
-        """Log the epoch, evaluate where it is due, save."""
+        """Log the epoch, evaluate where it is due; save if it is a new best, the last, or time to.
+
+        After a crash the epochs since the last save are trained, and their lines written, again.
+        """
         self.finite.check(self.sums, self.step, now=True)
         epoch = -(-self.step // self.steps_per_epoch)
         speed, seconds = self._images_per_second(), time.monotonic() - self.clock
@@ -261,9 +275,12 @@ class _Run:
             f"{self.options.label} epoch {epoch}/{self.settings.epochs} "
             + " ".join(f"{name} {value:.4g}" for name, value in shown.items())
         )
-        if is_best and self.folder:  # first: last.pt says that this best is written
+        if is_best and self.folder and self.log:
+            self.log.flush()
+            # First: last.pt says that this best is written.
             checkpoints.save(self._weights(self._evaluated()), self.folder.best)
-        self._save()
+        if is_best or self.step == self.total_steps or self._any_rank_asks(self._late()):
+            self._save()
         self._start_clock()
 
     def _evaluated(self) -> nn.Module:
@@ -309,6 +326,8 @@ class _Run:
 
     def _save(self) -> None:
         self.finite.check(self.sums, self.step, now=True)
+        if self.log:
+            self.log.flush()  # first: last.pt says that these lines are there
         random_states = gather(checkpoints.random_state(self.world.device))
         sums = self.sums.state()
         focus = self._focus_counts()

@@ -74,6 +74,7 @@ def task(
     settings: Optimization,
     moments: Any = NEVER,
     hook: Hook = lambda step: None,
+    sign: int = 1,
 ) -> Stage:
     """Make a task that draws from every generator and writes down which steps took part."""
     now = -1
@@ -99,11 +100,12 @@ def task(
         return {"loss": F.cross_entropy(network(batch[0]), batch[1]), "draw": draw}
 
     def evaluate(network: nn.Module) -> dict[str, float]:
-        """Return a score that rises, so that every evaluation saves its weights."""
+        """Return a score that rises, so that every evaluation saves its weights, or falls."""
         moments.pass_by("evaluation")
         with torch.inference_mode():
             loss = F.cross_entropy(network(images), LABELS).item()
-        return {"val_score": network.get_buffer("num_batches_tracked").item(), "val_loss": loss}
+        score = sign * network.get_buffer("num_batches_tracked").item()
+        return {"val_score": score, "val_loss": loss}
 
     return Stage(
         model=model,
@@ -125,8 +127,9 @@ def train(
     moments: Any = NEVER,
     hook: Hook = lambda step: None,
     every_step: bool = False,
+    sign: int = 1,
 ) -> None:
-    """Live one life of a run, in a process of its own; save after every step, or every epoch."""
+    """Live one life of a run, in a process of its own; save after every step, or at each best."""
     if every_step:
         train_loop.CHECKPOINT_SECONDS = -1.0
     moments.watch()
@@ -136,7 +139,7 @@ def train(
     faults.reseed(seed + world.rank)
     folder = RunFolder(path, {"stage": "test"}) if world.is_main else None
     try:
-        stage = task(path, model, settings, moments, hook)
+        stage = task(path, model, settings, moments, hook, sign)
         train_loop.train(stage, settings, FOCUS, world, folder, Options())
     finally:
         if folder:
@@ -172,13 +175,15 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Optimization
     return run
 
 
-def kill_everywhere(path: Path, settings: Optimization, every_step: bool) -> list[tuple[int, str]]:
-    """Kill a run at each of its moments in turn; return those, step and kind."""
+def kill_everywhere(
+    path: Path, settings: Optimization, first: int = -1, **options: Any
+) -> list[tuple[int, str]]:
+    """Kill a run at each of its moments in turn, from a step on; return those, step and kind."""
     deaths: list[tuple[int, str]] = []
-    journal, printed, fatal = path.with_suffix(".journal"), path.with_suffix(".txt"), (-1, 0)
+    journal, printed, fatal = path.with_suffix(".journal"), path.with_suffix(".txt"), (first, 0)
     while True:
         moments = faults.Moments(*fatal, journal=journal)
-        life = partial(train, path, settings, moments=moments, every_step=every_step)
+        life = partial(train, path, settings, moments=moments, **options)
         code = faults.live(life, printed)
         if code == 0:
             return deaths
@@ -200,7 +205,7 @@ def test_killed_at_every_moment_of_every_step(
     every_step: bool,
 ) -> None:
     """In each step, in evaluation, in each call to the system of each save."""
-    deaths = kill_everywhere(tmp_path / "run", settings, every_step)
+    deaths = kill_everywhere(tmp_path / "run", settings, every_step=every_step)
     assert faults.different(straight(settings), faults.outcome(tmp_path / "run")) == set()
 
     def steps(kind: str) -> list[int]:
@@ -214,6 +219,21 @@ def test_killed_at_every_moment_of_every_step(
         kinds = [kind for step, kind in deaths if step == end]
         between = kinds[kinds.index("replace to best.pt") + 1 : kinds.index("replace to last.pt")]
         assert between.count("fsync") == 2
+
+
+def test_killed_where_epochs_are_not_saved(tmp_path: Path) -> None:
+    """Only the first evaluation is a best: lines of later epochs have no checkpoint behind them."""
+    settings = replace(SETTINGS, epochs=3)
+    live(tmp_path / "straight", settings, sign=-1)
+    deaths = kill_everywhere(tmp_path / "run", settings, first=5, sign=-1)
+    straight, killed = (faults.outcome(tmp_path / name) for name in ("straight", "run"))
+    assert faults.different(straight, killed) == set()
+    assert len(straight["log"]) == 3
+    assert [step for step, kind in deaths if "evaluation" in kind] == [5, 8]
+    assert [step for step, kind in deaths if "to last.pt" in kind] == [8]
+    assert not any("to best.pt" in kind for _, kind in deaths)
+    printed = (tmp_path / "run.txt").read_text()
+    assert "going on from step 3\n" in printed, "the last life began at the first epoch's end"
 
 
 def test_killed_on_either_of_two_ranks(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def test_records_after_the_checkpoint_and_half_lines_go(tmp_path: Path) -> None:
     log.write({"step": 35})
     log.close()
     assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20, 30, 35]
+
+
+def test_the_disk_is_waited_for_once_a_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    log = MetricsLog(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(log.path.read_text()))
+    for step in (1, 2):
+        log.write({"step": step})
+        assert [record["step"] for record in read_metrics(tmp_path)][-1] == step
+    assert synced == []
+    log.flush()
+    log.flush()
+    assert synced == [log.path.read_text()]
+    log.close()
 
 
 def test_a_new_run_starts_with_an_empty_log(tmp_path: Path) -> None:
