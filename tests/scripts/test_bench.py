@@ -71,6 +71,7 @@ SIDES = {
     "retinanet": {"ours", "torchvision", "folded", "F.batch_norm"},
     "score": {"score_voc", "loop over detections", "pycocotools, all its thresholds"},
     "checkpoint": {"ours, flushed, the one before kept", "torch.save, not flushed"},
+    "epochs": {"with the end of an epoch", "within an epoch"},
     "scale": {"2 gloo ranks", "1 process", "400 images", "25 images", "50 detections"},
     "startup": {"python -m pretrain --help", "python -m detect --help", "to the first step"},
 }

@@ -1,0 +1,87 @@
+"""What the end of an epoch costs: short epochs beside a long one of as many steps.
+
+The set is as large as CIFAR-10, the network is its ResNet-20. A step takes 8 images of its batch,
+as long as it may take on a GPU; the evaluation is left out.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks import measure
+from benchmarks.loops import random_images, recipe_for, seconds_per_step
+from benchmarks.measure import Comparison, Settings
+from common import allocator
+from common.distributed import World
+from common.run_folder import RunFolder
+from common.sampling import MicroBatch
+from common.settings import Focus
+from common.train_loop import Options, Stage, train
+from pretrain.augment import ResidentImages
+from pretrain.networks import build_network
+from pretrain.task import Batch, classification_loss
+
+LOOPS = ("short", "long")
+TAKEN = 8
+"""Images of a step that are trained on."""
+WARM_UP = 10
+
+
+def sizes(settings: Settings) -> tuple[int, int, int, int]:
+    """Return images of the set, steps of a short epoch, short epochs, processes of each side."""
+    return (100, 5, 5, 1) if settings.tiny else (50_000, 5, 40, 3)
+
+
+def one(settings: Settings) -> float:
+    """Train with short epochs or a long one; return the seconds of as many steps as a short has."""
+    images, steps, epochs, _ = sizes(settings)
+    per_epoch = steps if settings.loop == "short" else steps * epochs
+    if settings.device.type == "cpu":
+        allocator.keep_freed_memory()
+    recipe = recipe_for("cifar-resnet20", images // per_epoch, "fp32")
+    data = random_images(images)
+    resident = ResidentImages(data, recipe.images.padding, seed=0, device=settings.device)
+
+    def load(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+        for micro_batch in micro_batches:
+            yield resident.train_batch(micro_batch.epoch, micro_batch.indices[:TAKEN])
+
+    starts: list[float] = []
+    network = build_network("cifar-resnet20", len(data.classes))
+    stage = Stage(
+        model=network.to(settings.device).to(memory_format=torch.channels_last),
+        num_images=images,
+        load=load,
+        loss=classification_loss(recipe),
+        evaluate=lambda model: {"val_accuracy": 0.0},
+        metric="val_accuracy",
+        at_step=lambda done: starts.append(time.perf_counter()),
+    )
+    with tempfile.TemporaryDirectory() as path:
+        folder = RunFolder(Path(path), {"stage": "benchmark"})
+        optimization = replace(recipe.optimization, epochs=steps * epochs // per_epoch)
+        train(stage, optimization, Focus(), World(settings.device), folder, Options())
+        folder.close()
+    return seconds_per_step(starts, WARM_UP) * steps
+
+
+def run(settings: Settings) -> list[Comparison]:
+    """Time both in turn, each in a process of its own."""
+    images, steps, _, rounds = sizes(settings)
+    shared = ["epochs", *settings.flags()]
+    return [
+        Comparison(
+            case=f"ResNet-20, {images:,} images, {steps} steps",
+            seconds=measure.in_processes(
+                {
+                    "with the end of an epoch": [*shared, "--loop", "short"],
+                    "within an epoch": [*shared, "--loop", "long"],
+                },
+                rounds,
+            ),
+        )
+    ]
