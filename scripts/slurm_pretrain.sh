@@ -14,13 +14,22 @@
 # RUN must be a folder that all nodes share. 120 seconds before the time limit (and before a
 # preemption, where the cluster sends the signal then) the training writes a checkpoint and the job
 # queues itself again; the next start goes on from there. It ends for good with the training, with
-# an error, or with scancel.
+# an error, or with scancel. With sbatch --array=0-4 each task is a training of its own: its number
+# is added to SEED, and the sum to the name of RUN.
 set -uo pipefail
 : "${IMAGENET:?set IMAGENET to the folder that holds train/ and val/, or to the URL of shards}"
 RECIPE=${RECIPE:-imagenet-resnet50-fd}
 RUN=${RUN:-runs/$RECIPE}
 SEED=${SEED:-0}
-PORT=${PORT:-29400}
+JOB=$SLURM_JOB_ID
+if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then
+  SEED=$((SEED + SLURM_ARRAY_TASK_ID))
+  RUN=$RUN-seed$SEED
+  JOB=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID  # the number of one task also stands for all
+fi
+# Where the nodes of this job meet, and no other job that shares a machine with it. Systems give out
+# ports from 32768 on.
+PORT=${PORT:-$((10000 + SLURM_JOB_ID % 20000))}
 GPUS=${SLURM_GPUS_ON_NODE:-4}
 MAX_RESTARTS=3  # of all processes, after one of them failed
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=90  # seconds for the checkpoint; less than --signal gives
@@ -52,7 +61,7 @@ srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
   --max-restarts "$MAX_RESTARTS" \
   --rdzv-backend c10d \
   --rdzv-endpoint "$head:$PORT" \
-  --rdzv-id "$SLURM_JOB_ID" \
+  --rdzv-id "$JOB" \
   -m -- pretrain train "$RECIPE" \
   --data "$IMAGENET" \
   --out "$RUN" \
@@ -67,6 +76,6 @@ while wait "$srun"; code=$?; kill -0 "$srun" 2>/dev/null; do :; done
 wait "$srun"
 code=$?
 if [ "$code" -eq 143 ] && [ -z "$cancelled" ]; then
-  scontrol requeue "$SLURM_JOB_ID" || exit 1
+  scontrol requeue "$JOB" || exit 1
 fi
 exit "$code"

@@ -5,6 +5,7 @@ passes signals on to these tasks alone. That for torchrun dies of USR1 as torchr
 """
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -64,6 +65,7 @@ def job(tmp_path: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
             "PATH": f"{path or programs}{os.pathsep}{programs}{os.pathsep}{os.environ['PATH']}",
             "LOG": str(tmp_path / "log"),
             "NODES": str(nodes),
+            "PYTHONPATH": str(tmp_path),
             "CODE": "",
             "IMAGENET": "/data/image net",
             "SLURM_JOB_ID": "4242",
@@ -123,7 +125,7 @@ def test_arguments(job: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) 
     assert finish(job(*flags, nodes=2, CODE="0", RUN="runs/x", SEED="3")) == 0
     assert (tmp_path / "log" / "torchrun").read_text().splitlines() == [
         *("--nnodes", "2", "--nproc-per-node", "4", "--max-restarts", "3"),
-        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "node7:29400", "--rdzv-id", "4242"),
+        *("--rdzv-backend", "c10d", "--rdzv-endpoint", "node7:14242", "--rdzv-id", "4242"),
         *("-m", "--", "pretrain", "train", "imagenet-resnet50-fd"),
         *("--data", "/data/image net", "--out", "runs/x", "--seed", "3", "--resume", "auto"),
         *flags,
@@ -131,6 +133,20 @@ def test_arguments(job: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) 
     assert (tmp_path / "log" / "scontrol").read_text() == "show hostnames node[7-8]\n"
     assert (tmp_path / "log" / "srun").read_text().splitlines()[0] == "--cpus-per-task=32"
     assert len(wait_for(tmp_path, "started-*", 2)) == 2
+
+
+def test_a_task_of_an_array_is_a_run_of_its_own(
+    job: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    """SLURM gives one task of an array the number that also stands for all of them."""
+    array = {"SLURM_JOB_ID": "24242", "SLURM_ARRAY_JOB_ID": "24242", "SLURM_ARRAY_TASK_ID": "4"}
+    assert finish(job(CODE="143", RUN="runs/x", SEED="3", **array)) == 143
+    words = (tmp_path / "log" / "torchrun").read_text().splitlines()
+    given = dict(itertools.pairwise(words))
+    assert (given["--out"], given["--seed"]) == ("runs/x-seed7", "7")
+    assert (given["--rdzv-id"], given["--rdzv-endpoint"]) == ("24242_4", "node7:14242")
+    calls = (tmp_path / "log" / "scontrol").read_text().splitlines()
+    assert calls[1:] == ["requeue 24242_4"]
 
 
 def test_data_must_be_named(job: Callable[..., "subprocess.Popen[str]"], tmp_path: Path) -> None:
@@ -189,6 +205,46 @@ def test_a_cancelled_job_does_not_come_back(
     os.kill(task, signal.SIGTERM)
     assert finish(process) != 0
     assert not requeued(tmp_path)
+
+
+WAITING = """
+import os, pathlib, sys, time
+log, job = pathlib.Path(os.environ["LOG"]), os.environ["SLURM_JOB_ID"]
+(log / f"waiting-{job}").touch()
+while not (log / f"end-{job}").exists():
+    time.sleep(0.02)
+"""
+
+
+def free(*ports: int) -> bool:
+    try:
+        for port in ports:
+            socket.create_server(("localhost", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_job_outlives_another_on_its_machine(
+    job: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "__main__.py").write_text(WAITING)
+    # Two jobs in a row, where the ports that follow from their numbers are free.
+    first = next(n for n in range(os.getpid() % 19_000, 20_000) if free(n + 10_000, n + 10_001))
+    jobs = {}
+    for number in (first, first + 1):
+        jobs[number] = job(
+            path=str(Path(sys.executable).parent),
+            SLURM_JOB_ID=str(number),
+            SLURM_GPUS_ON_NODE="1",
+            OMP_NUM_THREADS="1",
+            HOSTS="localhost",
+        )
+        wait_for(tmp_path, f"waiting-{number}")
+    for number, process in jobs.items():
+        (tmp_path / "log" / f"end-{number}").touch()
+        assert finish(process) == 0
 
 
 TRAINER = """
