@@ -7,24 +7,14 @@ digests were found right.
 import fcntl
 import hashlib
 import os
-import re
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import BinaryIO
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
+from common.downloading import NotServedError, download
 from common.errors import InputError
-
-_TIMEOUT_S = 30
-_BLOCK = 1 << 18
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,7 +58,12 @@ def fetch(archive: Archive, folder: Path) -> Path:
     part = part_of(target)
     with part.open("ab") as file:
         lock(file, part)
-        _fill(archive, file)
+        try:
+            download(archive.urls, file, archive.size, label=archive.name)
+        except NotServedError as error:
+            came = file.seek(0, os.SEEK_END)
+            kept = f"; the {came:,} bytes that came are kept, so call again" if came else ""
+            raise InputError(f"{archive.name} could not be fetched: {error}{kept}") from error
         file.flush()
         os.fsync(file.fileno())
         if wrong := _wrong_digest(archive, part):
@@ -128,91 +123,3 @@ def _wrong_digest(archive: Archive, path: Path) -> str | None:
             if found != published:
                 return f"{kind} {found}"
     return None
-
-
-class _NotServedError(Exception):
-    """A server does not give what it should; the message follows its URL."""
-
-
-def _fill(archive: Archive, file: BinaryIO) -> None:
-    """Append what is missing, from the first server that gives it."""
-    reasons = []
-    for url in archive.urls:
-        try:
-            while (start := file.seek(0, os.SEEK_END)) != archive.size:
-                if start > archive.size:  # no part of this file
-                    file.truncate(start := 0)
-                _append(url, archive, file, start)
-        except _NotServedError as error:
-            reasons.append(f"{url} {error}")
-        else:
-            return
-    came = file.seek(0, os.SEEK_END)
-    kept = f"; the {came:,} bytes that came are kept, so call again" if came else ""
-    raise InputError(f"{archive.name} could not be fetched: {'; '.join(reasons)}{kept}")
-
-
-def _append(url: str, archive: Archive, file: BinaryIO, start: int) -> None:
-    """Append until the end or until the connection is cut, as long as that gets further."""
-    with _open(url, start) as response:
-        done = _first_byte(response, archive.size, start)
-        if done < start:
-            file.truncate(done)
-        # disable=None: no bar where nobody watches.
-        with tqdm(
-            desc=archive.name,
-            total=archive.size,
-            initial=done,
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            disable=None,
-        ) as bar:
-            for block in _blocks(response):
-                done += len(block)
-                if done > archive.size:
-                    raise _NotServedError(f"sends more than {archive.size:,} bytes")
-                file.write(block)
-                bar.update(len(block))
-    if done <= start:
-        raise _NotServedError(f"ends after {done:,} of {archive.size:,} bytes")
-
-
-def _open(url: str, start: int) -> HTTPResponse:
-    request = Request(url, headers={"User-Agent": "focused-dropout"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-    try:
-        response: HTTPResponse = urlopen(request, timeout=_TIMEOUT_S)
-    except HTTPError as error:
-        error.close()
-        raise _NotServedError(f"answers {error.code} {error.reason}") from error
-    except (OSError, HTTPException, ValueError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        raise _NotServedError(f"does not answer ({reason})") from error
-    return response
-
-
-def _first_byte(response: HTTPResponse, size: int, start: int) -> int:
-    """Return where the answer begins: at `start`, or at 0 from a server that ignores ranges."""
-    if response.status == 206:
-        place = _CONTENT_RANGE.match(response.headers.get("Content-Range", ""))
-        if place is None or int(place[1]) != start or int(place[2]) != size:
-            raise _NotServedError(f"sends another part than the bytes from {start:,} of {size:,}")
-        return start
-    length = response.headers.get("Content-Length", str(size))
-    if length != str(size):  # such as a page that says that the server has moved
-        raise _NotServedError(f"has {length} bytes instead of {size}")
-    return 0
-
-
-def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """Yield what comes; a broken connection ends it like the end of the file."""
-    while True:
-        try:
-            block = response.read1(_BLOCK)
-        except (OSError, HTTPException):
-            return
-        if not block:
-            return
-        yield block

@@ -2,28 +2,26 @@
 
 A split is a folder of tar files as WebDataset keeps them, and an `index.json` that says where in
 them each image lies; `scripts/make_shards.py` writes both. Shards at a URL are fetched whole when
-the first image of one is asked for, once per machine, into a folder below $SHARD_CACHE.
+the first image of one is asked for (`shard_cache`).
 
 ```
 index.json   {"format": 1, "made_from": hex digits or null, "pixels": text or null,
               "classes": [name, ...],
               "shards": [{"name": ..., "bytes": ..., "sha256": ...}, ...],
               "samples": {"name": [...], "class": [...], "shard": [...], "offset": [...],
-                          "size": [...]}}      one entry per image, ordered by class and name
+                          "size": [...]}}      one entry per image, in the order of a training
 ```
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,16 +30,13 @@ from common.errors import InputError
 from common.files import write_atomically
 from common.images import decode_image
 from pretrain.paths import encode
+from pretrain.shard_cache import CACHE, fetch_index, fetch_shard
 
 INDEX = "index.json"
-CACHE = "SHARD_CACHE"
-"""Environment variable: the folder for fetched shards."""
 _FORMAT = 1
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # it becomes part of paths and commands
 _PIXELS = re.compile(r"[A-Za-z0-9 ,.]{0,60}")  # it becomes part of tables
 _OPEN_SHARDS = 512  # of the 1,024 files that a process may usually open
-_MAX_INDEX_BYTES = 2**30
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +50,8 @@ class Shard:
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _SHARD_NAME.fullmatch(self.name)):
             raise ValueError(f"a shard is called {self.name!r}: letters, digits, _, - and . only")
-        if type(self.bytes) is not int or not isinstance(self.sha256, str):
+        digits = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)
+        if type(self.bytes) is not int or not digits:
             raise ValueError(f"shard {self.name} lacks bytes or sha256")
 
 
@@ -100,23 +96,48 @@ class ShardSet:
             InputError: If its shard is missing, cannot be fetched, or is not the one of the index.
         """
         number, offset, size = map(int, self.places[index])
-        shard = self.shards[number]
-        path = self.folder / shard.name
+        path = self.folder / self.shards[number].name
         try:
-            try:
-                opened = _open(path, shard.bytes)
-            except FileNotFoundError:
-                if self.source is None:
-                    raise
-                url = self.source.replace("{}", shard.name)
-                _fetch_once(url, path, partial(_same, shard), shard.bytes)
-                opened = _open(path, shard.bytes)
+            opened = self._open(number)  # to be held while it is read
             content = os.pread(opened.descriptor, size, offset)
         except OSError as error:
             raise InputError(f"cannot read the shard {path}: {error.strerror}") from error
         if len(content) != size:
             raise InputError(f"the shard {path} was cut off while it was in use: fetch it again")
         return content
+
+    def check(self, number: int) -> None:
+        """Compare a shard with the digest that the index has of it.
+
+        Raises:
+            InputError: If it is missing, cannot be fetched, or is not the one of the index.
+        """
+        shard = self.shards[number]
+        path = self.folder / shard.name
+        try:
+            self._open(number)
+            with path.open("rb") as file:
+                sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise InputError(f"cannot read the shard {path}: {error.strerror}") from error
+        if sha256 != shard.sha256:
+            raise InputError(
+                f"it is damaged, or not the shard of its {INDEX}: its SHA-256 is another; delete "
+                "it and fetch or make it again"
+            )
+
+    def _open(self, number: int) -> "_Opened":
+        """Open a shard, or fetch it first."""
+        shard = self.shards[number]
+        path = self.folder / shard.name
+        try:
+            return _open(path, shard.bytes)
+        except FileNotFoundError:
+            if self.source is None:
+                raise
+            url = self.source.replace("{}", shard.name)
+            fetch_shard(url, path, shard.bytes, shard.sha256)
+            return _open(path, shard.bytes)
 
     def image(self, index: int) -> NDArray[np.uint8]:
         """Decode an image to pixels (H, W, 3), RGB.
@@ -166,15 +187,16 @@ def open_shards(root: Path, splits: Sequence[str]) -> ShardSet | None:
     """Open the first of some splits that lies in shards, as ROOT/SPLIT/index.json and tar files.
 
     Args:
-        root: A folder, or a URL that `webdataset.gopen` opens, also "pipe:COMMAND"; in it {} stands
-            for SPLIT/FILE, without it /SPLIT/FILE follows. At a URL only the first split counts.
+        root: A folder, or a URL, or "pipe:COMMAND"; in it {} stands for SPLIT/FILE, without it
+            /SPLIT/FILE follows. At a URL only the first split counts.
         splits: Names of the split.
 
     Returns:
         The images, or None if ROOT is a folder without such an index.
 
     Raises:
-        InputError: If the index is damaged or points outside a shard, or a shard is missing.
+        InputError: If the index cannot be fetched, is damaged or points outside a shard, or a shard
+            is missing.
     """
     url = _url(root)
     if url is None:
@@ -185,7 +207,12 @@ def open_shards(root: Path, splits: Sequence[str]) -> ShardSet | None:
     source = url.replace("{}", f"{splits[0]}/{{}}") if "{}" in url else f"{url}/{splits[0]}/{{}}"
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     folder = Path(os.environ[CACHE]) / f"{splits[0]}-{digest}"
-    _fetch_once(source.replace("{}", INDEX), folder / INDEX, _any_index)
+
+    def known_by(content: bytes) -> dict[str, str]:
+        return {shard.name: shard.sha256 for shard in _parse(content, folder, source).shards}
+
+    if fetch_index(source.replace("{}", INDEX), folder / INDEX, known_by):
+        _open.cache_clear()  # shards of an older set
     return read_index(folder, source)
 
 
@@ -208,18 +235,12 @@ def read_index(folder: Path, source: str | None = None) -> ShardSet:
     """
     path = folder / INDEX
     try:
-        index = json.loads(path.read_bytes())
-        if not isinstance(index, dict) or index.get("format") != _FORMAT:
-            raise ValueError(f"its format is not {_FORMAT}")
-        data = _parse(index, folder, source)
+        data = _parse(path.read_bytes(), folder, source)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        missing = "no " if isinstance(error, KeyError) else ""
-        reason = missing + " ".join(str(error).split())[:200]
+    except InputError as error:
         raise InputError(
-            f"{path} is no index of shards ({reason}): make it anew with "
-            f"scripts/make_shards.py --index {folder}"
+            f"{path} {error}: make it anew with scripts/make_shards.py --index {folder}"
         ) from error
     for shard in data.shards:
         try:
@@ -232,8 +253,21 @@ def read_index(folder: Path, source: str | None = None) -> ShardSet:
     return data
 
 
-def _parse(index: Mapping[str, Any], folder: Path, source: str | None) -> ShardSet:
-    shards = tuple(Shard(**entry) for entry in index["shards"])
+def _parse(content: bytes, folder: Path, source: str | None) -> ShardSet:
+    """Read the content of an index; the message of an InputError follows its name."""
+    try:
+        index = json.loads(content)
+        if not isinstance(index, dict) or index.get("format") != _FORMAT:
+            raise ValueError(f"its format is not {_FORMAT}")
+        return _parse_json(index, folder, source)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        missing = "no " if isinstance(error, KeyError) else ""
+        reason = missing + " ".join(str(error).split())[:200]
+        raise InputError(f"is no index of shards ({reason})") from error
+
+
+def _parse_json(index: Mapping[str, Any], folder: Path, source: str | None) -> ShardSet:
+    shards = tuple(Shard(e["name"], e["bytes"], e["sha256"]) for e in index["shards"])
     classes = tuple(index["classes"])
     samples, pixels = index["samples"], index.get("pixels")
     columns = [np.array(samples[name]) for name in ("class", "shard", "offset", "size")]
@@ -285,96 +319,3 @@ def write_index(data: ShardSet, made_from: str | None) -> None:
     }
     text = json.dumps(index, separators=(",", ":"))
     write_atomically(data.folder / INDEX, lambda file: file.write(text.encode()))
-
-
-# ---- fetching ----
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock on this machine; the system lets go of it when the process ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _fetch_once(
-    url: str, path: Path, check: Callable[[int, str | None], None], size: int | None = None
-) -> None:
-    """Fetch a file, unless another process of this machine has.
-
-    Args:
-        url: What `webdataset.gopen` opens.
-        path: Target.
-        check: Called with the number of bytes so far and, at the end, their SHA-256; raises
-            ValueError if they are not what they should be.
-        size: Bytes to come, where known.
-
-    Raises:
-        InputError: If it cannot be fetched or written, or is not what it should be.
-    """
-
-    def write(file: BinaryIO) -> None:
-        digest, done = hashlib.sha256(), 0
-        try:
-            with closing(_chunks(url)) as chunks:
-                for chunk in chunks:
-                    file.write(chunk)
-                    digest.update(chunk)
-                    done += len(chunk)
-                    check(done, None)
-            check(done, digest.hexdigest())
-        except ValueError as error:
-            if isinstance(error, _FetchError):
-                raise
-            raise _FetchError(
-                f"{url} {error}: if shards were made anew, delete {path.parent}; else try again"
-            ) from error
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_name(f".{path.name}.lock")):
-            if path.exists():
-                return
-            for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
-                stale.unlink()
-            write_atomically(path, write, size=size)
-    except _FetchError:
-        raise
-    except (OSError, InputError) as error:
-        raise InputError(
-            f"{path} could not be written ({error.__cause__ or error}): free space, or set "
-            f"{CACHE} to another folder"
-        ) from error
-
-
-class _FetchError(InputError):
-    """A URL did not give what was asked for."""
-
-
-def _chunks(url: str) -> Generator[bytes]:
-    try:
-        from webdataset.gopen import gopen
-    except ImportError:
-        raise _FetchError(
-            f"to fetch {url} install webdataset: pip install 'focused-dropout[shards]'"
-        ) from None
-    try:
-        with gopen(url) as stream:
-            while chunk := stream.read(_CHUNK):
-                yield chunk
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise _FetchError(f"{url} cannot be fetched ({reason})") from error
-
-
-def _same(shard: Shard, size: int, sha256: str | None) -> None:
-    if size > shard.bytes or (sha256 and size != shard.bytes):
-        raise ValueError(f"does not have the {shard.bytes} bytes that the index says")
-    if sha256 not in (None, shard.sha256):
-        raise ValueError("is not the shard of the index: its SHA-256 is another")
-
-
-def _any_index(size: int, sha256: str | None) -> None:
-    if size > _MAX_INDEX_BYTES or (sha256 and not size):
-        raise ValueError("is empty or too large for an index")

@@ -28,7 +28,8 @@ from common.settings import check_range
 from pretrain.datasets import class_folders
 from pretrain.image_sets import FileSet
 from pretrain.paths import Paths, encode
-from pretrain.shards import INDEX, Shard, ShardSet, locked, read_index, write_index
+from pretrain.shard_cache import locked
+from pretrain.shards import INDEX, Shard, ShardSet, read_index, write_index
 
 PROGRAM = "python scripts/make_shards.py"
 DESCRIPTION = f"""Pack images in class folders into tar shards for WebDataset and `pretrain train`.

@@ -1,17 +1,21 @@
-"""Fetching: from a server that helps, breaks off, moves, lies or is not there."""
+"""Fetching: from a server that helps, breaks off, stalls, moves, lies, is gone or comes back."""
 
 import fcntl
 import hashlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from common import downloading
+from common.downloading import Patience
 from common.errors import InputError
 from common.fetching import Archive, fetch, part_of, require_room
 
@@ -45,6 +49,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, PAGE, {"Content-Length": len(PAGE)})
         elif way == "unmeasured":
             self.answer(200, CONTENT + b"and more", {})
+        elif way == "mute":
+            self.rfile.read(1)  # until the other side has left
+        elif way == "busy" and len(self.asked) < 3:
+            self.send_error(503)
         else:
             self.answer_range(way, given)
 
@@ -60,7 +68,12 @@ class Handler(BaseHTTPRequestHandler):
         if given:
             headers["Content-Range"] = f"bytes {start}-{SIZE - 1}/{SIZE}"
         sent = content[: 400_000 if way.endswith("cut") else None]
+        if way == "stalling":
+            sent = content[:400_000]
         self.answer(206 if given else 200, sent, headers)
+        if way == "stalling" and len(content) > len(sent):
+            self.wfile.flush()
+            self.rfile.read(1)
 
     def answer(self, status: int, content: bytes, headers: dict[str, object]) -> None:
         self.send_response(status)
@@ -101,8 +114,18 @@ def running() -> Iterator[Server]:
 @pytest.fixture
 def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(downloading, "PATIENCE", Patience(silence=0.3, failures=2, pause=0.01))
     running.asked.clear()
     return running
+
+
+@pytest.fixture
+def pauses(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What is waited between two tries, without waiting."""
+    waited: list[float] = []
+    monkeypatch.setattr(downloading, "PATIENCE", Patience(silence=0.3))
+    monkeypatch.setattr(downloading.time, "sleep", waited.append)
+    return waited
 
 
 def names(folder: Path) -> list[str]:
@@ -139,11 +162,98 @@ def test_a_server_that_gets_no_further_is_left(server: Server, tmp_path: Path) -
     archive = server.archive("rangeless-cut")
     with pytest.raises(InputError, match=r"rangeless-cut/a.tar ends after 400,000 of 1,024,007 b"):
         fetch(archive, tmp_path)
-    assert len(server.asked) == 2
+    assert len(server.asked) == 3
     assert (tmp_path / "a.tar.part").read_bytes() == CONTENT[:400_000]
     # The next server, another day, goes on from there.
     assert fetch(server.archive("good"), tmp_path).read_bytes() == CONTENT
-    assert server.asked[2:] == [("good", "bytes=400000-")]
+    assert server.asked[3:] == [("good", "bytes=400000-")]
+
+
+def test_a_connection_that_stalls_is_taken_up_again(server: Server, tmp_path: Path) -> None:
+    start = time.monotonic()
+    assert fetch(server.archive("stalling"), tmp_path).read_bytes() == CONTENT
+    assert time.monotonic() - start < 10
+    ranges = (None, "bytes=400000-", "bytes=800000-")
+    assert server.asked == [("stalling", given) for given in ranges]
+
+
+def test_a_server_that_says_nothing_is_given_up(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"mute/a.tar does not answer \(timed out\)$"):
+        fetch(server.archive("mute"), tmp_path)
+    assert len(server.asked) == 2
+
+
+def test_a_busy_server_is_asked_again(
+    server: Server, pauses: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fetch(server.archive("busy"), tmp_path).read_bytes() == CONTENT
+    assert pauses == [1, 2]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{server.base}/busy/a.tar answers 503 Service Unavailable: trying again in {n} s"
+        for n in (1, 2)
+    ]
+
+
+def test_a_server_that_is_back_after_a_while(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses connections; before the third try it is started."""
+    with socket.create_server(("127.0.0.1", 0)) as reserved:
+        address = reserved.getsockname()
+    servers: list[ThreadingHTTPServer] = []
+
+    def start_at_last(seconds: float) -> None:
+        if seconds > 1:
+            handler = partial(Handler, server.asked)
+            servers.append(ThreadingHTTPServer(address, handler))
+            threading.Thread(target=servers[0].serve_forever, args=(0.02,), daemon=True).start()
+
+    monkeypatch.setattr(downloading, "PATIENCE", Patience())
+    monkeypatch.setattr(downloading.time, "sleep", start_at_last)
+    archive = Server(f"http://127.0.0.1:{address[1]}", []).archive("good")
+    try:
+        assert fetch(archive, tmp_path).read_bytes() == CONTENT
+    finally:
+        servers[0].shutdown()
+        servers[0].server_close()
+    assert len(servers) == 1
+
+
+def test_one_minute_without_a_server_is_borne(
+    server: Server, pauses: list[float], tmp_path: Path
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nobody = Server(f"http://127.0.0.1:{free.getsockname()[1]}", [])
+        with pytest.raises(InputError, match=r"good/a.tar does not answer \(.*refused\)$"):
+            fetch(nobody.archive("good"), tmp_path)
+    assert pauses == [1, 2, 4, 8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("ftq://host/a.tar", "unknown url type"),
+        ("file:/nowhere/a.tar", "No such file"),
+        ("http://me:secret@host/a.tar", "names and passwords are not sent"),
+        ("http://a host/a.tar", "URL can't contain control characters"),
+    ],
+)
+def test_what_no_patience_mends_is_told_at_once(
+    pauses: list[float], server: Server, tmp_path: Path, url: str, reason: str
+) -> None:
+    archive = replace(server.archive(), urls=(url,))
+    with pytest.raises(InputError, match=reason) as caught:
+        fetch(archive, tmp_path)
+    assert "secret" not in str(caught.value)
+    assert pauses == []
+
+
+def test_keys_in_an_address_are_not_told(server: Server, tmp_path: Path) -> None:
+    archive = replace(server.archive(), urls=(f"{server.base}/gone/a.tar?key=secret",))
+    with pytest.raises(InputError, match="gone/a.tar answers 404") as caught:
+        fetch(archive, tmp_path)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_longer_file_is_no_part_of_it(server: Server, tmp_path: Path) -> None:
@@ -200,14 +310,6 @@ def test_a_redirect_is_followed(server: Server, tmp_path: Path) -> None:
 def test_another_server_is_asked(server: Server, tmp_path: Path) -> None:
     assert fetch(server.archive("gone", "page", "good"), tmp_path).read_bytes() == CONTENT
     assert [way for way, _ in server.asked] == ["gone", "page", "good"]
-
-
-def test_no_server_at_all(server: Server, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        nobody = Server(f"http://127.0.0.1:{free.getsockname()[1]}", [])
-        with pytest.raises(InputError, match=r"good/a.tar does not answer \(.*refused\)$"):
-            fetch(nobody.archive("good"), tmp_path)
 
 
 def test_a_wrong_file_of_that_name_is_refused(server: Server, tmp_path: Path) -> None:

@@ -5,10 +5,12 @@ import io
 import json
 import multiprocessing
 import os
-import sys
 import tarfile
+import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from common import downloading
+from common.downloading import Patience
 from common.errors import InputError
 from common.sampling import Sampling
 from pretrain import shards
@@ -260,7 +264,9 @@ def change(path: str, value: object) -> Callable[[Index], object]:
         (change("shards.1.name", 7), "a shard is called 7"),
         (change("shards.1.name", "part-0.tar"), "two shards have the same name"),
         (change("shards.1.bytes", 20480.0), "part-1.tar lacks bytes"),
-        (change("shards.1", {"name": "x.tar"}), "missing 2 required"),
+        (change("shards.1", {"name": "x.tar"}), "no 'bytes'"),
+        (lambda index: index["shards"][1].pop("sha256"), "no 'sha256'"),
+        (change("shards.1.sha256", ""), "part-1.tar lacks bytes or sha256"),
         (change("classes", ["cat", "dog", 3]), "a class name is no text"),
         (change("classes", ["cat", "dog"]), r"a class is not in 0\.\.1"),
         (change("samples.class.0", -1), r"a class is not in 0\.\.2"),
@@ -335,6 +341,7 @@ def test_tar_files_without_an_index(root: Path) -> None:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SHARD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(downloading, "PATIENCE", Patience(silence=0.5, failures=2, pause=0.01))
     return tmp_path / "cache"
 
 
@@ -394,10 +401,10 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (flip, "is not the shard of the index: its SHA-256 is another"),
-        (grow, "does not have the 20480 bytes"),
-        (lambda path: os.truncate(path, 5000), "does not have the 20480 bytes"),
-        (Path.unlink, "cannot be fetched"),
+        (flip, r"gives another shard part-1.tar than the index says \(its SHA-256 is another\)"),
+        (grow, "part-1.tar cannot be fetched: its command sends more than 20,480 bytes"),
+        (lambda path: os.truncate(path, 5000), "command ends after 5,000 of 20,480 bytes"),
+        (Path.unlink, r"command ends with exit code 1 \(.*No such file"),
     ],
 )
 def test_a_shard_that_is_not_the_one_of_the_index(
@@ -405,7 +412,6 @@ def test_a_shard_that_is_not_the_one_of_the_index(
     cache: Path,
     spoil: Callable[[Path], object],
     message: str,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
     data = opened(Path(f"pipe:cat {root}/{{}}"))
     spoil(root / "train" / "part-1.tar")
@@ -420,9 +426,115 @@ def test_no_more_is_taken_than_the_index_says(root: Path, cache: Path, tmp_path:
     text, taken = (root / "train" / "index.json").read_text(), tmp_path / "taken"
     much = f"head -c 20000000 /dev/zero && touch {taken}"
     url = Path(f"pipe:if [ {{}} = train/index.json ]; then echo '{text}'; else {much}; fi")
-    with pytest.raises(InputError, match="does not have the 20480 bytes"):
+    with pytest.raises(InputError, match="sends more than 20,480 bytes"):
         opened(url).read(0)
     assert not taken.exists()
+
+
+class Wayward(SimpleHTTPRequestHandler):
+    """Serves a folder. Of a first answer half comes, and none of the next until the client left."""
+
+    asked: list[str]
+
+    def __init__(self, asked: list[str], *args: Any, directory: Path) -> None:
+        self.asked = asked
+        super().__init__(*args, directory=str(directory))
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        self.asked.append(self.path)
+        times = self.asked.count(self.path)
+        if times == 1:
+            outputfile.write(source.read(10_000))
+        elif times == 2:
+            self.rfile.read(1)
+        else:
+            super().copyfile(source, outputfile)
+        self.close_connection = True
+
+
+def test_a_server_that_cuts_and_stalls_is_borne(
+    root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(downloading, "PATIENCE", Patience(silence=0.3, pause=0.01))
+    asked: list[str] = []
+    handler = partial(Wayward, asked, directory=root)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        data = opened(Path(f"http://127.0.0.1:{server.server_port}/"))
+        assert data.read(1) == CONTENTS[1]
+        server.shutdown()
+    assert asked.count("/train/part-1.tar") == 3
+    told = capsys.readouterr().out.splitlines()
+    assert told[-1].endswith("/train/part-1.tar sends nothing for 0.3 s: trying again in 0.01 s")
+
+
+def age(data: ShardSet) -> None:
+    """Make the index as old as one of an earlier start."""
+    os.utime(data.folder / "index.json", (0, 0))
+
+
+def test_shards_that_were_made_anew_are_noticed(
+    root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, log = logged(root)
+    data = opened(url)
+    assert [data.read(i) for i in range(10)] == CONTENTS
+    # Another image of the same size: only digests tell the shards apart.
+    path = root / "train" / "part-1.tar"
+    content = path.read_bytes()
+    swapped = bytes(reversed(CONTENTS[4]))
+    path.write_bytes(content.replace(CONTENTS[4], swapped))
+    index = json.loads((root / "train" / "index.json").read_text())
+    index["shards"][1]["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (root / "train" / "index.json").write_text(json.dumps(index))
+    age(data)
+    log.unlink()
+    capsys.readouterr()
+    data = opened(url)
+    assert capsys.readouterr().out == (
+        "the shards were made anew: 1 of the 3 fetched before are not among them and were removed "
+        f"from {data.folder}\n"
+    )
+    assert [data.read(i) for i in range(10)] == [*CONTENTS[:4], swapped, *CONTENTS[5:]]
+    assert log.read_text().split() == ["train/index.json", "train/part-1.tar"]
+    age(data)
+    opened(url)  # the same again: nothing to tell
+    assert capsys.readouterr().out == ""
+
+
+def test_without_its_source_a_cache_serves(
+    root: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, log = logged(root)
+    data = opened(url)
+    assert data.read(1) == CONTENTS[1]
+    (root / "train" / "index.json").rename(root / "away")
+    age(data)
+    for _ in range(2):  # once told, the other processes do not wait for it again
+        data = opened(url)
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 2  # it was tried twice
+    assert "exit code 1 (cat: " in told[1]
+    assert told[1].endswith(f": going on with what was fetched before, in {data.folder}")
+    assert data.read(4) == CONTENTS[4]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_an_answer_that_is_no_index_changes_nothing(root: Path, cache: Path, first: bool) -> None:
+    url = Path(f"pipe:cat {root}/{{}}")
+    if not first:
+        data = opened(url)
+        data.read(1)
+        age(data)
+    (root / "train" / "index.json").write_text("<html>We have moved</html>")
+    with pytest.raises(InputError, match="index of shards at its command is no index of shards"):
+        opened(url)
+    there = [path.name for path in cache.rglob("*") if path.suffix in (".tar", ".json")]
+    assert sorted(there) == ([] if first else ["index.json", "part-1.tar"])
 
 
 def test_what_a_killed_process_left_is_removed(root: Path, cache: Path) -> None:
@@ -436,7 +548,10 @@ def test_what_a_killed_process_left_is_removed(root: Path, cache: Path) -> None:
 def test_unusable_urls(
     root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="s3://bucket/x/train/index.json cannot be fetched"):
+    unknown = (
+        "s3://bucket/x/train/index.json does not answer .unknown url type: s3: give pipe:COMMAND"
+    )
+    with pytest.raises(InputError, match=unknown):
         opened(Path("s3://bucket/x"))
     (tmp_path / "file").touch()
     monkeypatch.setenv("SHARD_CACHE", str(tmp_path / "file"))
@@ -445,13 +560,6 @@ def test_unusable_urls(
     monkeypatch.delenv("SHARD_CACHE")
     with pytest.raises(InputError, match="set SHARD_CACHE to a folder"):
         opened(Path(f"pipe:cat {root}/{{}}"))
-
-
-def test_without_webdataset(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "webdataset.gopen", None)
-    with pytest.raises(InputError, match=r"pip install 'focused-dropout\[shards\]'"):
-        opened(Path(f"pipe:cat {root}/{{}}"))
-    assert opened(root).read(0) == CONTENTS[0]  # local ones need nothing
 
 
 @pytest.mark.parametrize(
