@@ -113,7 +113,14 @@ class Report:
         self.faults += 1
         tqdm.write(f"{_printable(str(path))}: {_printable(reason)}", file=sys.stdout)
 
-    def check(self, check: Check, paths: Sequence[Path], workers: int | None, label: str) -> None:
+    def check(
+        self,
+        check: Check,
+        paths: Sequence[Path],
+        workers: int | None,
+        label: str,
+        unit: str = "images",
+    ) -> None:
         """Check images in processes, with a bar.
 
         Args:
@@ -121,14 +128,15 @@ class Report:
             paths: Names of the images.
             workers: Number of processes; 0 checks in this one; None: as many as cores.
             label: Name of the bar.
+            unit: What they are; anything but images is not counted as such.
         """
         workers = len(os.sched_getaffinity(0)) if workers is None else workers
         images = range(len(paths))
         results = map(check, images) if workers == 0 else _in_processes(check, paths, workers)
         # disable=None: no bar where nobody watches.
-        bar = tqdm(results, label, len(paths), unit=" images", leave=False, disable=None)
+        bar = tqdm(results, label, len(paths), unit=f" {unit}", leave=False, disable=None)
         for image, result in zip(images, bar, strict=True):
-            self.images += 1
+            self.images += unit == "images"
             for place, reason in result.faults:
                 self.fault(place, reason)
             self._notes.update(result.notes)

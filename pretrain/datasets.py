@@ -30,7 +30,7 @@ def load(
     """Read a split of a data set, or what it holds of its first classes.
 
     Args:
-        kind: "imagenet" stands for any class folders, and for shards.
+        kind: "imagenet" stands for any class folders; it and "tiny-imagenet" may be in shards.
         root: Folder of the data set, or its archive, or the URL of shards.
         split: "train", "val" or "test".
         num_classes: How many classes, in the order of their names; None for all.
@@ -77,7 +77,18 @@ def class_folders(root: Path, split: str) -> FileSet:
     return _list_images(classes, [folder / name for name in classes])
 
 
-def tiny_imagenet(root: Path, split: str) -> FileSet:
+def tiny_imagenet(root: Path, split: str) -> FileSet | ShardSet:
+    """Open Tiny ImageNet in shards if there is an index of them, else as it was published."""
+    return open_shards(root, _split_names(split)) or tiny_imagenet_files(root, split)
+
+
+def is_tiny_imagenet(root: Path) -> bool:
+    """Tell whether `root` is, or holds, `tiny-imagenet-200` as it was published."""
+    names = ("", "tiny-imagenet-200")
+    return any((root / name / "val" / "val_annotations.txt").is_file() for name in names)
+
+
+def tiny_imagenet_files(root: Path, split: str) -> FileSet:
     """List Tiny ImageNet as it was published; `root` is `tiny-imagenet-200` or holds it.
 
     The published test split has no labels, so "test" is the validation split too.

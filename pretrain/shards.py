@@ -110,20 +110,20 @@ class ShardSet:
         """Compare a shard with the digest that the index has of it.
 
         Raises:
-            InputError: If it is missing, cannot be fetched, or is not the one of the index.
+            InputError: If it is missing, cannot be fetched, or is not the one of the index; the
+                message follows its name.
         """
         shard = self.shards[number]
-        path = self.folder / shard.name
         try:
             self._open(number)
-            with path.open("rb") as file:
+            with (self.folder / shard.name).open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise InputError(f"cannot read the shard {path}: {error.strerror}") from error
+            raise InputError(f"unreadable: {error.strerror}") from error
         if sha256 != shard.sha256:
             raise InputError(
-                f"it is damaged, or not the shard of its {INDEX}: its SHA-256 is another; delete "
-                "it and fetch or make it again"
+                f"damaged, or not the shard of its {INDEX} (its SHA-256 is another): delete it, "
+                "then fetch or make it again"
             )
 
     def _open(self, number: int) -> "_Opened":

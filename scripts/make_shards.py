@@ -25,7 +25,7 @@ from common.files import write_atomically
 from common.images import decode_image, read_content
 from common.loading import default_workers
 from common.settings import check_range
-from pretrain.datasets import class_folders
+from pretrain.datasets import class_folders, is_tiny_imagenet, tiny_imagenet_files
 from pretrain.image_sets import FileSet
 from pretrain.paths import Paths, encode
 from pretrain.shard_cache import locked
@@ -35,8 +35,9 @@ PROGRAM = "python scripts/make_shards.py"
 DESCRIPTION = f"""Pack images in class folders into tar shards for WebDataset and `pretrain train`.
 
 Writes OUT/SPLIT/imagenet-SPLIT-000000.tar and so on, and OUT/SPLIT/index.json; OUT then serves as
---data of any recipe that reads ImageNet. Images are shuffled over the shards by a fixed seed. The
-same images give the same shards; a call that was interrupted goes on.
+--data of any recipe that reads ImageNet; or Tiny ImageNet, if DATA is that as it was published.
+Images are shuffled over the shards by a fixed seed. The same images give the same shards; a call
+that was interrupted goes on.
 
 example: {PROGRAM} --data imagenet --out shards --split train
 
@@ -56,7 +57,7 @@ class Flags:
     """What is packed, and how."""
 
     data: Path | None = None
-    """Folder that holds SPLIT/<class>/*.jpg."""
+    """Folder that holds SPLIT/<class>/*.jpg, or tiny-imagenet-200."""
     out: Path | None = None
     """Folder for SPLIT/imagenet-SPLIT-*.tar; made if it is not there."""
     split: Literal["train", "val"] = "train"
@@ -109,7 +110,8 @@ def pack(flags: Flags, data: Path, out: Path) -> ShardSet:
             other images or options, or a damaged index.
         OSError: If the folder cannot be made.
     """
-    files, folder = class_folders(data, flags.split), out / flags.split
+    layout = tiny_imagenet_files if is_tiny_imagenet(data) else class_folders
+    files, folder = layout(data, flags.split), out / flags.split
     jobs = plan(files, folder, flags)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):

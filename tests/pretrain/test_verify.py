@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import make_shards
 import numpy as np
 import pytest
 
 import pretrain.__main__ as command
 from common.errors import InputError
 from pretrain.datasets import class_folders, load
+from pretrain.shards import ShardSet
 from pretrain.verify import read_layout, verify
 
 GOOD = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].tobytes()
@@ -23,10 +25,12 @@ def write(root: Path, *names: str, content: bytes = GOOD) -> None:
         (root / name).write_bytes(content)
 
 
-def faults(capsys: pytest.CaptureFixture[str], kind: str, root: Path) -> tuple[list[str], str]:
+def faults(
+    capsys: pytest.CaptureFixture[str], kind: str, root: Path, workers: int = 0
+) -> tuple[list[str], str]:
     """The lines of a check, below the folder, and the summary."""
     with pytest.raises(InputError) as caught:
-        verify(kind, root, 0)  # type: ignore[arg-type]
+        verify(kind, root, workers)  # type: ignore[arg-type]
     lines = capsys.readouterr().out.splitlines()
     return [line.removeprefix(f"{root}/") for line in lines], str(caught.value)
 
@@ -168,3 +172,40 @@ def test_cifar_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     os.truncate(tmp_path / "cifar-10-batches-bin/test_batch.bin", 3073)
     with pytest.raises(InputError):
         verify("cifar10", tmp_path, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bit_that_flipped_in_a_shard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    """In an image, most of which decode as before; in the class of one; in the padding."""
+    rng = np.random.default_rng(0)
+    for split, name, count in (("train", "a", 30), ("train", "b", 30), ("val", "a", 1)):
+        for number in range(count):
+            pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+            content = cv2.imencode(".jpg", pixels)[1].tobytes()
+            write(tmp_path, f"{split}/{name}/{number}.jpg", content=content)
+    write(tmp_path, "val/b/0.jpg")
+    for split in ("train", "val"):
+        flags = make_shards.Flags(data=tmp_path, out=tmp_path / "shards", split=split, workers=1)
+        make_shards.pack(flags, tmp_path, tmp_path / "shards")
+    root = tmp_path / "shards"
+    verify("imagenet", root, workers)
+    out = capsys.readouterr().out
+    assert out.startswith("no faults; 62 images") and "; 2 shards compared with their SHA" in out
+    data = load("imagenet", root, "train")
+    assert isinstance(data, ShardSet)
+    (shard,) = (root / "train").glob("*.tar")
+    good = shard.read_bytes()
+    places = [int(offset + size - 3) for _, offset, size in data.places[::6]]
+    unseen = 0
+    for place in [*places, good.index(b".cls") - 10, len(good) - 1][: None if workers == 0 else 1]:
+        content = bytearray(good)
+        content[place] ^= 1
+        shard.write_bytes(content)
+        lines, summary = faults(capsys, "imagenet", root, workers)
+        wanted = "train/imagenet-train-000000.tar: damaged, or not the shard of its index.json"
+        assert lines[0].startswith(wanted)
+        assert "62 images checked" in summary
+        unseen += len(lines) == 1
+    assert unseen > 0  # without the digest

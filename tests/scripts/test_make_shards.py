@@ -19,9 +19,9 @@ import torch
 
 from common.errors import InputError
 from common.sampling import Sampling
-from pretrain.datasets import class_folders
+from pretrain.datasets import class_folders, load
 from pretrain.recipes import RECIPES
-from pretrain.shards import open_shards, read_index
+from pretrain.shards import ShardSet, open_shards, read_index
 from pretrain.task import Split, open_split
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_shards.py"
@@ -93,6 +93,32 @@ def test_shards_train_as_class_folders_do(
     for (images, labels), (other_images, other_labels) in pairs:
         assert torch.equal(images, other_images)
         assert torch.equal(labels, other_labels)
+
+
+def test_tiny_imagenet_as_it_was_published(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(name: str) -> bytes:
+        path = tmp_path / "tiny-imagenet-200" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), rng.integers(0, 256, (8, 8, 3), np.uint8))
+        return path.read_bytes()
+
+    classes = ("n01", "n02", "n03")
+    train = [(draw(f"train/{c}/images/{c}_{n}.JPEG"), c) for c in classes for n in range(4)]
+    # The list of the validation images is in no order.
+    val = [(draw(f"val/images/val_{n}.JPEG"), c) for n, c in ((2, "n03"), (0, "n01"), (1, "n02"))]
+    lines = [f"val_{n}.JPEG\t{c}\t0\t0\t7\t7\n" for n, c in ((2, "n03"), (0, "n01"), (1, "n02"))]
+    (tmp_path / "tiny-imagenet-200/val/val_annotations.txt").write_text("".join(lines))
+    for split, expected in (("train", train), ("val", val)):
+        for root in (tmp_path, tmp_path / "tiny-imagenet-200"):
+            out = tmp_path / f"shards of {root.name}"
+            pack(root, out, split=split)
+            data = load("tiny-imagenet", out, split)
+            assert isinstance(data, ShardSet)
+            found = [(data.read(i), data.classes[label]) for i, label in enumerate(data.labels)]
+            assert found == expected
+            assert data.labels.tolist() == load("tiny-imagenet", root, split).labels.tolist()
 
 
 def test_files_are_copied_and_shuffled(data: Path, packed: Path) -> None:
