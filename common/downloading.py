@@ -98,7 +98,8 @@ def download(
             raise NotServedError(text, again=bool(left))
         if failures:
             pause = PATIENCE.pause * 2 ** (failures - 1)
-            print(f"{text}: trying again in {pause:g} s", flush=True)
+            # The line's end with it: threads fetch side by side.
+            print(f"{text}: trying again in {pause:g} s\n", end="", flush=True)
             time.sleep(pause)
 
 
