@@ -48,6 +48,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.once
 def test_killed_half_way_it_repeats_nothing(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), *arguments("figure5", data, tmp_path)]
     first = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -92,6 +93,7 @@ def test_killed_half_way_it_repeats_nothing(data: Path, tmp_path: Path) -> None:
     assert rows_of(tmp_path) == rows
 
 
+@pytest.mark.once
 def test_held_out_images_and_a_figure(data: Path, tmp_path: Path) -> None:
     command = arguments("figure2", data, tmp_path)
     command[command.index("0.003")] = "0.01"
@@ -196,6 +198,7 @@ def test_wrong_arguments_are_one_sentence(
         assert err.count("\n") == 1
 
 
+@pytest.mark.once
 def test_a_training_that_fails_is_named(data: Path, tmp_path: Path) -> None:
     command = [*arguments("figure2", data, tmp_path), "--images.num-classes", "9"]
     done = subprocess.run([sys.executable, str(SCRIPT), *command], capture_output=True, text=True)

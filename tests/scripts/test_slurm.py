@@ -265,6 +265,7 @@ def test_trainers_below_the_true_torchrun_save(
 ) -> None:
     """They get TERM once and the time they need; torchrun does not start them again."""
     (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "__init__.py").touch()  # or a whole package on PYTHONPATH goes before
     (tmp_path / "pretrain" / "__main__.py").write_text(TRAINER)
     with socket.create_server(("localhost", 0)) as server:
         port = server.getsockname()[1]
