@@ -1,10 +1,12 @@
 """Benchmarks: ours and the alternatives in turn, on random data; medians, floors, ratios.
 
+python scripts/bench.py rates       what the device can do: copies, products, launches
 python scripts/bench.py layer       FocusedDropout against a copy and the dropouts of others
 python scripts/bench.py method      a training step with the whole method against the plain one
 python scripts/bench.py cifar       training on small images: our loop against a plain one
 python scripts/bench.py imagenet    training ResNet-50 at 224 px: our loop against a plain one
 python scripts/bench.py loader      from a JPEG to a tensor: ours against torchvision's; --photos
+python scripts/bench.py feeding     images through worker processes to the device
 python scripts/bench.py retinanet   training and detecting: ours against torchvision's RetinaNet
 python scripts/bench.py score       the VOC metric against a loop over detections; --coco
 python scripts/bench.py checkpoint  saving and going on, beside a plain torch.save
@@ -22,21 +24,24 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from benchmarks import measure
-from benchmarks.measure import Settings
+from benchmarks.measure import Comparison, Run, Settings
 
 from common.errors import InputError
 
 NAMES = (
+    "rates",
     "layer",
     "method",
     "cifar",
     "imagenet",
     "loader",
+    "feeding",
     "retinanet",
     "score",
     "checkpoint",
@@ -46,12 +51,23 @@ NAMES = (
 )
 
 
-def measured(name: str, settings: Settings) -> dict[str, Any]:
-    """Run one benchmark in this process, print its table, and return the record."""
+def measured(name: str, settings: Settings, lines: Path | None) -> dict[str, Any]:
+    """Run one benchmark in this process, print its table, and return the record.
+
+    Args:
+        name: The benchmark.
+        settings: How it is run.
+        lines: File to which each comparison goes as soon as it is there.
+    """
     module = importlib.import_module(f"benchmarks.{name}")
     start = time.perf_counter()
     load = measure.load()
-    comparisons = module.run(settings)
+    comparisons: list[Comparison] = []
+    for comparison in module.run(settings):
+        comparisons.append(comparison)
+        if lines:
+            with lines.open("a", encoding="utf-8") as file:
+                print(json.dumps(asdict(comparison)), file=file)
     loads = [load, measure.load()]
     seconds = round(time.perf_counter() - start, 1)
     summary = str(module.__doc__).splitlines()[0]
@@ -72,6 +88,10 @@ def each_alone(settings: Settings) -> dict[str, Any]:
     records: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in NAMES:
+            if name == "loader" and not settings.photos:
+                print("\nloader: skipped, it needs real photos: give --photos DIR", flush=True)
+                records[name] = {"skipped": "no --photos"}
+                continue
             path = Path(folder) / f"{name}.json"
             command = [sys.executable, __file__, name, *settings.flags(), "--json", str(path)]
             if subprocess.run(command).returncode == 0:
@@ -91,11 +111,13 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made.add_argument("--device", choices=["cpu", "cuda"], default=device)
-    made.add_argument("--photos", type=Path, help="loader: folder of JPEG files")
+    made.add_argument("--photos", type=Path, help="loader, feeding: folder of JPEG files")
     made.add_argument("--coco", action="store_true", help="score: pycocotools as well, 30 s")
     made.add_argument("--tiny", action="store_true", help="smallest sizes: does it run at all")
+    made.add_argument("--compiled", action="store_true", help="the compiled sides, which take long")
+    made.add_argument("--network", help="cifar, retinanet: one network or case only")
     made.add_argument("--loop", help="cifar, imagenet, scale: one side only, in this process")
-    made.add_argument("--network", default="cifar-resnet20", help="cifar: network of that side")
+    made.add_argument("--lines", type=Path, help="add each comparison to this file, a JSON line")
     return made
 
 
@@ -110,21 +132,22 @@ def main() -> int:
         tiny=given.tiny,
         loop=given.loop,
         network=given.network,
+        compiled=given.compiled,
     )
     torch.set_num_threads(settings.threads)
     torch.manual_seed(0)
     try:
         if settings.loop:
-            seconds = one_side(given.name, settings)
+            took = one_side(given.name, settings)
             if os.environ.get("RANK", "0") == "0":  # lines of several ranks would mix
-                print(seconds)
+                print(json.dumps(asdict(took)))
             return 0
         facts = measure.describe(settings)
         print(", ".join(f"{name} {value}" for name, value in facts.items()), flush=True)
         if given.name == "all":
             records = each_alone(settings)
         else:
-            records = {given.name: measured(given.name, settings)}
+            records = {given.name: measured(given.name, settings, given.lines)}
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -136,8 +159,8 @@ def main() -> int:
     return int(any("not run" in record for record in records.values()))
 
 
-def one_side(name: str, settings: Settings) -> float:
-    """Return the seconds per step of one side.
+def one_side(name: str, settings: Settings) -> Run:
+    """Return what one side takes.
 
     Raises:
         InputError: If the benchmark has no such side.
@@ -146,8 +169,8 @@ def one_side(name: str, settings: Settings) -> float:
     loops = getattr(module, "LOOPS", ())
     if settings.loop not in loops:
         raise InputError(f"{name} has no loop {settings.loop}: it has {', '.join(loops) or 'none'}")
-    seconds: float = module.one(settings)
-    return seconds
+    took: Run = module.one(settings)
+    return took
 
 
 if __name__ == "__main__":

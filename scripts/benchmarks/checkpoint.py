@@ -9,7 +9,8 @@ from typing import Any
 import torch
 import torchvision.models as models
 
-from benchmarks.measure import CPU, Comparison, Settings, elapsed, in_turn
+from benchmarks.measure import Comparison, Settings
+from benchmarks.timing import CPU, elapsed, in_turn
 from common import checkpoints
 from common.sampling import MicroBatch, Sampling
 from common.train_loop import CHECKPOINT_SECONDS
@@ -60,7 +61,7 @@ def run(settings: Settings) -> list[Comparison]:
         }
         loaded = in_turn(loads, rounds, warm_up=1)
         content = ours.read_bytes()
-        bare = min(elapsed(partial(write_flushed, raw, content), CPU) for _ in range(3))
+        bare = min(elapsed(partial(write_flushed, raw, content), CPU).seconds for _ in range(3))
     size = f"{network} with momentum, {len(content) / 1e6:.0f} MB"
     limit = SHARE * CHECKPOINT_SECONDS
     sampling = Sampling(num_images=images, batch_size=BATCH, seed=0)

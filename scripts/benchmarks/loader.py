@@ -21,7 +21,8 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from benchmarks.measure import Comparison, Settings, in_turn
+from benchmarks.measure import Comparison, Settings
+from benchmarks.timing import in_turn
 from common.errors import InputError
 from common.images import IMAGENET_MEAN, IMAGENET_STD, read_image
 from pretrain.augment import normalize, train_image

@@ -1,11 +1,14 @@
 """Training loops side by side: ours as the commands run it, and plain ones as tutorials write them.
 
-Each returns when its steps began; a process of its own times it, since ours sets the allocator.
+Each gets a `StepTimes`, which takes their times by the batches that they ask for; a process of its
+own runs it, since ours sets the allocator. No plain loop waits for a value at each step: on a GPU
+that would compare the waiting.
 """
 
-import time
+import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Literal
 
 import numpy as np
@@ -16,6 +19,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks.measure import Settings
+from benchmarks.timing import StepTimes
 from common import allocator
 from common.distributed import World
 from common.sampling import MicroBatch
@@ -41,6 +46,48 @@ RECIPE_OF = {
 """Network to the recipe whose settings ours takes."""
 
 
+@dataclass(frozen=True)
+class Side:
+    """How a loop runs.
+
+    Attributes:
+        loop: Which loop.
+        precision: bfloat16 on a GPU, float32 on a CPU, unless the side's name says bf16.
+        graphed: With CUDA graphs; on a CPU, which has none, without.
+        tuned: cuDNN tries its kernels first and keeps the fastest.
+        backend: What `torch.compile` compiles with; None does not compile.
+    """
+
+    loop: str
+    precision: Precision
+    graphed: bool
+    tuned: bool
+    backend: str | None
+
+    @staticmethod
+    def of(settings: Settings) -> "Side":
+        """Read the words of a name such as "ours-compiled-graphed"."""
+        loop, *words = str(settings.loop).split("-")
+        cuda = settings.device.type == "cuda"
+        backend = "eager" if settings.tiny else "inductor"
+        return Side(
+            loop=loop,
+            precision="bf16" if cuda or "bf16" in words else "fp32",
+            graphed=cuda and "graphed" in words,
+            tuned="tuned" in words,
+            backend=backend if "compiled" in words else None,
+        )
+
+
+def sides_of(
+    settings: Settings, cpu: tuple[str, ...], gpu: tuple[str, ...], compiled: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Choose the sides that a device is for, or the compiled ones if these are asked for."""
+    if settings.compiled:
+        return compiled
+    return gpu if settings.device.type == "cuda" else cpu
+
+
 def random_images(count: int) -> PixelSet:
     """Make a set in the shape of CIFAR-10."""
     rng = np.random.default_rng(0)
@@ -48,50 +95,50 @@ def random_images(count: int) -> PixelSet:
     return PixelSet(pixels, rng.integers(0, 10, count), tuple("abcdefghij"))
 
 
-def seconds_per_step(starts: list[float], warm_up: int) -> float:
-    """Take the mean over the steps after the warm-up; when the last one ended is not known."""
-    return (starts[-1] - starts[warm_up]) / (len(starts) - 1 - warm_up)
-
-
 def train_ours(
     recipe: Recipe,
     network: nn.Module,
-    num_images: int,
     load: Load,
     world: World,
-    steps: int | None = None,
-) -> list[float]:
-    """Train an epoch as `python -m pretrain train` does; return when its steps began."""
+    times: StepTimes,
+    backend: str | None = None,
+) -> None:
+    """Train an epoch as `python -m pretrain train` does."""
     if world.device.type == "cpu":
         allocator.keep_freed_memory()
-    starts: list[float] = []
+    network.to(world.device).to(memory_format=torch.channels_last)
+    if backend:
+        network.compile(dynamic=False, backend=backend)
     stage = Stage(
-        model=network.to(world.device).to(memory_format=torch.channels_last),
-        num_images=num_images,
-        load=load,
+        model=network,
+        num_images=times.batches * recipe.optimization.batch_size,
+        load=lambda micro_batches: times.watch(load(micro_batches)),
         loss=classification_loss(recipe),
         evaluate=lambda model: {"val_accuracy": 0.0},
         metric="val_accuracy",
-        at_step=lambda done: starts.append(time.perf_counter()),
     )
-    train(stage, recipe.optimization, Focus(), world, None, Options(stop_step=steps))
-    return starts
+    train(stage, recipe.optimization, Focus(), world, None, Options())
 
 
-def recipe_for(network: str, batch: int, precision: Precision) -> Recipe:
+def recipe_for(network: str, batch: int, precision: Precision, *, graphed: bool = False) -> Recipe:
     """Return the recipe of a network with this batch, for one epoch."""
     recipe = RECIPES[RECIPE_OF[network]]()
     short = replace(
-        recipe.optimization, batch_size=batch, epochs=1, milestones=(), precision=precision
+        recipe.optimization,
+        batch_size=batch,
+        epochs=1,
+        milestones=(),
+        precision=precision,
+        cuda_graphs=graphed,
     )
     return replace(recipe, optimization=short)
 
 
 def our_cifar(
-    network: str, data: PixelSet, batch: int, precision: Precision, device: torch.device
-) -> list[float]:
+    network: str, data: PixelSet, batch: int, side: Side, device: torch.device, times: StepTimes
+) -> None:
     """Train on images that lie on the device."""
-    recipe = recipe_for(network, batch, precision)
+    recipe = recipe_for(network, batch, side.precision, graphed=side.graphed)
     resident = ResidentImages(data, recipe.images.padding, seed=0, device=device)
 
     def load(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
@@ -99,7 +146,7 @@ def our_cifar(
             yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
 
     built = build_network(network, len(data.classes), block=recipe.block)
-    return train_ours(recipe, built, len(data.labels), load, World(device))
+    train_ours(recipe, built, load, World(device), times, side.backend)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -124,35 +171,57 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return image, int(self._data.labels[index])
 
 
-def plain_cifar(network: str, data: PixelSet, batch: int, device: torch.device) -> list[float]:
+def plain_cifar(
+    network: str, data: PixelSet, batch: int, side: Side, device: torch.device, times: StepTimes
+) -> None:
     """Train with a DataLoader of transformed pictures."""
-    loader = DataLoader(Pictures(data), batch_size=batch, shuffle=True, num_workers=2)
-    recipe = recipe_for(network, batch, "fp32")
+    loader = DataLoader(
+        Pictures(data),
+        batch_size=batch,
+        shuffle=True,
+        num_workers=min(8, os.cpu_count() or 1),
+        pin_memory=device.type == "cuda",
+    )
+    recipe = recipe_for(network, batch, side.precision)
     built = build_network(network, len(data.classes), block=recipe.block)
-    return train_plain(built, loader, recipe.optimization.weight_decay, device)
+    train_plain(built, loader, recipe.optimization.weight_decay, side.precision, device, times)
+
+
+def fed_cifar(
+    network: str, batch: int, side: Side, device: torch.device, times: StepTimes
+) -> None:
+    """Train on a few batches that lie on the device, whole and normalised: nothing to load."""
+    labels = torch.randint(0, 10, (batch,), device=device)
+    few = [(torch.randn(batch, 3, 32, 32, device=device), labels) for _ in range(4)]
+    batches = islice(cycle(few), times.batches)
+    recipe = recipe_for(network, batch, side.precision)
+    built = build_network(network, 10, block=recipe.block)
+    train_plain(built, batches, recipe.optimization.weight_decay, side.precision, device, times)
 
 
 def train_plain(
     network: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     weight_decay: float,
+    precision: Precision,
     device: torch.device,
-) -> list[float]:
-    """Train a pass with a loop as tutorials write it; return when its steps began."""
+    times: StepTimes,
+) -> None:
+    """Train a pass with a loop as tutorials write it, but for the sums, which stay on the device."""
     network = network.to(device).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay
     )
-    total_loss, correct, starts = 0.0, 0, []
-    for images, labels in batches:
-        starts.append(time.perf_counter())
-        images, labels = images.to(device), labels.to(device)
+    total_loss, correct = (torch.zeros((), device=device) for _ in range(2))
+    for images, labels in times.watch(batches):
+        images = images.to(device, non_blocking=True)
+        labels = labels.to(device, non_blocking=True)
         optimizer.zero_grad()
-        logits = network(images)
-        loss = F.cross_entropy(logits, labels)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(images)
+            loss = F.cross_entropy(logits, labels)
         loss.backward()
         optimizer.step()
-        total_loss += loss.item() * len(labels)
-        correct += int((logits.argmax(1) == labels).sum().item())
-    print(f"loss {total_loss:.3f}, {correct} correct")
-    return starts
+        total_loss += loss.detach() * len(labels)
+        correct += (logits.detach().argmax(1) == labels).sum()
+    print(f"loss {total_loss.item():.3f}, {correct.item():.0f} correct")

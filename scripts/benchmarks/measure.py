@@ -1,12 +1,12 @@
-"""What the benchmarks share: timing in turn, floors, medians and spread, tables, the record."""
+"""What the benchmarks share: settings, comparisons, tables, processes, the record."""
 
+import importlib.metadata
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.timing import CPU, StepTimes, is_asynchronous
+
+Call = Callable[[], torch.Tensor]
 BENCH = Path(__file__).resolve().parents[1] / "bench.py"
 ROOT = BENCH.parents[1]
-CPU = torch.device("cpu")
-Sides = Mapping[str, Callable[[], object]]
-"""What is compared, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +37,17 @@ class Settings:
     """The smallest sizes: shows that a benchmark runs, not how fast."""
     loop: str | None = None
     """One side only, in this process: print its seconds per step."""
-    network: str = "cifar-resnet20"
-    """The network of that side."""
+    network: str | None = None
+    """One network or case only, by its name."""
+    compiled: bool = False
+    """Time compiled sides as well."""
 
     def flags(self) -> list[str]:
         """Return the flags that hand these settings to another process."""
         flags = ["--threads", str(self.threads), "--device", self.device.type]
         flags += ["--photos", str(self.photos)] if self.photos else []
+        flags += ["--network", self.network] if self.network else []
+        flags += ["--compiled"] * self.compiled
         return flags + ["--coco"] * self.coco + ["--tiny"] * self.tiny
 
 
@@ -58,13 +61,23 @@ class Comparison:
         faster: Side to how many times as fast as it ours is to be.
         limit: Seconds that the median of ours is to stay under.
         floor: Seconds that no program could go below, and how that is known.
+        host: Seconds in which the host had handed the same work to a GPU; empty on a CPU.
+        one_by_one: Seconds that no program goes below that works operation by operation, likewise.
+        images: Images of the work, for images/s.
+        published: Images a second that others state, and who; for the same kind of device.
+        notes: Side to what else there is to say of it.
     """
 
     case: str
     seconds: Mapping[str, list[float]]
+    host: Mapping[str, list[float]] = field(default_factory=dict)
     faster: Mapping[str, float] = field(default_factory=dict)
     limit: float | None = None
     floor: tuple[float, str] | None = None
+    one_by_one: tuple[float, str] | None = None
+    images: int | None = None
+    published: tuple[float, str] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
 
     def ratios(self, name: str) -> list[float]:
         """Return how many times as fast as a side ours is, pair by pair."""
@@ -76,13 +89,27 @@ class Comparison:
         rows: list[tuple[str, ...]] = []
         for position, (name, seen) in enumerate(self.seconds.items()):
             ratio = "" if position == 0 else spread(self.ratios(name), "{:.2f}".format)
-            rows.append((self.case, name, spread(seen, duration), ratio, self._goal(name)))
-        if self.floor:
-            seconds, reason = self.floor
-            ours = statistics.median(next(iter(self.seconds.values())))
+            took = spread(seen, duration) + self._host(name)
+            rows.append((self.case, name, took, ratio, self._goal(name)))
+        ours = statistics.median(next(iter(self.seconds.values())))
+        for name, bound in self.bounds().items():
+            seconds, reason = bound
             share = f"{seconds / ours:.2f} of ours"
-            rows.append((self.case, f"floor: {reason}", duration(seconds), share, ""))
+            rows.append((self.case, f"{name}: {reason}", duration(seconds), share, ""))
         return rows
+
+    def bounds(self) -> dict[str, tuple[float, str]]:
+        """Return what there is to hold times against, by name: seconds, and what they are."""
+        found = {"floor": self.floor, "eager": self.one_by_one}
+        if self.published and self.images:
+            rate, who = self.published
+            found["published"] = (self.images / rate, f"{rate:,.0f} images/s, {who}")
+        return {name: bound for name, bound in found.items() if bound}
+
+    def _host(self, name: str) -> str:
+        if name not in self.host:
+            return ""
+        return f"; host {duration(statistics.median(self.host[name]))}"
 
     def _goal(self, name: str) -> str:
         if name in self.faster:
@@ -125,102 +152,92 @@ def table(comparisons: Iterable[Comparison]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def elapsed(call: Callable[[], object], device: torch.device) -> float:
-    """Time one call until the device is done."""
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+@dataclass(frozen=True)
+class Run:
+    """What the process of one side measured.
 
-
-def in_turn(
-    calls: Sides,
-    rounds: int,
-    device: torch.device | None = None,
-    *,
-    warm_up: int = 2,
-    per: Mapping[str, int] = {},
-    settle: bool = False,
-) -> dict[str, list[float]]:
-    """Time calls one after another, every other round backwards.
-
-    Args:
-        calls: Side to what it does.
-        rounds: Times of each side.
-        device: What to wait for.
-        warm_up: Rounds before that do not count.
-        settle: Run a side once, untimed, right before: caches and memory are then as it leaves
-            them, not as its neighbour does.
-        per: Units of work in a call of a side, to divide by; 1 if not there.
+    Attributes:
+        seconds: Times of a step, or of what the side says.
+        host: The host's for the same; empty where it is the same.
+        notes: What else there is to say.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for number in range(-warm_up, rounds):
-        for name in list(calls)[:: 1 if number % 2 else -1]:
-            if settle:
-                calls[name]()
-            took = elapsed(calls[name], device or CPU)
-            if number >= 0:
-                seconds[name].append(took / per.get(name, 1))
-    return seconds
+
+    seconds: list[float]
+    host: list[float] = field(default_factory=list)
+    notes: str = ""
+
+    @staticmethod
+    def of(times: StepTimes, device: torch.device) -> "Run":
+        """Gather what was taken in a training loop; waits for the device."""
+        taken = times.took()
+        notes = f"first step {duration(times.first)}"
+        if device.type == "cuda":
+            notes += f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
+        host = [took.host for took in taken] if is_asynchronous(device) else []
+        return Run([took.seconds for took in taken], host, notes)
 
 
 def in_processes(
     commands: Mapping[str, list[str]], rounds: int, *, launcher: Mapping[str, list[str]] = {}
-) -> dict[str, list[float]]:
+) -> dict[str, Run]:
     """Time sides one after another, each time in a process of its own.
 
     What a side sets for its whole process, such as the allocator, stays its own.
 
     Args:
-        commands: Side to the arguments of `bench.py`, with --loop; it prints seconds last.
-        rounds: Times of each side.
+        commands: Side to the arguments of `bench.py`, with --loop; it prints its `Run` last.
+        rounds: Processes of each side.
         launcher: Side to what starts python, if it is not this interpreter alone.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    runs: dict[str, list[Run]] = {name: [] for name in commands}
     for _ in range(rounds):
         for name, arguments in commands.items():
-            seconds[name].append(child(arguments, launcher.get(name, [sys.executable])))
-    return seconds
+            runs[name].append(child(arguments, launcher.get(name, [sys.executable])))
+    return {
+        name: Run(
+            [seconds for run in its for seconds in run.seconds],
+            [seconds for run in its for seconds in run.host],
+            its[-1].notes,
+        )
+        for name, its in runs.items()
+    }
 
 
-def child(arguments: list[str], launcher: list[str]) -> float:
-    """Run one side in a process of its own; return the seconds that it prints last."""
+def child(arguments: list[str], launcher: list[str]) -> Run:
+    """Run one side in a process of its own; return what it prints last."""
     command = [*launcher, str(BENCH), *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout.splitlines()[-1])
+    return Run(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def copy_seconds(tensor: torch.Tensor) -> float:
-    """Measure one read and one write of a tensor of this size, the best of several."""
-    into = torch.empty_like(tensor)
-    source = tensor.detach()
-    return min(elapsed(lambda: into.copy_(source), tensor.device) for _ in range(15))
-
-
-def arithmetic_floor(step: Callable[[], object], device: torch.device) -> tuple[float, str]:
-    """Count the operations of convolutions and products, and divide by the rate of a product.
-
-    Float32 on a CPU, bfloat16 on a GPU.
-    """
-    with FlopCounterMode(display=False) as counter:
-        step()
-    cuda = device.type == "cuda"
-    side, dtype = (8192, torch.bfloat16) if cuda else (1536, torch.float32)
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    rate = 2 * side**3 / min(elapsed(lambda: a @ b, device) for _ in range(10))
-    work = counter.get_total_flops()
-    return work / rate, f"{work / 1e9:.3g} GFLOP at the {rate / 1e9:.0f} GFLOP/s of a product"
+def of_runs(runs: Mapping[str, Run], **more: Any) -> Comparison:
+    """Compare what processes measured; `more` is the rest of the comparison."""
+    return Comparison(
+        seconds={name: run.seconds for name, run in runs.items()},
+        host={name: run.host for name, run in runs.items() if run.host},
+        notes={name: run.notes for name, run in runs.items() if run.notes},
+        **more,
+    )
 
 
 def describe(settings: Settings) -> dict[str, Any]:
     """Say where and on what the times are taken."""
     cuda = settings.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
+    facts: dict[str, Any] = {"device": torch.cuda.get_device_name() if cuda else _processor()}
+    if cuda:
+        facts |= {
+            "driver": _driver(),
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version(),
+            "triton": _version("triton"),
+            "processor": _processor(),
+        }
+    return facts | {
         "cores": os.cpu_count(),
         "threads": settings.threads,
+        "python": platform.python_version(),
         "torch": torch.__version__,
+        "torchvision": _version("torchvision"),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": _commit(),
         "tiny": settings.tiny,
@@ -233,6 +250,22 @@ def _processor() -> str:
     except OSError:
         return platform.machine()
     return next((line.split(":")[1].strip() for line in lines if "model name" in line), "CPU")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _driver() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return (done.stdout.splitlines() or ["unknown"])[0].strip()
 
 
 def _commit() -> str:

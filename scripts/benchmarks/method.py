@@ -1,17 +1,22 @@
 """A training step with the whole method against the plain step.
 
 A tenth of the steps take part, chosen by chance: both kinds of step are timed in turn with the
-plain one, and weighed 1 to 9.
+plain one, and weighed 1 to 9. On a GPU in bfloat16, and with CUDA graphs as well.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measure import Comparison, Settings, arithmetic_floor, in_turn
+from benchmarks.floors import Work, floors, rates
+from benchmarks.measure import Comparison, Settings
+from benchmarks.timing import take_turns
 from common import FocusedTraining, allocator
 from common.distributed import World
+from common.graphed_step import WARM_UP_STEPS, Capture, GraphedStep
 from common.optimization import build_optimizer, place_focused_dropout
 from common.settings import Focus
 from common.step_parts import StepParts
@@ -20,6 +25,8 @@ from pretrain.recipes import RECIPES
 from pretrain.task import classification_loss
 
 RATE = 0.1
+BATCHES = 4
+"""They take turns."""
 OURS, PLAIN = "the method, p = 0.1", "plain step"
 
 
@@ -31,11 +38,17 @@ class Case:
     classes: int
     batch: int
     rounds: int
+    graphed: bool = False
 
 
-CASES = (
+CPU_CASES = (
     Case("cifar10-resnet20-fd", 10, 64, 21),
     Case("tiny-imagenet-resnet18-fd", 200, 16, 21),
+)
+GPU_CASES = (
+    Case("cifar10-resnet20-fd", 10, 128, 21, graphed=True),
+    Case("cifar10-resnet20-fd", 10, 128, 21),
+    Case("imagenet-resnet50-fd", 1000, 256, 9),
 )
 
 
@@ -50,7 +63,7 @@ class Trainer:
 
     def __init__(self, case: Case, focus: Focus, device: torch.device) -> None:
         recipe = RECIPES[case.recipe]()
-        settings = recipe.optimization
+        settings = replace(recipe.optimization, cuda_graphs=case.graphed)
         torch.manual_seed(0)
         self.network: nn.Module = build_network(
             recipe.network, case.classes, recipe.stem, recipe.block
@@ -58,8 +71,12 @@ class Trainer:
         place_focused_dropout(self.network, focus)
         self.network.to(device).to(memory_format=torch.channels_last).train()
         optimizer = build_optimizer(self.network, settings)
-        self.parts = StepParts(
+        parts = StepParts(
             self.network, classification_loss(recipe), optimizer, settings, World(device)
+        )
+        self._whole = parts.whole
+        self._graphed = (
+            GraphedStep(parts.whole, optimizer, Capture(device)) if case.graphed else None
         )
         self.focus = (
             FocusedTraining(self.network, optimizer, RATE, focus.weight_decay)
@@ -67,15 +84,23 @@ class Trainer:
             else None
         )
         size = recipe.images.size
-        pixels = torch.randint(0, 256, (case.batch, size, size, 3), dtype=torch.uint8)
-        self.batch = pixels.permute(0, 3, 1, 2).to(device), torch.arange(case.batch).to(device) % 10
+        labels = torch.arange(case.batch).to(device) % 10
+        shape = (case.batch, size, size, 3)
+        few = [torch.randint(0, 256, shape, dtype=torch.uint8) for _ in range(BATCHES)]
+        self.batches = cycle([(images.permute(0, 3, 1, 2).to(device), labels) for images in few])
 
     def step(self, number: int | None) -> dict[str, Tensor]:
         """Train one step; its number decides whether the method takes part, None leaves it out."""
         if self.focus is None or number is None:
-            return self.parts.whole(self.batch)
-        with self.focus.step(number):
-            return self.parts.whole(self.batch)
+            return self._run(participating=False)
+        with self.focus.step(number) as participating:
+            return self._run(participating=participating)
+
+    def _run(self, *, participating: bool) -> dict[str, Tensor]:
+        batch = next(self.batches)
+        if self._graphed:
+            return self._graphed(batch, participating=participating, full=True)
+        return self._whole(batch)
 
 
 def first_step(focus: FocusedTraining, *, participating: bool) -> int:
@@ -89,7 +114,9 @@ def compare(case: Case, rounds: int, device: torch.device) -> Comparison:
     plain, ours = Trainer(case, Focus(), device), Trainer(case, focus, device)
     assert ours.focus is not None
     off, on = (first_step(ours.focus, participating=flag) for flag in (False, True))
-    seconds = in_turn(
+    with Work() as work:
+        plain.step(None)
+    turns = take_turns(
         {
             PLAIN: lambda: plain.step(None),
             "off": lambda: ours.step(off),
@@ -97,28 +124,40 @@ def compare(case: Case, rounds: int, device: torch.device) -> Comparison:
         },
         rounds,
         device,
+        warm_up=WARM_UP_STEPS + 2 if case.graphed else 2,
     )
+    precision = "bf16" if device.type == "cuda" else "fp32"
+    graphed = ", CUDA graphs" if case.graphed else ""
+    return Comparison(
+        case=f"{case.recipe}, batch {case.batch}, {precision}{graphed}",
+        seconds=_weighed(turns.seconds),
+        host=_weighed(turns.host) if turns.host else {},
+        faster={PLAIN: 1 / 1.01},
+        **floors(work, rates(device)),
+        images=case.batch,
+    )
+
+
+def _weighed(times: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Put the mixture of both kinds of step before the three that were timed."""
     mixed = [
         (1 - RATE) * idle + RATE * active
-        for idle, active in zip(seconds["off"], seconds["on"], strict=True)
+        for idle, active in zip(times["off"], times["on"], strict=True)
     ]
-    return Comparison(
-        case=f"{case.recipe}, batch {case.batch}",
-        seconds={
-            OURS: mixed,
-            PLAIN: seconds[PLAIN],
-            "a step that takes no part": seconds["off"],
-            "a participating step": seconds["on"],
-        },
-        faster={PLAIN: 1 / 1.01},
-        floor=arithmetic_floor(lambda: plain.step(None), device),
-    )
+    return {
+        OURS: mixed,
+        PLAIN: times[PLAIN],
+        "a step that takes no part": times["off"],
+        "a participating step": times["on"],
+    }
 
 
-def run(settings: Settings) -> list[Comparison]:
+def run(settings: Settings) -> Iterator[Comparison]:
     """Time the cases; memory is kept as in a training."""
     if settings.device.type == "cpu":
         allocator.keep_freed_memory()
+    cases = GPU_CASES if settings.device.type == "cuda" else CPU_CASES
     if settings.tiny:
-        return [compare(Case("cifar10-resnet20-fd", 10, 2, 2), 2, settings.device)]
-    return [compare(case, case.rounds, settings.device) for case in CASES]
+        cases = (Case("cifar10-resnet20-fd", 10, 2, 2),)
+    for case in cases:
+        yield compare(case, case.rounds, settings.device)

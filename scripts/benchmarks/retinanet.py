@@ -3,14 +3,15 @@
 The same weights, sizes, objects, precision and optimizer, and frozen BatchNorm in both. Ours takes
 what its loader delivers: images resized and padded, as bytes. torchvision's takes float images and
 lists of boxes, once of the final size, once of 500x375 pixels, which it resizes itself. The folding
-of frozen norms is measured by itself, on the ResNet body.
+of frozen norms is measured by itself, on the ResNet body. Compiled sides, if asked for, are timed
+alone beside our eager one.
 """
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.models as models
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -25,8 +27,11 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from benchmarks.measure import Comparison, Settings, arithmetic_floor, elapsed, in_turn
+from benchmarks.floors import Work, floors, rates
+from benchmarks.measure import Comparison, Settings, duration
+from benchmarks.timing import elapsed, take_turns
 from common import allocator
+from common.errors import InputError
 from common.images import IMAGENET_MEAN, IMAGENET_STD
 from detect.batches import Images, Targets
 from detect.frozen_norm import freeze_norms
@@ -36,7 +41,8 @@ from detect.retinanet import BatchedRetinaNet, build_retinanet
 CLASSES = 20
 OBJECTS = 5  # at most, in an image
 RAW = (375, 500)
-OURS, STOCK, RAW_STOCK = "ours", "torchvision", "torchvision, 500x375"
+OURS, COMPILED = "ours", "ours, compiled"
+STOCK, RAW_STOCK = "torchvision", "torchvision, 500x375"
 CONVOLUTIONS, LOSSES, OPTIMIZER = "convolutions", "matching and losses, forward", "optimizer"
 REST = "all else"
 SHARE_OF_CANDIDATES = 1e-3  # of all scores lie above the threshold, as in a trained network
@@ -54,15 +60,23 @@ class Case:
     precision: Literal["fp32", "bf16"] = "fp32"
     raw: bool = True
     """Whether torchvision's is timed with images to resize as well."""
+    photo: tuple[int, int] = RAW
+    """Height and width of the images before they are resized."""
+    published: tuple[float, str] | None = None
+    """Images a second of others' training, and who says so."""
 
 
-CPU_CASES = (
-    Case("resnet18", 64, 160, 8, 15),
-    Case("resnet18", 64, 160, 8, 15, "bf16", raw=False),
-    Case("resnet50", 256, 256, 4, 5, raw=False),
-)
-GPU_CASES = (Case("resnet50", 256, 600, 16, 20, "bf16"), Case("resnet50", 256, 800, 8, 20, "bf16"))
-TINY_CASES = (Case("resnet18", 64, 64, 2, 1, "bf16"),)
+MLPERF = (283.0, "MLPerf Training, RetinaNet on ResNeXt-50 at 800x800, a GPU of an H100 machine")
+CPU_CASES = {
+    "small": Case("resnet18", 64, 160, 8, 15),
+    "small-bf16": Case("resnet18", 64, 160, 8, 15, "bf16", raw=False),
+    "256": Case("resnet50", 256, 256, 4, 5, raw=False),
+}
+GPU_CASES = {
+    "608x1024": Case("resnet50", 256, 608, 16, 9, "bf16", raw=False, photo=(380, 640)),
+    "800x800": Case("resnet50", 256, 800, 16, 9, "bf16", False, (500, 500), MLPERF),
+}
+TINY_CASE = Case("resnet18", 64, 64, 2, 1, "bf16")
 
 
 @dataclass(frozen=True)
@@ -78,11 +92,11 @@ class Batch:
 
 
 def make_batch(case: Case, device: torch.device) -> Batch:
-    """Draw images of 500x375 pixels with 1 to 5 objects, and resize them as torchvision does."""
+    """Draw images with 1 to 5 objects, and resize them as torchvision does."""
     generator = torch.Generator().manual_seed(0)
-    raw = [torch.rand(3, *RAW, generator=generator) for _ in range(case.batch)]
-    height, width = (int(side * case.short / RAW[0]) for side in RAW)
-    scale = torch.tensor([width / RAW[1], height / RAW[0]]).repeat(2)
+    raw = [torch.rand(3, *case.photo, generator=generator) for _ in range(case.batch)]
+    height, width = (int(side * case.short / min(case.photo)) for side in case.photo)
+    scale = torch.tensor([width / case.photo[1], height / case.photo[0]]).repeat(2)
     counts = torch.randint(1, OBJECTS + 1, (case.batch,), generator=generator)
     corner = torch.rand(case.batch, OBJECTS, 2, generator=generator) * 200
     sides = 20 + torch.rand(case.batch, OBJECTS, 2, generator=generator) * 150
@@ -195,6 +209,8 @@ def parts(step: Callable[[], None], network: nn.Module, device: torch.device) ->
     """Profile a training step; return the seconds of its parts.
 
     On a GPU those of its kernels, and under "all else" the time in which it had none to run, too.
+    Each kernel counts for the operation of the host that launched it; the profiler's rows of the
+    device, which have the same names, would count it again.
     """
     cuda = device.type == "cuda"
     compute_loss: Callable[..., Any] = network.compute_loss  # type: ignore[assignment]
@@ -202,14 +218,14 @@ def parts(step: Callable[[], None], network: nn.Module, device: torch.device) ->
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     try:
         with profile(activities=activities) as profiled:
-            total = elapsed(step, device)
+            total = elapsed(step, device).seconds
     finally:
         del network.compute_loss
     seconds = dict.fromkeys((CONVOLUTIONS, LOSSES, OPTIMIZER), 0.0)
     part_of = {"aten::convolution": CONVOLUTIONS, "aten::convolution_backward": CONVOLUTIONS}
     part_of |= {LOSSES: LOSSES, "Optimizer.step#SGD.step": OPTIMIZER}
     for event in profiled.key_averages():
-        if event.key in part_of:
+        if event.key in part_of and event.device_type == DeviceType.CPU:
             took = event.device_time_total if cuda else event.cpu_time_total
             seconds[part_of[event.key]] += took / 1e6
     return seconds | {REST: total - sum(seconds.values())}
@@ -244,7 +260,7 @@ def compare_parts(
     ]
 
 
-def compare(case: Case, device: torch.device) -> list[Comparison]:
+def compare(case: Case, device: torch.device) -> Iterator[Comparison]:
     """Time a training step, its parts, and inference of one case."""
     batch, ours = make_batch(case, device), make_ours(case, device)
     spread_scores(ours, batch)
@@ -265,30 +281,64 @@ def compare(case: Case, device: torch.device) -> list[Comparison]:
             RAW_STOCK: test(stock, batch.raw),
         },
     }
-    comparisons = []
     for part, calls in sides.items():
         if not case.raw:
             del calls[RAW_STOCK]
         for network in (ours, stock):
             network.load_state_dict(kept)
             network.train(part == "training step")
-        seconds = in_turn(calls, case.rounds, device, warm_up=1)
-        floor = arithmetic_floor(calls[OURS], device) if case.precision == "fp32" else None
         waited = ""
         if device.type == "cuda":
             waited = f"; the host waits {waits(calls[OURS])} times, {waits(calls[STOCK])} in stock"
-        comparisons.append(
-            Comparison(
-                case=f"{part}: {case.body}, {case.channels} channels, "
-                f"{case.batch} of {height}x{width}, {case.precision}{waited}",
-                seconds=seconds,
-                faster={STOCK: 1.15},
-                floor=floor,
-            )
-        )
+        yield compare_calls(case, device, part, height, width, calls, waited)
         if part == "training step":
-            comparisons += compare_parts(case, device, calls, {OURS: ours, STOCK: stock})
-    return comparisons
+            yield from compare_parts(case, device, calls, {OURS: ours, STOCK: stock})
+
+
+def compare_calls(
+    case: Case,
+    device: torch.device,
+    part: str,
+    height: int,
+    width: int,
+    calls: dict[str, Callable[[], None]],
+    waited: str = "",
+) -> Comparison:
+    """Time what was made for one case in turn."""
+    with Work() as work:
+        calls[OURS]()
+    turns = take_turns(calls, case.rounds, device, warm_up=1)
+    bounds = floors(work, rates(device))
+    if device.type == "cpu" and case.precision == "bf16":
+        bounds = {}  # a CPU's product is timed in float32
+    return Comparison(
+        case=f"{part}: {case.body}, {case.channels} channels, "
+        f"{case.batch} of {height}x{width}, {case.precision}{waited}",
+        **vars(turns),
+        faster={STOCK: 1.15} if STOCK in calls else {},
+        **bounds,
+        images=case.batch,
+        published=case.published if part == "training step" else None,
+    )
+
+
+def compare_compiled(case: Case, device: torch.device, *, tiny: bool) -> Comparison:
+    """Time a training step of ours compiled beside the eager one."""
+    batch = make_batch(case, device)
+    height, width = batch.images.sizes[0].tolist()
+    networks = {OURS: make_ours(case, device), COMPILED: make_ours(case, device)}
+    if tiny:
+        for part in (networks[COMPILED].backbone, networks[COMPILED].head):
+            part.compile(backend="eager")
+    else:
+        networks[COMPILED].compile_parts()
+    calls = {
+        name: training_step(case, device, network.train(), batch.images, batch.targets)
+        for name, network in networks.items()
+    }
+    first = elapsed(calls[COMPILED], device).seconds
+    compared = compare_calls(case, device, "training step", height, width, calls)
+    return replace(compared, notes={COMPILED: f"first step {duration(first)}"})
 
 
 class FunctionalNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is not typed
@@ -333,18 +383,37 @@ def compare_norms(case: Case, device: torch.device) -> Comparison:
     calls = {name: partial(forward_backward, network) for name, network in bodies.items()}
     return Comparison(
         case=f"frozen norm: {case.body} body, {case.batch} of {side}x{side}, {case.precision}",
-        seconds=in_turn(calls, case.rounds, device, warm_up=1),
+        **vars(take_turns(calls, case.rounds, device, warm_up=1)),
         faster={"F.batch_norm": 1.0},
     )
 
 
-def run(settings: Settings) -> list[Comparison]:
+def choose(settings: Settings) -> list[Case]:
+    """Return the cases of this machine, or the one that is named.
+
+    Raises:
+        InputError: If there is no such case.
+    """
+    known = CPU_CASES if settings.device.type == "cpu" else GPU_CASES
+    if settings.tiny:
+        return [TINY_CASE]
+    if settings.network is None:
+        return list(known.values())
+    if settings.network not in known:
+        raise InputError(f"retinanet has no case {settings.network}: it has {', '.join(known)}")
+    return [known[settings.network]]
+
+
+def run(settings: Settings) -> Iterator[Comparison]:
     """Run the cases of this machine; memory is kept as in a training."""
-    cases: tuple[Case, ...] = GPU_CASES
     if settings.device.type == "cpu":
         allocator.keep_freed_memory()
-        cases = CPU_CASES
-    if settings.tiny:
-        cases = TINY_CASES
-    compared = [result for case in cases for result in compare(case, settings.device)]
-    return compared + [compare_norms(case, settings.device) for case in cases]
+    cases = choose(settings)
+    for case in cases:
+        if settings.compiled:
+            yield compare_compiled(case, settings.device, tiny=settings.tiny)
+        else:
+            yield from compare(case, settings.device)
+    if not settings.compiled:
+        for case in cases:
+            yield compare_norms(case, settings.device)

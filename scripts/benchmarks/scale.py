@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 
 from benchmarks import measure
-from benchmarks.loops import random_images, recipe_for, seconds_per_step, train_ours
-from benchmarks.measure import CPU, Comparison, Settings, in_turn
+from benchmarks.loops import random_images, recipe_for, train_ours
+from benchmarks.measure import Comparison, Run, Settings
 from benchmarks.score import synthetic
+from benchmarks.timing import CPU, StepTimes, in_turn
 from common import distributed
 from common.loading import stream
 from common.sampling import MicroBatch, Sampling
@@ -39,16 +40,17 @@ LINEAR = 0.9
 
 
 def sizes(settings: Settings) -> tuple[int, int, int]:
-    """Return images of a rank's step, steps, processes of each side."""
-    return (4, 6, 1) if settings.tiny else (64, 10, 2)
+    """Return images of a rank's step, timed steps, processes of each side."""
+    return (4, 2, 1) if settings.tiny else (64, 6, 2)
 
 
-def one(settings: Settings) -> float:
-    """Train ResNet-20 as one of the ranks that torchrun started; return seconds per image."""
+def one(settings: Settings) -> Run:
+    """Train ResNet-20 as one of the ranks that torchrun started; the times are of an image."""
     batch, steps, _ = sizes(settings)
     with distributed.start("cpu") as world:
         total = batch * world.size
-        data = random_images(steps * total)
+        times = StepTimes(world.device, steps, 1, WARM_UP)
+        data = random_images(times.batches * total)
         recipe = recipe_for("cifar-resnet20", total, "fp32")
         resident = ResidentImages(data, recipe.images.padding, seed=0, device=CPU)
 
@@ -57,9 +59,9 @@ def one(settings: Settings) -> float:
                 yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
 
         network = build_network("cifar-resnet20", len(data.classes))
-        starts = train_ours(recipe, network, len(data.labels), load, world)
-        seconds = max(distributed.gather(seconds_per_step(starts, WARM_UP)))
-    return seconds / total
+        train_ours(recipe, network, load, world, times)
+        slowest = max(distributed.gather(times.took()[0].seconds))
+    return Run([slowest / total])
 
 
 def ranks(settings: Settings) -> Comparison:
@@ -67,13 +69,13 @@ def ranks(settings: Settings) -> Comparison:
     batch, _, rounds = sizes(settings)
     arguments = ["scale", *replace(settings, threads=1).flags(), "--loop", "rank"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return Comparison(
-        case=f"ResNet-20, {batch} images a rank, an image",
-        seconds=measure.in_processes(
+    return measure.of_runs(
+        measure.in_processes(
             {"2 gloo ranks": arguments, "1 process": arguments},
             rounds,
             launcher={"2 gloo ranks": [*torchrun, "--nproc-per-node", "2"]},
         ),
+        case=f"ResNet-20, {batch} images a rank, an image",
         faster={"1 process": 2 * LINEAR},
     )
 

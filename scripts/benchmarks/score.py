@@ -4,7 +4,8 @@ from functools import partial
 
 import numpy as np
 
-from benchmarks.measure import Comparison, Settings, Sides, in_turn
+from benchmarks.measure import Comparison, Settings
+from benchmarks.timing import Sides, in_turn
 from detect.bootstrap import bootstrap_map
 from detect.coco_score import score_coco
 from detect.detections import Detections, GroundTruth

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from toy_data import Sizes, make_toy_data
 
-from benchmarks.measure import ROOT, Comparison, Settings, in_turn
+from benchmarks.measure import ROOT, Comparison, Settings
+from benchmarks.timing import in_turn
 
 HELP_SECONDS, STEP_SECONDS = 1.5, 10.0
 FIRST_STEP = """
