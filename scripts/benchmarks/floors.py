@@ -1,6 +1,7 @@
 """What no program could go below by much: operations and bytes over the rates of the device.
 
-The rates are measured where the times are taken: a large matrix product, and a copy.
+The rates are measured where the times are taken: a large matrix product, a copy, and on a GPU the
+smallest kernel.
 """
 
 import re
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmarks.timing import calls_of_a_region, elapsed
 
 COPIED_BYTES = 2**30
+KERNELS = 1000
 _NO_WORK = re.compile(r"prim\.|aten\.(_unsafe_view|(new_)?empty|_local_scalar|detach|lift_fresh)")
 TIMES_THE_CACHE = 4
 """Inputs that are used in turn are so many times as large as the cache together."""
@@ -34,11 +36,13 @@ class Rates:
         flops: Operations a second of a matrix product, bfloat16 on a GPU, float32 on a CPU.
         bandwidth: Bytes a second of a copy, read and written.
         cache: Bytes that need not go through memory; on a CPU bytes are not counted at all.
+        kernel: Seconds of the smallest kernel in a CUDA graph, one after another.
     """
 
     flops: float
-    bandwidth: float
-    cache: float
+    bandwidth: float = float("inf")
+    cache: float = float("inf")
+    kernel: float = 0.0
 
 
 @lru_cache
@@ -49,12 +53,34 @@ def rates(device: torch.device) -> Rates:
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     flops = 2 * side**3 / best(lambda: a @ b, device, 10)
     if not cuda:
-        return Rates(flops, float("inf"), float("inf"))
+        return Rates(flops)
     source = torch.randint(0, 256, (COPIED_BYTES,), dtype=torch.uint8, device=device)
     bandwidth = 2 * COPIED_BYTES / copy_seconds(source)
     del a, b, source
     torch.cuda.empty_cache()  # processes that this one starts need the memory
-    return Rates(flops, bandwidth, float(torch.cuda.get_device_properties(device).L2_cache_size))
+    cache = float(torch.cuda.get_device_properties(device).L2_cache_size)
+    kernel = best(graph_of(small_kernels(device)), device, 10) / KERNELS
+    return Rates(flops, bandwidth, cache, kernel)
+
+
+def small_kernels(device: torch.device) -> Callable[[], None]:
+    """Return a call that adds to a few numbers, many times."""
+    numbers = torch.zeros(1024, device=device)
+
+    def add() -> None:
+        for _ in range(KERNELS):
+            numbers.add_(1.0)
+
+    return add
+
+
+def graph_of(call: Callable[[], None]) -> Callable[[], None]:
+    """Capture a call as a CUDA graph; return its replay."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
 
 
 def best(call: Callable[[], object], device: torch.device, rounds: int) -> float:
@@ -169,7 +195,8 @@ def floors(work: Work, rates: Rates) -> dict[str, tuple[float, str]]:
             f"convolutions alone, {reason} or {some:.3g} {copied}",
         ),
         "one_by_one": (
-            sum(each.seconds(rates) for each in work.seen),
-            f"its {len(work.seen)} operations one by one, {every:.3g} {copied}",
+            sum(max(each.seconds(rates), rates.kernel) for each in work.seen),
+            f"its {len(work.seen)} operations one by one, {every:.3g} {copied}, "
+            f"at least {rates.kernel * 1e6:.2f} us each",
         ),
     }

@@ -59,9 +59,9 @@ def forward_backward(side: Side, x: Tensor, gradient: Tensor) -> Tensor:
     return y
 
 
-def inputs(shape: tuple[int, ...], memory_format: torch.memory_format, device: torch.device) -> list[
-    tuple[Tensor, Tensor]
-]:
+def inputs(
+    shape: tuple[int, ...], memory_format: torch.memory_format, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
     """Draw maps as after a ReLU, and their gradients; several on a GPU."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
 

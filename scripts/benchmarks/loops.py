@@ -187,9 +187,7 @@ def plain_cifar(
     train_plain(built, loader, recipe.optimization.weight_decay, side.precision, device, times)
 
 
-def fed_cifar(
-    network: str, batch: int, side: Side, device: torch.device, times: StepTimes
-) -> None:
+def fed_cifar(network: str, batch: int, side: Side, device: torch.device, times: StepTimes) -> None:
     """Train on a few batches that lie on the device, whole and normalised: nothing to load."""
     labels = torch.randint(0, 10, (batch,), device=device)
     few = [(torch.randn(batch, 3, 32, 32, device=device), labels) for _ in range(4)]

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.floors import COPIED_BYTES, copy_seconds, rates
+from benchmarks.floors import (
+    COPIED_BYTES,
+    KERNELS,
+    copy_seconds,
+    graph_of,
+    rates,
+    small_kernels,
+)
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import take_turns
-
-SMALL = 1024
-LAUNCHES = 1000
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
@@ -31,17 +35,12 @@ def run(settings: Settings) -> Iterator[Comparison]:
         case=f"a product of matrices, {precision}: {flops / 1e12:.3g} TFLOP/s",
         seconds={"1 TFLOP": [1e12 / flops]},
     )
-    numbers = torch.zeros(SMALL, device=device)
-
-    def add() -> None:
-        for _ in range(LAUNCHES):
-            numbers.add_(1.0)
-
-    sides = {"launched by the host": add}
+    launched = small_kernels(device)
+    sides = {"launched by the host": launched}
     if device.type == "cuda":
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            add()
-        sides["replayed by a CUDA graph"] = graph.replay
-    turns = take_turns(sides, 2 if settings.tiny else 9, device, per=dict.fromkeys(sides, LAUNCHES))
-    yield Comparison(case=f"an addition of {SMALL} numbers", **vars(turns))
+        sides["replayed by a CUDA graph"] = graph_of(launched)
+    rounds, per = 2 if settings.tiny else 9, dict.fromkeys(sides, KERNELS)
+    yield Comparison(
+        case="adding to 1024 numbers, one of many times",
+        **vars(take_turns(sides, rounds, device, per=per)),
+    )
