@@ -76,6 +76,7 @@ def measured(name: str, settings: Settings, lines: Path | None) -> dict[str, Any
         "seconds": seconds,
         "load": loads,
         "comparisons": measure.as_record(comparisons),
+        "failed": [name for comparison in comparisons for name in comparison.failed],
     }
     print(f"\n{name}: {summary}\n")
     print(measure.table(comparisons))
@@ -94,7 +95,8 @@ def each_alone(settings: Settings) -> dict[str, Any]:
                 continue
             path = Path(folder) / f"{name}.json"
             command = [sys.executable, __file__, name, *settings.flags(), "--json", str(path)]
-            if subprocess.run(command).returncode == 0:
+            subprocess.run(command)
+            if path.exists():
                 records |= json.loads(path.read_text())["benchmarks"]
             else:
                 records[name] = {"not run": "it failed; its message is above"}
@@ -156,7 +158,7 @@ def main() -> int:
         facts |= {"load_start": loads[0][0], "load_end": loads[-1][1]}
     if given.json:
         measure.write(facts | {"benchmarks": records}, given.json)
-    return int(any("not run" in record for record in records.values()))
+    return int(any("not run" in record or record.get("failed") for record in records.values()))
 
 
 def one_side(name: str, settings: Settings) -> Run:

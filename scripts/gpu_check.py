@@ -88,9 +88,18 @@ def command(part: Part, lines: Path, *, tiny: bool) -> list[str]:
     return [sys.executable, str(measure.BENCH), *part.arguments, *flags, *lines_flag]
 
 
+def read(path: Path) -> list[Line]:
+    """Return the lines of a file, if there is one; one that was cut off does not count."""
+    found: list[Line] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
+
+
 def collect(piece: Path, ended: str, seconds: float | None = None) -> None:
     """Move what a part wrote to the results, and say there how it ended."""
-    head, *lines = map(json.loads, piece.read_text(encoding="utf-8").splitlines())
+    head, *lines = read(piece)
     with (piece.parent / RESULTS).open("a", encoding="utf-8") as file:
         for line in lines:
             print(json.dumps(head | line), file=file)
@@ -126,21 +135,13 @@ def run_part(part: Part, folder: Path, facts: Line, limit: float) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    if part is TESTS_PART and ended == DONE:
+    if part is TESTS_PART:
         said = (folder / LOG).read_text(encoding="utf-8").strip().splitlines()[-1]
         with piece.open("a", encoding="utf-8") as file:
             print(json.dumps({"said": said}), file=file)
     seconds = time.monotonic() - start
     collect(piece, ended, round(seconds, 1))
     print(f"{part.name}: {ended}, {seconds:.0f} s", flush=True)
-
-
-def read(folder: Path) -> list[Line]:
-    """Return the lines of all results."""
-    path = folder / RESULTS
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def machine(facts: Line) -> tuple[Any, ...]:
@@ -170,12 +171,12 @@ def run(folder: Path, parts: Sequence[Part], *, tiny: bool, minutes: float) -> i
     folder.mkdir(parents=True, exist_ok=True)
     for piece in folder.glob(f"*{PIECE}"):
         collect(piece, "interrupted")
-    wanted = missing(read(folder), facts, parts)
+    wanted = missing(read(folder / RESULTS), facts, parts)
     for part in wanted:
         limit = min(part.limit, TINY_LIMIT) if tiny else part.limit
         if limit < deadline - time.monotonic():
             run_part(part, folder, facts, limit)
-    left = [part.name for part in missing(read(folder), facts, parts)]
+    left = [part.name for part in missing(read(folder / RESULTS), facts, parts)]
     if left:
         print(f"left: {' '.join(left)}; give the command again", flush=True)
     return int(bool(left))
@@ -195,13 +196,12 @@ def table(lines: Sequence[Line]) -> str:
             last = {line["case"]: line for line in part if "case" in line}
             for line in last.values():
                 values = {key: line[key] for key in Comparison.__dataclass_fields__}
-                written += [
-                    f"| {' | '.join(cells)} |" for cells in rows(name, Comparison(**values))
-                ]
+                cells_of = rows(name, Comparison(**values))
+                written += [f"| {' | '.join(cells)} |" for cells in cells_of]
             said = [line["said"] for line in part if "said" in line]
             end = [line["ended"] for line in part if "ended" in line][-1]
             if said or end != DONE:
-                cells = (name, said[-1] if said else end, *[""] * (len(HEAD) - 2))
+                cells = (name, ", ".join([end, *said[-1:]]), *[""] * (len(HEAD) - 2))
                 written.append(f"| {' | '.join(cells)} |")
     return "\n".join(written).strip() + "\n"
 
@@ -227,6 +227,8 @@ def rows(part: str, comparison: Comparison) -> list[tuple[str, ...]]:
                 comparison.notes.get(side, ""),
             )
         )
+    for side, why in comparison.failed.items():
+        lines.append((part, comparison.case, side, *[""] * 6, why))
     for name, (seconds, reason) in found.items():
         lines.append((part, comparison.case, name, "", duration(seconds), *[""] * 4, reason))
     return [lines[0], *(("", "", *line[2:]) for line in lines[1:])]
@@ -238,9 +240,9 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = made.add_subparsers(dest="command", required=True)
-    names = [part.name for part in PARTS]
+    names = ", ".join(part.name for part in PARTS)
     runs = commands.add_parser("run", help="run what is missing")
-    runs.add_argument("parts", nargs="*", choices=[*names, []], help="these parts alone")
+    runs.add_argument("parts", nargs="*", metavar="PART", help=f"these alone: {names}")
     runs.add_argument("--minutes", type=float, default=9.0, help="start no part that needs longer")
     runs.add_argument("--tiny", action="store_true", help="on a CPU, the smallest sizes")
     for sub in (runs, commands.add_parser("table", help="write the results as Markdown")):
@@ -254,12 +256,16 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         if given.command == "table":
-            lines = read(given.out)
+            lines = read(given.out / RESULTS)
             if not lines:
                 raise InputError(f"{given.out} holds no {RESULTS}: give the folder of a run")
             print(table(lines), end="")
             return 0
-        parts = [part for part in PARTS if not given.parts or part.name in given.parts]
+        known = {part.name: part for part in PARTS}
+        unknown = [name for name in given.parts if name not in known]
+        if unknown:
+            raise InputError(f"there is no part {unknown[0]}: there are {', '.join(known)}")
+        parts = [known[name] for name in given.parts or known]
         return run(given.out, parts, tiny=given.tiny, minutes=given.minutes)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -49,7 +49,11 @@ TINY = Case(4, 3, 1)
 
 
 def cases(settings: Settings) -> dict[str, Case]:
-    """Return the networks to train; raises InputError if one is named that is none of them."""
+    """Return the networks to train.
+
+    Raises:
+        InputError: If one is named that is none of them.
+    """
     known = GPU_CASES if settings.device.type == "cuda" else CPU_CASES
     if settings.network is None:
         return {"cifar-resnet20": TINY} if settings.tiny else known

@@ -50,13 +50,14 @@ def rates(device: torch.device) -> Rates:
     """Measure the rates of a device, once in a process."""
     cuda = device.type == "cuda"
     side, dtype = (8192, torch.bfloat16) if cuda else (1536, torch.float32)
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    flops = 2 * side**3 / best(lambda: a @ b, device, 10)
+    matrices = [torch.randn(side, side, device=device, dtype=dtype) for _ in range(2)]
+    flops = 2 * side**3 / best(lambda: matrices[0] @ matrices[1], device, 10)
     if not cuda:
         return Rates(flops)
     source = torch.randint(0, 256, (COPIED_BYTES,), dtype=torch.uint8, device=device)
     bandwidth = 2 * COPIED_BYTES / copy_seconds(source)
-    del a, b, source
+    matrices.clear()
+    del source
     torch.cuda.empty_cache()  # processes that this one starts need the memory
     cache = float(torch.cuda.get_device_properties(device).L2_cache_size)
     kernel = best(graph_of(small_kernels(device)), device, 10) / KERNELS

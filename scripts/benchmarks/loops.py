@@ -205,7 +205,7 @@ def train_plain(
     device: torch.device,
     times: StepTimes,
 ) -> None:
-    """Train a pass with a loop as tutorials write it, but for the sums, which stay on the device."""
+    """Train a pass as tutorials do, but for the sums, which stay on the device."""
     network = network.to(device).train()
     optimizer = torch.optim.SGD(
         network.parameters(), lr=0.1, momentum=0.9, weight_decay=weight_decay

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.timing import CPU, StepTimes, is_asynchronous
+from common.errors import InputError
 
 Call = Callable[[], torch.Tensor]
 BENCH = Path(__file__).resolve().parents[1] / "bench.py"
@@ -66,6 +67,7 @@ class Comparison:
         images: Images of the work, for images/s.
         published: Images a second that others state, and who; for the same kind of device.
         notes: Side to what else there is to say of it.
+        failed: Sides whose process failed, and how.
     """
 
     case: str
@@ -78,6 +80,7 @@ class Comparison:
     images: int | None = None
     published: tuple[float, str] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
 
     def ratios(self, name: str) -> list[float]:
         """Return how many times as fast as a side ours is, pair by pair."""
@@ -88,9 +91,11 @@ class Comparison:
         """Return the lines of the table: a side each, then the floor."""
         rows: list[tuple[str, ...]] = []
         for position, (name, seen) in enumerate(self.seconds.items()):
-            ratio = "" if position == 0 else spread(self.ratios(name), "{:.2f}".format)
+            alone = position == 0 or self.failed  # the first may not be ours
+            ratio = "" if alone else spread(self.ratios(name), "{:.2f}".format)
             took = spread(seen, duration) + self._host(name)
             rows.append((self.case, name, took, ratio, self._goal(name)))
+        rows += [(self.case, name, why, "", "") for name, why in self.failed.items()]
         ours = statistics.median(next(iter(self.seconds.values())))
         for name, bound in self.bounds().items():
             seconds, reason = bound
@@ -112,7 +117,7 @@ class Comparison:
         return f"; host {duration(statistics.median(self.host[name]))}"
 
     def _goal(self, name: str) -> str:
-        if name in self.faster:
+        if name in self.faster and not self.failed:
             wanted = self.faster[name]
             reached = statistics.median(self.ratios(name)) >= wanted
             return f"{wanted:.2f}: {'yes' if reached else 'NO'}"
@@ -157,7 +162,7 @@ class Run:
     """What the process of one side measured.
 
     Attributes:
-        seconds: Times of a step, or of what the side says.
+        seconds: Times of a step, or of what the side says; none if it failed.
         host: The host's for the same; empty where it is the same.
         notes: What else there is to say.
     """
@@ -182,24 +187,36 @@ def in_processes(
 ) -> dict[str, Run]:
     """Time sides one after another, each time in a process of its own.
 
-    What a side sets for its whole process, such as the allocator, stays its own.
+    What a side sets for its whole process, such as the allocator, stays its own. A side that fails
+    does not stop the others; its run has no times.
 
     Args:
         commands: Side to the arguments of `bench.py`, with --loop; it prints its `Run` last.
         rounds: Processes of each side.
         launcher: Side to what starts python, if it is not this interpreter alone.
+
+    Raises:
+        InputError: If all of them fail.
     """
     runs: dict[str, list[Run]] = {name: [] for name in commands}
+    failed: dict[str, Run] = {}
     for _ in range(rounds):
         for name, arguments in commands.items():
-            runs[name].append(child(arguments, launcher.get(name, [sys.executable])))
-    return {
+            if name not in failed:
+                try:
+                    runs[name].append(child(arguments, launcher.get(name, [sys.executable])))
+                except subprocess.CalledProcessError as error:
+                    failed[name] = Run([], notes=f"failed with exit code {error.returncode}")
+    if len(failed) == len(commands):
+        raise InputError(f"no side ran ({', '.join(failed)}): their messages are above")
+    return failed | {
         name: Run(
             [seconds for run in its for seconds in run.seconds],
             [seconds for run in its for seconds in run.host],
             its[-1].notes,
         )
         for name, its in runs.items()
+        if name not in failed
     }
 
 
@@ -213,9 +230,10 @@ def child(arguments: list[str], launcher: list[str]) -> Run:
 def of_runs(runs: Mapping[str, Run], **more: Any) -> Comparison:
     """Compare what processes measured; `more` is the rest of the comparison."""
     return Comparison(
-        seconds={name: run.seconds for name, run in runs.items()},
+        seconds={name: run.seconds for name, run in runs.items() if run.seconds},
         host={name: run.host for name, run in runs.items() if run.host},
-        notes={name: run.notes for name, run in runs.items() if run.notes},
+        notes={name: run.notes for name, run in runs.items() if run.notes and run.seconds},
+        failed={name: run.notes for name, run in runs.items() if not run.seconds},
         **more,
     )
 
