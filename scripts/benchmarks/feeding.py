@@ -107,11 +107,11 @@ def run(settings: Settings) -> Iterator[Comparison]:
             images=1,
         )
         blobs = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in paths]
-    chunks = itertools.cycle(
-        [blobs[start : start + batch] for start in range(0, len(blobs) - batch + 1, batch)]
-    )
+    endless = itertools.cycle(blobs)
+
+    def call() -> None:
+        decode(list(itertools.islice(endless, batch)), settings.device)
+
     side = f"decode_jpeg on the {settings.device.type.upper()}"
-    turns = take_turns(
-        {side: lambda: decode(next(chunks), settings.device)}, 5, settings.device, per={side: batch}
-    )
+    turns = take_turns({side: call}, 5, settings.device, per={side: batch})
     yield Comparison(case=f"{photos} decoded, an image", **vars(turns), images=1)

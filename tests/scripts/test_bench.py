@@ -5,8 +5,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import bench
@@ -14,9 +16,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torchvision.models as models
+from benchmarks.measure import Run, Settings
+from benchmarks.timing import CPU, StepTimes
 from torch import Tensor, nn
+from torch.autograd import DeviceType
 
 from common import allocator
+from common.graphed_step import Capture
 from detect.voc_score import score_voc
 from pretrain.networks import build_network
 
@@ -52,22 +59,23 @@ def here(
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
-    def child(arguments: list[str], launcher: list[str]) -> float:
+    def child(arguments: list[str], launcher: list[str]) -> Run:
         code, out, _ = call(*arguments)
         assert code == 0
-        return float(out.splitlines()[-1])
+        return Run(**json.loads(out.splitlines()[-1]))
 
-    measure = importlib.import_module("benchmarks.measure")
-    monkeypatch.setattr(measure, "child", child)
+    monkeypatch.setattr(importlib.import_module("benchmarks.measure"), "child", child)
     return call
 
 
 SIDES = {
+    "rates": {"copy_", "1 TFLOP", "launched by the host"},
     "layer": {"FocusedDropout", "x * 1.0", "torchvision drop_block2d", "timm DropBlock2d"},
     "method": {"the method, p = 0.1", "plain step"},
     "cifar": {"ours", "plain", "ours-bf16"},
     "imagenet": {"ours", "torchvision"},
     "loader": {"ours", "ours, up to the bytes for a GPU", "torchvision's preset on PIL"},
+    "feeding": {"2 workers", "1 workers", "decode_jpeg on the CPU"},
     "retinanet": {"ours", "torchvision", "folded", "F.batch_norm"},
     "score": {"score_voc", "loop over detections", "pycocotools, all its thresholds"},
     "checkpoint": {"ours, flushed, the one before kept", "torch.save, not flushed"},
@@ -90,17 +98,20 @@ def test_each_benchmark_runs_at_its_smallest(
     monkeypatch.setattr(part("startup"), "call", lambda *words: started.append(words))
     path = tmp_path / "times.json"
     flags = ["--tiny", "--threads", "1", "--device", "cpu", "--coco", "--photos", str(photos)]
-    code, out, _ = here(name, *flags, "--json", str(path))
+    lines = tmp_path / "lines.jsonl"
+    code, out, _ = here(name, *flags, "--json", str(path), "--lines", str(lines))
     assert code == 0
     record = json.loads(path.read_text())
     assert record["threads"] == 1
     assert record["torch"] == torch.__version__
     assert {"device", "date", "commit", "load_start", "load_end"} <= record.keys()
     comparisons = record["benchmarks"][name]["comparisons"]
+    assert [json.loads(line) for line in lines.read_text().splitlines()] == comparisons
     seen: set[str] = set()
     for comparison in comparisons:
         times = comparison["seconds"]
         assert len({len(values) for values in times.values()}) == 1
+        assert comparison["host"] == {}  # a CPU has one time
         assert all(value > 0 for values in times.values() for value in values)
         assert comparison["faster"].keys() <= times.keys()
         seen |= times.keys()
@@ -108,6 +119,20 @@ def test_each_benchmark_runs_at_its_smallest(
     assert out.count("\n| ") >= 2 + len(comparisons)
     assert bool(started) == (name == "startup")
     assert torch.get_num_threads() == 1
+
+
+# Dynamo asks every tensor for its gradient.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+@pytest.mark.parametrize("name", ["layer", "retinanet", "cifar", "imagenet"])
+def test_compiled_sides_run_if_asked_for(here: Any, tmp_path: Path, name: str) -> None:
+    lines = tmp_path / "lines.jsonl"
+    flags = ["--tiny", "--threads", "1", "--device", "cpu", "--compiled", "--lines", str(lines)]
+    assert here(name, *flags)[0] == 0
+    for line in lines.read_text().splitlines():
+        comparison = json.loads(line)
+        assert any("compiled" in side for side in comparison["seconds"])
+        if name != "layer":
+            assert any("first step" in note for note in comparison["notes"].values())
 
 
 def test_sides_cover_all_benchmarks() -> None:
@@ -121,22 +146,56 @@ def test_all_runs_each_in_a_process_and_goes_on_after_a_failure(
 ) -> None:
     ran = []
 
-    def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    def run(command: list[str]) -> None:
         given = bench.parser().parse_args(command[2:])
         ran.append((given.name, given.threads, given.tiny, given.photos, given.coco))
-        record = {given.name: {"load": [1.0, 2.0], "comparisons": []}}
-        given.json.write_text(json.dumps({"benchmarks": record}))
-        return subprocess.CompletedProcess(command, int(given.name == "loader"))
+        if given.name != broken:
+            record = {given.name: {"load": [1.0, 2.0], "comparisons": []}}
+            given.json.write_text(json.dumps({"benchmarks": record}))
 
     monkeypatch.setattr(bench.subprocess, "run", run)
     monkeypatch.setattr(importlib.import_module("benchmarks.measure"), "_commit", lambda: "abc")
-    path = tmp_path / "times.json"
-    code, _, _ = here("all", "--threads", "1", "--tiny", "--json", str(path))
+    path, broken = tmp_path / "times.json", "score"
+    flags = ["--threads", "1", "--tiny", "--json", str(path)]
+    code, _, _ = here("all", *flags, "--photos", str(tmp_path))
     assert code == 1
-    assert ran == [(name, 1, True, None, False) for name in bench.NAMES]
+    assert ran == [(name, 1, True, tmp_path, False) for name in bench.NAMES]
     record = json.loads(path.read_text())
-    assert record["benchmarks"]["loader"] == {"not run": "it failed; its message is above"}
+    assert record["benchmarks"]["score"] == {"not run": "it failed; its message is above"}
     assert (record["load_start"], record["load_end"]) == (1.0, 2.0)
+
+    ran.clear()
+    broken = ""
+    code, out, _ = here("all", *flags)
+    assert code == 0
+    assert [name for name, *_ in ran] == [name for name in bench.NAMES if name != "loader"]
+    assert "loader: skipped, it needs real photos: give --photos DIR" in out
+    assert json.loads(path.read_text())["benchmarks"]["loader"] == {"skipped": "no --photos"}
+
+
+def test_a_side_that_fails_leaves_the_others(
+    part: Any, here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = ["plain"]
+
+    def child(arguments: list[str], launcher: list[str]) -> Run:
+        if arguments[-1] in broken:
+            raise subprocess.CalledProcessError(3, arguments)
+        return Run([2.0], notes="first step 1 s")
+
+    monkeypatch.setattr(part("measure"), "child", child)
+    path = tmp_path / "times.json"
+    flags = ["cifar", "--tiny", "--threads", "1", "--device", "cpu", "--json", str(path)]
+    code, out, _ = here(*flags)
+    assert code == 1
+    (comparison,) = json.loads(path.read_text())["benchmarks"]["cifar"]["comparisons"]
+    assert comparison["seconds"] == {"ours": [2.0], "ours-bf16": [2.0]}
+    assert comparison["failed"] == {"plain": "failed with exit code 3"}
+    assert "| plain | failed with exit code 3 |" in out
+    broken += ["ours", "ours-bf16"]
+    code, _, err = here(*flags)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: no side ran (ours, plain, ours-bf16)")
 
 
 def test_mistakes_are_told_in_a_line(here: Any, tmp_path: Path) -> None:
@@ -148,13 +207,24 @@ def test_mistakes_are_told_in_a_line(here: Any, tmp_path: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
     assert "holds no .jpg" in err
     code, _, err = here("cifar", "--loop", "fast")
-    assert (code, err) == (2, "error: cifar has no loop fast: it has ours, plain, ours-bf16\n")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(
+        "error: cifar has no loop fast: it has ours, plain, ours-bf16, ours-graph"
+    )
+    code, _, err = here("cifar", "--network", "resnet1000")
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: cifar has no network resnet1000: it has cifar-resnet20, ")
+    code, _, err = here("retinanet", "--network", "608x1024", "--device", "cpu")
+    assert (code, err) == (
+        2,
+        "error: retinanet has no case 608x1024: it has small, small-bf16, 256\n",
+    )
 
 
 def test_sides_take_turns_and_the_warm_up_does_not_count(part: Any) -> None:
     order: list[str] = []
     sides = {name: lambda name=name: order.append(name) for name in "ab"}
-    seconds = part("measure").in_turn(sides, 3, warm_up=1, per={"a": 1000})
+    seconds = part("timing").in_turn(sides, 3, warm_up=1, per={"a": 1000})
     assert "".join(order) in ("abbaabba", "baabbaab")
     assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3}
 
@@ -174,6 +244,18 @@ def test_ratios_are_of_pairs_and_goals_of_their_median(part: Any) -> None:
         ("work", "theirs", "3 s (3 s to 4 s)", "1.50 (1.00 to 3.00)", "1.50: yes"),
         ("work", "floor: the speed of light", "500 ms", "0.25 of ours", ""),
     ]
+    more = replace(
+        result,
+        one_by_one=(0.8, "twenty calls"),
+        images=8,
+        published=(16.0, "others"),
+        host={"ours": [0.1]},
+    )
+    assert more.rows()[0][2] == "2 s (1 s to 4 s); host 100 ms"
+    assert more.rows()[3:] == [
+        ("work", "eager: twenty calls", "800 ms", "0.40 of ours", ""),
+        ("work", "published: 16 images/s, others", "500 ms", "0.25 of ours", ""),
+    ]
     lines = measure.table([result, result]).splitlines()
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| work", "| ", "| "] * 2
 
@@ -183,13 +265,40 @@ def test_durations_have_three_digits(part: Any) -> None:
     assert written == ["1234 s", "2 s", "45.6 ms", "78 us", "3 ns"]
 
 
-def test_the_arithmetic_floor_counts_a_product(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    measure = part("measure")
-    monkeypatch.setattr(measure, "elapsed", lambda call, device: 2.0)
+def test_the_floor_of_a_product(part: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU of operations alone; on a GPU of bytes that miss the cache too, and of launches."""
+    floors = part("floors")
     a, b = torch.ones(10, 20), torch.ones(20, 30)
-    seconds, reason = measure.arithmetic_floor(lambda: a @ b, torch.device("cpu"))
-    assert seconds == pytest.approx(2 * 10 * 20 * 30 / 1536**3)
-    assert "GFLOP/s" in reason
+    with floors.Work() as work:
+        (a @ b).view(-1).relu_()
+    flops, moved = 2 * 10 * 20 * 30, 4 * (10 * 20 + 20 * 30 + 10 * 30)
+    assert [tuple(seen) for seen in work.seen] == [(flops, moved, True), (0, 2 * 4 * 300, False)]
+    cpu = floors.floors(work, floors.Rates(flops=6e9))
+    assert cpu == {"floor": (pytest.approx(2e-6), "1.2e-05 GFLOP at the 6 GFLOP/s of a product")}
+
+    slow_memory = floors.Rates(flops=6e9, bandwidth=1e9, cache=2500, kernel=1e-6)
+    gpu = floors.floors(work, slow_memory)
+    assert gpu["floor"][0] == pytest.approx(moved / 1e9)  # 4,400 bytes do not fit in the cache
+    assert gpu["one_by_one"][0] == pytest.approx(moved / 1e9 + 1e-6)  # the 2,400 of the ReLU do
+    cached = floors.Rates(flops=6e9, bandwidth=1e9, cache=1e6, kernel=1e-6)
+    assert floors.floors(work, cached)["floor"][0] == pytest.approx(2e-6)
+
+
+def test_the_work_of_a_resnet_is_that_of_its_documentation(part: Any) -> None:
+    """Three passes over the products that torchvision states, but for the first one's gradient."""
+    count = models.ResNet18_Weights.IMAGENET1K_V1.meta["_ops"]  # multiply-adds, 1e9
+
+    def make() -> Callable[[], Tensor]:
+        network, images = models.resnet18(), torch.ones(2, 3, 224, 224)
+        return lambda: network(images).sum()
+
+    work = part("floors").count_training(make, bf16=True)
+    first = 2 * 112 * 112 * 64 * 3 * 7 * 7
+    flops = sum(seen.flops for seen in work.seen)
+    assert flops / 2 == pytest.approx(3 * 2 * count * 1e9 - first, rel=0.001)
+    halves = part("floors").count_training(make, bf16=False)
+    moved = [sum(seen.moved for seen in one.seen if seen.is_product) for one in (work, halves)]
+    assert moved[0] == pytest.approx(moved[1] / 2, rel=0.01)
 
 
 def test_layer_sides_pass_or_zero_what_they_get(part: Any) -> None:
@@ -216,17 +325,13 @@ def test_a_step_without_participation_is_the_plain_step(part: Any) -> None:
         trainer = method.Trainer(case, focus if name != "plain" else method.Focus(), cpu)
         step = trainer.focus and method.first_step(trainer.focus, participating=name == "on")
         torch.manual_seed(3)
-        trainer.batch = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8), torch.arange(2)
+        images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+        trainer.batches = iter([(images, torch.arange(2))])
         trainer.step(step)
         weights[name] = trainer.network.state_dict()
     assert weights["plain"].keys() == weights["off"].keys() == weights["on"].keys()
     assert all(torch.equal(value, weights["off"][key]) for key, value in weights["plain"].items())
     assert not torch.equal(weights["plain"]["fc.weight"], weights["on"]["fc.weight"])
-
-
-def test_the_seconds_are_those_of_the_steps_after_the_warm_up(part: Any) -> None:
-    """Three steps from 10 s to 16 s; when the last one ended is not known."""
-    assert part("loops").seconds_per_step([0.0, 8.0, 10.0, 11.0, 12.0, 16.0], 2) == 2.0
 
 
 @pytest.mark.parametrize("name", ["plain", "ours", "ours-bf16"])
@@ -252,14 +357,12 @@ def test_loops_do_the_same_work(
         return networks[0]
 
     monkeypatch.setattr(loops, "build_network", build)
-    data = loops.random_images(24)
-    if name == "plain":
-        starts = loops.plain_cifar("cifar-resnet20", data, 8, cpu)
-    else:
-        precision = "bf16" if name == "ours-bf16" else "fp32"
-        starts = loops.our_cifar("cifar-resnet20", data, 8, precision, cpu)
-    assert len(starts) == len(images) == 3
-    assert starts == sorted(starts)
+    data, times = loops.random_images(24), StepTimes(cpu, steps=1, regions=1, warm_up=1)
+    side = loops.Side.of(Settings(loop=name))
+    loop = loops.plain_cifar if name == "plain" else loops.our_cifar
+    loop("cifar-resnet20", data, 8, side, cpu, times)
+    assert len(images) == times.batches == 3
+    assert times.took()[0].seconds > 0
     torch.manual_seed(1)
     fresh = build_network("cifar-resnet20", 10).state_dict()
     trained = networks[0].state_dict()
@@ -276,8 +379,118 @@ def test_loops_do_the_same_work(
     assert {output.dtype for output in logits} == {expected}
 
 
+def test_the_name_of_a_side_says_how_it_runs(part: Any) -> None:
+    """The GPU of these settings need not be there."""
+    of, gpu = part("loops").Side.of, torch.device("cuda")
+    assert of(Settings(loop="ours", device=gpu)).precision == "bf16"
+    assert of(Settings(loop="plain")) == part("loops").Side("plain", "fp32", False, False, None)
+    graphed = of(Settings(loop="ours-compiled-graphed", device=gpu))
+    assert (graphed.graphed, graphed.tuned, graphed.backend) == (True, False, "inductor")
+    assert not of(Settings(loop="ours-graphed")).graphed  # a CPU has no graphs
+    assert of(Settings(loop="ours-tuned", tiny=True)).tuned
+    recipe = part("loops").recipe_for("resnet50", 256, "bf16", graphed=True)
+    assert recipe.optimization.cuda_graphs
+
+
+def test_a_gpu_has_the_cases_that_are_published(part: Any) -> None:
+    gpu = Settings(device=torch.device("cuda"))
+    case = part("imagenet").choose(gpu)
+    assert (case.network, case.batch, case.side) == ("resnet50", 256, 224)
+    sizes = [
+        part("retinanet").make_batch(replace(case, batch=1), CPU).images.pixels.shape[-2:]
+        for case in part("retinanet").choose(gpu)
+    ]
+    assert sizes == [(608, 1024), (800, 800)]
+    for name in ("cifar", "imagenet"):
+        shown = part("loops").sides_of(gpu, (), part(name).ON_GPU, ())
+        assert {"ours", "ours-graphed"} < set(shown) <= set(part(name).LOOPS)
+
+
+class Rerun(Capture):
+    """Runs the step anew where a graph would replay it."""
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def side_stream(self) -> Any:
+        return nullcontext()
+
+    def capture(self, step: Callable[[], dict[str, Tensor]]) -> Any:
+        means: dict[str, Tensor] = {}
+        return lambda: means.update(step()), means
+
+
+def test_graphed_steps_of_the_method_are_its_steps(
+    part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = part("method")
+    monkeypatch.setattr(method, "Capture", Rerun)
+    focus = importlib.import_module("pretrain.recipes").RECIPES["cifar10-resnet20-fd"]().focus
+    weights = []
+    for graphed in (False, True):
+        case = method.Case("cifar10-resnet20-fd", 10, 2, 1, graphed=graphed)
+        torch.manual_seed(0)
+        trainer = method.Trainer(case, focus, CPU)
+        steps = [method.first_step(trainer.focus, participating=flag) for flag in (False, True)]
+        for number in steps * 5:  # three warm-ups of each kind, then the graphs
+            trainer.step(number)
+        weights.append(trainer.network.state_dict())
+    torch.testing.assert_close(weights[0], weights[1])
+
+
+def test_a_kernel_counts_once_in_the_parts_of_a_step(
+    part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The profiler names it in a row of the host and, for what is annotated, in one of the GPU."""
+    retinanet, gpu = part("retinanet"), torch.device("cuda")
+    names = ["aten::convolution", retinanet.LOSSES, "Optimizer.step#SGD.step", "aten::add"]
+    table = [
+        SimpleNamespace(key=name, device_type=kind, device_time_total=1e6, cpu_time_total=5e6)
+        for name in names
+        for kind in (DeviceType.CPU, DeviceType.CUDA)
+    ]
+    profiled = SimpleNamespace(key_averages=lambda: table)
+    monkeypatch.setattr(retinanet, "profile", lambda **settings: nullcontext(profiled))
+    monkeypatch.setattr(retinanet, "elapsed", lambda step, device: SimpleNamespace(seconds=10.0))
+
+    class Network(nn.Module):
+        def compute_loss(self) -> None: ...
+
+    assert retinanet.parts(lambda: None, Network(), gpu) == {
+        retinanet.CONVOLUTIONS: 1.0,
+        retinanet.LOSSES: 1.0,
+        retinanet.OPTIMIZER: 1.0,
+        retinanet.REST: 7.0,
+    }
+
+
+def test_inputs_of_a_layer_take_turns(part: Any) -> None:
+    seen = []
+
+    def side(x: Tensor) -> Tensor:
+        seen.append(float(x.detach()))
+        return x * 1.0
+
+    maps = [(torch.tensor(float(n), requires_grad=True), torch.ones(())) for n in range(2)]
+    call = part("layer").rotating(side, maps)
+    for _ in range(3):
+        call()
+    assert seen == [0.0, 1.0, 0.0]
+
+
+def test_drawn_photos_are_photos(part: Any, tmp_path: Path) -> None:
+    part("feeding").draw_photos(tmp_path / "drawn", 2)
+    for photo in part("loader").find_photos(tmp_path / "drawn"):
+        pixels = cv2.imread(str(photo)).astype(float)
+        assert sorted(pixels.shape[:2]) == [375, 500]
+        assert 30 < pixels.std() < 80
+        assert 40_000 < photo.stat().st_size < 200_000
+        neighbours = np.abs(np.diff(pixels, axis=1)).mean()
+        assert neighbours < pixels.std() / 3  # smooth, as no noise of single pixels is
+
+
 def test_every_case_has_a_network_and_a_recipe(part: Any) -> None:
-    for network in part("cifar").CASES:
+    for network in part("cifar").CPU_CASES:
         recipe = part("loops").recipe_for(network, 16, "fp32")
         assert (recipe.network, recipe.optimization.batch_size) == (network, 16)
         assert recipe.optimization.epochs == 1
