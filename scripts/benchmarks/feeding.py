@@ -1,7 +1,8 @@
 """Feeding a GPU: images through worker processes to the device, and JPEGs decoded on it.
 
-The way of a training: files, workers, augmented bytes on the device, nothing trained. Photos are
-those of --photos, or drawn: noise of several scales in the usual sizes.
+The way of a training: files, workers, augmented bytes on the device, nothing trained. On a GPU the
+workers decode and crop, or it does (--images.decode gpu). Photos are those of --photos, or drawn:
+noise of several scales in the usual sizes.
 """
 
 import itertools
@@ -9,7 +10,9 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -24,6 +27,7 @@ from common.sampling import MicroBatch
 from pretrain.recipes import RECIPES
 from pretrain.task import open_split
 
+Decoder = Literal["cpu", "gpu"]
 SIZES = ((375, 500), (500, 375), (333, 500), (400, 600))
 SCALES = (4, 16, 64, 256)
 REGIONS = 3
@@ -62,9 +66,12 @@ def worker_counts(cores: int) -> list[int]:
     return sorted({cores, -(-3 * cores // 4), -(-cores // 2), 1}, reverse=True)
 
 
-def feed(root: Path, workers: int, batch: int, settings: Settings) -> list[float]:
+def feed(
+    root: Path, workers: int, batch: int, decoder: Decoder, device: torch.device
+) -> list[float]:
     """Read batches to the device; return the seconds of an image, region by region."""
     recipe = RECIPES["imagenet-resnet50"]()
+    recipe = replace(recipe, images=replace(recipe.images, decode=decoder))
     split = open_split(
         recipe,
         root,
@@ -72,11 +79,11 @@ def feed(root: Path, workers: int, batch: int, settings: Settings) -> list[float
         training=True,
         seed=0,
         workers=workers,
-        device=settings.device,
+        device=device,
         cache=None,
     )
     # Each worker holds two batches ready at the start, which took no time.
-    times = StepTimes(settings.device, STEPS * workers, REGIONS, warm_up=2 * workers + 1)
+    times = StepTimes(device, STEPS * workers, REGIONS, warm_up=2 * workers + 1)
     indices = np.arange(times.batches * batch).reshape(-1, batch) % split.num_images
     for _ in times.watch(split.load(MicroBatch(0, chosen, 1.0) for chosen in indices)):
         pass
@@ -98,14 +105,18 @@ def run(settings: Settings) -> Iterator[Comparison]:
         mean = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
         photos = f"{len(paths)} photos of {mean:.0f} kB"
         counts = [2, 1] if settings.tiny else worker_counts(min(16, os.cpu_count() or 1))
-        yield Comparison(
-            case=f"{photos} to 224 px on the device, an image",
-            seconds={
-                f"{workers} workers": feed(Path(name), workers, batch, settings)
-                for workers in counts
-            },
-            images=1,
-        )
+        decoders: dict[Decoder, str] = {"cpu": ""}
+        if settings.device.type == "cuda":
+            decoders["gpu"] = ", nvJPEG"
+        fed = {
+            f"{workers} worker{'s' * (workers > 1)}{who}": feed(
+                Path(name), workers, batch, decoder, settings.device
+            )
+            for decoder, who in decoders.items()
+            for workers in counts
+        }
+        case = f"{photos} to 224 px on the device, an image"
+        yield Comparison(case=case, seconds=fed, images=1)
         blobs = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in paths]
     endless = itertools.cycle(blobs)
 
