@@ -58,7 +58,7 @@ def _bench(name: str, limit: int, arguments: str) -> Part:
 TESTS_PART = Part("tests", 240, ())
 PARTS = (
     _bench("rates", 60, "rates"),
-    _bench("r20", 120, "cifar --network cifar-resnet20"),
+    _bench("r20", 180, "cifar --network cifar-resnet20"),
     TESTS_PART,
     _bench("r50", 240, "imagenet"),
     _bench("det-608x1024", 180, "retinanet --network 608x1024"),
