@@ -217,7 +217,7 @@ def parts(step: Callable[[], None], network: nn.Module, device: torch.device) ->
     network.compute_loss = record_function(LOSSES)(compute_loss)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     try:
-        with profile(activities=activities) as profiled:
+        with profile(activities=activities, acc_events=True) as profiled:  # else 2.11 warns
             total = elapsed(step, device).seconds
     finally:
         del network.compute_loss
