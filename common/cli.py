@@ -1,24 +1,26 @@
 """What the commands of both stages share: flags from dataclasses, one-line errors, exit codes.
 
 Exit codes: 0 done, 1 something broke, 2 wrong arguments or data, 3 the training became non-finite,
-143 ended on request after a checkpoint.
+143 ended on request after a checkpoint. A rank that ends because another did exits with its code.
 """
 
 import contextlib
 import difflib
-import errno
 import inspect
 import io
+import multiprocessing
 import os
 import re
+import signal
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from common.errors import InputError, ReaderKilled
+from common.errors import InputError, outcome
 
 _TAIL = ("Argument helptext", "For full helptext")
 Args = TypeVar("Args")
@@ -39,31 +41,43 @@ def run(program: str, commands: Mapping[str, Command], overview: str, argv: Sequ
             print(overview)
             return 0 if argv else 2
         commands[choose(argv[0], commands, "command", f"{program} --help")](list(argv[1:]))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return 0
+    except BaseException as error:
+        code, line = outcome(error)
+        group = _has_a_group()
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        elif line is not None:
+            print(line, file=sys.stderr)
+        elif not group:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except Exception as caught:
-        # torch raises this wherever the main process happens to be.
-        if "DataLoader worker" in str(caught):
-            print(f"ReaderKilled: {ReaderKilled()}", file=sys.stderr)
-            return ReaderKilled.exit_code
-        code = getattr(caught, "exit_code", None)
-        if code is None:
-            raise
-        print(f"{type(caught).__name__}: {caught}", file=sys.stderr)
-        return int(code)
-    return 0
+        elif not isinstance(error, SystemExit):
+            traceback.print_exc()
+        if group:
+            _leave(code)
+        return code
+
+
+def _has_a_group() -> bool:
+    """Tell whether this process still belongs to a group of ranks; does not import torch."""
+    group = sys.modules.get("torch.distributed")
+    return group is not None and group.is_available() and group.is_initialized()
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process now, with its group as it is.
+
+    To take a group apart, as the end of the interpreter would, can wait for the other ranks, and
+    they wait for this one in what they were doing together. The system closes all that is open:
+    with gloo the others see it, and torchrun ends them where they do not.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report these deaths
+    for reader in multiprocessing.active_children():
+        reader.kill()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def choose(name: str, known: Mapping[str, object], kind: str, where: str) -> str:

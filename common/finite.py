@@ -69,7 +69,7 @@ class FiniteCheck:
         if now and not self._weights_are_finite():
             bad.append("a weight")
         if any_rank(bool(bad), self._world.device):
-            self.stop(bad or ["a value on another rank"], step)
+            self.stop(list(dict.fromkeys(name for names in gather(bad) for name in names)), step)
         if now:
             self._cleared = step
         del self._steps[:-1]  # of the last step, the update is still to be judged

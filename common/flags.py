@@ -27,6 +27,10 @@ class RunFlags:
     next readable image of the data set takes its place. Neither evaluation nor a dry run skips."""
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch always counts."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written at least this often; 0: after every step."""
+    timeout_minutes: float = 10.0
+    """How long a rank waits for the others; then it takes them for dead and ends."""
     dry_run: bool = False
     """Two steps, evaluate, save, load, exit; leaves nothing behind."""
     overfit_batches: int | None = None
@@ -40,4 +44,5 @@ class RunFlags:
     def __post_init__(self) -> None:
         check_range(self, "evaluate_every overfit_batches", low=1)
         check_range(self, "seed", high=2**32 - 1)
-        check_range(self, "workers skip_bad")
+        check_range(self, "workers skip_bad checkpoint_minutes")
+        check_range(self, "timeout_minutes", above=True)

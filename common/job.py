@@ -65,6 +65,7 @@ def run(
                 resume=flags.resume,
                 label=name,
                 evaluate_every=flags.evaluate_every,
+                checkpoint_minutes=flags.checkpoint_minutes,
                 stop_step=DRY_STEPS if flags.dry_run else None,
                 overfit_batches=flags.overfit_batches,
             )
@@ -75,7 +76,7 @@ def run(
 
     with (
         ending_at_once(),
-        distributed.start(flags.device) as world,
+        distributed.start(flags.device, flags.timeout_minutes) as world,
         deterministic(flags.deterministic),
     ):
         if world.device.type == "cpu":

@@ -47,6 +47,8 @@ class Options:
     label: str = "train"
     evaluate_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
+    checkpoint_minutes: float = 5.0
+    """Minutes after which a checkpoint is written whatever else happens; 0 is after every step."""
     stop_step: int | None = None
     """Stop after this many optimizer steps (a dry run)."""
     overfit_batches: int | None = None

@@ -43,6 +43,9 @@ class StepParts:
                 device_ids=[world.device] if world.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
             )
+            # Else rank 0's BatchNorm overwrites the others', which `average_statistics` takes in.
+            # Not by the argument: versions of torch call it differently.
+            wrapped.broadcast_buffers = False
             self._no_sync = wrapped.no_sync
         self._loss, self._optimizer = loss, optimizer
         self._settings, self._device = settings, world.device

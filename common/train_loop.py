@@ -16,14 +16,23 @@ from torch import nn
 
 from common import checkpoints
 from common.averages import WeightAverage
-from common.distributed import World, any_rank, broadcast, gather, share_buffers, sum_over_ranks
+from common.distributed import (
+    World,
+    any_rank,
+    average_statistics,
+    broadcast,
+    gather,
+    share_buffers,
+    sum_over_ranks,
+)
 from common.epoch_sums import EpochSums
 from common.errors import InputError
-from common.finite import POLL_STEPS, FiniteCheck
+from common.finite import FiniteCheck
 from common.finite import NonFiniteError as NonFiniteError  # what callers of `train` catch
 from common.focused_training import FocusedTraining
 from common.graphed_step import Capture, GraphedStep, refuse
 from common.optimization import build_optimizer, eager_if, load_optimizer
+from common.polling import Polling
 from common.progress import MetricsLog, Progress
 from common.run_folder import RunFolder
 from common.sampling import MicroBatch, Sampling
@@ -33,8 +42,6 @@ from common.stage import Options as Options
 from common.stage import Stage as Stage  # what callers of `train` make
 from common.step_parts import StepParts
 
-CHECKPOINT_SECONDS = 300.0
-"""A checkpoint is written at least this often, at a new best, and at the end."""
 
 
 def train(
@@ -145,6 +152,7 @@ class _Run:
         self.log = MetricsLog(folder.path, self.step - self.cut_short) if folder else None
         self.progress = Progress(self.total_steps, self.step, options.label, show=world.is_main)
         self.saved_at = time.monotonic()
+        self.polling = Polling(world, self.step)
         self._start_clock()
 
     def close(self) -> None:
@@ -169,14 +177,15 @@ class _Run:
             self._report()
             if self._at_epoch_end():
                 self._end_epoch()
-            elif self._any_rank_asks(self._late()):
-                self._save()
-            if self._any_rank_asks(self.stop.asked):
+            stop, late = self.polling.ask(self.step, self.stop.asked, self._late())
+            if stop:
                 self._end_on_request()
+            if late:
+                self._save()
         return self.metrics | {f"best_{self.stage.metric}": self.best}
 
     def _late(self) -> bool:
-        return time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        return time.monotonic() - self.saved_at > self.options.checkpoint_minutes * 60
 
     def _at_epoch_end(self) -> bool:
         return self.step % self.steps_per_epoch == 0 or self.step == self.total_steps
@@ -213,16 +222,11 @@ class _Run:
                 self.sums.add(self.parts.clip(), images, count=False)
                 self.finite.check(self.sums, self.step)
                 self.parts.update()
+        average_statistics(self.stage.model)
         if self.scaling and self.scaling.failed:
             self.finite.stop(["the gradient of too many fp16 steps in a row"], self.step)
         if self.average:
             self.average.update()
-
-    def _any_rank_asks(self, condition: bool) -> bool:
-        """Tell whether the condition holds on any rank; with several, asked every few steps."""
-        if self.world.size == 1:
-            return condition
-        return self.step % POLL_STEPS == 0 and any_rank(condition, self.world.device)
 
     def _report(self) -> None:
         self.progress.step()
@@ -238,7 +242,7 @@ class _Run:
         return images / max(1e-9, time.monotonic() - self.clock)
 
     def _end_epoch(self) -> None:
-        """Log the epoch, evaluate where it is due; save if it is a new best, the last, or time to.
+        """Log the epoch, evaluate where it is due; save if it is a new best or the last.
 
         After a crash the epochs since the last save are trained, and their lines written, again.
         """
@@ -279,7 +283,7 @@ class _Run:
             self.log.flush()
             # First: last.pt says that this best is written.
             checkpoints.save(self._weights(self._evaluated()), self.folder.best)
-        if is_best or self.step == self.total_steps or self._any_rank_asks(self._late()):
+        if is_best or self.step == self.total_steps:
             self._save()
         self._start_clock()
 

@@ -70,28 +70,29 @@ def evaluate_run(
         started = time.perf_counter()
         detections = detect(network, test, recipe, world, workers)
         seconds = time.perf_counter() - started
-        if not world.is_main:
-            return {}
-        speed = _speed(network, test, recipe, world.device, seconds)
-        write_voc_text(detections, test.truth, out / "voc")
-        write_coco_json(detections, test.truth, out / "detections.json")
-        facts = {
-            "title": title_of(run.name, recipe.focus, run.fact("backbone")),
-            "detections": "detections.json",
-            "seed": run.seed,
-            "checkpoint": checkpoint,
-            "epoch": run.state["epoch"],
-            "seconds": seconds,
-            "images_per_second": len(test.images) / seconds,
-            **speed,
-            "training": str(folder.resolve()),
-            "data_fingerprint": data_fingerprint(test.images, split),
-            "recipe": asdict(recipe),
-            "environment": run.environment,
-            "backbone": run.fact("backbone"),
-            "command": describe_environment(str(world.device), world.size)["command"],
-        }
-        return score_into(out, test.truth, detections, data, split, facts, Scoring())
+    # Without the group: the other ranks are not to wait until this one has scored.
+    if not world.is_main:
+        return {}
+    speed = _speed(network, test, recipe, world.device, seconds)
+    write_voc_text(detections, test.truth, out / "voc")
+    write_coco_json(detections, test.truth, out / "detections.json")
+    facts = {
+        "title": title_of(run.name, recipe.focus, run.fact("backbone")),
+        "detections": "detections.json",
+        "seed": run.seed,
+        "checkpoint": checkpoint,
+        "epoch": run.state["epoch"],
+        "seconds": seconds,
+        "images_per_second": len(test.images) / seconds,
+        **speed,
+        "training": str(folder.resolve()),
+        "data_fingerprint": data_fingerprint(test.images, split),
+        "recipe": asdict(recipe),
+        "environment": run.environment,
+        "backbone": run.fact("backbone"),
+        "command": describe_environment(str(world.device), world.size)["command"],
+    }
+    return score_into(out, test.truth, detections, data, split, facts, Scoring())
 
 
 def _speed(

@@ -12,8 +12,8 @@ import torchvision.models as models
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import CPU, elapsed, in_turn
 from common import checkpoints
+from common.flags import RunFlags
 from common.sampling import MicroBatch, Sampling
-from common.train_loop import CHECKPOINT_SECONDS
 
 SHARE = 0.02
 IMAGES, BATCH = 12_800_000, 64
@@ -63,11 +63,11 @@ def run(settings: Settings) -> list[Comparison]:
         content = ours.read_bytes()
         bare = min(elapsed(partial(write_flushed, raw, content), CPU).seconds for _ in range(3))
     size = f"{network} with momentum, {len(content) / 1e6:.0f} MB"
-    limit = SHARE * CHECKPOINT_SECONDS
+    limit = SHARE * 60 * RunFlags.checkpoint_minutes
     sampling = Sampling(num_images=images, batch_size=BATCH, seed=0)
     comparisons = [
         Comparison(
-            case=f"save, {size}; one every {CHECKPOINT_SECONDS:.0f} s",
+            case=f"save, {size}; one every {60 * RunFlags.checkpoint_minutes:.0f} s",
             seconds=saved,
             limit=limit,
             floor=(bare, "the same bytes, written and flushed"),

@@ -184,6 +184,29 @@ def test_two_ranks_equal_one_that_accumulates(
             assert mine[name] == pytest.approx(theirs[name], abs=1e-9)
 
 
+def test_statistics_are_the_mean_over_the_ranks(
+    ranks: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Against running averages written out, of the halves that one process sees in turn."""
+    model = network(FIXED, 0.0)
+    halves: list[Tensor] = []
+    norm = model.get_submodule("1")
+    norm.register_forward_pre_hook(
+        lambda module, inputs: halves.append(inputs[0].detach()) if module.training else None
+    )
+    run(World(torch.device("cpu")), tmp_path, model, replace(SETTINGS, accumulate=2))
+    mean, variance = torch.zeros(4).double(), torch.ones(4).double()
+    for first, second in zip(halves[::2], halves[1::2], strict=True):
+        means = (first.mean((0, 2, 3)) + second.mean((0, 2, 3))) / 2
+        variances = (first.var((0, 2, 3)) + second.var((0, 2, 3))) / 2
+        mean, variance = 0.9 * mean + 0.1 * means, 0.9 * variance + 0.1 * variances
+    for rank in ranks:
+        torch.testing.assert_close(rank["fixed"]["1.running_mean"], mean, rtol=0, atol=1e-9)
+        torch.testing.assert_close(rank["fixed"]["1.running_var"], variance, rtol=0, atol=1e-9)
+        assert rank["fixed"]["1.num_batches_tracked"] == 51
+    assert not torch.allclose(norm.get_buffer("running_mean"), mean, rtol=0.01)
+
+
 def test_ranks_stay_equal_to_the_bit(ranks: list[dict[str, Any]]) -> None:
     """After 51 steps, with gammas and dropout of their own; BatchNorm's statistics are shared."""
     zero, one = ranks

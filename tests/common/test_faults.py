@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import FocusedDropout, checkpoints, distributed, focused_training, train_loop
+from common import FocusedDropout, checkpoints, distributed, focused_training, polling, train_loop
 from common.averages import WeightAverage
 from common.distributed import World
 from common.errors import InputError
@@ -48,9 +48,7 @@ SETTINGS = Optimization(
     clip_norm=1.0,
     ema_decay=0.9,
 )  # batches of 8, 8, 5
-LONG = replace(
-    SETTINGS, batch_size=6, epochs=6
-)  # batches of 6, 6, 6, 3; ranks save at step 10, too
+LONG = replace(SETTINGS, batch_size=6, epochs=6)  # batches of 6, 6, 6, 3
 Hook = Callable[[int], object]
 
 
@@ -130,8 +128,7 @@ def train(
     sign: int = 1,
 ) -> None:
     """Live one life of a run, in a process of its own; save after every step, or at each best."""
-    if every_step:
-        train_loop.CHECKPOINT_SECONDS = -1.0
+    polling.SECONDS = 0.0  # ranks ask after each step
     moments.watch()
     seed = 1000 if faults.resumes(path) else 1  # what is drawn before a resume may not matter
     faults.reseed(seed)
@@ -140,7 +137,8 @@ def train(
     folder = RunFolder(path, {"stage": "test"}) if world.is_main else None
     try:
         stage = task(path, model, settings, moments, hook, sign)
-        train_loop.train(stage, settings, FOCUS, world, folder, Options())
+        options = Options(checkpoint_minutes=0.0 if every_step else 5.0)
+        train_loop.train(stage, settings, FOCUS, world, folder, options)
     finally:
         if folder:
             folder.close()
@@ -432,7 +430,7 @@ def test_two_ranks_end_on_request_and_one_goes_on(tmp_path: Path) -> None:
     printed = tmp_path / "printed"
     assert faults.live_ranks(work, printed) == [TERMINATED, TERMINATED], printed.read_text()
     stopped = checkpoints.load(tmp_path / "run" / "last.pt")["step"]
-    assert 8 < stopped < 12
+    assert stopped == 9
     told = live(tmp_path / "run", LONG, make=exact_network)
     assert f"train: going on from step {stopped} of a run on 2 ranks\n" in told
     straight, run = (faults.outcome(tmp_path / name) for name in ("straight", "run"))

@@ -99,11 +99,11 @@ def stage(model: nn.Module, hook: Hook = lambda call: None) -> Stage:
 
 
 def train(
-    path: Path, task: Stage, settings: Optimization = SETTINGS, resume: str = "auto"
+    path: Path, task: Stage, settings: Optimization = SETTINGS, **options: Any
 ) -> dict[str, float]:
-    folder = RunFolder(path, {"stage": "test"}, resume)
+    folder = RunFolder(path, {"stage": "test"}, options.get("resume", "auto"))
     try:
-        return train_loop.train(task, settings, FOCUS, World(CPU), folder, Options(resume=resume))
+        return train_loop.train(task, settings, FOCUS, World(CPU), folder, Options(**options))
     finally:
         folder.close()
 
@@ -164,15 +164,12 @@ def test_without_the_generators_it_would_end_otherwise(
     assert not same(straight["model"], resumed["model"])
 
 
-def test_a_crash_costs_only_the_steps_since_the_last_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(train_loop, "CHECKPOINT_SECONDS", 0.0)
-    train(tmp_path / "straight", stage(network()))
+def test_a_crash_costs_only_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
+    train(tmp_path / "straight", stage(network()), checkpoint_minutes=0.0)
     with pytest.raises(ConnectionError):
-        train(tmp_path / "crashed", stage(network(), crash(4)))
+        train(tmp_path / "crashed", stage(network(), crash(4)), checkpoint_minutes=0.0)
     assert checkpoints.load(tmp_path / "crashed" / "last.pt")["step"] == 4
-    train(tmp_path / "crashed", stage(another_process()))
+    train(tmp_path / "crashed", stage(another_process()), checkpoint_minutes=0.0)
     assert same(*(checkpoints.load(tmp_path / run / "last.pt") for run in ("straight", "crashed")))
 
 

@@ -11,7 +11,6 @@ import pytest
 import torchvision.models as models
 from torchvision.models.detection.retinanet import RetinaNet
 
-from common import train_loop
 from common.backbones import save_backbone
 from detect import __main__ as command
 from detect.train import run as _imported_once_for_all_processes  # noqa: F401
@@ -30,12 +29,12 @@ def train(
     data: Path, backbone: Path, out: Path, moments: Any = NEVER, *, every_step: bool = False
 ) -> None:
     """Run the command, in a process of its own; save after every step, or every epoch."""
-    if every_step:
-        train_loop.CHECKPOINT_SECONDS = -1.0
     faults.reseed(faults.resumes(out))  # what is drawn before a resume may not matter
     moments.watch_command(RetinaNet)
     sys.argv = [str(command.__file__), *ARGUMENTS, "--backbone", str(backbone)]
     sys.argv += ["--data", str(data), "--out", str(out)]
+    if every_step:
+        sys.argv += ["--checkpoint-minutes", "0"]
     raise SystemExit(command.main())
 
 

@@ -18,7 +18,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.data._utils import worker as data_worker
 
-from common import train_loop
 from pretrain import __main__ as command
 from pretrain.networks.cifar_resnet import CifarResNet
 from pretrain.train import run as _imported_once_for_all_processes  # noqa: F401
@@ -37,12 +36,12 @@ def train(
     data: Path, out: Path, moments: Any = NEVER, *, every_step: bool = False, workers: int = 1
 ) -> None:
     """Run the command, in a process of its own; save after every step, or every epoch."""
-    if every_step:
-        train_loop.CHECKPOINT_SECONDS = -1.0
     faults.reseed(faults.resumes(out))  # what is drawn before a resume may not matter
     moments.watch_command(CifarResNet)
     sys.argv = [str(command.__file__), *ARGUMENTS, "--workers", str(workers)]
     sys.argv += ["--data", str(data), "--out", str(out)]
+    if every_step:
+        sys.argv += ["--checkpoint-minutes", "0"]
     raise SystemExit(command.main())
 
 
