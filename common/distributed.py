@@ -2,6 +2,8 @@
 
 import json
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -113,7 +115,12 @@ def _verdict(
     )
     code, line = outcome(error)
     first: dict[str, Any] | None = None
-    with suppress(RuntimeError):  # the store ends with its host, which is rank 0 without torchrun
+    # Without torchrun the store ends with its host, rank 0. Asked then, it prints a stack, so leave
+    # a process that is about to be gone the time to go.
+    if lost:
+        time.sleep(0.5)
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    with suppress(RuntimeError, OSError), socket.create_connection(address, timeout=5):
         store.set_timeout(_STORE_TIMEOUT)
         if not lost:
             # It answers, so the word has arrived before this process closes its connections.
