@@ -43,7 +43,6 @@ from common.stage import Stage as Stage  # what callers of `train` make
 from common.step_parts import StepParts
 
 
-
 def train(
     stage: Stage,
     settings: Optimization,
