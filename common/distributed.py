@@ -17,6 +17,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from common.errors import InputError, PeerFailed, outcome
+from common.signals import ignore_requests
 
 T = TypeVar("T")
 TIMEOUT_MINUTES = 10.0
@@ -109,6 +110,7 @@ def _verdict(
     error: BaseException, store: Store, rank: int, timeout_minutes: float
 ) -> BaseException:
     """Return what a rank should end with, and tell the others if it is the first to end."""
+    ignore_requests()
     text = str(error)
     lost = isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(words in text for words in _GLOO)

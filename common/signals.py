@@ -47,6 +47,15 @@ class StopRequest:
             signal.signal(number, handler)
 
 
+def ignore_requests() -> None:
+    """Be deaf to further requests: this process is ending, and is to tell why.
+
+    torchrun sends SIGTERM to all ranks as soon as one has left.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def stop_asked() -> bool:
     """Tell whether this process was asked to end, for work that a loop does not see into.
 

@@ -62,11 +62,11 @@ def test_follows_steps_that_grow_longer(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(polling, "time", clock)
     questions = Polling(World(torch.device("cpu"), size=2), 20)
     asked = []
-    for step, seconds in enumerate([60.0, *[0.1] * 11, *[6.0] * 20], 21):
+    for step, seconds in enumerate([60.0, *[0.125] * 11, *[6.0] * 20], 21):
         clock.tick(seconds)
         if questions.ask(step, True) == [True]:
             asked.append(step)
-    assert asked == [21, 22, 32, *range(42, 53)]
+    assert asked == [21, 22, 30, *range(38, 53)]
 
 
 def test_a_single_process_is_always_asked() -> None:

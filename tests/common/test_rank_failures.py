@@ -59,6 +59,21 @@ def test_both_end(
     RunFolder(out, description).close()
 
 
+def test_sigterm_does_not_hide_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun sends it as soon as the first rank has left; here, when the other has noticed."""
+
+    class Time:
+        def sleep(self, seconds: float) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(distributed, "time", Time())
+    work = partial(train_rank, tmp_path / "run", failing(InputError("no image")))
+    codes, printed, _ = live(tmp_path, work)
+    assert codes == [2, 2], printed
+    assert printed[0].startswith("PeerFailed: rank 1 has ended with exit code 2")
+    assert len(printed[0].splitlines()) == 1
+
+
 def test_rank_0_by_hand(tmp_path: Path) -> None:
     """With it goes the store, so that the other cannot know the reason."""
     work = partial(train_rank, tmp_path / "run", failing(InputError("no image"), at=0))
