@@ -2,19 +2,20 @@
 
 Paper: Xie et al., "FocusedDropout for Convolutional Neural Network", arXiv 2103.15425, section 4
 and Algorithm 1. Two readings are ours: gamma is drawn once per image (Algorithm 1 can be read as
-once per unit: `per_unit`) from the range that the text gives three times, (0.3, 0.6), not from
+once per unit: `gamma_per`) from the range that the text gives three times, (0.3, 0.6), not from
 Algorithm 1's (0.6, 0.9); and an image whose focused area is empty passes unchanged instead of being
 zeroed.
 """
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 Gamma = float | Tensor
+GammaPer = Literal["image", "unit", "batch"]
 
 
 class FocusStatistics(TypedDict):
@@ -75,19 +76,22 @@ def focused_dropout(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
     return x * focus_mask(x, gamma, opposite)
 
 
-def _mask_and_flags(x: Tensor, gamma: Gamma, opposite: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _mask_and_flags(
+    x: Tensor, gamma: Gamma, opposite: bool, channel: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return `focus_mask`, whether an image's focused area was empty, and whether it is signed.
 
-    Both of shape (N,). Signed is an image whose reference channel goes as far below zero as the
+    The reference is the strongest channel unless `channel`, shape (N,), names others. The flags are
+    of shape (N,). Signed is an image whose reference channel goes as far below zero as the
     threshold lies above it. Smooth activations (SiLU, GELU, Hardswish) end near -0.3, far from it.
     """
     _check_input(x)
     _check_gamma(gamma, x)
     with torch.no_grad():
-        # A bfloat16 mean rounds to ties: another channel for about a tenth of the images.
-        channel_mean = x.mean(dim=(2, 3), dtype=torch.float32)
-        strongest = channel_mean.argmax(dim=1)
-        reference = x[torch.arange(x.shape[0], device=x.device), strongest].float()
+        if channel is None:
+            # A bfloat16 mean rounds to ties: another channel for about a tenth of the images.
+            channel = x.mean(dim=(2, 3), dtype=torch.float32).argmax(dim=1)
+        reference = x[torch.arange(x.shape[0], device=x.device), channel].float()
         lowest, peak = reference.flatten(1).aminmax(dim=1)
         ratio = gamma.float() if isinstance(gamma, Tensor) else gamma
         if isinstance(ratio, Tensor) and ratio.ndim == 1:
@@ -141,7 +145,8 @@ class FocusedDropout(nn.Module):
         opposite: Zero the focused area instead of the rest (Table 4, "opposite approach").
         signed: The layer stands on signed maps on purpose, as in the paper's pre-activation
             networks: `warn_if_signed` keeps silent.
-        per_unit: Draw a gamma for each place of an image, as Algorithm 1 read literally does.
+        gamma_per: Draw a gamma for each "image"; for each "unit", which is each place of an image,
+            as Algorithm 1 read literally does; or one for all images of a "batch".
 
     Raises:
         ValueError: If not 0 <= low <= high < 1.
@@ -157,7 +162,7 @@ class FocusedDropout(nn.Module):
         opposite: bool = False,
         *,
         signed: bool = False,
-        per_unit: bool = False,
+        gamma_per: GammaPer = "image",
     ) -> None:
         super().__init__()
         low, high = (gamma, gamma) if isinstance(gamma, int | float) else gamma
@@ -165,7 +170,7 @@ class FocusedDropout(nn.Module):
             raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not ({low}, {high})")
         self.gamma = (float(low), float(high))
         self.opposite = opposite
-        self.per_unit = per_unit
+        self.gamma_per = gamma_per
         self.active = False
         self._quiet = signed
         # Kept units, units, unmasked images, images, signed images: sums, so that ranks can add
@@ -179,11 +184,18 @@ class FocusedDropout(nn.Module):
         low, high = self.gamma
         gamma: Gamma = low
         if high > low:
-            shape = (x.shape[0], *x.shape[2:]) if self.per_unit else x.shape[:1]
-            gamma = low + (high - low) * torch.rand(shape, dtype=torch.float32, device=x.device)
-        mask, empty, signed = _mask_and_flags(x, gamma, self.opposite)
+            shape = {"image": x.shape[:1], "unit": (x.shape[0], *x.shape[2:]), "batch": ()}
+            draw = torch.rand(shape[self.gamma_per], dtype=torch.float32, device=x.device)
+            gamma = low + (high - low) * draw
+        mask, empty, signed = self._find_mask(x, gamma)
         self._count(mask, empty, signed)
         return x * mask
+
+    def _find_mask(
+        self, x: Tensor, gamma: Gamma, channel: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Find a step's mask and flags; controls change this, see `common.controls`."""
+        return _mask_and_flags(x, gamma, self.opposite, channel)
 
     @torch.no_grad()
     def _count(self, mask: Tensor, empty: Tensor, signed: Tensor) -> None:
@@ -244,8 +256,8 @@ class FocusedDropout(nn.Module):
     def extra_repr(self) -> str:
         """Name what tells this layer from another in `print(model)`."""
         low, high = self.gamma
-        per_unit = ", per_unit=True" if self.per_unit else ""
-        return f"gamma=({low}, {high}), opposite={self.opposite}{per_unit}"
+        per = "" if self.gamma_per == "image" else f", gamma_per={self.gamma_per!r}"
+        return f"gamma=({low}, {high}), opposite={self.opposite}{per}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the counts where `to()` and its kin move the network."""

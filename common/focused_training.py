@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from common.controls import InParticipatingSteps
 from common.dropout import FocusedDropout
 
 _CHANCE = 1e-9
@@ -110,7 +111,8 @@ class FocusedTraining:
     or each in a block of its own with the same step.
 
     Args:
-        model: The network; its FocusedDropout layers are found among `model.modules()`.
+        model: The network; its FocusedDropout layers are found among `model.modules()`, and those
+            that `common.controls.InParticipatingSteps` holds.
         optimizer: Any torch optimizer, also wrapped by Accelerate, Lightning or timm's Lookahead.
             Groups with a weight decay of zero keep zero.
         participation_rate: Share of steps that take part, in [0, 1]; the paper's is 0.1.
@@ -168,6 +170,7 @@ class FocusedTraining:
         if weight_decay is not None:
             _warn_of_no_magnification(optimizer, weight_decay)
         self.layers = [] if decay_only else found
+        self._rivals = [m for m in model.modules() if isinstance(m, InParticipatingSteps)]
         self._norms: list[_BatchNorm] = []
         if freeze_bn_stats and not decay_only:
             norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
@@ -217,10 +220,11 @@ class FocusedTraining:
         if self._base_decays is not None:
             raise RuntimeError("FocusedTraining.step does not nest")
         groups = self.optimizer.param_groups
-        were_active = [layer.active for layer in self.layers]
+        switched: list[FocusedDropout | InParticipatingSteps] = [*self.layers, *self._rivals]
+        were_active = [layer.active for layer in switched]
         self._base_decays = [group.get("weight_decay", 0) for group in groups]
         try:
-            for layer in self.layers:
+            for layer in switched:
                 layer.active = True
             for norm in self._norms:
                 norm.track_running_stats = False
@@ -230,7 +234,7 @@ class FocusedTraining:
                         group["weight_decay"] = self.weight_decay
             yield True
         finally:
-            for layer, active in zip(self.layers, were_active, strict=True):
+            for layer, active in zip(switched, were_active, strict=True):
                 layer.active = active
             for norm in self._norms:
                 norm.track_running_stats = True

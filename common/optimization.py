@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from common.controls import ControlDropout
 from common.dropout import FocusedDropout
 from common.errors import InputError
 from common.placement import insert_after
@@ -85,10 +86,20 @@ def place_focused_dropout(model: nn.Module, focus: Focus) -> None:
     if focus.after is None:
         return
     try:
-        # The paper's DenseNet and WRN have signed maps there; a run reports its unmasked images.
-        layer = FocusedDropout(
-            focus.gamma, focus.opposite, signed=True, per_unit=focus.gamma_per == "unit"
-        )
-        insert_after(model, focus.after, layer)
+        insert_after(model, focus.after, _focused_dropout(focus))
     except ValueError as error:
         raise InputError(f"--focus.after {focus.after}: {error}") from error
+
+
+def _focused_dropout(focus: Focus) -> FocusedDropout:
+    # The paper's DenseNet and WRN have signed maps there; a run reports its unmasked images.
+    if (focus.reference, focus.places) == ("strongest", "focused"):
+        return FocusedDropout(focus.gamma, focus.opposite, signed=True, gamma_per=focus.gamma_per)
+    return ControlDropout(
+        focus.gamma,
+        focus.opposite,
+        signed=True,
+        gamma_per=focus.gamma_per,
+        reference=focus.reference,
+        places=focus.places,
+    )

@@ -4,7 +4,10 @@ Paper: arXiv 2103.15425, section 5: the layer follows the "output of penultimate
 a stage of constant resolution.
 """
 
-from torch import nn
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
 
 from common.dropout import FocusedDropout
 
@@ -30,22 +33,54 @@ def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:
             modules around it are containers that call whatever they hold, or as
             `penultimate_stage`.
     """
-    modules = dict(model.named_modules())
-    if name == PENULTIMATE and name not in modules:
+    if name == PENULTIMATE and name not in dict(model.named_modules()):
         name = penultimate_stage(model)
-    target = modules.get(name)
-    if target is None or not name:
-        raise ValueError(f"the model has no submodule {name!r}; it has {_names(model)}")
-    if any(module is layer for module in modules.values()):
+    owner, label = _find_place(model, name, "focused_dropout")
+    if any(module is layer for module in model.modules()):
         raise ValueError("this FocusedDropout is in the model already; build one for each place")
-    owner = _owner(modules, name)
-    label = "focused_dropout" if owner is target else f"focused_dropout_{name.replace('.', '_')}"
     if label in owner._modules:
         raise ValueError(f"a FocusedDropout follows {name!r} already")
     owner.add_module(label, layer)
     layer.place = name
     if not _calls_members_in_turn(owner):
-        target.register_forward_hook(layer._after)
+        model.get_submodule(name).register_forward_hook(layer._after)
+
+
+def insert_layer_after(model: nn.Module, name: str, layer: nn.Module, label: str) -> None:
+    """Let any layer act on the output of a submodule, as `insert_after` does FocusedDropout.
+
+    Args:
+        model: Any network.
+        name: Dotted name of a submodule with one tensor as output.
+        layer: Maps that tensor to another. Without parameters, state dict keys stay as they are.
+        label: What the layer is called in the module that holds it.
+
+    Raises:
+        ValueError: If there is no submodule `name` (the message lists the names), if a layer of
+            that label follows it already, or if nothing can hold the layer.
+    """
+    owner, label = _find_place(model, name, label)
+    if label in owner._modules:
+        raise ValueError(f"a layer follows {name!r} already: name each place once")
+    owner.add_module(label, layer)
+    if not _calls_members_in_turn(owner):
+        # Not a closure: a deep copy of the network must call its own copy of the layer.
+        model.get_submodule(name).register_forward_hook(partial(_call_on_output, layer))
+
+
+def _call_on_output(layer: nn.Module, module: nn.Module, inputs: Any, output: Any) -> Tensor:
+    out: Tensor = layer(output)
+    return out
+
+
+def _find_place(model: nn.Module, name: str, label: str) -> tuple[nn.Module, str]:
+    """Find the module to hold a layer behind `name`, and what to call the layer there."""
+    modules = dict(model.named_modules())
+    target = modules.get(name)
+    if target is None or not name:
+        raise ValueError(f"the model has no submodule {name!r}; it has {_names(model)}")
+    owner = _owner(modules, name)
+    return owner, label if owner is target else f"{label}_{name.replace('.', '_')}"
 
 
 def remove_focused_dropout(model: nn.Module) -> None:

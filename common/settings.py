@@ -48,10 +48,14 @@ class Focus:
     """Submodule whose output the layer masks, such as layer3; None places no layer."""
     gamma: tuple[float, float] = (0.3, 0.6)
     """Threshold as a share of the reference channel's maximum, drawn from this range."""
-    gamma_per: Literal["image", "unit"] = "image"
-    """Draw it for each image, or for each unit, as Algorithm 1 read literally does."""
+    gamma_per: Literal["image", "unit", "batch"] = "image"
+    """Draw it for each image; each unit, as Algorithm 1 read literally does; or once a batch."""
     opposite: bool = False
     """Drop the focused area and keep the rest (Table 4, "opposite approach")."""
+    reference: Literal["strongest", "random"] = "strongest"
+    """The channel that tells the focused area; random: a control, not in the paper."""
+    places: Literal["focused", "shuffled"] = "focused"
+    """Keep the focused area, or as many places at random: a control, not in the paper."""
     participation_rate: float = 0.1
     """Share of optimizer steps that take part, 0 to 1."""
     exact: bool = False

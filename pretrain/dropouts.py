@@ -14,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.controls import InParticipatingSteps
 from common.errors import InputError
+from common.placement import insert_layer_after
 
 if TYPE_CHECKING:
     from pretrain.recipes import Dropout
@@ -60,6 +62,8 @@ class DropBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Drop blocks of `x`, shape (N, C, H, W), in training."""
+        if x.ndim != 4:
+            raise ValueError(f"DropBlock needs maps of shape (N, C, H, W), not {tuple(x.shape)}")
         if not self.training or self.p == 0:
             return x
         return drop_block(x, self.p, self.block_size)
@@ -70,31 +74,26 @@ class DropBlock(nn.Module):
 
 
 def place_dropouts(network: nn.Module, settings: "Dropout") -> list[nn.Module]:
-    """Append the recipe's dropout to its groups; state dict keys stay as they are.
+    """Let the recipe's dropout act behind its places; state dict keys stay as they are.
 
     Args:
         network: A network of `pretrain.networks`.
-        settings: Which dropout, after which groups.
+        settings: Which dropout, after which submodules, in which steps.
 
     Returns:
         The layers, for `set_progress`; none for the kind "none".
 
     Raises:
-        InputError: If the network has no such group, or a group is named twice.
+        InputError: If the network has no such submodule, or one is named twice.
     """
-    groups = {
-        name: child for name, child in network.named_children() if isinstance(child, nn.Sequential)
-    }
     layers = []
     for name in settings.after:
-        if name not in groups:
-            raise InputError(
-                f"--dropout.after {name}: the network has no such group; it has {', '.join(groups)}"
-            )
-        if settings.after.count(name) > 1:
-            raise InputError(f"--dropout.after names {name} twice: name each group once")
         layer = _layer(settings)
-        groups[name].append(layer)
+        placed = InParticipatingSteps(layer) if settings.steps == "participating" else layer
+        try:
+            insert_layer_after(network, name, placed, "dropout")
+        except ValueError as error:
+            raise InputError(f"--dropout.after {name}: {error}") from error
         layers.append(layer)
     set_progress(layers, settings, done=0)
     return layers

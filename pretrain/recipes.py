@@ -65,7 +65,9 @@ class Dropout:
     kind: Literal["none", "dropout", "spatial-dropout", "dropblock"] = "none"
     """Drops single units, whole channels, or square blocks of a channel."""
     after: tuple[str, ...] = ()
-    """Groups of the network whose output it acts on."""
+    """Submodules whose output it acts on, such as layer2, pool4 or transition2."""
+    steps: Literal["all", "participating"] = "all"
+    """All steps, or those alone whose weight decay is magnified: a control, not in the paper."""
     rate: float = 0.1
     """Share of the units that is dropped."""
     block_size: int = 7
@@ -99,6 +101,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_range(self, "label_smoothing", high=1)
+        if self.dropout.steps == "participating" and not self.focus.enabled:
+            raise ValueError(
+                "a dropout in the participating steps needs steps that take part: give "
+                "--focus.weight-decay as well"
+            )
 
 
 def _focused(recipe: Recipe, after: str) -> Recipe:
@@ -205,7 +212,8 @@ def small_images(dataset: Dataset, network: str, arm: str = "baseline") -> Recip
     rest are the defaults of the code bases that its first author's public code builds on: 300
     epochs (WideResNet 200) at a rate of 0.1, batches of 128 (DenseNet 64), momentum 0.9 without
     Nesterov, crops out of 4 pixels of zeros (8 around 64). The base decay is theirs as well, and
-    the least certain choice. The rates of the other dropouts are not stated: 0.1 for all.
+    the least certain choice. The rates of the other dropouts are not stated: 0.1 for all; with
+    "-mwd" they have FocusedDropout's place, its steps and its magnified decay.
 
     Args:
         dataset: "cifar10", "cifar100" or "tiny-imagenet".
@@ -231,22 +239,32 @@ def small_images(dataset: Dataset, network: str, arm: str = "baseline") -> Recip
 
 
 def _with_arm(baseline: Recipe, arm: str, groups: tuple[str, ...]) -> Recipe:
-    """Add what an arm of Tables 1 to 4 changes."""
+    """Add what an arm of Tables 1 to 4 changes, or a control."""
     after, magnified = groups[-2], 1e-3
     if arm in ("dropout", "spatial-dropout"):
         return replace(baseline, dropout=Dropout(kind=arm, after=(after,)))  # type: ignore[arg-type]
     if arm == "dropblock":
         return replace(baseline, dropout=Dropout(kind="dropblock", after=groups[:2]))
-    if arm == "constant-decay":
-        mean = mean_decay(_focused(baseline, after))
-        return replace(baseline, optimization=replace(baseline.optimization, weight_decay=mean))
+    if arm in ("dropout-mwd", "spatial-dropout-mwd", "dropblock-mwd"):
+        kind = arm.removesuffix("-mwd")
+        dropout = Dropout(kind=kind, after=(after,), steps="participating")  # type: ignore[arg-type]
+        return replace(baseline, focus=Focus(weight_decay=magnified), dropout=dropout)
+    if arm.startswith("constant-decay"):
+        decay = 5e-4 if arm.endswith("-5e-4") else mean_decay(_focused(baseline, after))
+        return replace(baseline, optimization=replace(baseline.optimization, weight_decay=decay))
     focus = {
         "baseline": Focus(),
         "fd": Focus(after=after, weight_decay=magnified),
+        "fd-every-step": Focus(after=after, participation_rate=1.0, weight_decay=magnified),
+        "fd-gamma-per-batch": Focus(after=after, gamma_per="batch", weight_decay=magnified),
         "fd-no-mwd": Focus(after=after),
         "mwd": Focus(weight_decay=magnified),
         "opposite": Focus(after=after, opposite=True, weight_decay=magnified),
         "opposite-no-mwd": Focus(after=after, opposite=True),
+        "shuffled": Focus(after=after, places="shuffled", weight_decay=magnified),
+        "shuffled-no-mwd": Focus(after=after, places="shuffled"),
+        "random-reference": Focus(after=after, reference="random", weight_decay=magnified),
+        "random-reference-no-mwd": Focus(after=after, reference="random"),
     }
     return replace(baseline, focus=focus[arm])
 
@@ -278,15 +296,19 @@ def _cell(dataset: Dataset, network: str, arm: str) -> Callable[[], Recipe]:
     return cell
 
 
+def arms_of(network: str) -> list[str]:
+    """List the arms of a column of Table 1: all, but for a control that is its baseline."""
+    same = _COLUMNS[network].weight_decay == 5e-4
+    return [arm for arm in paper.ARMS if not (same and arm == "constant-decay-5e-4")]
+
+
 def _cells() -> Iterator[Callable[[], Recipe]]:
-    """Yield every data set, network and arm of Tables 1 to 4."""
-    datasets: tuple[Dataset, ...] = ("cifar10", "cifar100")
-    for dataset in datasets:
-        for network in _COLUMNS:
-            for arm in paper.ARMS:
-                yield _cell(dataset, network, arm)
-    for arm in paper.ARMS:
-        yield _cell("tiny-imagenet", "resnet110", arm)
+    """Yield every data set, network and arm of Tables 1 to 4, with the controls."""
+    columns: list[tuple[Dataset, str]] = [("cifar10", network) for network in _COLUMNS]
+    columns += [("cifar100", network) for network in _COLUMNS]
+    for dataset, network in (*columns, ("tiny-imagenet", "resnet110")):
+        for arm in arms_of(network):
+            yield _cell(dataset, network, arm)
 
 
 def tiny_imagenet_resnet50() -> Recipe:

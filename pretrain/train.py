@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from common import job
+from common.controls import InParticipatingSteps
 from common.distributed import World
 from common.dropout import FocusedDropout
 from common.errors import InputError
@@ -49,7 +50,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
         raise InputError(f"{flags.data}: train and val do not have the same classes")
     torch.manual_seed(flags.seed)
     network, at_step = build_model(recipe, len(train.classes))
-    _try_focused_dropout(network, recipe)
+    _try_dropouts(network, recipe)
     network.to(world.device)
     if recipe.optimization.channels_last:
         network.to(memory_format=torch.channels_last)
@@ -104,18 +105,22 @@ def build_model(
     return network, partial(set_progress, dropouts, recipe.dropout) if scheduled else None
 
 
-def _try_focused_dropout(network: nn.Module, recipe: Recipe) -> None:
-    """Send one image through a copy with the layer on: a bad place shows now, not at step 13."""
+def _try_dropouts(network: nn.Module, recipe: Recipe) -> None:
+    """Send one image through a copy with the layers on: a bad place shows now, not at step 13."""
     copy = deepcopy(network)
-    layers = [module for module in copy.modules() if isinstance(module, FocusedDropout)]
-    for layer in layers:
-        layer.active = True
+    for module in copy.modules():
+        if isinstance(module, FocusedDropout | InParticipatingSteps):
+            module.active = True
+    focused, others = recipe.focus.after, " ".join(recipe.dropout.after)
+    given = f"--focus.after {focused} " * bool(focused) + f"--dropout.after {others} " * bool(
+        others
+    )
     try:
         with torch.no_grad():
             copy(torch.zeros(2, 3, recipe.images.size, recipe.images.size))
     except (TypeError, ValueError) as error:
-        if layers:
-            raise InputError(f"--focus.after {recipe.focus.after}: {error}") from error
+        if given:
+            raise InputError(f"{given.strip()}: {error}") from error
         raise
 
 

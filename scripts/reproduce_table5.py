@@ -19,8 +19,8 @@ PROGRAM = "python scripts/reproduce.py table5"
 DESCRIPTION = f"""Table 5 of the paper: does a backbone trained with FocusedDropout detect better?
 
 Pretrain a backbone with and without the method for each seed, fine-tune the same detector from
-each, one more from the baseline with FocusedDropout in the fine-tuning, and one from random
-weights; evaluate, compare, and write table5.md and, of the first seed, the report of the detectors
+each, once without and once with FocusedDropout in the fine-tuning, and one from random weights;
+evaluate, compare, and write table5.md and, of the first seed, the report of the detectors
 (table5-report.html) and class activation maps of the backbones (table5-cam.png). What is done is
 not repeated, what was interrupted goes on. Rows go to pretrain/results.csv and
 detect/results.csv.
@@ -47,7 +47,7 @@ class Flags:
     """Folder of the runs and of what is rendered."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A backbone and its detectors for each."""
-    arms: tuple[Literal["baseline", "fd", "fd-fine-tuning", "scratch"], ...] = ()
+    arms: tuple[Literal["baseline", "fd", "fd-fine-tuning", "fd-both", "scratch"], ...] = ()
     """Train these detectors and their backbones alone; the table shows all."""
     jobs: int | None = None
     """Backbones side by side; None: one a GPU, up to four on a single one, one a core without."""
@@ -107,13 +107,15 @@ class Arm:
     backbone: str | None
     """What the name of its recipe ends in; None: random weights."""
     flags: str = ""
-    paper: str = "-"
+    paper: str | None = None
+    """What it is in the paper's Table 5; None: not there."""
 
 
 ARMS = {
-    "baseline": Arm("baseline", "", paper="70.14"),
-    "fd": Arm("FocusedDropout in pretraining", "-fd", paper="71.05"),
+    "baseline": Arm("baseline", "", paper="baseline"),
+    "fd": Arm("FocusedDropout in pretraining", "-fd", paper="fd"),
     "fd-fine-tuning": Arm("FocusedDropout in fine-tuning alone", "", "--focused-dropout layer3"),
+    "fd-both": Arm("FocusedDropout in both", "-fd", "--focused-dropout layer3"),
     "scratch": Arm("from random weights", None),
 }
 

@@ -77,8 +77,8 @@ def test_gamma_is_drawn_for_every_unit_where_that_is_asked_for() -> None:
     # Of equal units a share of (0.6 - 0.45) / 0.3 lies above a threshold drawn from (0.3, 0.6).
     maps = torch.full((50, 2, 40, 40), 0.45)
     maps[:, :, 0, 0] = 1.0
-    layer = active(FocusedDropout(per_unit=True))
-    assert repr(layer) == "FocusedDropout(gamma=(0.3, 0.6), opposite=False, per_unit=True)"
+    layer = active(FocusedDropout(gamma_per="unit"))
+    assert repr(layer) == "FocusedDropout(gamma=(0.3, 0.6), opposite=False, gamma_per='unit')"
     kept = layer(maps) > 0
     assert torch.equal(kept[:, 0], kept[:, 1])  # one mask for all channels
     assert kept[:, :, 0, 0].all()

@@ -72,4 +72,5 @@ def test_the_layer_is_the_recipes(focus: Focus) -> None:
     place_focused_dropout(model, focus)
     (layer,) = (part for part in model.modules() if isinstance(part, FocusedDropout))
     assert (layer.place, layer.gamma, layer.opposite) == ("0", focus.gamma, focus.opposite)
-    assert layer.per_unit == (focus.gamma_per == "unit")
+    assert layer.gamma_per == focus.gamma_per
+    assert type(layer) is FocusedDropout

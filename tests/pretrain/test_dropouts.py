@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -15,13 +16,14 @@ from torchvision.models.resnet import BasicBlock
 from torchvision.ops import drop_block2d
 
 from common import FocusedDropout, insert_after
+from common.controls import InParticipatingSteps
 from common.errors import InputError
 from pretrain.dropouts import DropBlock, drop_block, place_dropouts, set_progress
 from pretrain.networks.cifar_resnet import CifarResNet
 from pretrain.networks.densenet import DenseNet
 from pretrain.networks.vgg import Vgg19
 from pretrain.networks.wide_resnet import WideResNet
-from pretrain.recipes import Dropout
+from pretrain.recipes import RECIPES, Dropout
 
 Kind = Literal["dropout", "spatial-dropout", "dropblock"]
 KINDS: tuple[Kind, ...] = ("dropout", "spatial-dropout", "dropblock")
@@ -282,6 +284,55 @@ def test_beside_focused_dropout() -> None:
     assert list(network.layer2)[1:] == [*layers, focused]
 
 
+@every_kind
+@pytest.mark.parametrize(
+    ("name", "place"), [("vgg", "pool4"), ("densenet", "transition2"), ("resnet", "layer2.0.conv1")]
+)
+def test_behind_any_submodule_as_focused_dropout(name: str, place: str, kind: Kind) -> None:
+    """What comes out of the place is dropped: of the network itself and of a copy of it."""
+    build, _ = NETWORKS[name]
+    network = build()
+    keys = network.state_dict().keys()
+    settings = Dropout(kind=kind, after=(place,), rate=0.5, block_size=1)
+    (layer,) = place_dropouts(network, settings)
+    set_progress([layer], settings, 1.0)
+    assert network.state_dict().keys() == keys
+    with pytest.raises(InputError, match=f"follows '{place}' already"):
+        place_dropouts(network, settings)
+    images = torch.randn(4, 3, 32, 32)
+    other = copy.deepcopy(network)
+    del layer
+    for one in (network, other):
+        dropped = behind(one.train(), (place,), images)[place]
+        assert 0.3 < (dropped == 0).float().mean() < 0.9
+        whole = behind(one.eval(), (place,), images)[place]
+        assert (whole == 0).float().mean() < (dropped == 0).float().mean() - 0.1
+    parts = [m for m in other.modules() if isinstance(m, nn.Dropout | nn.Dropout2d | DropBlock)]
+    assert len(parts) == 1 and parts[0] not in set(network.modules())
+
+
+@every_kind
+@pytest.mark.parametrize("place", ["layer2", "layer2.0.conv1"])
+def test_in_participating_steps_alone(kind: Kind, place: str) -> None:
+    network = CifarResNet(BasicBlock, 1, 5).train()
+    settings = Dropout(kind=kind, after=(place,), rate=0.5, block_size=1, steps="participating")
+    layers = place_dropouts(network, settings)
+    set_progress(layers, settings, 1.0)
+    (switch,) = (m for m in network.modules() if isinstance(m, InParticipatingSteps))
+    assert [switch.layer] == layers
+    x = torch.ones(4, 8, 6, 6)
+    assert switch(x) is x
+    switch.active = True
+    assert 0.3 < (switch(x) == 0).float().mean() < 0.7
+    assert switch.eval()(x) is not None and torch.equal(switch.eval()(x), x)
+
+
+def test_participating_steps_need_a_method() -> None:
+    baseline = RECIPES["cifar10-resnet20-dropout"]()
+    with pytest.raises(ValueError, match="--focus.weight-decay"):
+        replace(baseline, dropout=replace(baseline.dropout, steps="participating"))
+
+
 def test_no_dropout() -> None:
     network = CifarResNet(BasicBlock, 1, 5)
     before = str(network)
@@ -291,7 +342,7 @@ def test_no_dropout() -> None:
 
 def test_unknown_or_repeated_group() -> None:
     network = DenseNet(1, 4, 5)
-    with pytest.raises(InputError, match="layer2.*it has block1, block2, block3$"):
+    with pytest.raises(InputError, match="dropout.after layer2: .*it has conv1, block1, "):
         place_dropouts(network, Dropout(kind="dropout", after=("layer2",)))
-    with pytest.raises(InputError, match="block1 twice"):
+    with pytest.raises(InputError, match="follows 'block1' already: name each place once"):
         place_dropouts(network, Dropout(kind="dropout", after=("block1", "block1")))

@@ -18,12 +18,14 @@ def test_tables_compare_what_the_paper_compares() -> None:
         "table2": 30,
         "table3": 5,
         "table4": 7,
+        "controls": 15,
+        "rates": 2 + 6 * 4,
         "figure2": 1,
         "figure4": 3,
         "figure5": 3,
         "figure6a": 6,
         "figure6b": 6,
-        "figure6c": 6,
+        "figure6c": 7,
     }
     for number in range(1, 5):
         table = getattr(paper, f"TABLE_{number}")
@@ -46,10 +48,11 @@ def test_figure_6_varies_one_thing() -> None:
     ):
         experiment = EXPERIMENTS[name]
         method = RECIPES["cifar100-resnet56-fd"]()
-        varied = cells(experiment)[1:]
+        varied = [cell for cell in cells(experiment) if cell.value]
         for cell, field in zip(varied, fields, strict=True):
             value = field if len(field) == 2 else field[0]
-            focus = replace(method.focus, **{experiment.varied: value})  # type: ignore[arg-type]
+            name = experiment.varied.removeprefix("focus.")
+            focus = replace(method.focus, **{name: value})  # type: ignore[arg-type]
             assert cell.recipe == replace(method, focus=focus)
     assert [cell.value for cell in cells(EXPERIMENTS["figure6b"])] == [
         *(None, "0.3", "0.6", "0.9", "0.3 to 0.6", "0.6 to 0.9")
@@ -97,7 +100,10 @@ def test_arms_have_the_names_of_the_recipes() -> None:
     assert arms["table1"] == ["baseline", "dropout", "spatial-dropout", "dropblock", "fd"]
     assert arms["figure6a"] == ["baseline", "0.05", "0.1", "0.2", "0.3", "0.4"]
     assert arms["figure6b"] == ["baseline", "0.3", "0.6", "0.9", "0.3-0.6", "0.6-0.9"]
-    assert arms["figure6c"] == ["baseline", "0.0002", "0.0005", "0.001", "0.002", "0.005"]
+    decays = ["0.0002", "0.0005", "0.001", "0.002", "0.005"]
+    assert arms["figure6c"] == ["baseline", "fd-no-mwd", *decays]
+    assert arms["rates"][:4] == ["baseline", "fd", "dropout-0.05", "dropout-0.1"]
+    assert arms["rates"][-1] == "dropblock-mwd-0.4"
 
 
 def adapted(flags: str, name: str = "table4") -> dict[str, Run]:
@@ -160,6 +166,36 @@ def test_a_dropout_is_changed_only_where_there_is_one() -> None:
     changed = {arm for arm in after if after[arm].recipe != before[arm].recipe}
     assert changed == {"dropout", "spatial-dropout", "dropblock"}
     assert {after[arm].recipe.dropout.rate for arm in changed} == {0.2}
+
+
+def test_what_makes_a_control_stays() -> None:
+    """A flag reaches every arm but the one that is made by the same field."""
+    flags = "--focus.gamma-per unit --focus.participation-rate 0.3 --focus.places shuffled"
+    before, after = adapted("", "controls"), adapted(f"{flags} --dropout.rate 0.2", "controls")
+    assert len({run.folder for run in after.values()}) == 15
+
+    def of(name: str) -> dict[str, object]:
+        return {arm: getattr(run.recipe.focus, name) for arm, run in after.items()}
+
+    rates, gammas = of("participation_rate"), of("gamma_per")
+    assert rates.pop("fd-every-step") == 1.0
+    unchanged = ("baseline", "constant-decay", "constant-decay-5e-4")
+    assert {rates.pop(arm) for arm in unchanged} == {0.1}
+    assert set(rates.values()) == {0.3}
+    assert gammas["fd-gamma-per-batch"] == "batch"
+    layered = ("fd", "fd-every-step", "fd-no-mwd", "random-reference", "shuffled")
+    assert {gammas[arm] for arm in layered} == {"unit"}
+    assert {gammas[arm] for arm in ("mwd", "dropout-mwd", *unchanged)} == {"image"}
+    assert [arm for arm, kept in of("places").items() if kept == "shuffled"] == [
+        *("shuffled", "shuffled-no-mwd")
+    ]
+    rivals = {arm for arm in after if after[arm].recipe.dropout != before[arm].recipe.dropout}
+    assert rivals == {"dropout-mwd", "spatial-dropout-mwd", "dropblock-mwd"}
+    assert {after[arm].recipe.dropout.rate for arm in rivals} == {0.2}
+    assert {after[arm].recipe.dropout.steps for arm in rivals} == {"participating"}
+    decays = {arm: run.recipe.optimization.weight_decay for arm, run in after.items()}
+    assert decays["constant-decay-5e-4"] == 5e-4
+    assert decays["constant-decay"] == pytest.approx(0.7 * 1e-4 + 0.3 * 1e-3)
 
 
 @pytest.mark.parametrize(

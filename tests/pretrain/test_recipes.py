@@ -11,6 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import common.dropout
+from common.controls import InParticipatingSteps
 from common.distributed import World
 from common.dropout import FocusedDropout
 from common.focused_training import participates
@@ -42,7 +43,8 @@ def test_every_cell_of_tables_1_to_4_has_a_recipe() -> None:
         for network, arm in table:
             assert (dataset, network, arm) in cells
     assert {("cifar100", "resnet56", arm) for _, arm in paper.TABLE_4} <= cells
-    assert len(PAPER) == (6 + 6 + 1) * 10
+    # VGG and WRN have a base decay of 5e-4, so that one constant decay is their baseline.
+    assert len(PAPER) == (6 + 6 + 1) * 20 - 4
     assert len(RECIPES) == len(PAPER) + 10
 
 
@@ -60,15 +62,24 @@ def test_settings_are_those_of_the_table(name: str) -> None:
     assert (o.epochs, o.milestones) == ((200, (60, 120, 160)) if wide else (300, (150, 225)))
     assert o.batch_size == (64 if network == "densenet100" else 128)
     base = 5e-4 if network in ("vgg19", "wrn28") else 1e-4
-    assert o.weight_decay == (base + 0.1 * (1e-3 - base) if arm == "constant-decay" else base)
+    constant = {"constant-decay": base + 0.1 * (1e-3 - base), "constant-decay-5e-4": 5e-4}
+    assert o.weight_decay == constant.get(arm, base)
     f, d = recipe.focus, recipe.dropout
-    place = penultimate(recipe.network) if "fd" in arm or "opposite" in arm else None
-    assert f.after == place
+    focused = arm.startswith(("fd", "opposite", "shuffled", "random-reference"))
+    assert f.after == (penultimate(recipe.network) if focused else None)
     assert f.opposite == arm.startswith("opposite")
-    assert (f.gamma, f.participation_rate) == ((0.3, 0.6), 0.1)
-    assert f.weight_decay == (1e-3 if arm in ("fd", "mwd", "opposite") else None)
+    assert f.places == ("shuffled" if arm.startswith("shuffled") else "focused")
+    assert f.reference == ("random" if arm.startswith("random-reference") else "strongest")
+    assert f.gamma_per == ("batch" if arm == "fd-gamma-per-batch" else "image")
+    assert (f.gamma, f.participation_rate) == ((0.3, 0.6), 1.0 if "every-step" in arm else 0.1)
+    magnified = (focused or arm.endswith("mwd")) and not arm.endswith("no-mwd")
+    assert f.weight_decay == (1e-3 if magnified else None)
     if arm == "dropblock":
         assert d == Dropout(kind="dropblock", after=GROUPS[recipe.network][:2])
+    elif arm in ("dropout-mwd", "spatial-dropout-mwd", "dropblock-mwd"):
+        assert d.kind == arm.removesuffix("-mwd")
+        assert (d.after, d.rate) == ((penultimate(recipe.network),), 0.1)
+        assert d.steps == "participating"
     elif "dropout" in arm:
         assert d == Dropout(kind=arm, after=(penultimate(recipe.network),))  # type: ignore[arg-type]
     else:
@@ -121,20 +132,32 @@ def fresh(name: str, stem: Stem, block: Block | None) -> nn.Module:
 
 
 def on_then_off(name: str) -> int:
-    """Find a seed at whose first step the method is on, and at whose second it is off."""
+    """Find a seed at whose first step the method is on, and at whose second it is off.
+
+    Where it is on in all steps, any seed.
+    """
     rate = RECIPES[name]().focus.participation_rate
     return next(
         seed
         for seed in range(1000)
-        if participates(rate, seed, 0) and not participates(rate, seed, 1)
+        if participates(rate, seed, 0) and (rate == 1 or not participates(rate, seed, 1))
     )
+
+
+def is_repeated(name: str) -> bool:
+    """Whether it is a control of another network than ResNet-20 or the pre-activation WRN."""
+    controls = tuple(f"-{arm}" for arm in paper.CONTROLS if arm != "constant-decay")
+    return name.endswith(controls) and not any(n in name for n in ("-resnet20-", "-wrn28-"))
 
 
 # Many recipes differ in their images alone, which this test draws: it takes one of those, and one
 # of each data set, whose pixel statistics are its own.
 BUILT = {name: make() for name, make in RECIPES.items()}
 IMAGES = BUILT["toy-resnet18"].images
-DIFFERENT = {replace(recipe, images=IMAGES): name for name, recipe in BUILT.items()}
+# What a control does to maps does not depend on the network: it is tried on two.
+DIFFERENT = {
+    replace(recipe, images=IMAGES): name for name, recipe in BUILT.items() if not is_repeated(name)
+}
 OF_EACH_SET = {recipe.images.dataset: name for name, recipe in BUILT.items()}
 
 
@@ -154,6 +177,10 @@ def test_two_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         lambda optimizer, *_: decays.append(optimizer.param_groups[0]["weight_decay"])
     )
     masked: list[int] = []
+    rivals = [m for m in network.modules() if isinstance(m, InParticipatingSteps)]
+    on: list[bool] = []
+    for rival in rivals:
+        rival.register_forward_hook(lambda rival, *_: on.append(rival.active))
     original = common.dropout._mask_and_flags
     monkeypatch.setattr(
         "common.dropout._mask_and_flags",
@@ -182,8 +209,11 @@ def test_two_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         )
     finally:
         handle.remove()
-    assert decays == [magnified or base, base]
-    assert masked == ([4] if layers else [])
+    always = recipe.focus.participation_rate == 1
+    assert decays == [magnified or base, (magnified or base) if always else base]
+    assert masked == ([4] * (1 + always) if layers else [])
+    assert len(rivals) == (recipe.dropout.steps == "participating")
+    assert on == [True, False] * len(rivals)
     after = network.state_dict()
     assert list(after) == list(before)
     for key, value in after.items():

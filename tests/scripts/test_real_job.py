@@ -68,6 +68,8 @@ def test_pretrain_finetune_evaluate_on_two_processes(data: Path, tmp_path: Path)
         "gamma": [0.3, 0.6],
         "gamma_per": "image",
         "opposite": False,
+        "reference": "strongest",
+        "places": "focused",
         "participation_rate": 0.1,
         "exact": False,
         "weight_decay": 1e-3,
