@@ -1,14 +1,12 @@
-"""Finished runs as rows of a CSV file with their logs, and what can be said over several seeds."""
+"""Finished runs as rows of a CSV file, with their logs."""
 
 import csv
 import fcntl
 import gzip
 import hashlib
 import io
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -166,42 +164,3 @@ def _line(row: object) -> dict[str, str]:
     """Write the fields of a row as a CSV file has them; None is empty."""
     values = asdict(row)  # type: ignore[call-overload]
     return {name: "" if value is None else str(value) for name, value in values.items()}
-
-
-def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
-    """Return the mean and the sample standard deviation (n - 1), which needs two values."""
-    values = list(values)
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return statistics.fmean(values), deviation
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """A mean difference over pairs of runs of the same seed, with its 95% interval."""
-
-    mean: float
-    low: float | None
-    high: float | None
-    n: int
-
-
-def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
-    """Compare two arms over the seeds that both have; None if there is none.
-
-    The interval is Student's, for the mean of the differences: mean +- t(n - 1) * deviation /
-    sqrt(n). It needs two pairs.
-
-    Args:
-        ours: Value of each seed.
-        theirs: Value of each seed, subtracted.
-    """
-    differences = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
-    if not differences:
-        return None
-    mean, deviation = mean_and_deviation(differences)
-    if deviation is None:
-        return Difference(mean, None, None, 1)
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, len(differences) - 1)) * deviation / math.sqrt(len(differences))
-    return Difference(mean, mean - half, mean + half, len(differences))

@@ -15,7 +15,7 @@ from typing import Any
 
 from common.backbones import card_path
 from common.errors import InputError
-from common.results import mean_and_deviation
+from common.over_seeds import mean_and_deviation
 from pretrain.usage import LANGUAGES, quoted
 
 Card = Mapping[str, Any]

@@ -8,7 +8,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.results import mean_and_deviation
+from common.over_seeds import mean_and_deviation
 from pretrain.experiments import Run
 from pretrain.look_pictures import COLOURS, OPTIONS, plain, save, wrapped
 from pretrain.results import Row

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from common.results import mean_and_deviation, paired_difference
+from common.over_seeds import mean_and_deviation, paired_difference
 from pretrain import paper
 from pretrain.experiments import Cell, Experiment, Run
 from pretrain.recipes import RECIPES
@@ -15,7 +15,7 @@ Values = dict[int, float]
 _NOTES = """\
 Accuracy in percent, mean ± sample standard deviation over n seeds. Behind a slash: the difference
 to our baseline, mean over the seeds that both have, with its 95% interval (Student's t, paired by
-seed; none from one seed)."""
+seed; none from one seed), and from six seeds on the p-value of the sign-flip test."""
 _BEST_AND_LAST = """\
 Best epoch: the highest accuracy on the test images over all epochs, as the paper reports it; the
 choice flatters every arm. Last epoch: after the whole training."""
@@ -103,11 +103,7 @@ def _ours(values: Values, baseline: Values) -> str:
     mean, deviation = mean_and_deviation(values.values())
     text = f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
     difference = paired_difference(values, baseline)
-    if difference:
-        text += f" / {difference.mean:+.2f}"
-        if difference.low is not None and difference.high is not None:
-            text += f" [{difference.low:+.2f}, {difference.high:+.2f}]"
-    return text
+    return f"{text} / {difference}" if difference else text
 
 
 def _provenance(rows: Sequence[Row], planned: int) -> str:

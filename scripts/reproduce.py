@@ -28,7 +28,9 @@ Train what a table or figure of the paper needs, and render it beside the paper'
 are done are not repeated, one that was interrupted goes on.
 
   {", ".join(EXPERIMENTS)}
-  table5 (detection; flags of its own)
+  table5     detection; flags of its own
+  evidence   pictures and the README's short answer from the rows of all runs so far
+  power      how many seeds a difference takes, what so many could have seen
 
 {PROGRAM} EXPERIMENT --help shows the flags.
 
@@ -321,13 +323,18 @@ def _last_line(log: Path) -> str:
     return lines[-1] if lines else "it printed nothing"
 
 
-def _table5(argv: list[str]) -> None:
-    importlib.import_module("reproduce_table5").run(argv)  # beside this file
+def _other(module: str, function: str, argv: list[str]) -> None:
+    getattr(importlib.import_module(module), function)(argv)  # a file beside this one
 
 
 def main() -> int:
     """Run the command line; return the exit code."""
-    commands = {name: partial(reproduce, name) for name in EXPERIMENTS} | {"table5": _table5}
+    commands = {
+        **{name: partial(reproduce, name) for name in EXPERIMENTS},
+        "table5": partial(_other, "reproduce_table5", "run"),
+        "evidence": partial(_other, "reproduce_evidence", "run_evidence"),
+        "power": partial(_other, "reproduce_evidence", "run_power"),
+    }
     return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 
 

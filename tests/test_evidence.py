@@ -1,22 +1,29 @@
-"""The results in the READMEs are those of the rows in both results.csv."""
+"""The results in the READMEs, and the pictures, are those of the rows in both results.csv."""
 
 import csv
 import gzip
+import itertools
 import json
+import re
 import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import reproduce_evidence as evidence
+from PIL import Image
+from scipy.stats import ncf, t
 
 from common.results import log_path
 
 ROOT = Path(__file__).parents[1]
 README, PRETRAIN = ((ROOT / name).read_text() for name in ("README.md", "pretrain/README.md"))
-T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """Student's t at 97.5% by the number of pairs, from a printed table."""
 FD = "FocusedDropout"
+CLAIMS = "`tests/test_evidence.py` holds"
+"""Before the table of claims."""
 Row = dict[str, str]
 Values = dict[int, float]
 ARMS = {
@@ -29,10 +36,13 @@ ARMS = {
     "constant decay of the same mean": "-constant-decay",
     "DropBlock": "-dropblock",
 }
+LEARNT = {60: "5,000 images of CIFAR-10, 60 of 300", 300: "5,000 images of CIFAR-10, all 300"}
+"""Trainings on a tenth of CIFAR-10: epochs, and how their table is called."""
 DETECTORS = {
     "baseline": ("tiny-imagenet-resnet18", False),
     "FocusedDropout in pretraining": ("tiny-imagenet-resnet18-fd", False),
     "FocusedDropout in fine-tuning alone": ("tiny-imagenet-resnet18", True),
+    "FocusedDropout in both": ("tiny-imagenet-resnet18-fd", True),
     "from random weights": ("scratch", False),
 }
 
@@ -110,7 +120,15 @@ def difference(ours: Values, baseline: Values) -> str:
     if len(gaps) == 1:
         return f"{mean:+.2f}"
     half = T[len(gaps)] * statistics.stdev(gaps) / len(gaps) ** 0.5
-    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    text = f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}]"
+    if len(gaps) < 6:
+        return text
+    flips = [
+        abs(sum(sign * gap for sign, gap in zip(signs, gaps, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(gaps))
+    ]
+    as_far = sum(flip > abs(sum(gaps)) - 1e-9 for flip in flips)
+    return f"{text} (p {as_far / len(flips):.2g})"
 
 
 def classifier_cells(arm: str, flags: str, epochs: int) -> list[str]:
@@ -129,22 +147,42 @@ def classifier_cells(arm: str, flags: str, epochs: int) -> list[str]:
     return [*cells, str(len(rows))]
 
 
-def held_out_cells(arm: str) -> list[str]:
+def few_images(arm: str, flags: str, epochs: int) -> list[Row]:
+    """Find the runs of an arm on a tenth of CIFAR-10."""
+    fixed = {"images.held_out=45000"}
+    if epochs == 300:
+        fixed.add("images.held_out_by_seed=True")
+    precision = set() if "precision" in flags else {"optimization.precision=bf16"}
+    wanted = fixed | precision | as_changes(flags)
+    return [
+        row
+        for row in rows_of("pretrain")
+        if row["recipe"] == f"cifar10-resnet20{ARMS[arm]}"
+        and int(row["held_out"]) == 45000
+        and int(row["epochs"]) == epochs
+        and {
+            w
+            for w in row["changes"].split()
+            if not w.startswith(("optimization.epochs", "optimization.mile"))
+        }
+        == wanted
+    ]
+
+
+def held_out_cells(arm: str, flags: str, epochs: int) -> list[str]:
     """Return what the README says of a small training set.
 
     Held-out and test images and the cross-entropy of the former, each less the baseline; the
     training images; n.
     """
-    rows, baseline = (
-        [r for r in rows_of("pretrain") if r["recipe"] == f"cifar10-resnet20{ARMS[a]}"]
-        for a in (arm, "baseline")
-    )
-    rows, baseline = ([r for r in of_arm if int(r["held_out"])] for of_arm in (rows, baseline))
+    rows, baseline = few_images(arm, flags, epochs), few_images("baseline", "", epochs)
+    if not rows:
+        return ["not run", *[""] * 6, "0"]
     cells = []
     for column in ("last_accuracy", "test_accuracy", "last_loss"):
         ours = values(rows, column)
         cells.append(spread(ours))
-        cells.append("" if arm == "baseline" else difference(ours, values(baseline, column)))
+        cells.append("" if rows == baseline else difference(ours, values(baseline, column)))
     return [*cells, spread(values(rows, "train_accuracy")), str(len(rows))]
 
 
@@ -173,16 +211,119 @@ def test_classifiers(epochs: int, text: str) -> None:
 
 
 def test_few_images() -> None:
-    rows = table("**ResNet-20 on 5,000 images of CIFAR-10")
+    rows = table(f"**ResNet-20 on {LEARNT[60]}")
     for arm, *cells in rows:
-        assert cells == held_out_cells(arm), arm
-    (claim,) = (row for row in table("## Does it work?") if "overfits" in row[0])
+        assert cells == held_out_cells(arm, "", 60), arm
+    (claim,) = (row for row in table(CLAIMS) if "overfits" in row[0])
     before, after = rows[0], rows[-1]
     means = " -> ".join(row[1].split()[0] for row in (before, after))
     assert claim[2] == f"{means}, {after[2]}; cross-entropy x 100 {after[6]}"
     assert claim[3].startswith(f"{after[-1]} seeds,")
-    of_few = [row for row in rows_of("pretrain") if row["train_images"] == "5000"]
-    assert sum(int(row[-1]) for row in rows) == len(of_few)
+
+
+def test_the_planned_trainings() -> None:
+    rows = table(f"**ResNet-20 on {LEARNT[300]}")
+    assert len(rows) == 8
+    for arm, flags, *cells in rows:
+        assert cells == held_out_cells(arm, flags, 300), (arm, flags)
+
+
+def test_all_runs_on_few_images_are_shown() -> None:
+    shown = sum(int(row[-1]) for name in LEARNT.values() for row in table(f"**ResNet-20 on {name}"))
+    assert shown == sum(row["train_images"] == "5000" for row in rows_of("pretrain"))
+
+
+# ---- the short answer ---------------------------------------------------------------------------
+
+
+def pairs_of(name: str) -> tuple[Values, Values, float]:
+    """Return the values of a picture, without and with the method, and the paper's gain."""
+    if name == "detector-miniature":
+        arms = ("baseline", "FocusedDropout in pretraining")
+        before, after = (values(detectors(arm), "map_11point") for arm in arms)
+        return before, after, 0.91
+    if name == "cifar10-15-epochs":
+        before, after = (
+            values(classifiers(arm, "", 15), "best_accuracy") for arm in ("baseline", FD)
+        )
+        return before, after, 0.60
+    epochs = 60 if "60" in name else 300
+    before, after = (
+        values(few_images(arm, "", epochs), "last_accuracy") for arm in ("baseline", FD)
+    )
+    return before, after, 0.60
+
+
+def found_power(effect: float, n: int) -> float:
+    """By another distribution than the code: the square of t is F."""
+    return float(ncf.sf(t.ppf(0.975, n - 1) ** 2, 1, n - 1, n * effect**2))
+
+
+def test_the_short_answer() -> None:
+    done = sorted(pairs_of("cifar10-tenth-300-epochs")[0].keys())
+    both = [seed for seed in done if seed in pairs_of("cifar10-tenth-300-epochs")[1]]
+    tenth = "cifar10-tenth-300-epochs" if len(both) == 8 else "cifar10-tenth-60-epochs"
+    names = ("cifar10-15-epochs", tenth, "detector-miniature")
+    rows = table("<!-- short answer -->")
+    assert len(rows) == 3
+    for name, (what, says, unseen) in zip(names, rows, strict=True):
+        before, after, gain = pairs_of(name)
+        gaps = [after[seed] - before[seed] for seed in before.keys() & after.keys()]
+        n, deviation = len(gaps), statistics.stdev(gaps)
+        assert what.endswith(f"; {n} seeds")
+        said, _, verdict = says.partition(": ")
+        assert said == difference(after, before)
+        low, high = map(float, re.findall(r"[+-][\d.]+", said)[1:3])
+        kind = "a gain" if low > 0 else "a loss" if high < 0 else "undecided"
+        assert kind in verdict
+        seen, chance, needed = re.findall(
+            r"could have seen: ([\d.]+);.* (\d+)%, .* (\d+) seeds", unseen
+        )[0]
+        assert found_power((float(seen) - 0.051) / deviation, n) < 0.8
+        assert found_power((float(seen) + 0.051) / deviation, n) > 0.8
+        assert f"the paper's {gain:.2f} with" in unseen
+        assert float(chance) == pytest.approx(100 * found_power(gain / deviation, n), abs=0.6)
+        assert found_power(gain / deviation, int(needed)) > 0.8
+        if int(needed) > 2:
+            assert found_power(gain / deviation, int(needed) - 1) < 0.8
+        assert f"(scripts/evidence/{name}.png)" in README
+    assert (f"epochs: {len(both)} of 8\npairs" in README) == (len(both) < 8)
+
+
+@pytest.mark.parametrize("claim", evidence.CLAIMS, ids=lambda claim: claim.name)
+def test_pictures(claim: evidence.Claim) -> None:
+    """A picture carries the numbers that it was drawn from; they are those of the rows."""
+    picture = ROOT / evidence.PICTURES / f"{claim.name}.png"
+    before, after, gain = pairs_of(claim.name)
+    seeds = sorted(before.keys() & after.keys())
+    assert claim.paper == gain
+    if not seeds:
+        assert not picture.exists()
+        return
+    text = picture.with_suffix(".csv").read_text()
+    with Image.open(picture) as image:
+        assert image.info["Description"] == text
+    lines = list(csv.DictReader(text.splitlines()))
+    assert [line["seed"] for line in lines] == [*map(str, seeds), "mean", "low", "high"]
+    for line, seed in zip(lines, seeds, strict=False):
+        shown = [float(line[name]) for name in ("baseline", "focused_dropout", "difference")]
+        expected = [before[seed], after[seed], after[seed] - before[seed]]
+        assert shown == pytest.approx(expected, abs=1e-4)
+    if len(seeds) > 1:
+        mean, low, high = (f"{float(line['difference']):+.2f}" for line in lines[-3:])
+        assert difference(after, before).startswith(f"{mean} [{low}, {high}]")
+
+
+def test_the_readme_is_what_the_command_writes() -> None:
+    rows = {stage: evidence.read_rows(stage) for stage in ("pretrain", "detect")}
+    for name, part in (
+        ("short answer", evidence.short_answer(rows)),
+        ("planned trainings", evidence.planned_table(rows["pretrain"])),
+    ):
+        assert evidence.replace_part(README, name, part) == README
+
+
+# ---- the claims one by one ----------------------------------------------------------------------
 
 
 def test_detectors() -> None:
@@ -196,7 +337,7 @@ def test_detectors() -> None:
 def test_summary_of_classifiers() -> None:
     """Its first two rows: the gain, and how it develops, both of the runs of 15 epochs."""
     baseline, ours = classifiers("baseline", "", 15), classifiers(FD, "", 15)
-    gain, course = table("## Does it work?")[:2]
+    gain, course = table(CLAIMS)[:2]
     before, after = (values(rows, "best_accuracy") for rows in (baseline, ours))
     means = " -> ".join(f"{statistics.fmean(found.values()):.2f}" for found in (before, after))
     assert gain[2] == f"{means}, {difference(after, before)}"
@@ -208,7 +349,7 @@ def test_summary_of_classifiers() -> None:
 
 def test_summary_of_causes() -> None:
     """What the paper leaves open, each of the first seed, and how much the defaults scatter."""
-    (row,) = (row for row in table("## Does it work?") if "leaves open" in row[0])
+    (row,) = (row for row in table(CLAIMS) if "leaves open" in row[0])
 
     def gaps(ours: str, baseline: str = "") -> Values:
         before, after = classifiers("baseline", baseline, 15), classifiers(FD, ours, 15)
@@ -238,7 +379,7 @@ def mean_accuracy(rows: Sequence[Row], first: int, last: int) -> Values:
 
 
 def test_summary_of_two_epochs() -> None:
-    (row,) = (row for row in table("## Does it work?") if "(Table 4)" in row[0])
+    (row,) = (row for row in table(CLAIMS) if "(Table 4)" in row[0])
     arms = ("baseline", "randomly MWD", "FocusedDropout without MWD", "FocusedDropout")
     found = [values(classifiers(arm, "", 2), "best_accuracy") for arm in arms]
     first, *rest = (f"{statistics.fmean(of_arm.values()):.2f}" for of_arm in found)
@@ -256,7 +397,7 @@ def test_summary_of_two_epochs() -> None:
     ],
 )
 def test_summary_of_detectors(claim: str, name: str, column: str) -> None:
-    (row,) = (row for row in table("## Does it work?") if claim in row[0])
+    (row,) = (row for row in table(CLAIMS) if claim in row[0])
     before, after = detectors("baseline"), detectors(name)
     if name == "from random weights":  # there the baseline is what is claimed to be better
         before, after = after, before

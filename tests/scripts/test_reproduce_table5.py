@@ -43,7 +43,7 @@ ROW = Row(
 
 @pytest.mark.parametrize("scale", ["full", "small", "mini"])
 def test_the_commands_are_those_of_the_stages(tmp_path: Path, scale: str) -> None:
-    """Three detectors on two backbones and one on none; every flag is one that a stage takes."""
+    """Four detectors on two backbones and one on none; every flag is one that a stage takes."""
     flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", scale=scale)
     counts = []
     for ending in ("", "-fd", None):
@@ -61,7 +61,7 @@ def test_the_commands_are_those_of_the_stages(tmp_path: Path, scale: str) -> Non
     backbone = [("pretrain", "train"), ("pretrain", "export")]
     assert counts == [
         [*backbone, train, evaluate, train, evaluate],
-        [*backbone, train, evaluate],
+        [*backbone, train, evaluate, train, evaluate],
         [train, evaluate],
     ]
 
@@ -77,7 +77,7 @@ def _needing(kind: type, recipe: object) -> object:
     [
         (("fd",), ["-fd"], ["fd"]),
         (("scratch", "fd-fine-tuning"), ["", None], ["fd-fine-tuning", "scratch"]),
-        ((), ["", "-fd", None], ["baseline", "fd-fine-tuning", "fd", "scratch"]),
+        ((), ["", "-fd", None], ["baseline", "fd-fine-tuning", "fd", "fd-both", "scratch"]),
     ],
 )
 def test_arms_bring_their_backbones_alone(
@@ -108,15 +108,19 @@ def test_a_plan_of_some_arms_shows_all(tmp_path: Path, capsys: pytest.CaptureFix
     assert [line.split(":")[0] for line in out.splitlines() if line.startswith("  ")] == [
         f"  tiny-imagenet-resnet18{ending}-seed{seed}" for seed in (1, 0) for ending in ("", "-fd")
     ]
-    for arm in table5.ARMS.values():
-        assert f"| {arm.label} | {arm.paper} | | not run |" in out
+    for label, reported in (
+        ("baseline", "70.14 ± 0.17 | 76.32"),
+        ("FocusedDropout in pretraining", "71.05 ± 0.13 / +0.91 | 76.84 / +0.52"),
+        ("FocusedDropout in both", "- | -"),
+    ):
+        assert f"| {label} | {reported} | | not run |" in out
 
 
 def test_an_unknown_arm_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         table5.run(["--data", str(tmp_path), "--voc", str(tmp_path), "--arms", "dropblock"])
     message = str(caught.value)
-    assert "dropblock" in message and "'baseline', 'fd', 'fd-fine-tuning', 'scratch'" in message
+    assert "dropblock" in message and "'fd', 'fd-fine-tuning', 'fd-both', 'scratch'" in message
     assert "\n" not in message
 
 
@@ -182,10 +186,12 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     lines = table5.render(flags, rows).splitlines()
     # Differences 1 and 3: mean 2, deviation 1.414, t(0.975, 1) = 12.706, so +- 12.71.
     assert (
-        "| FocusedDropout in pretraining | 71.05 | 40.00 ± 0.00 | 53.00 ± 2.83 | "
-        "+2.00 [-10.71, +14.71] | 40.00 ± 0.00 | 2 |"
+        "| FocusedDropout in pretraining | 71.05 ± 0.13 / +0.91 | 76.84 / +0.52 | 40.00 ± 0.00 | "
+        "53.00 ± 2.83 | +2.00 [-10.71, +14.71] | 40.00 ± 0.00 | 2 |"
     ) in lines
-    assert "| baseline | 70.14 | 40.00 ± 0.00 | 51.00 ± 1.41 |  | 40.00 ± 0.00 | 2 |" in lines
-    assert "| from random weights | - | | not run | | | 0 |" in lines
+    assert (
+        "| baseline | 70.14 ± 0.17 | 76.32 | 40.00 ± 0.00 | 51.00 ± 1.41 |  | 40.00 ± 0.00 | 2 |"
+    ) in lines
+    assert "| from random weights | - | - | | not run | | | 0 |" in lines
     assert "**Not the paper's training: smaller.**" in lines
     assert lines[-1].endswith("commit 0123456789ab; 2.0 h.")
