@@ -31,6 +31,14 @@ from common.results import flat
 from common.run_folder import read_description
 from common.sampling import MicroBatch
 from pretrain.augment import normalize
+from pretrain.captions import (
+    cams_show,
+    caption,
+    channels_show,
+    curves_show,
+    describe_trainings,
+    share_in_focus,
+)
 from pretrain.datasets import load
 from pretrain.look_pictures import (
     Views,
@@ -189,6 +197,7 @@ def look(
     num_images: int = 8,
     seed: int = 0,
     workers: int | None = None,
+    claim: str = "",
 ) -> list[Path]:
     """Draw a figure of finished runs.
 
@@ -200,13 +209,14 @@ def look(
             "keep-ratio" (section 5.2.2).
         runs: Folders of runs.
         data: Folder of the data set; not for curves and keep-ratio.
-        out: The PNG; numbers go to a CSV beside it, but for "cam".
+        out: The PNG; numbers go to a CSV beside it.
         device: As `common.distributed.start` takes it.
         checkpoint: "best" or "last", for channels and cam.
         classes: Names of the classes that "channels" draws; empty for four, evenly spaced.
         num_images: How many validation images "cam" draws.
         seed: Which ones.
         workers: Processes that read images; None: as many as cores.
+        claim: What the paper says of it, for the caption.
 
     Returns:
         The files written.
@@ -219,16 +229,16 @@ def look(
     if not runs or len({folder.resolve() for folder in runs}) < len(runs):
         raise InputError("give at least one run, and each run once")
     if figure in ("curves", "keep-ratio"):
-        return _draw_records(figure, runs, out)
+        return _draw_records(figure, runs, out, claim)
     if data is None:
         raise InputError(f"the figure {figure!r} looks at images: say with --data where they are")
     opened = [open_run(folder, "pretrain", Recipe, checkpoint) for folder in runs]
     with distributed.start(device) as world:
         split = _open_val(opened, data, workers, world)
         if figure == "channels":
-            return _draw_channels(opened, split, classes, out, world)
+            return _draw_channels(opened, split, classes, out, world, claim)
         chosen = choose_images(_val_labels(opened[0].recipe, data), num_images, seed)
-        return _draw_cams(opened, split, chosen, out, world)
+        return _draw_cams(opened, split, chosen, out, world, claim)
 
 
 def _open_val(
@@ -276,6 +286,7 @@ def _draw_channels(
     names: Sequence[str],
     out: Path,
     world: World,
+    claim: str,
 ) -> list[Path]:
     if len(runs) > 1:
         raise InputError(f"the figure 'channels' shows one run, not {len(runs)}: draw them apart")
@@ -288,15 +299,17 @@ def _draw_channels(
     counts = strongest_channels(_open_network(runs[0], world), split, runs[0].recipe, world)
     if not world.is_main:
         return []
-    title = (
-        f"{runs[0].name}, seed {runs[0].seed}, epoch {runs[0].state['epoch']}: "
-        f"channel with the largest mean, for the {counts.sum()} of {split.num_images} "
-        "validation images classified correctly"
+    run = runs[0]
+    head = (
+        f"{describe_trainings([run.name], [run.recipe])}, {run.name}, seed {run.seed}, weights of "
+        f"epoch {run.state['epoch']}: channel with the largest mean, of the test or validation "
+        "images classified correctly"
     )
+    title = caption(head, claim, channels_show(counts, split.num_images))
     out.parent.mkdir(parents=True, exist_ok=True)
     plot_strongest_channels(counts, split.classes, shown, title, out)
     rows = [(split.classes[k], c, counts[k, c]) for k, c in np.argwhere(counts).tolist()]
-    return [out, _write_csv(out, ("class", "channel", "images"), rows)]
+    return [out, write_csv(out, ("class", "channel", "images"), rows)]
 
 
 def _draw_cams(
@@ -305,6 +318,7 @@ def _draw_cams(
     chosen: NDArray[np.int64],
     out: Path,
     world: World,
+    claim: str,
 ) -> list[Path]:
     images, labels = next(split.load([MicroBatch(0, chosen, 1.0)]))
     columns = []
@@ -324,17 +338,33 @@ def _draw_cams(
         columns.append((title, seen))
     if not world.is_main:
         return []
-    title = (
-        "class activation map of the true class, each from 0 to 1; "
-        f"white line: focused area at gamma {MIDDLE_GAMMA}"
+    head = (
+        f"{describe_trainings([run.name for run in runs], [run.recipe for run in runs])}: class "
+        "activation map of the true class, each from 0 to 1; white line: focused area at gamma "
+        f"{MIDDLE_GAMMA}"
     )
+    title = caption(head, claim, cams_show(columns, labels.cpu().numpy()))
     out.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu())
     plot_cams(pixels, labels.cpu().numpy(), split.classes, columns, title, out)
-    return [out]
+    rows = [
+        (position, split.classes[label], column, split.classes[guess], probability, inside, focused)
+        for column, seen in columns
+        for position, label, guess, probability, inside, focused in zip(
+            chosen.tolist(),
+            labels.tolist(),
+            seen.predicted.tolist(),
+            seen.probability.tolist(),
+            share_in_focus(seen).tolist(),
+            seen.focused.mean(axis=(1, 2)).tolist(),
+            strict=True,
+        )
+    ]
+    header = ("image", "class", "column", "predicted", "probability", "map_in_area", "area")
+    return [out, write_csv(out, header, rows)]
 
 
-def _draw_records(figure: FigureName, runs: Sequence[Path], out: Path) -> list[Path]:
+def _draw_records(figure: FigureName, runs: Sequence[Path], out: Path, claim: str) -> list[Path]:
     """Draw what metrics.jsonl holds; neither weights nor images are needed."""
     names, seeds, recipes = zip(
         *(read_description(folder, "pretrain", Recipe) for folder in runs), strict=True
@@ -343,14 +373,19 @@ def _draw_records(figure: FigureName, runs: Sequence[Path], out: Path) -> list[P
     records = [read_metrics(folder) for folder in runs]
     metrics = ("val_accuracy", "train_loss")
     lack = "holds no evaluation, so it has no curve: train it further"
-    title = ", ".join(dict.fromkeys(f"{r.network} on {r.images.dataset}" for r in recipes))
+    head, shown = describe_trainings(names, recipes), ""
     if figure == "keep-ratio":
         metrics = ("focus_keep_ratio", "focus_zeros_ratio")
         lack = "has no keep ratio: FocusedDropout was on in none of its steps"
-        title += ": units that FocusedDropout keeps, mean over the participating steps of an epoch"
+        shown = "Units that FocusedDropout keeps, mean over the participating steps of an epoch"
     for folder, epochs in zip(runs, records, strict=True):
         if all(record.get(metrics[0]) is None for record in epochs):
             raise InputError(f"{folder} {lack}")
+    if figure == "curves":
+        plain = [not (r.focus.enabled or r.dropout.kind != "none") for r in recipes]
+        first = plain.index(True) if any(plain) else 0
+        shown = curves_show(list(zip(labels, records, strict=True)), labels[first])
+    title = caption(head, claim, shown)
     out.parent.mkdir(parents=True, exist_ok=True)
     plot = plot_keep_ratio if figure == "keep-ratio" else plot_curves
     plot(list(zip(labels, records, strict=True)), out, title)
@@ -360,7 +395,7 @@ def _draw_records(figure: FigureName, runs: Sequence[Path], out: Path) -> list[P
         for label, folder, seed, epochs in zip(labels, runs, seeds, records, strict=True)
         for record in epochs
     ]
-    return [out, _write_csv(out, header, rows)]
+    return [out, write_csv(out, header, rows)]
 
 
 def run_labels(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
@@ -379,7 +414,8 @@ def run_labels(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
     return labels
 
 
-def _write_csv(out: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
+def write_csv(out: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
+    """Write the numbers of a picture beside it, and return their path."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     path = out.with_suffix(".csv")

@@ -156,14 +156,18 @@ def plot_cams(
         columns: Title and views of each checkpoint.
         title: Above all.
         out: The PNG: 0.1 + 1.8 inches a column wide, the images' own included; 1.9 inches a row
-            high, and 1.5 for title, headings (0.13 more for each line above one) and colour scale.
+            high, and 1.5 for title, headings (0.13 more for each line above one) and colour scale,
+            and 0.16 for each line of the title above three.
 
     Returns:
         The figure, as written.
     """
     headings = [textwrap.wrap(text, _HEADING) for text in ("image", *(text for text, _ in columns))]
     heading = 0.13 * (max(map(len, headings)) - 1)
-    width, height = 0.1 + 1.8 * len(headings), 1.5 + heading + 1.9 * len(images)
+    width = 0.1 + 1.8 * len(headings)
+    title = wrapped(title, width)
+    heading += 0.16 * max(0, title.count("\n") - 2)
+    height = 1.5 + heading + 1.9 * len(images)
     with matplotlib.rc_context(OPTIONS):
         figure = Figure(figsize=(width, height))
 
@@ -192,7 +196,7 @@ def plot_cams(
             ScalarMappable(cmap=_CMAP), scale, orientation="horizontal", alpha=_ALPHA
         ).outline.set_visible(False)
         scale.tick_params(length=0)
-        figure.suptitle(wrapped(title, width), y=1 - 0.1 / height, va="top", fontsize=9)
+        figure.suptitle(title, y=1 - 0.1 / height, va="top", fontsize=9)
         save(figure, out)
     return figure
 
@@ -253,12 +257,12 @@ def plot_curves(runs: Sequence[LabelledRun], out: Path, title: str) -> Figure:
     Raises:
         InputError: If runs of one label have no epoch in common.
     """
-    groups = _group(runs)
+    groups = group_runs(runs)
     with matplotlib.rc_context(OPTIONS):
         figure = Figure(figsize=(9, 3.4 + 0.2 * len(groups)), layout="constrained")
         accuracy, loss = figure.subplots(1, 2)
-        _draw_lines(accuracy, groups, "val_accuracy")
-        _draw_lines(loss, groups, "train_loss")
+        draw_lines(accuracy, groups, "val_accuracy")
+        draw_lines(loss, groups, "train_loss")
         accuracy.set_title("validation accuracy")
         accuracy.yaxis.set_major_formatter(_percent)
         loss.set_title("training loss")
@@ -285,11 +289,11 @@ def plot_keep_ratio(runs: Sequence[LabelledRun], out: Path, title: str) -> Figur
     Raises:
         InputError: If runs of one label have no epoch in common.
     """
-    groups = _group(runs)
+    groups = group_runs(runs)
     with matplotlib.rc_context(OPTIONS):
         figure = Figure(figsize=(6, 3.4 + 0.2 * len(groups)), layout="constrained")
         axes = figure.subplots()
-        _draw_lines(axes, groups, "focus_keep_ratio")
+        draw_lines(axes, groups, "focus_keep_ratio")
         axes.set(ylim=(0, 1), ylabel="ones in the mask: units kept")
         axes.yaxis.set_major_formatter(_percent)
         zeros = axes.secondary_yaxis("right", functions=(_complement, _complement))
@@ -314,17 +318,18 @@ def _complement(share: ArrayLike) -> NDArray[np.float64]:
     return 1 - np.asarray(share, np.float64)
 
 
-def _group(runs: Sequence[LabelledRun]) -> dict[str, list[list[dict[str, Any]]]]:
+def group_runs(runs: Sequence[LabelledRun]) -> dict[str, list[list[dict[str, Any]]]]:
+    """Collect the records of the runs of each label."""
     groups: dict[str, list[list[dict[str, Any]]]] = {}
     for label, records in runs:
         groups.setdefault(label, []).append(records)
     return groups
 
 
-def _draw_lines(axes: Axes, groups: dict[str, list[list[dict[str, Any]]]], metric: str) -> None:
+def draw_lines(axes: Axes, groups: dict[str, list[list[dict[str, Any]]]], metric: str) -> None:
     """Draw one metric of every group of runs, and where the learning rates drop."""
     for index, (label, group) in enumerate(groups.items()):
-        epochs, values = _common_epochs(label, group, metric)
+        epochs, values = common_epochs(label, group, metric)
         colour = COLOURS[index % len(COLOURS)]
         several = len(group) > 1
         axes.plot(
@@ -349,10 +354,14 @@ def _draw_lines(axes: Axes, groups: dict[str, list[list[dict[str, Any]]]], metri
     plain(axes)
 
 
-def _common_epochs(
+def common_epochs(
     label: str, group: Sequence[list[dict[str, Any]]], metric: str
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the epochs (E,) in which all runs have a metric, and its values (runs, E)."""
+    """Return the epochs (E,) in which all runs have a metric, and its values (runs, E).
+
+    Raises:
+        InputError: If there is no such epoch.
+    """
     tables = [{r["epoch"]: r[metric] for r in run if r.get(metric) is not None} for run in group]
     epochs = sorted(set(tables[0]).intersection(*tables[1:]))
     if not epochs:

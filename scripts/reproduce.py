@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common import cli
 from common.errors import InputError
@@ -20,6 +21,11 @@ from pretrain.recipes import Block, Dataset, NetworkName, Recipe
 from pretrain.results import Row, row_of
 from pretrain.tables import render
 
+if TYPE_CHECKING:
+    from pretrain.look import FigureName
+
+H100_IMAGES_PER_SECOND: dict[NetworkName, float] = {}
+"""Training images a second of one H100, by network, as measured: none was yet."""
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "python scripts/reproduce.py"
 OVERVIEW = f"""usage: {PROGRAM} EXPERIMENT --data DIR [flags] [-- flags of every training]
@@ -48,7 +54,8 @@ class Flags:
     out: Path = Path("runs/reproduce")
     """Folder of the runs and of what is rendered."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One training of every arm for each; the paper has three."""
+    """One training of every arm for each; the paper has three. Figures 2 and 4 draw a single seed,
+    and train the first alone."""
     scale: float = 1.0
     """Share of the epochs, at least one; every table says so."""
     dataset: Dataset | None = None
@@ -93,7 +100,8 @@ def reproduce(name: str, argv: list[str]) -> None:
         recipe = replace(recipe, images=replace(recipe.images, held_out=flags.held_out))
         return cli.parse(Recipe, extra, "flags behind --", "", default=recipe)
 
-    runs = plan(cells(experiment), flags.seeds, flags.out, change)
+    seeds = flags.seeds[:1] if experiment.one_seed else flags.seeds
+    runs = plan(cells(experiment), seeds, flags.out, change)
     if len({run.folder for run in runs}) < len(runs):
         raise InputError(
             f"the flags behind -- set what {experiment.title} varies, so that several of its "
@@ -153,6 +161,7 @@ def _show_plan(
     runs: Sequence[Run], todo: Sequence[Run], slots: Sequence[Slot], flags: Flags
 ) -> None:
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them done")
+    print(f"all of them on one H100: {_cost_on_h100(runs, flags)}")
     if not todo:
         return
     device = slots[0].device
@@ -167,6 +176,19 @@ def _show_plan(
         f"about {_duration(sum(seconds) / share)} in all on {device}, {len(slots)} side by side",
         flush=True,
     )
+
+
+def _cost_on_h100(runs: Sequence[Run], flags: Flags) -> str:
+    """Say how long one H100 would take, by measured rates alone."""
+    if any(run.recipe.network not in H100_IMAGES_PER_SECOND for run in runs):
+        return "not measured"
+    seconds = 0.0
+    for run in runs:
+        images = run.recipe.images
+        train = _num_images(images.dataset, flags.data)[0] - images.held_out
+        rate = H100_IMAGES_PER_SECOND[run.recipe.network]
+        seconds += run.recipe.optimization.epochs * train / rate
+    return f"about {_duration(seconds)}, without evaluations"
 
 
 def _duration(seconds: float) -> str:
@@ -288,28 +310,22 @@ def _pictures(
     """Draw the figures that can be drawn from what is done."""
     done = [run for run in runs if run.folder in rows]
     out = flags.out / f"{name}.png"
-    if not done or name.startswith("table"):
+    if not done or name.startswith(("table", "controls")):
         return []
     from pretrain.look import look
-    from pretrain.sweep_picture import plot_sweep
+    from pretrain.sweep_picture import draw_sweep
 
     if experiment.varied:
-        epochs = done[0].recipe.optimization.epochs
-        title = f"{experiment.title}: {', '.join(experiment.networks)} on {experiment.dataset}"
-        axis = experiment.varied.replace("_", " ")
-        plot_sweep(runs, rows, axis, out, f"{title}, {epochs} epochs")
-        return [out]
-    folders = [run.folder for run in done]
+        return draw_sweep(experiment, runs, rows, out)
+    folders, claim = [run.folder for run in done], experiment.claim
     if name == "figure5":
-        written = look("curves", folders, None, out)
+        written = look("curves", folders, None, out, claim=claim)
         focused = [run.folder for run in done if rows[run.folder].keep_ratio is not None]
         if focused:
             written += look("keep-ratio", focused, None, out.with_name(f"{name}-keep-ratio.png"))
         return written
-    one_seed = [run.folder for run in done if run.seed == done[0].seed]
-    if name == "figure2":
-        return look("channels", one_seed[:1], flags.data, out, flags.device)
-    return look("cam", one_seed, flags.data, out, flags.device)
+    figure: FigureName = "channels" if name == "figure2" else "cam"
+    return look(figure, folders, flags.data, out, flags.device, claim=claim)
 
 
 def _epoch(run: Run) -> str:

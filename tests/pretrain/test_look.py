@@ -501,7 +501,9 @@ def test_the_maps_of_runs(
     out = tmp_path / "cam.png"
     earlier = edited(runs / "fd0", tmp_path / "earlier", "focus", after="layer1")
     chosen = [*(runs / name for name in ("base0", "fd0", "fd1")), earlier]
-    assert look("cam", chosen, data, out, "cpu", num_images=2, seed=3) == [out]
+    assert look("cam", chosen, data, out, "cpu", num_images=2, seed=3) == [
+        *(out, out.with_suffix(".csv"))
+    ]
     titles = [title for title, _ in drawn["columns"]]
     fd = "cifar10-resnet20-fd focus.after="
     assert titles == [

@@ -90,6 +90,7 @@ def test_killed_half_way_it_repeats_nothing(data: Path, tmp_path: Path) -> None:
     third = subprocess.run(command, capture_output=True, text=True)
     assert third.returncode == 0
     assert third.stdout.startswith("3 runs, 3 of them done\n")
+    assert "all of them on one H100: not measured" in third.stdout
     assert rows_of(tmp_path) == rows
 
 
