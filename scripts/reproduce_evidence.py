@@ -396,9 +396,16 @@ def run_power(argv: list[str]) -> None:
 
 
 def describe_power(deviation: float, difference: float, seeds: Sequence[int]) -> str:
-    """Write what a deviation of paired differences allows, in lines."""
+    """Write what a deviation of paired differences allows, in lines.
+
+    Raises:
+        InputError: If no number of seeds would do.
+    """
     lines = [f"  deviation of the paired differences {deviation:.2f}"]
-    needed = [seeds_needed(difference, deviation, wanted) for wanted in (0.8, 0.95)]
+    try:
+        needed = [seeds_needed(difference, deviation, wanted) for wanted in (0.8, 0.95)]
+    except ValueError as error:
+        raise InputError(f"--difference {difference:g}: {error}") from error
     lines.append(
         f"  a difference of {difference:g}: {needed[0]} seeds see it with a chance of 80%, "
         f"{needed[1]} with 95%"

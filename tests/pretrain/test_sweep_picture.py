@@ -52,7 +52,10 @@ def trained(
         accuracy = 0.5 + number / 100
         rows[run.folder] = replace(ROW, best_accuracy=accuracy, last_accuracy=accuracy - 0.1)
         run.folder.mkdir(parents=True)
-        zeros = [{"epoch": e, "focus_zeros_ratio": e / 10 + run.seed / 100} for e in (1, 2, 3)]
+        zeros = [
+            {"epoch": e, "step": e, "lr": 0.1, "focus_zeros_ratio": e / 10 + run.seed / 100}
+            for e in (1, 2, 3)
+        ]
         text = "".join(json.dumps(record) + "\n" for record in zeros)
         (run.folder / "metrics.jsonl").write_text(text)
     return runs, rows
