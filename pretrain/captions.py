@@ -35,7 +35,9 @@ def _describe(name: str, recipe: Recipe) -> str:
 
 def caption(head: str, claim: str, shown: str) -> str:
     """Put a caption together: what is drawn, the paper's claim if there is one, ours."""
-    return f"{head}. The paper: {claim}. Here: {shown}." if claim else f"{head}. {shown}."
+    if not claim:
+        return f"{head}. {shown[:1].upper()}{shown[1:]}."
+    return f"{head}. The paper: {claim}. Here: {shown}."
 
 
 def channels_show(counts: NDArray[np.int64], total: int) -> str:

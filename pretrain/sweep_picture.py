@@ -47,7 +47,7 @@ def draw_sweep(
     baseline = [100 * rows[run.folder].best_accuracy for run in done if run.cell.is_baseline]
     trained = describe_trainings([r.cell.name for r in done], [r.recipe for r in done])
     title = caption(
-        f"{experiment.title}, {field}: {trained}", experiment.claim, sweep_shows(found, baseline)
+        f"{experiment.title}: {trained}", experiment.claim, sweep_shows(found, baseline)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     plot_sweep(experiment, done, rows, out, title)
@@ -141,7 +141,10 @@ def plot_sweep(
             if field == "weight_decay":
                 _references(accuracy, done, rows)
         if field == "weight_decay":
+            places = list(_by_place(done, rows, "best_accuracy", field))
             accuracy.set_xscale("log")
+            accuracy.set_xticks(places, [f"{place:g}" for place in places])
+            accuracy.minorticks_off()
         accuracy.set_title("accuracy, %")
         if field != "gamma":
             accuracy.set_xlabel(field.replace("_", " "))

@@ -36,7 +36,7 @@ def test_trainings_are_named_with_their_data_and_epochs() -> None:
 
 def test_a_caption_has_the_claim_beside_what_is_shown() -> None:
     assert caption("head", "a claim", "ours") == "head. The paper: a claim. Here: ours."
-    assert caption("head", "", "ours") == "head. ours."
+    assert caption("head", "", "ours") == "head. Ours."
 
 
 def test_channels() -> None:

@@ -518,6 +518,59 @@ def test_the_maps_of_runs(
         files = (data / "test" / CLASSES[label]).glob("*.png")
         assert any(np.array_equal(cv2.imread(str(file))[..., ::-1], image) for file in files)
     read_png(out, (9.1, 1.5 + 0.13 * 3 + 1.9 * 2))
+    rows = read_csv(out.with_suffix(".csv"))
+    assert [row["column"] for row in rows] == [title for title in titles for _ in range(2)]
+    for number, (_, seen) in enumerate(drawn["columns"]):
+        for row, label, guess, probability, focused in zip(
+            rows[2 * number :],
+            drawn["labels"],
+            seen.predicted,
+            seen.probability,
+            seen.focused,
+            strict=False,
+        ):
+            assert (row["class"], row["predicted"]) == (CLASSES[label], CLASSES[guess])
+            assert float(row["probability"]) == probability
+            assert float(row["area"]) == pytest.approx(focused.mean())
+            assert 0 <= float(row["map_in_area"]) <= 1
+
+
+def test_captions_have_the_data_the_epochs_and_the_claim(
+    runs: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    for name in ("plot_strongest_channels", "plot_cams", "plot_curves"):
+        monkeypatch.setattr(
+            looking,
+            name,
+            lambda *given: titles.append(next(x for x in given if isinstance(x, str))),
+        )
+    out, base = tmp_path / "a.png", runs / "base0"
+    look("channels", [base], data, out, "cpu", claim="a claim")
+    look("cam", [base, runs / "fd0"], data, out, "cpu", claim="a claim")
+    look("curves", [runs / "fd0", base], None, out, claim="a claim")
+    for title in titles:
+        assert title.startswith("cifar-resnet20 on CIFAR-10, 3 of 300 epochs")
+        assert ". The paper: a claim. Here: " in title
+    assert len(titles) == 3
+    assert "of 10 images are classified correctly" in titles[0]
+    assert "of a map's sum lie in the focused area" in titles[1]
+    assert "Here: against cifar10-resnet20: cifar10-resnet20-fd " in titles[2]
+
+
+def test_a_long_title_lowers_what_stands_below(tmp_path: Path) -> None:
+    cams = np.ones((1, 4, 4), np.float32)
+    seen = Views(cams, np.ones((1, 2, 2), bool), np.zeros(1, int), np.ones(1, np.float32))
+    images, labels = np.zeros((1, 4, 4, 3), np.uint8), np.zeros(1, int)
+    for lines, height in ((3, 3.4), (5, 3.4 + 2 * 0.16)):
+        title = " ".join(["x" * 50] * lines)  # one a line of a figure of 3.7 inches
+        figure = plot_cams(images, labels, ["a"], [("one", seen)], title, tmp_path / "a.png")
+        assert figure.get_figheight() == pytest.approx(height)
+        (shown,) = (text for text in figure.texts if text.get_text() == title.replace(" ", "\n"))
+        heading = next(text for text in figure.texts if text.get_text() == "one")
+        figure.canvas.draw()
+        below, above = heading.get_window_extent(), shown.get_window_extent()
+        assert below.y1 <= above.y0
 
 
 def test_the_curves_of_runs(runs: Path, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_the_caption_has_the_claim_the_data_used_and_the_epochs(
     runs, rows = trained("figure6a", tmp_path)
     draw_sweep(EXPERIMENTS["figure6a"], runs, rows, tmp_path / "a.png")
     assert titles == [
-        "Figure 6a, participation rate: cifar-resnet20 on CIFAR-10, 3 of 300 epochs. The paper: "
+        "Figure 6a: cifar-resnet20 on CIFAR-10, 3 of 300 epochs. The paper: "
         "accuracy rises from rate 0 to its highest at 0.1, then falls, little below 0.3. Here: "
         "highest at 0.4, 58.00 ± 4.24, where the baseline has 53.00 (best epoch, 2 seeds a "
         "setting)."

@@ -152,6 +152,37 @@ def test_some_arms_are_trained_and_all_shown(
     assert "None of 14 runs is done." in out
 
 
+@pytest.mark.parametrize(("name", "runs"), [("figure2", 1), ("figure4", 3), ("figure5", 6)])
+def test_figures_of_one_seed_train_the_first_alone(
+    call_command: Callable[..., tuple[int, str, str]],
+    data: Path,
+    tmp_path: Path,
+    name: str,
+    runs: int,
+) -> None:
+    command = arguments(name, data, tmp_path / "out")
+    command[command.index("--") : command.index("--")] = ["--plan", "--seeds", "4", "0"]
+    code, out, _ = call_command(reproduce, *command)
+    assert code == 0
+    assert out.startswith(f"{runs} runs, 0 of them done\n")
+    assert "seed 4" in out and ("seed 0" in out) == (name == "figure5")
+
+
+def test_the_cost_on_one_h100_is_of_measured_rates_alone(
+    call_command: Callable[..., tuple[int, str, str]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = arguments("figure5", data, tmp_path / "out")
+    command[command.index("--") : command.index("--")] = ["--plan", "--held-out", "2"]
+    assert "one H100: not measured" in call_command(reproduce, *command)[1]
+    monkeypatch.setitem(reproduce.H100_IMAGES_PER_SECOND, "cifar-resnet20", 0.3)
+    # 3 trainings, 8 images less 2, 1 epoch, 0.3 a second.
+    out = call_command(reproduce, *command)[1]
+    assert "all of them on one H100: about 60 s, without evaluations" in out
+
+
 def test_help_names_the_arms(call_command: Callable[..., tuple[int, str, str]]) -> None:
     _, out, _ = call_command(reproduce, "figure5", "--help")
     assert "Arms: baseline, mwd, fd." in out
