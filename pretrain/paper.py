@@ -5,13 +5,13 @@ CONTROLS = {
     "constant-decay-5e-4": "Constant decay of 5e-4",
     "shuffled": "Shuffled places",
     "shuffled-no-mwd": "Shuffled places without MWD",
-    "random-reference": "Random reference channel",
-    "random-reference-no-mwd": "Random reference channel without MWD",
+    "any-channel": "Any channel as reference",
+    "any-channel-no-mwd": "Any channel as reference without MWD",
     "fd-every-step": "FocusedDropout in every step",
     "fd-gamma-per-batch": "FocusedDropout, one gamma a batch",
-    "dropout-mwd": "Dropout in 10% of the steps, with MWD",
-    "spatial-dropout-mwd": "SpatialDropout in 10% of the steps, with MWD",
-    "dropblock-mwd": "DropBlock in 10% of the steps, with MWD",
+    "dropout-mwd": "Dropout, same steps and MWD",
+    "spatial-dropout-mwd": "SpatialDropout, same steps and MWD",
+    "dropblock-mwd": "DropBlock, same steps and MWD",
 }
 """What the paper lacks. Is it the decay, however it is given? Does it matter which places are kept,
 which channel tells them, how often? Do other dropouts gain as much if they are treated alike?"""

@@ -263,8 +263,8 @@ def _with_arm(baseline: Recipe, arm: str, groups: tuple[str, ...]) -> Recipe:
         "opposite-no-mwd": Focus(after=after, opposite=True),
         "shuffled": Focus(after=after, places="shuffled", weight_decay=magnified),
         "shuffled-no-mwd": Focus(after=after, places="shuffled"),
-        "random-reference": Focus(after=after, reference="random", weight_decay=magnified),
-        "random-reference-no-mwd": Focus(after=after, reference="random"),
+        "any-channel": Focus(after=after, reference="random", weight_decay=magnified),
+        "any-channel-no-mwd": Focus(after=after, reference="random"),
     }
     return replace(baseline, focus=focus[arm])
 

@@ -183,7 +183,7 @@ def test_what_makes_a_control_stays() -> None:
     assert {rates.pop(arm) for arm in unchanged} == {0.1}
     assert set(rates.values()) == {0.3}
     assert gammas["fd-gamma-per-batch"] == "batch"
-    layered = ("fd", "fd-every-step", "fd-no-mwd", "random-reference", "shuffled")
+    layered = ("fd", "fd-every-step", "fd-no-mwd", "any-channel", "shuffled")
     assert {gammas[arm] for arm in layered} == {"unit"}
     assert {gammas[arm] for arm in ("mwd", "dropout-mwd", *unchanged)} == {"image"}
     assert [arm for arm, kept in of("places").items() if kept == "shuffled"] == [

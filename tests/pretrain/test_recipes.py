@@ -65,11 +65,11 @@ def test_settings_are_those_of_the_table(name: str) -> None:
     constant = {"constant-decay": base + 0.1 * (1e-3 - base), "constant-decay-5e-4": 5e-4}
     assert o.weight_decay == constant.get(arm, base)
     f, d = recipe.focus, recipe.dropout
-    focused = arm.startswith(("fd", "opposite", "shuffled", "random-reference"))
+    focused = arm.startswith(("fd", "opposite", "shuffled", "any-channel"))
     assert f.after == (penultimate(recipe.network) if focused else None)
     assert f.opposite == arm.startswith("opposite")
     assert f.places == ("shuffled" if arm.startswith("shuffled") else "focused")
-    assert f.reference == ("random" if arm.startswith("random-reference") else "strongest")
+    assert f.reference == ("random" if arm.startswith("any-channel") else "strongest")
     assert f.gamma_per == ("batch" if arm == "fd-gamma-per-batch" else "image")
     assert (f.gamma, f.participation_rate) == ((0.3, 0.6), 1.0 if "every-step" in arm else 0.1)
     magnified = (focused or arm.endswith("mwd")) and not arm.endswith("no-mwd")

@@ -117,7 +117,7 @@ def test_a_line_for_each_dropout(tmp_path: Path) -> None:
     (axes,) = figure.axes
     found, means, _, _ = points(axes, "SpatialDropout")
     assert (found, means) == (pytest.approx([0.05, 0.1, 0.2, 0.4]), pytest.approx([56, 57, 58, 59]))
-    assert points(axes, "DropBlock in 10% of the steps, with MWD")[1][-1] == pytest.approx(75)
+    assert points(axes, "DropBlock, same steps and MWD")[1][-1] == pytest.approx(75)
     lines = {line.get_label(): line.get_ydata()[0] for line in axes.lines}
     assert (lines["Baseline"], lines["FocusedDropout"]) == (50, 51)
 
