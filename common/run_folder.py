@@ -101,9 +101,12 @@ def _git(*arguments: str) -> str | None:
 
 
 def to_json(value: object) -> str:
-    """Write a dataclass or plain value as readable JSON."""
-    plain = asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
-    return json.dumps(plain, indent=2) + "\n"
+    """Write a plain value as readable JSON, dataclasses and what holds them included."""
+    return json.dumps(value, indent=2, default=_fields) + "\n"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return asdict(value)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -149,7 +152,8 @@ class RunFolder:
 
     Args:
         path: Folder; made if it is not there.
-        description: What is run, as written to recipe.json: plain JSON values.
+        description: What is run, as written to recipe.json: plain JSON values, and under "recipe"
+            a dataclass; of a run of an older version, fields that it lacks count as the default.
         resume: "auto", "never" or the path of a checkpoint.
 
     Raises:
@@ -193,8 +197,12 @@ class RunFolder:
             )
 
     def _check_same(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        plain = json.loads(json.dumps(dict(now)))
-        difference = _first_difference(before, plain)
+        recipe = now.get("recipe")
+        if is_dataclass(recipe) and not isinstance(recipe, type):
+            # What the version that wrote it did not have yet stands at its default.
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                before = {**before, "recipe": from_json(type(recipe), before["recipe"])}
+        difference = _first_difference(*(json.loads(to_json(dict(d))) for d in (before, now)))
         if difference and self.checkpoint_exists():
             raise InputError(
                 f"{self.path} holds another run ({difference}): choose another --out, "

@@ -1,7 +1,6 @@
 """`python -m detect train`: from a backbone file and a VOC devkit to a trained detector."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -57,7 +56,7 @@ def run(name: str, recipe: Recipe, backbone: Path | None, flags: RunFlags) -> di
     return job.run(
         name,
         flags,
-        {"stage": "detect", "recipe": asdict(recipe), "backbone": origin},
+        {"stage": "detect", "recipe": recipe, "backbone": origin},
         recipe.optimization,
         recipe.focus,
         partial(_build, recipe, backbone, flags),

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -36,7 +35,7 @@ def run(name: str, recipe: Recipe, flags: RunFlags) -> dict[str, float]:
     return job.run(
         name,
         flags,
-        {"stage": "pretrain", "recipe": asdict(recipe)},
+        {"stage": "pretrain", "recipe": recipe},
         recipe.optimization,
         recipe.focus,
         partial(_build, recipe, flags),

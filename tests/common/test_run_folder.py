@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def finished(path: Path) -> Path:
 
 OWNER = """
 import os, sys, time
+from dataclasses import dataclass
 from pathlib import Path
 from common.run_folder import RunFolder
 folder = RunFolder(Path(sys.argv[1]), {"stage": "pretrain"})
@@ -111,6 +113,30 @@ def test_another_recipe_is_refused(tmp_path: Path, change: dict[str, Any], messa
         RunFolder(tmp_path, DESCRIPTION | change)
     assert read_json(tmp_path / "recipe.json")["seed"] == 0
     RunFolder(tmp_path, DESCRIPTION).close()  # the refusal has let the folder go
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newer:
+    """A recipe that got a field since."""
+
+    lr: float
+    field: int = 3
+
+
+@pytest.mark.parametrize(("now", "same"), [(3, True), (4, False)])
+def test_a_field_that_an_older_version_lacks_was_at_its_default(
+    tmp_path: Path, now: int, same: bool
+) -> None:
+    RunFolder(tmp_path, {"recipe": {"lr": 0.1}}).close()
+    (tmp_path / "last.pt").write_bytes(b"")
+    description = {"recipe": Newer(lr=0.1, field=now)}
+    if same:
+        RunFolder(tmp_path, description).close()
+        kept = json.loads((tmp_path / "recipe.json").read_text())
+        assert kept == {"recipe": {"lr": 0.1, "field": 3}}
+    else:
+        with pytest.raises(InputError, match=r"recipe\.field was 3, is now 4"):
+            RunFolder(tmp_path, description)
 
 
 @pytest.mark.parametrize("resume", ["auto", "never"])
