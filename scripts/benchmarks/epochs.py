@@ -5,7 +5,6 @@ as long as it may take on a GPU; the evaluation is left out.
 """
 
 import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import measure
-from benchmarks.loops import random_images, recipe_for, seconds_per_step
-from benchmarks.measure import Comparison, Settings
+from benchmarks.loops import random_images, recipe_for
+from benchmarks.measure import Comparison, Run, Settings
+from benchmarks.timing import StepTimes
 from common import allocator
 from common.distributed import World
 from common.run_folder import RunFolder
@@ -36,8 +36,8 @@ def sizes(settings: Settings) -> tuple[int, int, int, int]:
     return (100, 5, 5, 1) if settings.tiny else (50_000, 5, 40, 3)
 
 
-def one(settings: Settings) -> float:
-    """Train with short epochs or a long one; return the seconds of as many steps as a short has."""
+def one(settings: Settings) -> Run:
+    """Train with short epochs or a long one; the time is of as many steps as a short one has."""
     images, steps, epochs, _ = sizes(settings)
     per_epoch = steps if settings.loop == "short" else steps * epochs
     if settings.device.type == "cpu":
@@ -45,28 +45,29 @@ def one(settings: Settings) -> float:
     recipe = recipe_for("cifar-resnet20", images // per_epoch, "fp32")
     data = random_images(images)
     resident = ResidentImages(data, recipe.images.padding, seed=0, device=settings.device)
+    times = StepTimes(settings.device, steps * epochs - WARM_UP - 1, 1, WARM_UP)
 
     def load(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
         for micro_batch in micro_batches:
             yield resident.train_batch(micro_batch.epoch, micro_batch.indices[:TAKEN])
 
-    starts: list[float] = []
     network = build_network("cifar-resnet20", len(data.classes))
     stage = Stage(
         model=network.to(settings.device).to(memory_format=torch.channels_last),
         num_images=images,
-        load=load,
+        load=lambda micro_batches: times.watch(load(micro_batches)),
         loss=classification_loss(recipe),
         evaluate=lambda model: {"val_accuracy": 0.0},
         metric="val_accuracy",
-        at_step=lambda done: starts.append(time.perf_counter()),
     )
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(Path(path), {"stage": "benchmark"})
         optimization = replace(recipe.optimization, epochs=steps * epochs // per_epoch)
         train(stage, optimization, Focus(), World(settings.device), folder, Options())
         folder.close()
-    return seconds_per_step(starts, WARM_UP) * steps
+    run = Run.of(times, settings.device)
+    of_epoch, host = ([of_step * steps for of_step in its] for its in (run.seconds, run.host))
+    return Run(of_epoch, host, run.notes)
 
 
 def run(settings: Settings) -> list[Comparison]:
@@ -74,14 +75,14 @@ def run(settings: Settings) -> list[Comparison]:
     images, steps, _, rounds = sizes(settings)
     shared = ["epochs", *settings.flags()]
     return [
-        Comparison(
-            case=f"ResNet-20, {images:,} images, {steps} steps",
-            seconds=measure.in_processes(
+        measure.of_runs(
+            measure.in_processes(
                 {
                     "with the end of an epoch": [*shared, "--loop", "short"],
                     "within an epoch": [*shared, "--loop", "long"],
                 },
                 rounds,
             ),
+            case=f"ResNet-20, {images:,} images, {steps} steps",
         )
     ]

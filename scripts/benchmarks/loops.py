@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from pretrain.networks import build_network
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.task import Batch, classification_loss
 
-Load = Callable[[Iterable[MicroBatch]], Iterator[Batch]]
+Load = Callable[[Iterable[MicroBatch]], Iterator[Any]]
 Precision = Literal["fp32", "bf16"]
 RECIPE_OF = {
     "cifar-resnet20": "cifar10-resnet20",
@@ -102,8 +102,19 @@ def train_ours(
     world: World,
     times: StepTimes,
     backend: str | None = None,
+    finish: Callable[[Any], Batch] = lambda batch: batch,
 ) -> None:
-    """Train an epoch as `python -m pretrain train` does."""
+    """Train an epoch as `python -m pretrain train` does.
+
+    Args:
+        recipe: Its settings.
+        network: The network.
+        load: Yields what `finish` makes batches of.
+        world: This process.
+        times: Of the steps.
+        backend: Of torch.compile; None compiles nothing.
+        finish: Part of a step, and so of its graph.
+    """
     if world.device.type == "cpu":
         allocator.keep_freed_memory()
     network.to(world.device).to(memory_format=torch.channels_last)
@@ -113,7 +124,7 @@ def train_ours(
         model=network,
         num_images=times.batches * recipe.optimization.batch_size,
         load=lambda micro_batches: times.watch(load(micro_batches)),
-        loss=classification_loss(recipe),
+        loss=classification_loss(recipe, finish),
         evaluate=lambda model: {"val_accuracy": 0.0},
         metric="val_accuracy",
     )
@@ -141,12 +152,20 @@ def our_cifar(
     recipe = recipe_for(network, batch, side.precision, graphed=side.graphed)
     resident = ResidentImages(data, recipe.images.padding, seed=0, device=device)
 
-    def load(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+    def load(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Tensor]]:
         for micro_batch in micro_batches:
-            yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
+            yield (resident.draw(micro_batch.epoch, micro_batch.indices),)
 
     built = build_network(network, len(data.classes), block=recipe.block)
-    train_ours(recipe, built, load, World(device), times, side.backend)
+    train_ours(
+        recipe,
+        built,
+        load,
+        World(device),
+        times,
+        side.backend,
+        lambda loaded: resident.take(*loaded),
+    )
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):

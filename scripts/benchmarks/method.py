@@ -76,7 +76,9 @@ class Trainer:
         )
         self._whole = parts.whole
         self._graphed = (
-            GraphedStep(parts.whole, optimizer, Capture(device)) if case.graphed else None
+            GraphedStep(parts.whole, optimizer, parts.changed, Capture(device))
+            if case.graphed
+            else None
         )
         self.focus = (
             FocusedTraining(self.network, optimizer, RATE, focus.weight_decay)
