@@ -29,7 +29,7 @@ import torch
 from benchmarks import measure
 from benchmarks.measure import Comparison, Settings, duration
 
-from common.errors import InputError
+from common.errors import InputError, outcome
 
 RESULTS, LOG, PIECE = "results.jsonl", "log.txt", ".part.jsonl"
 DONE = "done"
@@ -99,7 +99,10 @@ def read(path: Path) -> list[Line]:
 
 def collect(piece: Path, ended: str, seconds: float | None = None) -> None:
     """Move what a part wrote to the results, and say there how it ended."""
-    head, *lines = read(piece)
+    head, *lines = read(piece) or [None]
+    if head is None:  # killed before the first line was there
+        piece.unlink()
+        return
     with (piece.parent / RESULTS).open("a", encoding="utf-8") as file:
         for line in lines:
             print(json.dumps(head | line), file=file)
@@ -253,7 +256,11 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Run the parts or write the table."""
     given = parser().parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a connection that is cut: no part goes on alone
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         if given.command == "table":
             lines = read(given.out / RESULTS)
@@ -267,9 +274,12 @@ def main() -> int:
             raise InputError(f"there is no part {unknown[0]}: there are {', '.join(known)}")
         parts = [known[name] for name in given.parts or known]
         return run(given.out, parts, tiny=given.tiny, minutes=given.minutes)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (InputError, OSError) as error:
+        code, line = outcome(error)
+        if line is None:
+            raise
+        print(line, file=sys.stderr)
+        return code
 
 
 if __name__ == "__main__":

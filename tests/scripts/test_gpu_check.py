@@ -63,11 +63,14 @@ def check(
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["gpu_check.py", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
+        for number in handlers:  # unhandled they would end the tests
+            signal.signal(number, signal.SIG_IGN)
         try:
             code = gpu_check.main()
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 
@@ -136,6 +139,32 @@ def test_what_a_call_that_was_killed_had_measured_is_kept(check: Any, tmp_path: 
     assert not (tmp_path / "slow.part.jsonl").exists()
 
 
+def test_a_part_that_was_killed_before_its_first_line_holds_up_nothing(
+    check: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "slow.part.jsonl").touch()
+    assert check("run", "--out", tmp_path, "--tiny", "quick")[0] == 0
+    assert results(tmp_path)[-1] == ("quick", "done")
+    assert not (tmp_path / "slow.part.jsonl").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_part_ends_with_the_call(
+    check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    """Also where the connection to the machine is cut: the next call's times would suffer."""
+    noted = tmp_path / "pid"
+    begin = f"import os; open({str(noted)!r}, 'w').write(str(os.getpid())); "
+    monkeypatch.setitem(
+        PROGRAMS, "quick", f"{begin}os.kill({os.getpid()}, {int(number)}); time.sleep(60)"
+    )
+    with pytest.raises(SystemExit) as left:
+        check("run", "--out", tmp_path / "out", "--tiny", "quick")
+    assert left.value.code == 128 + number
+    assert not _runs(int(noted.read_text()))
+    assert list((tmp_path / "out").glob("*.part.jsonl"))  # kept for the next call
+
+
 def test_a_part_that_is_stopped_leaves_no_process(
     check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,6 +219,9 @@ def test_mistakes_are_told_in_a_line(check: Any, tmp_path: Path) -> None:
     assert "holds no results.jsonl" in err
     code, _, err = check("run", "--out", tmp_path, "--tiny", "fast")
     assert (code, err) == (2, "error: there is no part fast: there are quick, broken, slow\n")
+    (tmp_path / "file").touch()
+    code, _, err = check("run", "--out", tmp_path / "file", "--tiny", "quick")
+    assert (code, err) == (2, f"error: {tmp_path / 'file'}: File exists\n")
     if not torch.cuda.is_available():
         code, _, err = check("run", "--out", tmp_path)
         assert (code, err.count("\n")) == (2, 1)
