@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class SourceError(InputError):
+    """Data cannot be had at all: no fault of one image, so no other is tried in its place."""
+
+
 class ReaderKilled(Exception):  # noqa: N818 - named for what happened
     """A process that reads images was killed; the run can go on from its checkpoint."""
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.errors import InputError, ReaderKilled
+from common.errors import InputError, ReaderKilled, SourceError
 from common.flags import RunFlags
 from common.sampling import MicroBatch
 
@@ -23,6 +23,8 @@ Key = tuple[int, int]
 """Epoch and position of an image: all that its augmentation may depend on, beside the seed."""
 Bad = tuple[int, str]
 """Position of an unreadable image, and what is wrong with it."""
+_NOWHERE = -1
+"""In place of the position where no image is at fault."""
 _RECORDED = re.compile(r"[0-9]+ ")
 Item = TypeVar("Item")
 
@@ -86,15 +88,21 @@ class Keyed(Dataset[tuple[Item | None, list[Bad]]]):
 
     def __init__(self, read: Callable[[int, int], Item], skip: SkipBad | None = None) -> None:
         self._read, self._skip = read, skip
+        self._lost: Bad | None = None
 
     def __getitem__(self, key: Key) -> tuple[Item | None, list[Bad]]:
         """Return an item, None if there is none, and the unreadable images before it."""
+        if self._lost:  # to ask again takes a minute, and a batch would for each image
+            return None, [self._lost]
         epoch, position = key
         bad: list[Bad] = []
         tries = 1 + (min(self._skip.limit, self._skip.num_images - 1) if self._skip else 0)
         for _ in range(tries):
             try:
                 return self._read(epoch, position), bad
+            except SourceError as error:
+                self._lost = _NOWHERE, str(error)
+                return None, [self._lost]
             except InputError as error:  # raised in a worker it would come back as a traceback
                 bad.append((position, str(error)))
             if self._skip:
@@ -125,6 +133,7 @@ def stream(
 
     Raises:
         InputError: As `read` raised it, in the order of the micro-batches.
+        SourceError: As `read` raised it, with leave to skip too.
         ReaderKilled: A worker was killed.
     """
     keys = ([(m.epoch, int(i)) for i in m.indices] for m in micro_batches)
@@ -141,6 +150,9 @@ def stream(
     atexit.unregister(_kill_workers)
     atexit.register(_kill_workers)  # now: what is registered last is called first
     for batch, bad in _watched(iter(loader)):
+        for position, reason in bad:
+            if position == _NOWHERE:
+                raise SourceError(reason)
         if skip:
             skip.add(bad)
         if batch is None:

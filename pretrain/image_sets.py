@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common.errors import InputError
+from common.errors import InputError, SourceError
 from common.images import read_content, read_image
 from pretrain.paths import Paths
 from pretrain.shards import ShardSet
@@ -131,11 +131,13 @@ def decode(files: FileSet | ShardSet, size: int) -> PixelSet:
 
     Raises:
         InputError: If images are damaged; the message names the first few.
+        SourceError: At the first that cannot be had.
     """
     pixels = np.empty((len(files.labels), size, size, 3), np.uint8)
     damaged: list[str] = []
+    lost: list[SourceError] = []
     with ThreadPoolExecutor() as pool:
-        squares = pool.map(partial(_square, files, size), range(len(pixels)))
+        squares = pool.map(partial(_square, files, size, lost), range(len(pixels)))
         # disable=None: no bar where nobody watches.
         bar = tqdm(squares, "decoding", len(pixels), unit=" images", leave=False, disable=None)
         try:
@@ -173,8 +175,15 @@ def central_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return image[top : top + size, left : left + size]
 
 
-def _square(files: FileSet | ShardSet, size: int, index: int) -> NDArray[np.uint8] | InputError:
+def _square(
+    files: FileSet | ShardSet, size: int, lost: list[SourceError], index: int
+) -> NDArray[np.uint8] | InputError:
+    if lost:  # each image would ask for the same again
+        raise lost[0]
     try:
         return central_square(files.image(index), size)
+    except SourceError as error:
+        lost.append(error)
+        raise
     except InputError as error:
         return error

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.downloading import NotServedError, download, shown
-from common.errors import InputError
+from common.errors import InputError, SourceError
 from common.files import write_atomically
 
 CACHE = "SHARD_CACHE"
@@ -23,6 +23,8 @@ CACHE = "SHARD_CACHE"
 FRESH_SECONDS = 60.0
 """An index that was fetched so recently was fetched by another process of the same start."""
 _MAX_INDEX_BYTES = 2**30
+_failed: dict[Path, tuple[float, str]] = {}
+"""When and why a shard could not be fetched, for threads that waited for it meanwhile."""
 
 
 @contextmanager
@@ -43,14 +45,14 @@ def fetch_shard(url: str, path: Path, size: int, sha256: str) -> None:
         sha256: Digest.
 
     Raises:
-        InputError: If it cannot be fetched or written, or is not what it should be.
+        SourceError: If it cannot be fetched or written, or is not what it should be.
     """
 
     def write(file: BinaryIO) -> None:
         try:
             download([url], file, size)
         except NotServedError as error:
-            raise _FetchError(
+            raise SourceError(
                 f"the shard {path.name} cannot be fetched: {error}; if the shards were made anew, "
                 "start again"
             ) from error
@@ -58,16 +60,25 @@ def fetch_shard(url: str, path: Path, size: int, sha256: str) -> None:
         with Path(file.name).open("rb") as whole:
             found = hashlib.file_digest(whole, "sha256").hexdigest()
         if found != sha256:
-            raise _FetchError(
+            raise SourceError(
                 f"{shown(url)} gives another shard {path.name} than the index says (its SHA-256 is "
                 "another): if the shards were made anew, start again"
             )
 
+    asked = time.monotonic()
     with _writing(path):
-        if not path.exists():
-            for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
-                stale.unlink()
+        if path.exists():
+            return
+        when, reason = _failed.get(path, (0.0, ""))
+        if when > asked:  # while this thread waited, another one asked
+            raise SourceError(reason)
+        for stale in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed
+            stale.unlink()
+        try:
             write_atomically(path, write, size=size)
+        except SourceError as error:
+            _failed[path] = time.monotonic(), str(error)
+            raise
 
 
 def fetch_index(url: str, path: Path, known_by: Callable[[bytes], Mapping[str, str]]) -> bool:
@@ -86,7 +97,7 @@ def fetch_index(url: str, path: Path, known_by: Callable[[bytes], Mapping[str, s
         Whether it is another than the last time.
 
     Raises:
-        InputError: If it cannot be fetched or written, or is none.
+        SourceError: If it cannot be fetched or written, or is none.
     """
     with _writing(path):
         if path.exists() and 0 <= time.time() - path.stat().st_mtime < FRESH_SECONDS:
@@ -96,7 +107,7 @@ def fetch_index(url: str, path: Path, known_by: Callable[[bytes], Mapping[str, s
             download([url], received, most=_MAX_INDEX_BYTES)
         except NotServedError as error:
             if not path.exists():
-                raise _FetchError(f"the index of shards cannot be fetched: {error}") from error
+                raise SourceError(f"the index of shards cannot be fetched: {error}") from error
             print(
                 f"the index of shards cannot be fetched ({error}): going on with what was fetched "
                 f"before, in {path.parent}",
@@ -112,7 +123,7 @@ def fetch_index(url: str, path: Path, known_by: Callable[[bytes], Mapping[str, s
         try:
             now = known_by(content)
         except InputError as error:
-            raise _FetchError(f"the index of shards at {shown(url)} {error}") from error
+            raise SourceError(f"the index of shards at {shown(url)} {error}") from error
         if before is not None:
             _remove_stale(path, before, now, known_by)
         write_atomically(path, lambda file: file.write(content))
@@ -141,10 +152,6 @@ def _remove_stale(
     )
 
 
-class _FetchError(InputError):
-    """A URL did not give what was asked for."""
-
-
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """Lock a file of the cache, and say what can be done where it cannot be written."""
@@ -152,10 +159,10 @@ def _writing(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.with_name(f".{path.name}.lock")):
             yield
-    except _FetchError:
+    except SourceError:
         raise
     except (OSError, InputError) as error:
-        raise InputError(
+        raise SourceError(
             f"{path} could not be written ({error.__cause__ or error}): free space, or set "
             f"{CACHE} to another folder"
         ) from error

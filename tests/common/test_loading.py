@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import InputError
+from common.errors import InputError, SourceError
 from common.flags import RunFlags
 from common.loading import SkipBad, skip_bad, stream
 from common.sampling import MicroBatch, Sampling
@@ -138,6 +138,23 @@ def test_a_long_row_of_unreadable_images_ends_at_the_limit(tmp_path: Path) -> No
 def test_without_leave_the_first_stops(tmp_path: Path, workers: int) -> None:
     with pytest.raises(InputError, match=r"^image 2 is cut off$"):
         read(Reader(2), None, sampled(10), workers)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_source_that_fails_is_asked_once(tmp_path: Path, skip: bool) -> None:
+    """To be sure that a server is gone takes a minute: not one for each image of a batch."""
+    asked: list[int] = []
+
+    def lost(epoch: int, position: int) -> tuple[int, int]:
+        asked.append(position)
+        raise SourceError("the server is gone")
+
+    leave = skipping(tmp_path, 5) if skip else None
+    batches = stream(lost, sampled(10), list, workers=0, device=CPU, skip=leave)
+    with pytest.raises(SourceError, match=r"^the server is gone$"):
+        list(batches)
+    assert len(asked) == 1
+    assert not (tmp_path / "run" / "unreadable.txt").exists()
 
 
 def test_a_damaged_record_is_read_as_far_as_it_goes(tmp_path: Path) -> None:

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from common import downloading
 from common.downloading import Patience
-from common.errors import InputError
+from common.errors import InputError, SourceError
 from common.sampling import Sampling
 from pretrain import shards
 from pretrain.datasets import load
-from pretrain.image_sets import hold_out, select_classes
+from pretrain.image_sets import decode, hold_out, select_classes
 from pretrain.recipes import RECIPES
 from pretrain.shards import ShardSet, open_shards, read_index
 from pretrain.task import Split, open_split
@@ -362,6 +362,22 @@ def test_each_file_is_fetched_once_when_it_is_needed(root: Path, cache: Path) ->
     assert sorted(log.read_text().split()[2:]) == ["train/part-0.tar", "train/part-2.tar"]
     (folder,) = cache.iterdir()
     assert len([path for path in folder.iterdir() if not path.name.endswith(".lock")]) == 4
+
+
+def test_a_shard_that_cannot_be_had_is_not_asked_for_by_every_image(
+    root: Path, cache: Path
+) -> None:
+    for path in (root / "train").glob("*.tar"):
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    url, log = logged(root)
+    data = opened(url)
+    with pytest.raises(SourceError, match="gives another shard part-") as raised:
+        decode(data, 8)
+    assert str(raised.value).count("gives another shard") == 1
+    # Once each, or once more where another thread began in the moment of the failure.
+    assert len(log.read_text().split()) <= 1 + 2 * 3
 
 
 def read_all(root: Path, results: "multiprocessing.Queue[bool]") -> None:
