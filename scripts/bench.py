@@ -136,9 +136,10 @@ def main() -> int:
         network=given.network,
         compiled=given.compiled,
     )
-    torch.set_num_threads(settings.threads)
-    torch.manual_seed(0)
     try:
+        check(given)
+        torch.set_num_threads(settings.threads)
+        torch.manual_seed(0)
         if settings.loop:
             took = one_side(given.name, settings)
             if os.environ.get("RANK", "0") == "0":  # lines of several ranks would mix
@@ -159,6 +160,20 @@ def main() -> int:
     if given.json:
         measure.write(facts | {"benchmarks": records}, given.json)
     return int(any("not run" in record or record.get("failed") for record in records.values()))
+
+
+def check(given: argparse.Namespace) -> None:
+    """Tell at once what would fail at the end, or with a traceback.
+
+    Raises:
+        InputError: If there is no such device, number of threads, or folder of the JSON file.
+    """
+    if given.threads < 1:
+        raise InputError(f"--threads must be at least 1, not {given.threads}")
+    if given.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("torch sees no GPU: use --device cpu")
+    if given.json and not given.json.absolute().parent.is_dir():
+        raise InputError(f"there is no folder {given.json.parent} for --json: make it first")
 
 
 def one_side(name: str, settings: Settings) -> Run:

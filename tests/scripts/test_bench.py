@@ -198,6 +198,19 @@ def test_a_side_that_fails_leaves_the_others(
     assert err.startswith("error: no side ran (ours, plain, ours-bf16)")
 
 
+def test_what_would_fail_late_is_told_first(here: Any, tmp_path: Path) -> None:
+    for arguments, told in [
+        (("rates", "--threads", "0"), "--threads must be at least 1, not 0"),
+        (("rates", "--json", str(tmp_path / "a" / "b")), f"there is no folder {tmp_path / 'a'} "),
+    ]:
+        code, out, err = here(*arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert err.startswith(f"error: {told}")
+    if not torch.cuda.is_available():
+        told = "error: torch sees no GPU: use --device cpu\n"
+        assert here("rates", "--device", "cuda")[::2] == (2, told)
+
+
 def test_mistakes_are_told_in_a_line(here: Any, tmp_path: Path) -> None:
     assert here("loader")[::2] == (
         2,
