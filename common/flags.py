@@ -45,4 +45,4 @@ class RunFlags:
         check_range(self, "evaluate_every overfit_batches", low=1)
         check_range(self, "seed", high=2**32 - 1)
         check_range(self, "workers skip_bad checkpoint_minutes")
-        check_range(self, "timeout_minutes", above=True)
+        check_range(self, "timeout_minutes", high=10_080, above=True)  # a week: torch overflows

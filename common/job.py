@@ -17,6 +17,8 @@ from common.signals import ending_at_once
 from common.train_loop import Options, Stage, train
 
 DRY_STEPS = 2
+_SHARED = ("evaluate_every", "dry_run", "deterministic", "resume")
+"""Flags beside the description of a run that all ranks must have alike."""
 Build = Callable[[World], tuple[Stage, Mapping[str, Any]]]
 """Makes the task, and what environment.json should say of it, once the folder is secured."""
 
@@ -95,6 +97,15 @@ def run(
 
 def _secure(flags: RunFlags, description: Mapping[str, Any], world: World) -> RunFolder | None:
     """Take the run folder on rank 0; what is wrong with it, every rank must hear."""
+    # Started by hand, each has a command line of its own. They would train on, or hang.
+    told = {**description, **{name: getattr(flags, name) for name in _SHARED}}
+    all_told = distributed.gather(told)
+    differing = [name for name in told if any(one.get(name) != told[name] for one in all_told)]
+    if differing:
+        raise InputError(
+            f"the processes were started with different flags ({', '.join(differing)}): "
+            "give all of them the same command"
+        )
     folder, problem = None, None
     if world.is_main:
         try:

@@ -124,6 +124,19 @@ def test_a_rank_that_hangs_is_given_up(tmp_path: Path) -> None:
     assert [text.startswith(LOST) for text in printed[1].splitlines()] == [True], printed
 
 
+def test_different_flags_are_refused(tmp_path: Path) -> None:
+    """By hand each rank has a command line of its own."""
+
+    def work(rank: int) -> None:
+        train_rank(tmp_path / "run", lambda rank, step: None, rank, seed=rank, evaluate_every=2)
+
+    codes, printed, _ = live(tmp_path, work)
+    assert codes == [2, 2], printed
+    told = "error: the processes were started with different flags (seed): give all of them"
+    assert "".join(printed).startswith(told)
+    assert "".join(printed).count("\n") == 1
+
+
 def test_nothing_waits_for_a_collective_that_is_under_way(tmp_path: Path) -> None:
     """DDP, in the traceback, is the last owner of the group, and a thread needs the GIL.
 
