@@ -4,22 +4,24 @@ The names below are loaded on first use: the help of a command must not wait for
 """
 
 from importlib import import_module
+from pkgutil import extend_path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from common.dropout import FocusedDropout, focus_mask, focused_dropout
-    from common.focused_training import FocusedTraining
-    from common.placement import insert_after, penultimate_stage, remove_focused_dropout
+    from common.method import (
+        FocusedDropout,
+        FocusedTraining,
+        focus_mask,
+        focused_dropout,
+        insert_after,
+        penultimate_stage,
+        remove_focused_dropout,
+    )
 
-_HOMES = {
-    "FocusedDropout": "common.dropout",
-    "FocusedTraining": "common.focused_training",
-    "focus_mask": "common.dropout",
-    "focused_dropout": "common.dropout",
-    "insert_after": "common.placement",
-    "penultimate_stage": "common.placement",
-    "remove_focused_dropout": "common.placement",
-}
+# Installed, this is a regular package, which would hide the folder of that name of a user's own
+# that has no __init__.py.
+__path__ = extend_path(__path__, __name__)
+
 __all__ = [
     "FocusedDropout",
     "FocusedTraining",
@@ -32,6 +34,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module("common.method"), name)

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from common import cli
-from common.flags import RunFlags
-from common.run_folder import read_json, to_json
-from common.settings import check_range
+from common.command import cli
+from common.command.flags import RunFlags
+from common.recipe import check_range
+from common.runs.folder import read_json, to_json
 from detect.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m detect"
@@ -171,7 +171,7 @@ def _evaluate(argv: list[str]) -> None:
         "Detect with a run's weights, write the detections as VOC text and COCO JSON, score them."
         f"\n\nexample: {program} --run RUN --data VOCdevkit --split 2007:test --out RUN/test",
     )
-    from detect.runs import evaluate_run
+    from detect.evaluate import evaluate_run
 
     metrics = evaluate_run(
         flags.run,
@@ -196,7 +196,7 @@ def _verify(argv: list[str]) -> None:
         "Exit code 2 if there are faults.\n\n"
         f"example: {program} --data VOCdevkit --split 2007:trainval,2012:trainval",
     )
-    from detect.verify import verify
+    from detect.data.verify import verify
 
     verify(flags.data, flags.split, flags.workers)
 
@@ -210,7 +210,7 @@ def _score(argv: list[str]) -> None:
         "Score the detections of any detector.\n\n"
         f"example: {program} --detections comp4/ --data VOCdevkit --split 2007:test --out scored",
     )
-    from detect.evaluation import Scoring, score_detections
+    from detect.scoring.scored_folder import Scoring, score_detections
 
     scoring = Scoring(
         ious=flags.iou, resamples=flags.bootstrap, coco=flags.coco, against=flags.against

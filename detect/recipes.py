@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from common.settings import Focus, Optimization, check_range
+from common.recipe import Focus, Optimization, check_range
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import results
-from common.progress import read_metrics
-from common.run_folder import read_description, read_json
+from common.runs import results
+from common.runs.folder import read_description, read_json
+from common.runs.progress import read_metrics
 from detect.recipes import RECIPES, Recipe
 
 KEY = (*results.KEY, "backbone_sha256")

@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.distributed import World, broadcast, gather_rows, sum_over_ranks
 from common.errors import InputError
-from common.images import read_image
-from common.loading import SkipBad, stream
-from common.optimization import autocast
-from common.sampling import MicroBatch
-from common.signals import Terminated, stop_asked
-from common.transfer import transferred
-from detect.augment import augment, make_augmentation
-from detect.batches import (
+from common.images.decoding import read_image
+from common.images.loading import SkipBad, stream
+from common.images.sampling import MicroBatch
+from common.images.transfer import transferred
+from common.optimization.optimizer import autocast
+from common.processes.ranks import World, broadcast, gather_rows, sum_over_ranks
+from common.processes.signals import Terminated, stop_asked
+from detect.data.augment import augment, make_augmentation
+from detect.data.batches import (
     Collated,
     Images,
     Item,
@@ -32,11 +32,11 @@ from detect.batches import (
     resized_shape,
     to_device,
 )
-from detect.detections import Detections, GroundTruth, ground_truth
+from detect.data.voc import VocImage
+from detect.network.retinanet import BatchedRetinaNet
 from detect.recipes import Detector, Recipe
-from detect.retinanet import BatchedRetinaNet
-from detect.score import score
-from detect.voc import VocImage
+from detect.scoring.detections import Detections, GroundTruth, ground_truth
+from detect.scoring.metrics import score
 
 _SMALLEST_SIDE = 1e-3
 """Pixels; what is left of a box that was cut at the border of the image can have no area."""

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import job
-from common.backbones import card_path, fingerprint, load_backbone
-from common.distributed import World
+from common.command.flags import RunFlags
 from common.errors import InputError
-from common.flags import RunFlags
-from common.images import IMAGENET_MEAN, IMAGENET_STD
-from common.loading import default_workers, skip_bad
-from common.optimization import place_focused_dropout
-from common.train_loop import Stage
+from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
+from common.images.loading import default_workers, skip_bad
+from common.optimization.optimizer import place_focused_dropout
+from common.processes.ranks import World
+from common.training import launch
+from common.training.loop import Stage
+from common.weights.backbone import card_path, fingerprint, load_backbone
+from detect.data.voc import read_classes, read_split
+from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.recipes import Recipe
-from detect.retinanet import BatchedRetinaNet, build_retinanet
 from detect.task import (
     EvaluationSet,
     aspect_groups,
@@ -28,7 +29,6 @@ from detect.task import (
     evaluate,
     training_batches,
 )
-from detect.voc import read_classes, read_split
 
 SCRATCH = "scratch"
 """What a run from random weights says of its backbone."""
@@ -53,7 +53,7 @@ def run(name: str, recipe: Recipe, backbone: Path | None, flags: RunFlags) -> di
     """
     _check(recipe, scratch=backbone is None)
     origin = fingerprint(backbone) if backbone else SCRATCH
-    return job.run(
+    return launch.run(
         name,
         flags,
         {"stage": "detect", "recipe": recipe, "backbone": origin},

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common import cli
-from common.flags import RunFlags
-from common.run_folder import to_json
-from common.settings import check_range
+from common.command import cli
+from common.command.flags import RunFlags
+from common.recipe import check_range
+from common.runs.folder import to_json
 from pretrain.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m pretrain"
@@ -162,7 +162,7 @@ def _evaluate(argv: list[str]) -> None:
     program = f"{PROGRAM} evaluate"
     example = f"Score a run on the validation images.\n\nexample: {program} --run RUN --data DIR"
     flags = cli.parse(EvaluateFlags, argv, program, example)
-    from pretrain.runs import evaluate_run
+    from pretrain.evaluate import evaluate_run
 
     result = evaluate_run(flags.run, flags.data, flags.checkpoint, flags.device, flags.workers)
     if os.environ.get("RANK", "0") == "0":
@@ -173,7 +173,7 @@ def _export(argv: list[str]) -> None:
     program = f"{PROGRAM} export"
     example = f"Write a backbone.\n\nexample: {program} --run RUN --out backbone.safetensors"
     flags = cli.parse(ExportFlags, argv, program, example)
-    from pretrain.export import export_run
+    from pretrain.export.backbone_file import export_run
 
     card = export_run(flags.run, flags.format, flags.out, flags.checkpoint, flags.results)
     print(
@@ -193,7 +193,7 @@ def _inspect(argv: list[str]) -> None:
         "Tell what a file of weights, a checkpoint or a run is, and what it fits. Nothing in it is "
         f"run.\n\nexample: {program} backbone.safetensors",
     )
-    from pretrain.inspection import inspect
+    from pretrain.export.inspection import inspect
 
     print("\n".join(inspect(flags.file)))
 
@@ -208,7 +208,7 @@ def _verify(argv: list[str]) -> None:
         "Exit code 2 if there are faults.\n\n"
         f"example: {program} --data imagenet --dataset imagenet",
     )
-    from pretrain.verify import verify
+    from pretrain.data.verify import verify
 
     verify(flags.dataset, flags.data, flags.workers)
 
@@ -226,7 +226,7 @@ def _look(argv: list[str]) -> None:
     flags = cli.parse(
         LookFlags, argv[1:], f"{program} {figure}", f"{_FIGURES[figure]}\n\n{example}"
     )
-    from pretrain.look import look
+    from pretrain.figures.commands import look
 
     written = look(
         figure,  # type: ignore[arg-type]

@@ -1,14 +1,14 @@
 """What can be trained: a function returns a recipe, every choice in it.
 
 The first line of a docstring is what `python -m pretrain list` shows. The method's own choices,
-with their evidence, are in common/README.md.
+with their evidence, are in common/method/README.md.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from common.settings import Focus, Optimization, check_range
+from common.recipe import Focus, Optimization, check_range
 from pretrain import paper
 
 Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet"]

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.distributed import World, sum_over_ranks
 from common.errors import InputError
-from common.images import IMAGENET_MEAN, IMAGENET_STD
-from common.loading import SkipBad, stream
-from common.optimization import autocast, eager_if
-from common.sampling import MicroBatch
-from common.signals import stop_asked
-from common.transfer import transferred
-from pretrain.augment import (
+from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
+from common.images.loading import SkipBad, stream
+from common.images.sampling import MicroBatch
+from common.images.transfer import transferred
+from common.optimization.optimizer import autocast, eager_if
+from common.processes.ranks import World, sum_over_ranks
+from common.processes.signals import stop_asked
+from pretrain.data.augment import (
     CIFAR10_MEAN,
     CIFAR10_STD,
     CIFAR100_MEAN,
@@ -31,18 +31,18 @@ from pretrain.augment import (
     normalize,
     train_image,
 )
-from pretrain.datasets import load
-from pretrain.gpu_decoding import (
+from pretrain.data.datasets import load
+from pretrain.data.gpu_decoding import (
     Encoded,
     check_gpu_decoding,
     collate_files,
     decode_batch,
     read_item,
 )
-from pretrain.image_sets import FileSet, PixelSet, decode, hold_out
-from pretrain.pixel_cache import cached_decode
+from pretrain.data.image_sets import FileSet, PixelSet, decode, hold_out
+from pretrain.data.pixel_cache import cached_decode
+from pretrain.data.shards import ShardSet
 from pretrain.recipes import Recipe
-from pretrain.shards import ShardSet
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W), uint8, and labels (B,), on the device."""

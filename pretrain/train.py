@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from common import job
-from common.controls import InParticipatingSteps
-from common.distributed import World
-from common.dropout import FocusedDropout
+from common.command.flags import RunFlags
 from common.errors import InputError
-from common.flags import RunFlags
-from common.loading import default_workers, skip_bad
-from common.optimization import compile_network, place_focused_dropout
-from common.train_loop import Stage
-from pretrain.dropouts import place_dropouts, set_progress
+from common.images.loading import default_workers, skip_bad
+from common.method.controls import InParticipatingSteps
+from common.method.dropout import FocusedDropout
+from common.optimization.optimizer import compile_network, place_focused_dropout
+from common.processes.ranks import World
+from common.training import launch
+from common.training.loop import Stage
 from pretrain.networks import build_network
+from pretrain.networks.dropouts import place_dropouts, set_progress
 from pretrain.recipes import Recipe
 from pretrain.task import Split, classification_loss, evaluate, open_split
 
@@ -32,7 +32,7 @@ def run(name: str, recipe: Recipe, flags: RunFlags) -> dict[str, float]:
     Raises:
         InputError: If data or arguments are wrong.
     """
-    return job.run(
+    return launch.run(
         name,
         flags,
         {"stage": "pretrain", "recipe": recipe},

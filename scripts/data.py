@@ -8,17 +8,17 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from data_sets import DATA_SETS, IMAGENET_STEPS, Counts, DataSet, ImageKind, Part
+from downloads.data_sets import DATA_SETS, IMAGENET_STEPS, Counts, DataSet, ImageKind, Part
+from downloads.fetching import Archive, fetch, part_of, require_room
+from downloads.unpacking import staging_of, unpack
 
-from common import cli
+from common.command import cli
 from common.errors import InputError
-from common.fetching import Archive, fetch, part_of, require_room
-from common.settings import check_range
-from common.unpacking import staging_of, unpack
-from detect.verify import verify as verify_voc
-from detect.voc import VOC_CLASSES, check_image_id, read_annotation, read_lines, split_lists
-from pretrain.datasets import load
-from pretrain.verify import verify as verify_images
+from common.recipe import check_range
+from detect.data.verify import verify as verify_voc
+from detect.data.voc import VOC_CLASSES, check_image_id, read_annotation, read_lines, split_lists
+from pretrain.data.datasets import load
+from pretrain.data.verify import verify as verify_images
 
 PROGRAM = "python scripts/data.py"
 OVERVIEW = f"""usage: {PROGRAM} COMMAND ...

@@ -36,7 +36,7 @@ DONE = "done"
 TINY_LIMIT = 120
 BOUNDS = ("floor", "eager", "published")
 HEAD = ("part", "case", "side", "images/s", "a call (range)", "host", *BOUNDS, "notes")
-TESTS = ("test_graphed_step.py", "test_no_waiting.py")
+TESTS = ("test_cuda_graphs.py", "test_no_waiting.py")
 MACHINE = ("device", "torch", "tiny")
 """Facts that must agree for results to belong together."""
 Line = dict[str, Any]

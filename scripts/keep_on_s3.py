@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from common import cli
+from common.command import cli
 from common.errors import InputError
-from common.settings import check_range
+from common.recipe import check_range
 
 PROGRAM = "python scripts/keep_on_s3.py"
 DESCRIPTION = f"""Run a training with its folder on a local disk, and keep a copy of that in S3.

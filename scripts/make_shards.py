@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common import cli
+from common.command import cli
 from common.errors import InputError
-from common.files import write_atomically
-from common.images import decode_image, read_content
-from common.loading import default_workers
-from common.settings import check_range
-from pretrain.datasets import class_folders, is_tiny_imagenet, tiny_imagenet_files
-from pretrain.image_sets import FileSet
-from pretrain.paths import Paths, encode
-from pretrain.shard_cache import locked
-from pretrain.shards import INDEX, Shard, ShardSet, read_index, write_index
+from common.images.decoding import decode_image, read_content
+from common.images.loading import default_workers
+from common.recipe import check_range
+from common.storage import write_atomically
+from pretrain.data.datasets import class_folders, is_tiny_imagenet, tiny_imagenet_files
+from pretrain.data.file_paths import Paths, encode
+from pretrain.data.image_sets import FileSet
+from pretrain.data.shard_cache import locked
+from pretrain.data.shards import INDEX, Shard, ShardSet, read_index, write_index
 
 PROGRAM = "python scripts/make_shards.py"
 DESCRIPTION = f"""Pack images in class folders into tar shards for WebDataset and `pretrain train`.

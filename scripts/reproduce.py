@@ -9,20 +9,21 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import cli
+from reproduction.experiments import EXPERIMENTS, Experiment, Run, cells, plan, shortened
+from reproduction.side_by_side import Job, Slot, find_slots, run_side_by_side
+from reproduction.tables import render
+
+from common.command import cli
 from common.errors import InputError
-from common.progress import read_metrics
-from common.results import record_runs
-from common.settings import Optimization, check_range
-from common.side_by_side import Job, Slot, find_slots, run_side_by_side
+from common.recipe import Optimization, check_range
+from common.runs.progress import read_metrics
+from common.runs.results import record_runs
 from pretrain import paper
-from pretrain.experiments import EXPERIMENTS, Experiment, Run, cells, plan, shortened
 from pretrain.recipes import Block, Dataset, NetworkName, Recipe
 from pretrain.results import Row, row_of
-from pretrain.tables import render
 
 if TYPE_CHECKING:
-    from pretrain.look import FigureName
+    from pretrain.figures.commands import FigureName
 
 H100_IMAGES_PER_SECOND: dict[NetworkName, float] = {}
 """Training images a second of one H100, by network, as measured: none was yet."""
@@ -216,7 +217,7 @@ def _estimate(recipe: Recipe, flags: Flags, device: str) -> float:
 
 @lru_cache
 def _num_images(dataset: Dataset, data: Path) -> tuple[int, int]:
-    from pretrain.datasets import load
+    from pretrain.data.datasets import load
 
     train, val = (len(load(dataset, data, split).labels) for split in ("train", "val"))
     return train, val
@@ -229,7 +230,7 @@ def _seconds_per_image(
     """Time two training steps behind one that warms up."""
     import torch
 
-    from common.optimization import autocast
+    from common.optimization.optimizer import autocast
     from pretrain.networks import build_network
 
     model = build_network(network, 10, block=block).to(device)
@@ -269,7 +270,7 @@ def _name(run: Run) -> str:
 
 def _run_all(todo: Sequence[Run], slots: Sequence[Slot], flags: Flags) -> None:
     """Train what is not done, and add each run to the table of results as it ends."""
-    from common.train_loop import NonFiniteError
+    from common.training.loop import NonFiniteError
 
     by_name = {_name(run): run for run in todo}
     start = time.monotonic()
@@ -312,8 +313,9 @@ def _pictures(
     out = flags.out / f"{name}.png"
     if not done or name.startswith(("table", "controls")):
         return []
-    from pretrain.look import look
-    from pretrain.sweep_picture import draw_sweep
+    from reproduction.sweep_picture import draw_sweep
+
+    from pretrain.figures.commands import look
 
     if experiment.varied:
         return draw_sweep(experiment, runs, rows, out)
@@ -340,16 +342,16 @@ def _last_line(log: Path) -> str:
 
 
 def _other(module: str, function: str, argv: list[str]) -> None:
-    getattr(importlib.import_module(module), function)(argv)  # a file beside this one
+    getattr(importlib.import_module(module), function)(argv)  # torch is not imported before
 
 
 def main() -> int:
     """Run the command line; return the exit code."""
     commands = {
         **{name: partial(reproduce, name) for name in EXPERIMENTS},
-        "table5": partial(_other, "reproduce_table5", "run"),
-        "evidence": partial(_other, "reproduce_evidence", "run_evidence"),
-        "power": partial(_other, "reproduce_evidence", "run_power"),
+        "table5": partial(_other, "reproduction.table5", "run"),
+        "evidence": partial(_other, "reproduction.evidence", "run_evidence"),
+        "power": partial(_other, "reproduction.evidence", "run_power"),
     }
     return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 

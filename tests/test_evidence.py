@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import reproduce_evidence as evidence
 from PIL import Image
+from reproduction import evidence
 from scipy.stats import ncf, t
 
-from common.results import log_path
+from common.runs.results import log_path
 
 ROOT = Path(__file__).parents[1]
 README, PRETRAIN = ((ROOT / name).read_text() for name in ("README.md", "pretrain/README.md"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from common.results import KEY, log_path
+from common.runs.results import KEY, log_path
 from detect.results import KEY as DETECT_KEY
 
 ROOT = Path(__file__).parents[1]

@@ -14,12 +14,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common import FocusedDropout, focus_mask, focused_dropout
-from common.distributed import World
-from common.focused_training import participates
-from common.settings import Focus, Optimization
-from common.train_loop import Options, Stage, train
-from pretrain.augment import ResidentImages
-from pretrain.image_sets import PixelSet
+from common.method.focused_training import participates
+from common.processes.ranks import World
+from common.recipe import Focus, Optimization
+from common.training.loop import Options, Stage, train
+from pretrain.data.augment import ResidentImages
+from pretrain.data.image_sets import PixelSet
 from pretrain.networks import GROUPS, build_network, penultimate
 from pretrain.recipes import RECIPES
 from pretrain.results import Row

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torchvision.models as models
 
-from common.backbones import save_backbone
+from common.weights.backbone import save_backbone
 
 ROOT = Path(__file__).parents[1]
-FILES = [ROOT / name for name in ("README.md", "common/README.md", "pretrain/README.md")]
+FILES = [ROOT / name for name in ("README.md", "common/method/README.md", "pretrain/README.md")]
 FILES += [ROOT / "detect" / "README.md", ROOT / "scripts" / "README.md"]
 README = FILES[0].read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
@@ -32,7 +32,7 @@ def test_block_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_all_python_is_run() -> None:
-    """Those of common/README.md by tests/common/test_card.py."""
+    """Those of common/method/README.md by tests/common/method/test_card.py."""
     assert len(BLOCKS) == 2
     for file in FILES[2:]:
         assert "```python" not in file.read_text()

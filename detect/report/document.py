@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from detect.detections import GroundTruth
-from detect.report.blocks import Block, Heading, Text, count
-from detect.report.diagrams import curves, errors, training
-from detect.report.files import to_csv, to_json, write_charts, write_text
-from detect.report.gallery import galleries
-from detect.report.markdown import to_markdown
-from detect.report.page import to_html
-from detect.report.runs import Comparison, Run, read_runs
-from detect.report.settings import run_settings, speed
-from detect.report.tables import by_class, by_size, headline
+from detect.report.comparison import Comparison, Run, read_runs
+from detect.report.data_files import to_csv, to_json, write_charts, write_text
+from detect.report.sections.diagrams import curves, errors, training
+from detect.report.sections.gallery import galleries
+from detect.report.sections.provenance import run_settings, speed
+from detect.report.sections.tables import by_class, by_size, headline
+from detect.report.writers.blocks import Block, Heading, Text, count
+from detect.report.writers.markdown import to_markdown
+from detect.report.writers.page import to_html
+from detect.scoring.detections import GroundTruth
 
 
 def write_report(folders: Sequence[Path], out: Path, data: Path | None = None) -> list[Path]:

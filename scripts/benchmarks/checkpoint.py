@@ -11,9 +11,9 @@ import torchvision.models as models
 
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import CPU, elapsed, in_turn
-from common import checkpoints
-from common.flags import RunFlags
-from common.sampling import MicroBatch, Sampling
+from common.command.flags import RunFlags
+from common.images.sampling import MicroBatch, Sampling
+from common.runs import checkpoints
 
 SHARE = 0.02
 IMAGES, BATCH = 12_800_000, 64

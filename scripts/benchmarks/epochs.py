@@ -15,13 +15,13 @@ from benchmarks import measure
 from benchmarks.loops import random_images, recipe_for
 from benchmarks.measure import Comparison, Run, Settings
 from benchmarks.timing import StepTimes
-from common import allocator
-from common.distributed import World
-from common.run_folder import RunFolder
-from common.sampling import MicroBatch
-from common.settings import Focus
-from common.train_loop import Options, Stage, train
-from pretrain.augment import ResidentImages
+from common.images.sampling import MicroBatch
+from common.processes import memory
+from common.processes.ranks import World
+from common.recipe import Focus
+from common.runs.folder import RunFolder
+from common.training.loop import Options, Stage, train
+from pretrain.data.augment import ResidentImages
 from pretrain.networks import build_network
 from pretrain.task import Batch, classification_loss
 
@@ -41,7 +41,7 @@ def one(settings: Settings) -> Run:
     images, steps, epochs, _ = sizes(settings)
     per_epoch = steps if settings.loop == "short" else steps * epochs
     if settings.device.type == "cpu":
-        allocator.keep_freed_memory()
+        memory.keep_freed_memory()
     recipe = recipe_for("cifar-resnet20", images // per_epoch, "fp32")
     data = random_images(images)
     resident = ResidentImages(data, recipe.images.padding, seed=0, device=settings.device)

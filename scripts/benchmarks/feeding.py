@@ -23,7 +23,7 @@ from torchvision.io import decode_jpeg
 from benchmarks.loader import find_photos
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import StepTimes, take_turns
-from common.sampling import MicroBatch
+from common.images.sampling import MicroBatch
 from pretrain.recipes import RECIPES
 from pretrain.task import open_split
 

@@ -17,8 +17,8 @@ from benchmarks.floors import count_training, floors, rates
 from benchmarks.loops import Side, recipe_for, sides_of, train_ours, train_plain
 from benchmarks.measure import Comparison, Run, Settings
 from benchmarks.timing import StepTimes
-from common.distributed import World
-from common.sampling import MicroBatch
+from common.images.sampling import MicroBatch
+from common.processes.ranks import World
 from pretrain.networks import build_network
 from pretrain.task import Batch
 

@@ -18,7 +18,8 @@ from torchvision.ops import drop_block2d
 from benchmarks.floors import copies_beyond_cache, copy_seconds
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import take_turns
-from common import FocusedDropout, allocator
+from common import FocusedDropout
+from common.processes import memory
 
 STAGES = ((256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -79,7 +80,7 @@ def run(settings: Settings) -> Iterator[Comparison]:
     if settings.tiny:
         batch, rounds = 2, 2
     if not cuda:
-        allocator.keep_freed_memory()
+        memory.keep_freed_memory()
     shapes = [(batch, *stage) for stage in (STAGES[2:] if settings.tiny else STAGES)]
     if cuda:
         shapes.append((128, 32, 16, 16))  # where the layer stands in a ResNet-20

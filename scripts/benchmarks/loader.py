@@ -24,8 +24,8 @@ from torchvision.transforms import InterpolationMode
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import in_turn
 from common.errors import InputError
-from common.images import IMAGENET_MEAN, IMAGENET_STD, read_image
-from pretrain.augment import normalize, train_image
+from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD, read_image
+from pretrain.data.augment import normalize, train_image
 
 SIDE = 224
 SHORT_SIDE = 256

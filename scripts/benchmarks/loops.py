@@ -21,13 +21,13 @@ from torchvision import transforms
 
 from benchmarks.measure import Settings
 from benchmarks.timing import StepTimes
-from common import allocator
-from common.distributed import World
-from common.sampling import MicroBatch
-from common.settings import Focus
-from common.train_loop import Options, Stage, train
-from pretrain.augment import CIFAR10_MEAN, CIFAR10_STD, ResidentImages
-from pretrain.image_sets import PixelSet
+from common.images.sampling import MicroBatch
+from common.processes import memory
+from common.processes.ranks import World
+from common.recipe import Focus
+from common.training.loop import Options, Stage, train
+from pretrain.data.augment import CIFAR10_MEAN, CIFAR10_STD, ResidentImages
+from pretrain.data.image_sets import PixelSet
 from pretrain.networks import build_network
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.task import Batch, classification_loss
@@ -116,7 +116,7 @@ def train_ours(
         finish: Part of a step, and so of its graph.
     """
     if world.device.type == "cpu":
-        allocator.keep_freed_memory()
+        memory.keep_freed_memory()
     network.to(world.device).to(memory_format=torch.channels_last)
     if backend:
         network.compile(dynamic=False, backend=backend)

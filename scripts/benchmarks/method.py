@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from benchmarks.floors import Work, floors, rates
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import take_turns
-from common import FocusedTraining, allocator
-from common.distributed import World
-from common.graphed_step import WARM_UP_STEPS, Capture, GraphedStep
-from common.optimization import build_optimizer, place_focused_dropout
-from common.settings import Focus
-from common.step_parts import StepParts
+from common import FocusedTraining
+from common.optimization.cuda_graphs import WARM_UP_STEPS, Capture, GraphedStep
+from common.optimization.optimizer import build_optimizer, place_focused_dropout
+from common.optimization.step import StepParts
+from common.processes import memory
+from common.processes.ranks import World
+from common.recipe import Focus
 from pretrain.networks import build_network
 from pretrain.recipes import RECIPES
 from pretrain.task import classification_loss
@@ -157,7 +158,7 @@ def _weighed(times: dict[str, list[float]]) -> dict[str, list[float]]:
 def run(settings: Settings) -> Iterator[Comparison]:
     """Time the cases; memory is kept as in a training."""
     if settings.device.type == "cpu":
-        allocator.keep_freed_memory()
+        memory.keep_freed_memory()
     cases = GPU_CASES if settings.device.type == "cuda" else CPU_CASES
     if settings.tiny:
         cases = (Case("cifar10-resnet20-fd", 10, 2, 2),)

@@ -30,13 +30,13 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from benchmarks.floors import Work, floors, rates
 from benchmarks.measure import Comparison, Settings, duration
 from benchmarks.timing import elapsed, take_turns
-from common import allocator
 from common.errors import InputError
-from common.images import IMAGENET_MEAN, IMAGENET_STD
-from detect.batches import Images, Targets
-from detect.frozen_norm import freeze_norms
+from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
+from common.processes import memory
+from detect.data.batches import Images, Targets
+from detect.network.frozen_norm import freeze_norms
+from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.recipes import Detector
-from detect.retinanet import BatchedRetinaNet, build_retinanet
 
 CLASSES = 20
 OBJECTS = 5  # at most, in an image
@@ -407,7 +407,7 @@ def choose(settings: Settings) -> list[Case]:
 def run(settings: Settings) -> Iterator[Comparison]:
     """Run the cases of this machine; memory is kept as in a training."""
     if settings.device.type == "cpu":
-        allocator.keep_freed_memory()
+        memory.keep_freed_memory()
     cases = choose(settings)
     for case in cases:
         if settings.compiled:

@@ -20,15 +20,15 @@ from benchmarks.loops import random_images, recipe_for, train_ours
 from benchmarks.measure import Comparison, Run, Settings
 from benchmarks.score import synthetic
 from benchmarks.timing import CPU, StepTimes, in_turn
-from common import distributed
-from common.loading import stream
-from common.sampling import MicroBatch, Sampling
-from detect.bootstrap import bootstrap_map
-from detect.detections import Detections, GroundTruth
-from detect.errors import analyse_errors
-from detect.voc_score import score_voc
-from pretrain.augment import ResidentImages, train_image
-from pretrain.datasets import class_folders
+from common.images.loading import stream
+from common.images.sampling import MicroBatch, Sampling
+from common.processes.ranks import gather, start
+from detect.scoring.bootstrap import bootstrap_map
+from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.error_kinds import analyse_errors
+from detect.scoring.voc import score_voc
+from pretrain.data.augment import ResidentImages, train_image
+from pretrain.data.datasets import class_folders
 from pretrain.networks import build_network
 from pretrain.task import Batch
 
@@ -47,7 +47,7 @@ def sizes(settings: Settings) -> tuple[int, int, int]:
 def one(settings: Settings) -> Run:
     """Train ResNet-20 as one of the ranks that torchrun started; the times are of an image."""
     batch, steps, _ = sizes(settings)
-    with distributed.start("cpu") as world:
+    with start("cpu") as world:
         total = batch * world.size
         times = StepTimes(world.device, steps, 1, WARM_UP)
         data = random_images(times.batches * total)
@@ -60,7 +60,7 @@ def one(settings: Settings) -> Run:
 
         network = build_network("cifar-resnet20", len(data.classes))
         train_ours(recipe, network, load, world, times)
-        slowest = max(distributed.gather(times.took()[0].seconds))
+        slowest = max(gather(times.took()[0].seconds))
     return Run([slowest / total])
 
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import Sides, in_turn
-from detect.bootstrap import bootstrap_map
-from detect.coco_score import score_coco
-from detect.detections import Detections, GroundTruth
-from detect.voc import VOC_CLASSES
-from detect.voc_score import by_class, score_voc
+from detect.data.voc import VOC_CLASSES
+from detect.scoring.bootstrap import bootstrap_map
+from detect.scoring.coco import score_coco
+from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.voc import by_class, score_voc
 
 IMAGES, DETECTIONS = 4952, 200_000  # images of VOC2007 test
 IOU = 0.5

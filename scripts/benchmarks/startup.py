@@ -14,7 +14,7 @@ from benchmarks.timing import in_turn
 HELP_SECONDS, STEP_SECONDS = 1.5, 10.0
 FIRST_STEP = """
 import os, runpy, sys
-from common.step_parts import StepParts
+from common.optimization.step import StepParts
 update = StepParts.update
 def stop(parts):
     update(parts)

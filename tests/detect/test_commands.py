@@ -13,11 +13,11 @@ import pytest
 import torchvision.models as models
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from common.backbones import save_backbone
+from common.weights.backbone import save_backbone
 from detect import __main__ as command
-from detect.evaluation import data_fingerprint
+from detect.data.voc import read_split
 from detect.recipes import RECIPES
-from detect.voc import read_split
+from detect.scoring.scored_folder import data_fingerprint
 
 pytestmark = pytest.mark.usefixtures("narrow_bodies")
 Run = Callable[..., tuple[int, str, str]]

@@ -11,7 +11,7 @@ import pytest
 import torchvision.models as models
 from torchvision.models.detection.retinanet import RetinaNet
 
-from common.backbones import save_backbone
+from common.weights.backbone import save_backbone
 from detect import __main__ as command
 from detect.train import run as _imported_once_for_all_processes  # noqa: F401
 

@@ -15,17 +15,17 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.transform import resize_boxes
 
-from common import distributed
-from common.distributed import World, gather_rows
-from common.sampling import MicroBatch
-from common.signals import Terminated
-from detect.batches import Images, draw_size, resized_shape
-from detect.detections import Detections
+from common.images.sampling import MicroBatch
+from common.processes import ranks
+from common.processes.ranks import World, gather_rows
+from common.processes.signals import Terminated
+from detect.data.batches import Images, draw_size, resized_shape
+from detect.data.voc import Annotation, VocImage
+from detect.inference import measure_latency
+from detect.network.retinanet import build_retinanet
 from detect.recipes import Augmentation, Recipe, toy_retinanet, voc_retinanet_parity
-from detect.retinanet import build_retinanet
-from detect.speed import measure_latency
+from detect.scoring.detections import Detections
 from detect.task import EvaluationSet, aspect_groups, detect, evaluate, training_batches
-from detect.voc import Annotation, VocImage
 
 CPU = torch.device("cpu")
 WORLD = World(CPU)
@@ -290,7 +290,7 @@ def test_an_image_does_not_depend_on_its_neighbours(tmp_path: Path) -> None:
 
 
 def on_a_rank(test: EvaluationSet, out: Path, rank: int) -> None:
-    with distributed.start("cpu") as world:
+    with ranks.start("cpu") as world:
         none = detect(fresh_network(ALL), EvaluationSet.of([], ("a",)), ALL, world, workers=0)
         assert len(none.image) == 0
         rows = torch.arange(6.0).reshape(3, 2)[: 3 * rank] + 10 * rank
@@ -341,7 +341,7 @@ def test_latency_is_of_single_images_spread_over_the_set(tmp_path: Path) -> None
 
 
 def test_latency_stops_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detect.speed.SECONDS", -1.0)
+    monkeypatch.setattr("detect.inference.SECONDS", -1.0)
     network = Recorder([[found()]] * 60)
     test = test_set(tmp_path, [(20, 30)] * 9)
     latency = measure_latency(network, test, voc_retinanet_parity(), CPU)  # type: ignore[arg-type]

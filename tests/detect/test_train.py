@@ -10,12 +10,12 @@ import torchvision.models as models
 from safetensors.torch import save_file
 from torch import Tensor
 
-from common.checkpoints import load as load_checkpoint
-from common.progress import read_metrics
-from common.settings import Focus
+from common.recipe import Focus
+from common.runs.checkpoints import load as load_checkpoint
+from common.runs.progress import read_metrics
 from detect import __main__ as command
+from detect.evaluate import title_of
 from detect.recipes import RECIPES, Recipe
-from detect.runs import title_of
 
 pytestmark = pytest.mark.usefixtures("narrow_bodies")
 Run = Callable[..., tuple[int, str, str]]

@@ -26,8 +26,9 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from common import checkpoints, cli
-from common.progress import read_metrics
+from common.command import cli
+from common.runs import checkpoints
+from common.runs.progress import read_metrics
 
 with suppress(ImportError):  # as late, by the log
     import torch.utils.tensorboard
@@ -43,7 +44,7 @@ def start(work: Work, printed: Path, **environment: str) -> int:
     """Fork a process that does some work as a command would; return its number.
 
     Args:
-        work: What to do; its exceptions become exit codes as in `common.cli.run`.
+        work: What to do; its exceptions become exit codes as in `common.command.cli.run`.
         printed: File for standard output and error.
         environment: Variables to set there.
     """

@@ -13,12 +13,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common import job
-from common.distributed import World
-from common.flags import RunFlags
-from common.sampling import MicroBatch
-from common.settings import Focus, Optimization
-from common.train_loop import Stage
+from common.command.flags import RunFlags
+from common.images.sampling import MicroBatch
+from common.processes.ranks import World
+from common.recipe import Focus, Optimization
+from common.training import launch
+from common.training.loop import Stage
 
 IMAGES = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 SETTINGS = Optimization(lr=0.1, batch_size=4, epochs=4)  # 10 steps an epoch
@@ -55,7 +55,7 @@ def train_rank(out: Path, hook: Hook, rank: int, **flags: Any) -> None:
         return stage, {}
 
     run_flags = RunFlags(data=out, out=out, device="cpu", **flags)
-    job.run("test", run_flags, {"stage": "test"}, SETTINGS, Focus(), build)
+    launch.run("test", run_flags, {"stage": "test"}, SETTINGS, Focus(), build)
 
 
 def live(

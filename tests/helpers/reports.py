@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from detect.detections import ground_truth, read_detections
-from detect.score import score, write_metrics
-from detect.voc import read_split
+from detect.data.voc import read_split
+from detect.scoring.detections import ground_truth, read_detections
+from detect.scoring.metrics import score, write_metrics
 
 CLASSES = ("cat", "dog", "emu")
 OBJECTS = {  # 1-based inclusive pixels; emu has no counted object, image 000004 no object

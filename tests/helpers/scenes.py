@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from detect.detections import Detections, GroundTruth
+from detect.scoring.detections import Detections, GroundTruth
 
 Rows = Iterable[tuple[Any, ...]]
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoints
-from common.run_folder import to_json
+from common.runs import checkpoints
+from common.runs.folder import to_json
 from pretrain.networks import build_network
 from pretrain.recipes import RECIPES
 

@@ -10,12 +10,12 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-import common.dropout
-from common.controls import InParticipatingSteps
-from common.distributed import World
-from common.dropout import FocusedDropout
-from common.focused_training import participates
-from common.train_loop import Options, Stage, train
+import common.method.dropout
+from common.method.controls import InParticipatingSteps
+from common.method.dropout import FocusedDropout
+from common.method.focused_training import participates
+from common.processes.ranks import World
+from common.training.loop import Options, Stage, train
 from pretrain import paper
 from pretrain.networks import GROUPS, Stem, build_network, penultimate
 from pretrain.networks.cifar_resnet import CifarResNet
@@ -181,9 +181,9 @@ def test_two_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     on: list[bool] = []
     for rival in rivals:
         rival.register_forward_hook(lambda rival, *_: on.append(rival.active))
-    original = common.dropout._mask_and_flags
+    original = common.method.dropout._mask_and_flags
     monkeypatch.setattr(
-        "common.dropout._mask_and_flags",
+        "common.method.dropout._mask_and_flags",
         lambda x, *rest: masked.append(len(x)) or original(x, *rest),
     )
 

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from common.distributed import World
-from common.flags import RunFlags
-from common.sampling import MicroBatch
+from common.command.flags import RunFlags
+from common.images.sampling import MicroBatch
+from common.processes.ranks import World
 from pretrain import task, train
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.task import Split, evaluate, open_split

@@ -22,9 +22,9 @@ from benchmarks.timing import CPU, StepTimes
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 
-from common import allocator
-from common.graphed_step import Capture
-from detect.voc_score import score_voc
+from common.optimization.cuda_graphs import Capture
+from common.processes import memory
+from detect.scoring.voc import score_voc
 from pretrain.networks import build_network
 
 
@@ -53,7 +53,7 @@ def here(
 
     def call(*arguments: str) -> tuple[int, str, str]:
         with monkeypatch.context() as patch:
-            patch.setattr(allocator, "keep_freed_memory", lambda: None)
+            patch.setattr(memory, "keep_freed_memory", lambda: None)
             patch.setattr(sys, "argv", ["bench.py", *arguments])
             code = bench.main()
         printed = capsys.readouterr()
@@ -353,7 +353,7 @@ def test_loops_do_the_same_work(
 ) -> None:
     """One update of all weights a step, on normalised float32 images; logits in the precision."""
     loops, cpu = part("loops"), torch.device("cpu")
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
     networks: list[nn.Module] = []
     images: list[Tensor] = []
     logits: list[Tensor] = []

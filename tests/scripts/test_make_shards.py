@@ -18,10 +18,10 @@ import pytest
 import torch
 
 from common.errors import InputError
-from common.sampling import Sampling
-from pretrain.datasets import class_folders, load
+from common.images.sampling import Sampling
+from pretrain.data.datasets import class_folders, load
+from pretrain.data.shards import ShardSet, open_shards, read_index
 from pretrain.recipes import RECIPES
-from pretrain.shards import ShardSet, open_shards, read_index
 from pretrain.task import Split, open_split
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_shards.py"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import reproduce
 
-from common.results import log_path
+from common.runs.results import log_path
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "reproduce.py"
 FAST = "--optimization.batch-size 4 --optimization.precision fp32".split()

@@ -15,7 +15,7 @@ from benchmarks import floors, loops, measure, timing
 from benchmarks.timing import CPU, StepTimes, elapsed, take_turns
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common import allocator
+from common.processes import memory
 
 LAUNCH, WORK = 1e-3, 1000.0
 """Seconds of an operation, of the host and of the device; 1,000 launches are below one's work."""
@@ -173,7 +173,7 @@ def test_every_time_of_a_benchmark_is_of_finished_work(
         return measure.Run(**json.loads(call(*arguments).splitlines()[-1]))
 
     monkeypatch.setattr(measure, "child", child)
-    monkeypatch.setattr(allocator, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
     lines = tmp_path / "lines.jsonl"
     flags = ["--tiny", "--threads", "1", "--device", "cpu", "--lines", str(lines)]
     benchmark, *more = name.split()

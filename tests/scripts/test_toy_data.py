@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import toy_data
 
-from common.images import read_image
-from detect.voc import read_classes, read_split
+from common.images.decoding import read_image
+from detect.data.voc import read_classes, read_split
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "toy_data.py"
 

@@ -1,0 +1,1 @@
+"""From image files, here or on a server, to batches: reading, checking, order."""

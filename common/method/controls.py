@@ -1,0 +1,84 @@
+"""Controls of FocusedDropout, which the paper lacks: what does each part of the method do?
+
+`ControlDropout` leaves one part of the mask to chance; if the result is as good, that part was not
+what helped. `InParticipatingSteps` gives another dropout what FocusedDropout has beside its mask:
+the few steps, and the decay of those. All draws come from the default generator, as gamma does.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from .dropout import FocusedDropout, Gamma, GammaPer
+
+
+class ControlDropout(FocusedDropout):
+    """FocusedDropout with its reference channel, its places or both drawn at random.
+
+    Args:
+        gamma: As FocusedDropout.
+        opposite: As FocusedDropout.
+        signed: As FocusedDropout.
+        gamma_per: As FocusedDropout.
+        reference: "random": each image's reference is drawn from its channels that have a positive
+            value, since any other would let the image pass whole.
+        places: "shuffled": each image keeps as many places as its mask has, drawn at random.
+    """
+
+    def __init__(
+        self,
+        gamma: float | tuple[float, float] = (0.3, 0.6),
+        opposite: bool = False,
+        *,
+        signed: bool = False,
+        gamma_per: GammaPer = "image",
+        reference: Literal["strongest", "random"] = "strongest",
+        places: Literal["focused", "shuffled"] = "focused",
+    ) -> None:
+        super().__init__(gamma, opposite, signed=signed, gamma_per=gamma_per)
+        self.reference = reference
+        self.places = places
+
+    @torch.no_grad()
+    def _find_mask(
+        self, x: Tensor, gamma: Gamma, channel: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.reference == "random":
+            draw = torch.rand(x.shape[:2], dtype=torch.float32, device=x.device)
+            channel = torch.where(x.amax(dim=(2, 3)) > 0, draw, -1.0).argmax(dim=1)
+        mask, empty, signed = super()._find_mask(x, gamma, channel)
+        if self.places == "shuffled":
+            flat = mask.flatten(1)
+            order = torch.rand(flat.shape, dtype=torch.float32, device=x.device).argsort(dim=1)
+            mask = flat.gather(1, order).view_as(mask)
+        return mask, empty, signed
+
+    def extra_repr(self) -> str:
+        """Name what tells this layer from another in `print(model)`."""
+        return f"{super().extra_repr()}, reference={self.reference!r}, places={self.places!r}"
+
+
+class InParticipatingSteps(nn.Module):
+    """Any layer, on in the steps that take part and the identity in all others.
+
+    `FocusedTraining` switches it as it does FocusedDropout, and also where the decay alone is
+    magnified: this layer is then what is compared.
+
+    Args:
+        layer: Maps a tensor to one of its shape.
+    """
+
+    active: bool
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+        self.active = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer to `x` in a participating step; else return `x` itself."""
+        if not self.active:
+            return x
+        out: Tensor = self.layer(x)
+        return out

@@ -1,0 +1,197 @@
+"""Where a FocusedDropout stands in a network: placing it by name or by stage, and removing it.
+
+Paper: arXiv 2103.15425, section 5: the layer follows the "output of penultimate group". A group is
+a stage of constant resolution.
+"""
+
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from .dropout import FocusedDropout
+
+PENULTIMATE = "penultimate"
+
+
+def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:
+    """Let `layer` act on the output of the submodule `name`; state dict keys stay as they are.
+
+    Afterwards `model.modules()` finds the layer, and deep copies, pickles, `train()`, `to()` and
+    wrappers carry it along. In a `Sequential` it becomes the last member, elsewhere it is called by
+    a forward hook.
+
+    Args:
+        model: Any network.
+        name: Dotted name of a submodule with one tensor (N, C, H, W) as output, such as "layer3";
+            or "penultimate", for the one that `penultimate_stage` finds.
+        layer: The layer to place; each place needs a layer of its own.
+
+    Raises:
+        ValueError: If there is no submodule `name` (the message lists the names), if it is followed
+            by a FocusedDropout already, if `layer` stands in the model already, if `name` and all
+            modules around it are containers that call whatever they hold, or as
+            `penultimate_stage`.
+    """
+    if name == PENULTIMATE and name not in dict(model.named_modules()):
+        name = penultimate_stage(model)
+    owner, label = _find_place(model, name, "focused_dropout")
+    if any(module is layer for module in model.modules()):
+        raise ValueError("this FocusedDropout is in the model already; build one for each place")
+    if label in owner._modules:
+        raise ValueError(f"a FocusedDropout follows {name!r} already")
+    owner.add_module(label, layer)
+    layer.place = name
+    if not _calls_members_in_turn(owner):
+        model.get_submodule(name).register_forward_hook(layer._after)
+
+
+def insert_layer_after(model: nn.Module, name: str, layer: nn.Module, label: str) -> None:
+    """Let any layer act on the output of a submodule, as `insert_after` does FocusedDropout.
+
+    Args:
+        model: Any network.
+        name: Dotted name of a submodule with one tensor as output.
+        layer: Maps that tensor to another. Without parameters, state dict keys stay as they are.
+        label: What the layer is called in the module that holds it.
+
+    Raises:
+        ValueError: If there is no submodule `name` (the message lists the names), if a layer of
+            that label follows it already, or if nothing can hold the layer.
+    """
+    owner, label = _find_place(model, name, label)
+    if label in owner._modules:
+        raise ValueError(f"a layer follows {name!r} already: name each place once")
+    owner.add_module(label, layer)
+    if not _calls_members_in_turn(owner):
+        # Not a closure: a deep copy of the network must call its own copy of the layer.
+        model.get_submodule(name).register_forward_hook(partial(_call_on_output, layer))
+
+
+def _call_on_output(layer: nn.Module, module: nn.Module, inputs: Any, output: Any) -> Tensor:
+    out: Tensor = layer(output)
+    return out
+
+
+def _find_place(model: nn.Module, name: str, label: str) -> tuple[nn.Module, str]:
+    """Find the module to hold a layer behind `name`, and what to call the layer there."""
+    modules = dict(model.named_modules())
+    target = modules.get(name)
+    if target is None or not name:
+        raise ValueError(f"the model has no submodule {name!r}; it has {_names(model)}")
+    owner = _owner(modules, name)
+    return owner, label if owner is target else f"{label}_{name.replace('.', '_')}"
+
+
+def remove_focused_dropout(model: nn.Module) -> None:
+    """Take out every layer that `insert_after` placed, with its hook; a second call does nothing.
+
+    The network is then what it was: the same modules, state dict and outputs. A layer that the
+    network's own code holds stays, since that code calls it. Remove before `torch.compile`.
+    """
+    for module in list(model.modules()):
+        for label, layer in list(module._modules.items()):
+            if isinstance(layer, FocusedDropout) and layer.place is not None:
+                del module._modules[label]
+                layer.place = None
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), FocusedDropout):
+                del module._forward_hooks[key]
+
+
+def penultimate_stage(model: nn.Module) -> str:
+    """Find the last stage but one of a convolutional network: what stands before its last halving.
+
+    The rule: among the members of the network's trunk, take the last one that lowers the resolution
+    and has a convolution in it or behind it; the stage ends with the member before that one. So it
+    is layer3 of a ResNet, denseblock3 of a DenseNet (before the transition, whose pooling begins
+    the last stage), and the ReLU before the fourth pooling of a VGG (the fifth has no convolution
+    behind it). Only the order and the strides of the modules are looked at; nothing is run.
+
+    Args:
+        model: A network whose stages follow one another.
+
+    Returns:
+        The dotted name of the submodule.
+
+    Raises:
+        ValueError: If there is no such member, or the network's maps are not (N, C, H, W).
+    """
+    path: list[str] = []
+    trunk = model
+    while True:
+        # An auxiliary classifier is registered beside the stages and is none.
+        members = [item for item in trunk.named_children() if not item[0].lower().startswith("aux")]
+        last = _last_halving(members)
+        if last is None or isinstance(trunk, nn.ModuleList | nn.ModuleDict):
+            break  # members of a list need not follow one another
+        name, stage = members[last]
+        # What stands before a whole network, such as a normalization of pixels, is no stage.
+        is_stage = any(_convolves(before) for _, before in members[:last])
+        if is_stage and not _is_trunk(stage):
+            if getattr(model, "output_fmt", "NCHW") != "NCHW":  # timm's mark
+                break
+            return ".".join([*path, members[last - 1][0]])
+        path, trunk = [*path, name], stage
+    raise ValueError(
+        f"cannot tell the penultimate stage of a {type(model).__name__}: give the name of a "
+        f"submodule with an output (N, C, H, W); it has {_names(model)}"
+    )
+
+
+def _last_halving(members: list[tuple[str, nn.Module]]) -> int | None:
+    """Find the last member that lowers the resolution for a convolution in or behind it."""
+    convolves = False
+    for position in reversed(range(len(members))):
+        member = members[position][1]
+        convolves = convolves or _convolves(member)
+        if convolves and _lowers_resolution(member):
+            return position
+    return None
+
+
+def _convolves(module: nn.Module) -> bool:
+    return any(isinstance(part, nn.Conv2d) for part in module.modules())
+
+
+def _lowers_resolution(module: nn.Module) -> bool:
+    return any(_largest_stride(part) > 1 for part in module.modules())
+
+
+def _largest_stride(module: nn.Module) -> int:
+    stride = getattr(module, "stride", 1)
+    sides = stride if isinstance(stride, tuple | list) else [stride]
+    return max((side for side in sides if isinstance(side, int)), default=1)
+
+
+def _is_trunk(module: nn.Module) -> bool:
+    """Whether a module is a sequence with several halvings, not one stage."""
+    while isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+        halving = [member for member in module.children() if _lowers_resolution(member)]
+        if len(halving) != 1:
+            return len(halving) > 1
+        module = halving[0]
+    return False
+
+
+def _calls_members_in_turn(module: nn.Module) -> bool:
+    return type(module).forward is nn.Sequential.forward
+
+
+def _owner(modules: dict[str, nn.Module], name: str) -> nn.Module:
+    """Find the module to hold the layer: one that does not call its members by itself."""
+    target = modules[name]
+    if _calls_members_in_turn(target):
+        return target
+    for depth in range(name.count(".") + 1, -1, -1):
+        module = modules[".".join(name.split(".")[:depth])]
+        if not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            return module
+    raise ValueError(f"cannot follow {name!r}: give the name of a Sequential or of a plain module")
+
+
+def _names(model: nn.Module) -> str:
+    """List the submodules a user may mean: the first two levels, not every convolution."""
+    names = [name for name, _ in model.named_modules() if name and name.count(".") < 2]
+    shown = ", ".join(names[:60])
+    return shown + (f", ... ({len(names) - 60} more)" if len(names) > 60 else "")

@@ -1,0 +1,1 @@
+"""What `--optimization.*` does."""

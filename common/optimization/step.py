@@ -1,0 +1,100 @@
+"""What an optimizer step consists of: forward and backward, clipping, the update."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from common.method.dropout import FocusedDropout
+from common.optimization.loss_scaling import LossScaling
+from common.optimization.optimizer import autocast
+from common.processes.ranks import World
+from common.recipe import Optimization
+
+
+class StepParts:
+    """The parts of a step, for a loop to put together.
+
+    Args:
+        model: The network, on its device; with several ranks it is wrapped here.
+        loss: Means over a batch, as `Stage.loss`.
+        optimizer: Over the network's parameters, in one group.
+        settings: Precision and clipping.
+        world: This process among its peers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Callable[[nn.Module, Any], dict[str, Tensor]],
+        optimizer: Optimizer,
+        settings: Optimization,
+        world: World,
+    ) -> None:
+        self._network = model
+        self._no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
+        if world.size > 1:
+            self._network = wrapped = DistributedDataParallel(
+                model,
+                device_ids=[world.device] if world.device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+            # Else rank 0's BatchNorm overwrites the others', which `average_statistics` takes in.
+            # Not by the argument: versions of torch call it differently.
+            wrapped.broadcast_buffers = False
+            self._no_sync = wrapped.no_sync
+        self._loss, self._optimizer = loss, optimizer
+        self._settings, self._device = settings, world.device
+        self.scaling = LossScaling(world.device) if settings.precision == "fp16" else None
+
+    def backward(self, batch: Any, weight: float, *, last: bool) -> dict[str, Tensor]:
+        """Add the gradient of `weight` times the mean loss; return the means, detached.
+
+        Args:
+            batch: A micro-batch.
+            weight: Its weight in the step.
+            last: Whether it is the step's last: only then do ranks average their gradients.
+        """
+        with nullcontext() if last else self._no_sync():
+            with autocast(self._settings, self._device):
+                means = self._loss(self._network, batch)
+            loss = means["loss"] * weight
+            (self.scaling.scale(loss) if self.scaling else loss).backward()
+        return {name: value.detach() for name, value in means.items()}
+
+    def clip(self) -> dict[str, Tensor]:
+        """Clip the gradient where the recipe says so; return its norm before, if so.
+
+        Under loss scaling the norm of a step that will be skipped counts as 0.
+        """
+        if self._settings.clip_norm is None:
+            return {}
+        if self.scaling:
+            self.scaling.unscale(self._optimizer)
+        parameters = self._optimizer.param_groups[0]["params"]
+        norm = nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm)
+        return {"gradient_norm": torch.nan_to_num(norm, 0.0, 0.0) if self.scaling else norm}
+
+    def update(self) -> None:
+        """Change the weights, unless loss scaling skips the step; leave no gradients."""
+        if self.scaling:
+            self.scaling.step(self._optimizer)
+        else:
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def changed(self) -> list[Tensor]:
+        """Return what a step changes in the network: weights, statistics, counts."""
+        modules = self._network.modules()
+        totals = [module.totals for module in modules if isinstance(module, FocusedDropout)]
+        return [*self._network.parameters(), *self._network.buffers(), *totals]
+
+    def whole(self, batch: Any) -> dict[str, Tensor]:
+        """Run a step of one micro-batch without a look at any value, for a CUDA graph."""
+        means = self.backward(batch, 1.0, last=True) | self.clip()
+        self.update()
+        return means

@@ -1,0 +1,1 @@
+"""Processes and what happens to them: ranks, signals, memory, determinism."""

@@ -1,0 +1,264 @@
+"""One process or many: start, sums, gathers. Every function is a no-op for a single process."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed import Store  # type: ignore[attr-defined]
+from torch.distributed.rendezvous import rendezvous
+
+from common.errors import InputError, PeerFailed, outcome
+from common.processes.signals import ignore_requests
+
+T = TypeVar("T")
+TIMEOUT_MINUTES = 10.0
+"""Longer than rank 0 alone takes to save or to score; shorter than a person waits for a job."""
+_FIRST = "focused-dropout: the first to end"
+_STORE_TIMEOUT = timedelta(seconds=10)
+_GLOO = ("gloo/transport", "Application timeout caused pair closure")
+"""Words in the RuntimeErrors of gloo whose connection is lost; other backends raise DistError."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among its peers."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+
+@contextmanager
+def start(device: str = "auto", timeout_minutes: float = TIMEOUT_MINUTES) -> Iterator[World]:
+    """Join the processes that torchrun (or any launcher that sets its variables) started.
+
+    The group is taken apart after success only. After an error it stays as it is, for the process
+    to leave with: the others may be in the midst of a collective that this rank will never join,
+    and taking it apart waits for them (with NCCL; with gloo and torch 2.11 where DDP, kept alive by
+    the traceback, is its last owner: it waits, holding the GIL, for a thread that needs the GIL).
+    `common.command.cli.run` leaves so.
+
+    Args:
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        timeout_minutes: How long a rank waits for the others, here and in each collective.
+
+    Raises:
+        InputError: If the device is unknown or absent, or the others cannot be joined.
+        PeerFailed: In place of what a collective raises, if another rank has ended.
+        SystemExit: In place of an error that another rank, ending alike, has told already.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    place = _device(device, int(os.environ.get("LOCAL_RANK", "0")), distributed=size > 1)
+    if place.type == "cuda":
+        torch.cuda.set_device(place)
+    if size == 1:
+        yield World(place)
+        return
+    store = _join(place, rank, size, timedelta(minutes=timeout_minutes))
+    try:
+        yield World(place, rank, size)
+    except BaseException as error:
+        verdict = _verdict(error, store, rank, timeout_minutes)
+        if verdict is error:
+            raise
+        raise verdict from error
+    dist.destroy_process_group()
+
+
+def _join(place: torch.device, rank: int, size: int, timeout: timedelta) -> Store:
+    """Make the process group; return the store that its ranks share.
+
+    Raises:
+        InputError: If the launcher's variables are incomplete, or the others do not come.
+    """
+    cuda = place.type == "cuda"
+    try:
+        store: Store = next(rendezvous("env://", timeout=timeout))[0]
+        dist.init_process_group(
+            "nccl" if cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=timeout,
+            device_id=place if cuda else None,
+        )
+    except (ValueError, dist.DistError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"rank {rank} cannot join the other {size - 1} ({reason}): start all of them with "
+            "torchrun, or together with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set"
+        ) from error
+    return store
+
+
+def _verdict(
+    error: BaseException, store: Store, rank: int, timeout_minutes: float
+) -> BaseException:
+    """Return what a rank should end with, and tell the others if it is the first to end."""
+    ignore_requests()
+    text = str(error)
+    lost = isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _GLOO)
+    )
+    code, line = outcome(error)
+    first: dict[str, Any] | None = None
+    # Without torchrun the store ends with its host, rank 0. Asked then, it prints a stack, so leave
+    # a process that is about to be gone the time to go.
+    if lost:
+        time.sleep(0.5)
+    address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    with suppress(RuntimeError, OSError), socket.create_connection(address, timeout=5):
+        store.set_timeout(_STORE_TIMEOUT)
+        if not lost:
+            # It answers, so the word has arrived before this process closes its connections.
+            mine = json.dumps({"rank": rank, "code": code, "line": line})
+            first = json.loads(store.compare_set(_FIRST, "", mine))
+        elif store.check([_FIRST]):
+            first = json.loads(store.get(_FIRST))
+    if lost and first:
+        return PeerFailed(
+            f"rank {first['rank']} has ended with exit code {first['code']}, and this one cannot "
+            "go on without it",
+            first["code"],
+        )
+    if lost and "Timed out" in text:
+        return PeerFailed(
+            f"waited {timeout_minutes:g} minutes for another rank: it hangs, is cut off, or needs "
+            "longer (--timeout-minutes)"
+        )
+    if lost:
+        return PeerFailed(
+            "another rank was killed, or the connection to it broke: give the same command again "
+            f"to go on ({' '.join(text.split())[:120]})"
+        )
+    if first and line is not None and first["rank"] != rank and first["line"] == line:
+        return SystemExit(code)
+    return error
+
+
+def _device(name: str, local_rank: int, *, distributed: bool) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
+    if device.type == "cpu":
+        return device
+    index = local_rank if distributed or device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise InputError(
+            f"device cuda:{index} is not there: torch sees {torch.cuda.device_count()} GPUs; "
+            "start fewer processes, or use --device cpu"
+        )
+    return torch.device("cuda", index)
+
+
+def _running() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """Sum a tensor over the ranks, in place."""
+    if _running():
+        dist.all_reduce(values)
+    return values
+
+
+def max_over_ranks(values: Tensor) -> Tensor:
+    """Take the element-wise maximum of a tensor over the ranks, in place."""
+    if _running():
+        dist.all_reduce(values, dist.ReduceOp.MAX)
+    return values
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Tell every rank whether any of them raised the flag."""
+    if not _running():
+        return flag
+    return bool(sum_over_ranks(torch.tensor(int(flag), device=device)).item())
+
+
+def gather(value: T) -> list[T]:
+    """Collect one picklable value of every rank, in rank order, on every rank."""
+    if not _running():
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Collect the rows (first dimension) of every rank, in rank order, on every rank."""
+    if not _running():
+        return rows
+    rank, size = dist.get_rank(), dist.get_world_size()
+    counts = torch.zeros(size, dtype=torch.int64, device=rows.device)
+    counts[rank] = len(rows)
+    numbers: list[int] = sum_over_ranks(counts).tolist()
+    padded = rows.new_zeros((max(numbers), *rows.shape[1:]))
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(size)]
+    if max(numbers) > 0:
+        dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, numbers, strict=True)])
+
+
+def broadcast(value: T) -> T:
+    """Give every rank the picklable value of rank 0."""
+    if not _running():
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def average_statistics(model: nn.Module) -> None:
+    """Average BatchNorm's running statistics over the ranks, in place, after a step.
+
+    Each rank normalises its part of a batch by the mean and variance of that part alone, and takes
+    them into running statistics. These estimate the statistics of a part, so the mean over the
+    ranks, of the variances too, estimates the same from more images, as timm's `distribute_bn`
+    does. The variance between the ranks' means is left out: a single process has no such term, and
+    the running means scatter by the choice of images more than the population differs.
+
+    After each step, not before a save alone: taking the mean commutes with the running averages
+    only up to rounding, and when a run saves must not change a bit of it.
+    """
+    if not _running():
+        return
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.training
+        and module.track_running_stats
+    ]
+    values = [norm.get_buffer(f"running_{name}") for norm in norms for name in ("mean", "var")]
+    if values:
+        flat = sum_over_ranks(torch.cat(values)).div_(dist.get_world_size())
+        torch._foreach_copy_(values, flat.split([len(value) for value in values]))
+
+
+def share_buffers(model: nn.Module) -> None:
+    """Give every rank the buffers of rank 0, such as BatchNorm statistics, before an evaluation."""
+    if _running():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

@@ -1,0 +1,88 @@
+"""Checkpoints that are whole or absent.
+
+Tensors and plain values only: everything loads with `weights_only=True`, so a checkpoint from
+elsewhere cannot run code.
+"""
+
+import io
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.errors import InputError
+from common.storage import previous, write_atomically
+
+
+def save(state: dict[str, Any], path: Path, *, keep_previous: bool = False) -> None:
+    """Write a checkpoint of tensors and plain values; the rest as `write_atomically`."""
+    # Through memory: torch.save hides the OSError of a full disk behind a RuntimeError of its own.
+    content = io.BytesIO()
+    torch.save(state, content)
+    data = content.getbuffer()
+    write_atomically(
+        path, lambda file: file.write(data), size=len(data), keep_previous=keep_previous
+    )
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU, tensors and plain values only.
+
+    Raises:
+        InputError: If the file is missing, damaged in a single bit, or holds anything else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.save writes sums, torch.load ignores them
+            if any(entry.compress_type for entry in archive.infolist()):
+                raise zipfile.BadZipFile("it is compressed, which torch.save never does")
+            if archive.testzip():
+                raise zipfile.BadZipFile("a checksum does not fit, the file is damaged")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: give a finished run or a checkpoint file") from None
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is not a checkpoint that loads safely: {reason[:200]}") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path} holds a {type(state).__name__}, not a checkpoint")
+    return state
+
+
+def load_last(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, or the one before it where it is missing or damaged.
+
+    A damaged one is renamed to `<stem>.damaged<suffix>`: the next save would keep it as the one
+    before.
+
+    Raises:
+        InputError: If neither can be read.
+    """
+    try:
+        return load(path)
+    except InputError as error:
+        if not previous(path).exists():
+            raise
+        problem = error if path.exists() else f"{path} is missing: its writing was cut short"
+        print(f"{problem}; going on from {previous(path).name}", flush=True)
+        state = load(previous(path))
+        if path.exists():
+            path.replace(path.with_suffix(f".damaged{path.suffix}"))
+        return state
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Return the states of the generators that training draws from."""
+    state = {"python": random.getstate(), "torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Undo what was drawn since `random_state`."""
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

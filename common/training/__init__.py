@@ -1,0 +1,1 @@
+"""One training, from its recipe to its last checkpoint."""

@@ -1,0 +1,118 @@
+"""One call of a `train` command: processes, run folder, training."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from common.command.flags import RunFlags
+from common.errors import InputError
+from common.processes import memory, ranks
+from common.processes.determinism import deterministic
+from common.processes.ranks import World
+from common.processes.signals import ending_at_once
+from common.recipe import Focus, Optimization
+from common.runs.folder import RunFolder, describe_environment
+from common.training.loop import Options, Stage, train
+
+DRY_STEPS = 2
+_SHARED = ("evaluate_every", "dry_run", "deterministic", "resume")
+"""Flags beside the description of a run that all ranks must have alike."""
+Build = Callable[[World], tuple[Stage, Mapping[str, Any]]]
+"""Makes the task, and what environment.json should say of it, once the folder is secured."""
+
+
+def run(
+    name: str,
+    flags: RunFlags,
+    description: Mapping[str, Any],
+    optimization: Optimization,
+    focus: Focus,
+    build: Build,
+) -> dict[str, float]:
+    """Train in a run folder; with `flags.dry_run`, two steps in one that is removed again.
+
+    Args:
+        name: The recipe's name.
+        flags: How the run is carried out.
+        description: What is run; a folder is continued only with the same.
+        optimization: Optimizer and schedule.
+        focus: FocusedDropout and magnified weight decay.
+        build: Makes the task.
+
+    Returns:
+        The metrics of the last evaluation, and the best.
+
+    Raises:
+        InputError: If data or arguments are wrong.
+        SystemExit: At SIGTERM or SIGUSR1 before the training; later as `train`.
+    """
+    description = {
+        **description,
+        "name": name,
+        "seed": flags.seed,
+        "overfit_batches": flags.overfit_batches,
+    }
+
+    def once(flags: RunFlags, world: World) -> dict[str, float]:
+        folder = _secure(flags, description, world)
+        try:
+            stage, facts = build(world)
+            if folder:
+                environment = describe_environment(str(world.device), world.size)
+                folder.record({**environment, "deterministic": flags.deterministic, **facts})
+            options = Options(
+                seed=flags.seed,
+                resume=flags.resume,
+                label=name,
+                evaluate_every=flags.evaluate_every,
+                checkpoint_minutes=flags.checkpoint_minutes,
+                stop_step=DRY_STEPS if flags.dry_run else None,
+                overfit_batches=flags.overfit_batches,
+            )
+            return train(stage, optimization, focus, world, folder, options)
+        finally:
+            if folder:
+                folder.close()
+
+    with (
+        ending_at_once(),
+        ranks.start(flags.device, flags.timeout_minutes) as world,
+        deterministic(flags.deterministic),
+    ):
+        if world.device.type == "cpu":
+            memory.keep_freed_memory()
+        if not flags.dry_run:
+            return once(flags, world)
+        flags.out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
+            dry = replace(flags, out=Path(folder), resume="auto")
+            once(dry, world)
+            metrics = once(dry, world)  # goes on from the checkpoint that the first one saved
+        if world.is_main:
+            print("dry run: two steps, evaluation, save and load went well; nothing is kept")
+        return metrics
+
+
+def _secure(flags: RunFlags, description: Mapping[str, Any], world: World) -> RunFolder | None:
+    """Take the run folder on rank 0; what is wrong with it, every rank must hear."""
+    # Started by hand, each has a command line of its own. They would train on, or hang.
+    told = {**description, **{name: getattr(flags, name) for name in _SHARED}}
+    all_told = ranks.gather(told)
+    differing = [name for name in told if any(one.get(name) != told[name] for one in all_told)]
+    if differing:
+        raise InputError(
+            f"the processes were started with different flags ({', '.join(differing)}): "
+            "give all of them the same command"
+        )
+    folder, problem = None, None
+    if world.is_main:
+        try:
+            folder = RunFolder(flags.out, description, flags.resume)
+        except InputError as error:
+            problem = str(error)
+    problem = ranks.broadcast(problem)
+    if problem:
+        raise InputError(problem)
+    return folder

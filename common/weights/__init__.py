@@ -1,0 +1,1 @@
+"""Backbone files, and the layouts in which others keep theirs."""

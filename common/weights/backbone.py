@@ -1,0 +1,189 @@
+"""Backbone files: ResNet weights under torchvision's names, and a card that says what they are.
+
+A backbone is a file of weights, `NAME.safetensors` or `NAME.pth`, and a JSON card beside it,
+`NAME.json`. The keys are torchvision's, classifier included, so the file loads strictly into
+torchvision and timm; `common.weights.layouts` has the other layouts.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from common.runs.folder import read_json, to_json
+from common.storage import write_atomically
+from common.weights.layouts import Layout, check_ending, encode
+from common.weights.reading import read_weights
+from common.weights.resnets import TORCHVISION, is_body, recognise
+
+
+def card_path(path: Path) -> Path:
+    """Name the card of a backbone file."""
+    return path.with_suffix(".json")
+
+
+def save_backbone(
+    weights: Mapping[str, Tensor],
+    card: Mapping[str, Any],
+    path: Path,
+    layout: Layout = "torchvision",
+) -> dict[str, Any]:
+    """Write weights and card.
+
+    Args:
+        weights: State dict of a torchvision ResNet.
+        card: What the weights are; plain JSON values.
+        path: Target; its ending chooses the container.
+        layout: Who will read it.
+
+    Returns:
+        The card as written: with the file's name and its SHA-256.
+
+    Raises:
+        InputError: If the name has another ending, the card would replace that of another backbone
+            or a file that is no card, or the disk is full.
+    """
+    check_ending(path, layout)
+    return write_backbone(encode(weights, layout, path.suffix), card, path)
+
+
+def write_backbone(content: bytes, card: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Write the content of a backbone file, and the card; the rest as `save_backbone`."""
+    _check_card_is_free(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    complete = {**card, "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())  # a full disk shows here, before the old card goes
+        # The card comes before the weights: were they to end apart, it would tell of other weights
+        # or of none, and neither is taken.
+        write_atomically(card_path(path), lambda beside: beside.write(to_json(complete).encode()))
+
+    write_atomically(path, write)
+    return complete
+
+
+def _check_card_is_free(path: Path) -> None:
+    """Check that a backbone file's card would replace no other file's."""
+    if not card_path(path).exists():
+        return
+    card = read_json(card_path(path))
+    if "sha256" not in card:
+        raise InputError(f"{card_path(path)} is no card and would be overwritten: rename {path}")
+    if card.get("file", path.name) != path.name:
+        raise InputError(
+            f"{card_path(path)} is the card of {card['file']}, which would lose it: choose another "
+            f"name than {path.name}"
+        )
+
+
+def preprocessing(image_size: int, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """Return what a user of the weights must do to an image; mean and std per RGB channel."""
+    return {
+        "image_size": image_size,
+        "channel_order": "RGB",
+        "input_range": [0.0, 1.0],
+        "mean": list(mean),
+        "std": list(std),
+    }
+
+
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: If it is not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is not there: export a backbone with `python -m pretrain export`")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a backbone file of ours, or the weights of a torchvision or timm ResNet.
+
+    Prefixes of DDP and torch.compile are taken off. Of a training checkpoint of timm or
+    torchvision the average of the weights is taken, where it has one; a line says so.
+
+    Args:
+        path: A .safetensors file, or a torch file of tensors and plain values.
+        architecture: What the caller is about to build.
+
+    Returns:
+        The weights, on the CPU, and the card (empty where there is none).
+
+    Raises:
+        InputError: If the file is missing, damaged, not what its card describes, or (by the card)
+            of another architecture.
+    """
+    sha256 = fingerprint(path)
+    weights = read_weights(path)
+    card = read_card(path, sha256)
+    found = str(card.get("architecture", architecture))
+    if found != architecture:
+        remedy = f"add --body {found}, or give" if found in TORCHVISION else "give"
+        raise InputError(
+            f"{path} holds a {found}, but the recipe builds a {architecture}: {remedy} another file"
+        )
+    taken = weights.describe()
+    if taken and os.environ.get("RANK", "0") == "0":
+        print(f"{path}: {taken}", flush=True)
+    return weights.tensors, card
+
+
+def read_card(path: Path, sha256: str) -> dict[str, Any]:
+    """Read the card of a backbone file; empty where there is none.
+
+    Args:
+        path: The backbone file.
+        sha256: Its fingerprint.
+
+    Raises:
+        InputError: If the card is no JSON, or that of other weights.
+    """
+    card = read_json(card_path(path)) if card_path(path).is_file() else {}
+    if card.get("sha256", sha256) != sha256:
+        raise InputError(f"{card_path(path)} is the card of other weights: export {path} again")
+    return card
+
+
+def load_body(body: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Load backbone weights into a ResNet without classifier; every key must find its place.
+
+    Args:
+        body: A torchvision ResNet, or its layers up to layer4 under the same names.
+        weights: As `load_backbone` returns them.
+        path: Where they came from, for the message.
+
+    Raises:
+        InputError: If a key is missing, unexpected, or of another shape.
+    """
+    wanted = {name: value.shape for name, value in body.state_dict().items() if is_body(name)}
+    given = {name: value for name, value in weights.items() if is_body(name)}
+    if given and not wanted.keys() & given.keys():
+        raise InputError(
+            f"{path} is the backbone of another architecture: of its {len(given)} weights, "
+            f"{next(iter(given))} and so on, none has the name of a torchvision ResNet's"
+        )
+    problems = [f"missing {name}" for name in wanted if name not in given]
+    problems += [f"unexpected {name}" for name in given if name not in wanted]
+    problems += [
+        f"{name} has shape {tuple(given[name].shape)}, not {tuple(shape)}"
+        for name, shape in wanted.items()
+        if name in given and given[name].shape != shape
+    ]
+    if problems:
+        name = recognise(weights)
+        what = f"a {name}" if name else "the backbone of another architecture"
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        remedy = f": add --body {name}, or give another file" if name in TORCHVISION else ""
+        raise InputError(f"{path} is {what} ({'; '.join(problems[:3])}{more}){remedy}")
+    body.load_state_dict(given, strict=False)

@@ -1,0 +1,1 @@
+"""From VOC devkits to batches."""

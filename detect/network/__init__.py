@@ -1,0 +1,1 @@
+"""RetinaNet-FPN: the network, its anchors, losses and detections."""

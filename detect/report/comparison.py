@@ -1,0 +1,217 @@
+"""Reading the runs that a report compares: scored again, checked, with titles that differ.
+
+A run is the output folder of `detect evaluate` or `detect score`: `metrics.json`, the detections,
+and `evaluation.json`, which says of what. The curves are scored again from the detections, and
+must give the AP of `metrics.json`; so a page never shows curves of one run and numbers of another.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import InputError
+from common.runs.folder import read_json
+from common.runs.progress import read_metrics
+from detect.data.voc import VocImage, read_classes, read_split
+from detect.scoring.analysis import Analysis
+from detect.scoring.bootstrap import Interval, paired_bootstrap
+from detect.scoring.detections import Detections, GroundTruth, ground_truth, read_detections
+from detect.scoring.voc import VocScore, score_voc
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One detector on the split.
+
+    Attributes:
+        title: Differs from that of every other run.
+        evaluation: What evaluation.json holds.
+        coco: The "coco" part of metrics.json.
+        detections: What was found.
+        voc: The same as metrics.json has it, with the curves.
+        analysis: Errors, confusion, thresholds and intervals.
+        training: Records of the training, one an epoch; None where there are none.
+    """
+
+    title: str
+    evaluation: Mapping[str, Any]
+    coco: Mapping[str, float | None]
+    detections: Detections
+    voc: VocScore
+    analysis: Analysis
+    training: Sequence[Mapping[str, Any]] | None
+
+    def mean(self, kind: str) -> float | None:
+        """mAP, `kind` being "11point" or "area"."""
+        value: float | None = self.voc.metrics()[f"map_{kind}"]
+        return value
+
+    @property
+    def counted(self) -> str:
+        """Which detections are drawn and in the confusion matrix, in words."""
+        point = self.analysis.overall
+        return f"from score {point.score_threshold:.2f}" if point else "all detections"
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The runs of a report and what they are measured by.
+
+    Attributes:
+        images: The split.
+        truth: Its objects.
+        runs: At least one; the first is the baseline.
+        differences: Of each other run to the first, "map_11point" and "map_area".
+    """
+
+    images: Sequence[VocImage]
+    truth: GroundTruth
+    runs: Sequence[Run]
+    differences: Sequence[Mapping[str, Interval]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """The two JSON files of a folder."""
+
+    folder: Path
+    evaluation: dict[str, Any]
+    voc: dict[str, Any]
+    coco: dict[str, Any]
+
+
+def read_runs(folders: Sequence[Path], data: Path | None) -> Comparison:
+    """Reads the images, the objects and the runs; `write_report` says what can be wrong."""
+    if not folders:
+        raise InputError("there is nothing to report: give the folders of one or more evaluations")
+    for number, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:number]]:
+            raise InputError(f"{folder} is given twice: give each evaluation once")
+    records = [_read_record(folder) for folder in folders]
+    _check_comparable(records)
+    devkit = data or _recorded_data(records)
+    classes = read_classes(devkit)
+    if classes != tuple(records[0].voc["per_class"]):
+        raise InputError(
+            f"{records[0].folder} was scored with other classes than {devkit} has: "
+            "give the data of that time with --data"
+        )
+    images = read_split(devkit, records[0].evaluation["split"], classes)
+    truth = ground_truth([image.annotation for image in images], classes)
+    titles = _distinct_titles(records)
+    runs = [_score(r, title, truth, devkit) for r, title in zip(records, titles, strict=True)]
+    differences = [
+        paired_bootstrap(truth, runs[0].detections, run.detections, run.voc.iou) for run in runs[1:]
+    ]
+    return Comparison(images, truth, runs, differences)
+
+
+def _read_record(folder: Path) -> _Record:
+    files = folder / "evaluation.json", folder / "metrics.json"
+    for file in files:
+        if not file.is_file():
+            raise InputError(
+                f"{file} is missing: give an output folder of detect evaluate or detect score"
+            )
+    evaluation, metrics = map(read_json, files)
+    record = _Record(folder, evaluation, metrics.get("voc", {}), metrics.get("coco", {}))
+    for key in ("title", "data", "split", "detections"):
+        if not isinstance(evaluation.get(key), str) or not evaluation[key].strip():
+            raise InputError(f"{files[0]}: {key!r} is not a text: evaluate again")
+    coco = record.coco.values() if isinstance(record.coco, dict) else [math.nan]
+    sound = isinstance(record.voc, dict) and isinstance(record.voc.get("per_class"), dict)
+    if not sound or not all(value is None or _is_fraction(value) for value in coco):
+        raise InputError(f"{files[1]} is not what detect score writes: evaluate again")
+    if not _is_fraction(record.voc.get("iou")) or not record.voc["iou"]:
+        raise InputError(f"{files[1]}: the overlap 'iou' is not in (0, 1]: evaluate again")
+    return record
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+
+
+def _check_comparable(records: Sequence[_Record]) -> None:
+    first = records[0]
+    for other in records[1:]:
+        told = f"{first.folder} and {other.folder} cannot be compared: they differ in"
+        splits = first.evaluation["split"], other.evaluation["split"]
+        if splits[0] != splits[1]:
+            raise InputError(f"{told} the split, {splits[0]} and {splits[1]}")
+        if list(first.voc["per_class"]) != list(other.voc["per_class"]):
+            names = [", ".join(record.voc["per_class"]) for record in (first, other)]
+            raise InputError(f"{told} the classes, {names[0]} and {names[1]}")
+        if first.voc["iou"] != other.voc["iou"]:
+            raise InputError(f"{told} the overlap, {first.voc['iou']} and {other.voc['iou']}")
+
+
+def _recorded_data(records: Sequence[_Record]) -> Path:
+    devkits = [Path(record.evaluation["data"]) for record in records]
+    for devkit in devkits:
+        if devkit.is_dir():
+            return devkit
+    raise InputError(
+        f"{devkits[0]}, the data that {records[0].folder} was evaluated on, is gone: "
+        "say with --data where the VOC devkit is now"
+    )
+
+
+def _distinct_titles(records: Sequence[_Record]) -> list[str]:
+    """The titles; a repeated one gains the end of its folder's path that tells it apart."""
+    titles = [" ".join(record.evaluation["title"].split()) for record in records]
+    parts = [record.folder.resolve().parts for record in records]
+    length = 1
+    while len({part[-length:] for part in parts}) < len(parts):
+        length += 1
+    return [
+        f"{title} ({Path(*part[-length:]).as_posix()})" if titles.count(title) > 1 else title
+        for title, part in zip(titles, parts, strict=True)
+    ]
+
+
+def _score(record: _Record, title: str, truth: GroundTruth, devkit: Path) -> Run:
+    path = record.folder / record.evaluation["detections"]
+    detections = read_detections(path, truth)
+    voc = score_voc(truth, detections, record.voc["iou"])
+    recorded = flatten(record.voc)
+    for key, value in flatten(voc.metrics()).items():
+        if key not in recorded or not _agree(value, recorded[key]):
+            raise InputError(
+                f"{record.folder / 'metrics.json'} does not fit {path} on {devkit}: {key} is "
+                f"{recorded.get(key)} there and {value} here; evaluate again, or give the data of "
+                "that time with --data"
+            )
+    return Run(
+        title,
+        record.evaluation,
+        record.coco,
+        detections,
+        voc,
+        Analysis.of(truth, detections, voc),
+        _training(record.evaluation.get("training")),
+    )
+
+
+def _training(folder: object) -> Sequence[Mapping[str, Any]] | None:
+    """The log of a run folder; None for detections from elsewhere, or where the folder is gone."""
+    if not isinstance(folder, str) or not (Path(folder) / "metrics.jsonl").is_file():
+        return None
+    return read_metrics(Path(folder))
+
+
+def _agree(here: object, there: object) -> bool:
+    if isinstance(here, float) and isinstance(there, int | float):
+        return math.isclose(here, there, abs_tol=1e-9)
+    return here == there
+
+
+def flatten(value: object, name: str = "") -> dict[str, object]:
+    """Turns nested mappings into one of dotted keys."""
+    if not isinstance(value, Mapping):
+        return {name: value}
+    flat: dict[str, object] = {}
+    for key, inner in value.items():
+        flat |= flatten(inner, f"{name}.{key}" if name else str(key))
+    return flat

@@ -1,0 +1,1 @@
+"""What the report draws: charts, boxes on photos, colours."""

@@ -1,0 +1,223 @@
+"""The charts of the report: SVG in the colours of the page, and the same as PNG files.
+
+A chart is drawn onto the axes of matplotlib by one function, whatever becomes of it.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import NDArray
+
+from detect.report.drawing.style import RUN_COLOURS
+from detect.scoring.voc import ClassScore
+
+_DASHES = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
+_CORNERS = 400  # more corners than a panel has pixels
+_FEW_POINTS = 20  # so few are marked, and a single one would be invisible otherwise
+_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+OPTIONS = {
+    "svg.fonttype": "none",
+    "lines.scale_dashes": False,
+    "font.size": 8.0,
+    "text.parse_math": False,
+}
+"""For `matplotlib.rc_context`; names of classes and runs are no formulas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """Of letters, of the grid, and of the runs, which repeat."""
+
+    ink: str
+    rule: str
+    runs: tuple[str, ...]
+
+    def of_run(self, index: int) -> str:
+        """Colour of the lines and bars of a run."""
+        return self.runs[index % len(self.runs)]
+
+
+# Stand for the page's colours, which matplotlib cannot name.
+_PAGE = Colours("#010101", "#020202", tuple(f"#03030{run + 1}" for run in range(RUN_COLOURS)))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Values of a run over the epochs."""
+
+    run: int
+    epoch: NDArray[np.float64]
+    value: NDArray[np.float64]
+
+
+def interpolated(score: ClassScore) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the curve whose area is `ap_area`: at a recall the highest precision there or above.
+
+    Returns:
+        Recall and precision (corners,), for steps that hold a precision up to its recall; empty
+        without a true positive.
+    """
+    if not score.objects:
+        return np.empty(0), np.empty(0)
+    highest = np.maximum.accumulate(score.precision[::-1])[::-1]
+    hits = np.flatnonzero(np.diff(score.recall, prepend=0.0) > 0)
+    if not len(hits):
+        return np.empty(0), np.empty(0)
+    recall, precision = score.recall[hits], highest[hits]
+    last_of_step = np.append(precision[:-1] != precision[1:], True)
+    recall, precision = recall[last_of_step], precision[last_of_step]
+    if len(recall) > _CORNERS:
+        rows = np.linspace(0, len(recall) - 1, _CORNERS).round().astype(np.int64)
+        recall, precision = recall[rows], precision[rows]
+    corners = np.concatenate([[0.0], recall, recall[-1:]])
+    return corners, np.concatenate([precision[:1], precision, [0.0]])
+
+
+# ---- onto axes ----------------------------------------------------------------------------------
+
+
+def draw_curves(axes: Axes, scores: Sequence[ClassScore], colours: Colours) -> None:
+    """Draws the precision-recall curves of one class, a line a run."""
+    for index, score in enumerate(scores):
+        recall, precision = interpolated(score)
+        axes.step(recall, precision, where="pre", clip_on=False, **line_style(index, colours))
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+    axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
+    axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
+    _plain(axes, colours)
+
+
+def draw_bars(
+    axes: Axes, names: Sequence[str], values: Sequence[Sequence[float]], colours: Colours
+) -> None:
+    """Draws horizontal bars, a group a name and in it a bar a run, with their values.
+
+    Args:
+        axes: Where to.
+        names: Of the groups, from above.
+        values: (runs, groups) percentage points.
+        colours: To draw in.
+    """
+    thickness = 0.8 / len(values)
+    for index, of_run in enumerate(values):
+        places = np.arange(len(names)) + (index - (len(values) - 1) / 2) * thickness
+        bars = axes.barh(places, of_run, 0.9 * thickness, color=colours.of_run(index))
+        labels = [f"{value:.1f}" for value in of_run]
+        axes.bar_label(bars, labels, padding=2, color=colours.ink, fontsize=7)
+    axes.set_yticks(np.arange(len(names)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel("gain of mAP, points")
+    axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    _plain(axes, colours)
+    axes.grid(visible=False, axis="y")
+
+
+def draw_lines(axes: Axes, lines: Sequence[Line], colours: Colours) -> None:
+    """Draws one quantity of the trainings over their epochs; no line is empty."""
+    for line in lines:
+        marker = "o" if len(line.value) <= _FEW_POINTS else ""
+        style = line_style(line.run, colours)
+        axes.plot(line.epoch, line.value, marker=marker, markersize=2.5, clip_on=False, **style)
+    axes.set(xlim=(0, max(line.epoch.max() for line in lines)), xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _plain(axes, colours)
+
+
+def line_style(run: int, colours: Colours) -> dict[str, Any]:
+    """How the line of a run looks, for matplotlib."""
+    pattern = _DASHES[run % len(_DASHES)]
+    dashes = (0, pattern) if pattern else "solid"
+    return {"color": colours.of_run(run), "linewidth": 1.6, "linestyle": dashes}
+
+
+def _plain(axes: Axes, colours: Colours) -> None:
+    """Leaves of the frame only the grid and the numbers."""
+    axes.tick_params(length=0, labelcolor=colours.ink)
+    axes.xaxis.label.set_color(colours.ink)
+    axes.yaxis.label.set_color(colours.ink)
+    axes.grid(color=colours.rule, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+
+
+# ---- SVG for the page ---------------------------------------------------------------------------
+
+
+def curve_panel(scores: Sequence[ClassScore], salt: str) -> str:
+    """Draws the precision-recall curves of one class.
+
+    Args:
+        scores: The class in each run.
+        salt: Differs between the charts of a page, so that their element ids do.
+
+    Returns:
+        An <svg> without text from the data.
+    """
+    with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
+        figure, axes = _figure(2.9, 2.3)
+        draw_curves(axes, scores, _PAGE)
+        return _svg(figure)
+
+
+def bar_chart(names: Sequence[str], values: Sequence[Sequence[float]], salt: str) -> str:
+    """Draws bars as `draw_bars` does; the rest as `curve_panel`."""
+    with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
+        figure, axes = _figure(3.6, 0.6 + len(names) * max(0.25, 0.17 * len(values)))
+        draw_bars(axes, names, values, _PAGE)
+        return _svg(figure)
+
+
+def line_panel(lines: Sequence[Line], salt: str) -> str:
+    """Draws lines as `draw_lines` does; the rest as `curve_panel`."""
+    with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
+        figure, axes = _figure(2.9, 2.0)
+        draw_lines(axes, lines, _PAGE)
+        return _svg(figure)
+
+
+def line_sample(index: int) -> str:
+    """Draws the line of a run for the legend, as `curve_panel` draws it."""
+    dashes = " ".join(f"{length:g}" for length in _DASHES[index % len(_DASHES)])
+    return (
+        '<svg viewBox="0 0 36 12" aria-hidden="true"><line x1="0" y1="6" x2="36" y2="6" '
+        f'stroke-width="2.2" stroke-dasharray="{dashes or "none"}" '
+        f'style="stroke: var(--run-{index % RUN_COLOURS + 1})"/></svg>'
+    )
+
+
+def bar_sample(index: int) -> str:
+    """Draws the colour of a run's bars for the legend."""
+    return (
+        '<svg viewBox="0 0 36 12" aria-hidden="true"><rect width="36" height="12" '
+        f'style="fill: var(--run-{index % RUN_COLOURS + 1})"/></svg>'
+    )
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure) -> str:
+    """Cuts the file down to its <svg> element and gives it the page's colours."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = svg.replace("<svg ", '<svg aria-hidden="true" ', 1)  # the text beside tells the numbers
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # the page's
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows
+    svg = re.sub(r' id="[a-z0-9.]+_[0-9]+"', "", svg)  # counted anew in each panel, never used
+    svg = re.sub(r"#03030(\d)", r"var(--run-\1)", svg)
+    return svg.replace(_PAGE.ink, "currentColor").replace(_PAGE.rule, "var(--rule)")

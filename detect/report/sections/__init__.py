@@ -1,0 +1,1 @@
+"""What the report says, a section a module."""

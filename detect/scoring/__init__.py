@@ -1,0 +1,1 @@
+"""From detections to metrics, by the rules of VOC and COCO."""

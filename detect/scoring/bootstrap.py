@@ -1,0 +1,199 @@
+"""How sure mAP is: 95 % intervals from resampled images.
+
+The images of the split are a sample, and another sample would have given another mAP. The
+percentile bootstrap (Efron, 1979) draws as many images as there are, with replacement, scores
+them, many times over, and reports where the middle 95 % of the mAPs lie. An image drawn twice
+counts as two: all its objects and detections do.
+
+Detections match objects of their own image only, so who hits whom is the same in every resample.
+Scoring one therefore means counting each detection and object as often as its image was drawn,
+copies of a detection in a row. A run of true positives only raises precision and one of false
+positives only lowers it, so the last copy of each true positive holds all that AP asks for.
+
+The envelope of a curve takes the better of what chance offers, and copies offer it more chances: an
+interval of AP lies a little high and need not hold the value in its middle. In a difference of two
+detectors this cancels.
+
+Two detectors are compared on the same resamples: the images that are hard for both then cancel in
+the difference. What these intervals leave out is the training: another seed, another network.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.voc import by_class, score_voc
+
+KINDS = ("map_11point", "map_area")
+_ENDS = (2.5, 97.5)
+_BLOCK = 2**20
+"""Copies at a time: (resamples, detections of a class) of int64 should stay near the processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value of the split and the middle 95 % of its resamples.
+
+    Attributes:
+        value: Of the split as it is, a fraction; NaN without counted objects.
+        low: 2.5th percentile, a fraction; NaN without counted objects.
+        high: 97.5th.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def decided(self) -> bool:
+        """Whether 0 lies outside: of a difference, whether it is real at 95 %."""
+        return self.low > 0 or self.high < 0
+
+
+def bootstrap_map(
+    truth: GroundTruth,
+    detections: Detections,
+    iou: float = 0.5,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Estimates how far mAP depends on the choice of images.
+
+    Resamples without counted objects have no mAP and are left out.
+
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it.
+        iou: The overlap that makes a hit, in (0, 1].
+        resamples: How many.
+        seed: Of the drawing.
+
+    Returns:
+        Intervals of "map_11point" and "map_area".
+
+    Raises:
+        ValueError: `iou` is outside (0, 1], or there are no resamples.
+    """
+    draws = _split_and_draws(truth, resamples, seed)
+    return _intervals(resampled_map(truth, detections, draws, iou))
+
+
+def paired_bootstrap(
+    truth: GroundTruth,
+    first: Detections,
+    second: Detections,
+    iou: float = 0.5,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """Estimates how far the difference of two mAPs, second - first, depends on the images.
+
+    Args:
+        truth: The objects of the split.
+        first: What one detector found in it.
+        second: What the other found.
+        iou: As for `bootstrap_map`.
+        resamples: As for `bootstrap_map`.
+        seed: As for `bootstrap_map`.
+
+    Returns:
+        Intervals of the differences of "map_11point" and "map_area".
+
+    Raises:
+        ValueError: As `bootstrap_map`.
+    """
+    draws = _split_and_draws(truth, resamples, seed)
+    before, after = (resampled_map(truth, found, draws, iou) for found in (first, second))
+    return _intervals(after - before)
+
+
+def draw_images(images: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Draws as many images as there are, with replacement.
+
+    Returns:
+        (resamples, images) how often each resample holds each image.
+    """
+    draws = np.zeros((resamples, images), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    for row in draws if images else ():
+        row[:] = np.bincount(rng.integers(images, size=images), minlength=images)
+    return draws
+
+
+def resampled_map(
+    truth: GroundTruth, detections: Detections, draws: NDArray[np.int64], iou: float
+) -> NDArray[np.float64]:
+    """Scores every resample.
+
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it.
+        draws: (resamples, images) how often each resample holds each image.
+        iou: The overlap that makes a hit, in (0, 1].
+
+    Returns:
+        (resamples, 2) 11-point mAP and area; NaN for a resample without counted objects.
+    """
+    result = score_voc(truth, detections, iou)
+    order, bounds = by_class(detections.label, detections.score, len(truth.classes))
+    total = np.zeros((len(draws), 2))
+    classes = np.zeros((len(draws), 1), dtype=np.int64)
+    for label in range(len(truth.classes)):
+        rows = order[bounds[label] : bounds[label + 1]]
+        rows = rows[~result.ignored[rows]]
+        image, true_positive = detections.image[rows], result.true_positive[rows]
+        counted = truth.image[(truth.label == label) & ~truth.difficult]
+        objects = draws @ np.bincount(counted, minlength=draws.shape[1])
+        step = max(1, _BLOCK // max(1, len(rows)))
+        for start in range(0, len(draws), step):
+            block = slice(start, start + step)
+            copies = np.take(draws[block], image, axis=1)
+            total[block] += _average_precision(copies, true_positive, objects[block])
+        classes[:, 0] += objects > 0
+    return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
+
+
+def _split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np.int64]:
+    """The split as it is, each image once, before its resamples."""
+    if resamples < 1:
+        raise ValueError(f"resamples is {resamples}; at least 1 is needed")
+    images = len(truth.image_ids)
+    return np.vstack([np.ones((1, images), np.int64), draw_images(images, resamples, seed)])
+
+
+def _intervals(sampled: NDArray[np.float64]) -> dict[str, Interval]:
+    """Sums up mAPs (resamples + 1, 2), the first being those of the split."""
+    intervals = {}
+    for name, (value, *resampled) in zip(KINDS, sampled.T.tolist(), strict=True):
+        known = [number for number in resampled if not math.isnan(number)]
+        low, high = np.percentile(known, _ENDS).tolist() if known else (math.nan, math.nan)
+        intervals[name] = Interval(value, low, high)
+    return intervals
+
+
+def _average_precision(
+    copies: NDArray[np.int64], true_positive: NDArray[np.bool_], objects: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """11-point AP and area (resamples, 2) of one class, 0 without counted objects.
+
+    Args:
+        copies: (resamples, points) how often each counted detection is there, by falling score.
+        true_positive: (points,) which of them are.
+        objects: (resamples,) counted objects.
+    """
+    points = np.flatnonzero(true_positive)
+    true_copies = np.take(copies, points, axis=1)
+    true = np.cumsum(true_copies, axis=1)
+    found = np.take(np.cumsum(copies, axis=1), points, axis=1)
+    precision = true / np.maximum(found, 1)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    ap_area = (true_copies * envelope).sum(axis=1) / np.maximum(objects, 1)
+    ap_11point = np.zeros(len(objects))
+    ended = np.hstack([envelope, np.zeros((len(objects), 1))])
+    for tenths in range(11):  # the first point at recall tenths/10, compared in integers
+        below = np.count_nonzero(10 * true < tenths * objects[:, None], axis=1)
+        ap_11point += ended[np.arange(len(objects)), below]
+    return np.where(objects[:, None] > 0, np.stack([ap_11point / 11, ap_area], axis=1), 0.0)

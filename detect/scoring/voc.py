@@ -1,0 +1,265 @@
+"""The Pascal VOC detection metric, by the rules of the development kit (VOCevaldet.m, VOCap.m).
+
+For each class by itself:
+
+1. Detections are taken by falling score; among equal scores the given order stays.
+2. A detection looks only at the object of its class and image that it overlaps most (the first of
+   equals), be that object difficult or already taken. The second best is never tried.
+3. Under the IoU threshold it is a false positive; at exactly the threshold it is a hit.
+4. A hit on a difficult object is ignored: neither true nor false, however often it happens. A hit
+   on a free object is a true positive and takes it; on a taken object it is a false positive.
+5. Recall is counted over the objects that are not difficult.
+6. AP as in 2007: the mean over recall 0, 0.1, .., 1 of the highest precision at that recall or
+   above, 0 where it is not reached. Recall is compared in integers, 10 * TP >= k * objects, so that
+   a recall of exactly 3/10, 6/10 or 7/10 reaches its threshold; binary fractions would miss it.
+7. AP since 2010: the area under the precision envelope, from recall 0 to 1.
+
+The kit counts inclusive pixels, width = xmax - xmin + 1. Boxes here are continuous,
+[xmin - 1, ymin - 1, xmax, ymax], so plain widths x2 - x1 give the same overlap without the + 1.
+
+Where the kit divides 0 by 0 (detections so far all ignored) there is no point on the curve; a class
+whose detections are all ignored has AP 0.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.scoring.detections import Detections, GroundTruth
+
+_BLOCK = 2**15
+"""Detections matched at a time: what is computed of them should stay near the processor."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class: its AP, what was counted, its precision-recall curve.
+
+    Attributes:
+        ap_11point: AP as in 2007, a fraction; None without counted objects.
+        ap_area: AP since 2010, a fraction; None without counted objects.
+        objects: Objects that are not difficult.
+        difficult: Objects that are.
+        detections: Detections, ignored ones included.
+        recall: (points,) one point per detection that is not ignored, by falling score; NaN
+            without counted objects.
+        precision: (points,) true positives among the detections up to this one.
+        score: (points,) the score of the detection.
+    """
+
+    ap_11point: float | None
+    ap_area: float | None
+    objects: int
+    difficult: int
+    detections: int
+    recall: NDArray[np.float64]
+    precision: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class VocScore:
+    """The metric of a split, and what became of every detection.
+
+    Attributes:
+        iou: The overlap that makes a hit.
+        per_class: Class name to its score, in class order.
+        overlap: (d,) largest IoU with an object of the detection's class and image, 0 if none.
+        match: (d,) index of that object in the ground truth if the overlap is a hit, else -1.
+        true_positive: (d,) took a counted object.
+        ignored: (d,) hit a difficult object; what is neither is a false positive.
+    """
+
+    iou: float
+    per_class: dict[str, ClassScore]
+    overlap: NDArray[np.float64]
+    match: NDArray[np.int64]
+    true_positive: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+
+    def metrics(self) -> dict[str, Any]:
+        """The "voc" part of metrics.json; None where no class has counted objects."""
+        counts = ("ap_11point", "ap_area", "objects", "difficult", "detections")
+        scores = self.per_class.values()
+        return {
+            "iou": self.iou,
+            "map_11point": mean_of_known(score.ap_11point for score in scores),
+            "map_area": mean_of_known(score.ap_area for score in scores),
+            "per_class": {
+                name: {count: getattr(score, count) for count in counts}
+                for name, score in self.per_class.items()
+            },
+        }
+
+
+def score_voc(truth: GroundTruth, detections: Detections, iou: float = 0.5) -> VocScore:
+    """Scores detections by the rules above.
+
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it, in any order.
+        iou: The overlap that makes a hit, in (0, 1].
+
+    Raises:
+        ValueError: `iou` is outside (0, 1].
+    """
+    return score_overlaps(truth, detections, *best_overlaps(truth, detections), iou)
+
+
+def score_overlaps(
+    truth: GroundTruth,
+    detections: Detections,
+    overlap: NDArray[np.float64],
+    nearest: NDArray[np.int64],
+    iou: float,
+) -> VocScore:
+    """Does the same from what `best_overlaps` found, which no threshold changes."""
+    if not 0.0 < iou <= 1.0:
+        raise ValueError(f"iou is {iou}; it must lie in (0, 1]")
+    match = np.where(overlap >= iou, nearest, -1)
+    ignored = np.append(truth.difficult, False)[match]  # -1 is the appended one
+
+    # The first hit on an object takes it: written last to first, that of the first stays.
+    order, bounds = by_class(detections.label, detections.score, len(truth.classes))
+    backwards = order[::-1]
+    backwards = backwards[((match >= 0) & ~ignored)[backwards]]
+    taker = np.full(len(truth.label), -1)
+    taker[match[backwards]] = backwards
+    true_positive = np.zeros(len(order), dtype=np.bool_)
+    true_positive[taker[taker >= 0]] = True
+
+    objects, difficult = (
+        np.bincount(truth.label[which], minlength=len(truth.classes)).tolist()
+        for which in (~truth.difficult, truth.difficult)
+    )
+    per_class = {}
+    for label, name in enumerate(truth.classes):
+        rows = order[bounds[label] : bounds[label + 1]]
+        counted = rows[~ignored[rows]]
+        per_class[name] = class_score(
+            true_positive[counted],
+            detections.score[counted],
+            objects=objects[label],
+            difficult=difficult[label],
+            detections=len(rows),
+        )
+    return VocScore(iou, per_class, overlap, match, true_positive, ignored)
+
+
+def by_class(
+    label: NDArray[np.int64], score: NDArray[np.float64], classes: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sorts detections by class, then by falling score; equals keep their order.
+
+    Returns:
+        Order (d,), and bounds (classes + 1,) between which a class lies in it.
+    """
+    order, bounds = by_label(label, classes)
+    for start, stop in pairwise(bounds.tolist()):
+        rows = order[start:stop]
+        order[start:stop] = rows[np.argsort(-score[rows], kind="stable")]
+    return order, bounds
+
+
+def by_label(label: NDArray[np.int64], labels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sorts rows by labels in [0, labels), equals in their order; returns as `by_class`."""
+    bounds = np.append(0, np.cumsum(np.bincount(label, minlength=labels)))
+    # Integers of up to 16 bits are sorted by radix: time linear in the rows.
+    return np.argsort(label.astype(np.min_scalar_type(labels)), kind="stable"), bounds
+
+
+def best_overlaps(
+    truth: GroundTruth, detections: Detections, other_classes: bool = False
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Finds the object that each detection overlaps most in its image.
+
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it.
+        other_classes: Look among the objects of all other classes, not of the detection's own.
+
+    Returns:
+        IoU (d,) and index of the object (d,), the first of equals; 0 and -1 where none overlaps.
+    """
+    object_cell, detection_cell, cells = truth.image, detections.image, len(truth.image_ids)
+    if not other_classes:
+        classes = len(truth.classes)
+        object_cell = object_cell * classes + truth.label
+        detection_cell = detection_cell * classes + detections.label
+        cells *= classes
+    objects, bounds = by_label(object_cell, cells)
+
+    overlap = np.zeros(len(detection_cell), dtype=np.float64)
+    nearest = np.full(len(detection_cell), -1, dtype=np.int64)
+    for first in range(0, len(detection_cell), _BLOCK):
+        cell = detection_cell[first : first + _BLOCK]
+        start, stop = bounds[cell], bounds[cell + 1]
+        # Round k compares with the k-th object of the cell all detections that have one.
+        rows = np.flatnonzero(start < stop)
+        while len(rows):
+            found, candidate = first + rows, objects[start[rows]]
+            iou = paired_iou(detections.box[found], truth.box[candidate])
+            better = iou > overlap[found]
+            if other_classes:
+                better &= truth.label[candidate] != detections.label[found]
+            overlap[found[better]] = iou[better]
+            nearest[found[better]] = candidate[better]
+            start[rows] += 1
+            rows = rows[start[rows] < stop[rows]]
+    return overlap, nearest
+
+
+def paired_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU (n,) of continuous boxes (n, 4) with the boxes (n, 4) in the same rows; `b` has area."""
+    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
+    intersection = _area(np.maximum(sides, 0.0))
+    return intersection / (_area(a[:, 2:] - a[:, :2]) + _area(b[:, 2:] - b[:, :2]) - intersection)
+
+
+def _area(sides: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(sides[:, 0] * sides[:, 1])  # prod(axis=1) takes several times as long
+
+
+def average_precision(
+    true_positive: NDArray[np.bool_], objects: int
+) -> tuple[float, float] | tuple[None, None]:
+    """Computes the 11-point AP and the area of one class.
+
+    Args:
+        true_positive: (points,) counted detections by falling score.
+        objects: Counted objects; without any there is no AP.
+    """
+    if not objects:
+        return None, None
+    true = np.cumsum(true_positive)
+    precision = true / np.arange(1, len(true) + 1)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(10 * true, objects * np.arange(11))  # first point at recall k/10
+    ap_11point = float(envelope[reached[reached < len(true)]].sum() / 11)
+    ap_area = float(envelope[true_positive].sum() / objects)  # each adds 1 / objects of recall
+    return ap_11point, ap_area
+
+
+def class_score(
+    true_positive: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    objects: int,
+    difficult: int,
+    detections: int,
+) -> ClassScore:
+    """The curve and AP of one class from its counted detections by falling score."""
+    true = np.cumsum(true_positive)
+    precision = true / np.arange(1, len(true) + 1)
+    recall = true / objects if objects else np.full(len(true), np.nan)
+    ap_11point, ap_area = average_precision(true_positive, objects)
+    return ClassScore(ap_11point, ap_area, objects, difficult, detections, recall, precision, score)
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean over classes: those that are None are left out; None without any other."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,1 @@
+"""From data sets of images with labels to batches."""

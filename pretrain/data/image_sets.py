@@ -1,0 +1,189 @@
+"""Sets of images with labels: in files or in memory, taken in part, decoded."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from common.errors import InputError, SourceError
+from common.images.decoding import read_content, read_image
+from pretrain.data.file_paths import Paths
+from pretrain.data.shards import ShardSet
+
+
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """Images in files.
+
+    Attributes:
+        paths: One file per image.
+        labels: (N,) index into the class names.
+        classes: Class names.
+    """
+
+    paths: Sequence[Path]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    def read(self, index: int) -> bytes:
+        """Read an image's file; InputError names one that cannot be read."""
+        path = self.paths[index]
+        try:
+            return read_content(path)
+        except ValueError as error:
+            raise InputError(f"the image {path} is {error}") from error
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        """Decode an image to pixels (H, W, 3), RGB; InputError names one that is damaged."""
+        return read_image(self.paths[index])
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSet:
+    """Images of one size in memory.
+
+    Attributes:
+        pixels: (N, H, W, 3) RGB.
+        labels: (N,) index into the class names.
+        classes: Class names.
+    """
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+Data = TypeVar("Data", bound=FileSet | PixelSet | ShardSet)
+
+
+def select_classes(data: Data, num_classes: int | None) -> Data:
+    """Keep the images of the first classes; None keeps all.
+
+    Raises:
+        InputError: If there are not that many classes.
+    """
+    if num_classes is None:
+        return data
+    if not 1 <= num_classes <= len(data.classes):
+        raise InputError(f"cannot take {num_classes} of the data's {len(data.classes)} classes")
+    chosen = _take(data, np.flatnonzero(data.labels < num_classes))
+    return replace(chosen, classes=data.classes[:num_classes])
+
+
+def hold_out(data: Data, count: int, seed: int) -> tuple[Data, Data]:
+    """Split a training set in two, with the same share of every class in both.
+
+    Where shares are no whole images the largest remainders are rounded up. What is chosen is a
+    function of the labels, `count` and `seed`.
+
+    Args:
+        data: The images.
+        count: How many are held out.
+        seed: Seed of the choice.
+
+    Returns:
+        The kept and the held-out images, each in their old order.
+
+    Raises:
+        InputError: If `count` is not in 1..N-1, or would take all images of a class.
+    """
+    total = len(data.labels)
+    if not 1 <= count < total:
+        raise InputError(f"cannot hold out {count} of {total} images: choose 1 to {total - 1}")
+    sizes = np.bincount(data.labels, minlength=len(data.classes))
+    quotas, remainders = np.divmod(count * sizes, total)
+    rounded_up = np.argsort(-remainders, kind="stable")[: count - quotas.sum()]
+    quotas[rounded_up] += 1
+    emptied = np.flatnonzero((quotas == sizes) & (sizes > 0))
+    if len(emptied):
+        name = data.classes[emptied[0]]
+        raise InputError(f"holding out {count} images leaves class {name} without any: take fewer")
+    key = blake2b(f"{seed} {count}".encode(), digest_size=8, person=b"hold out").digest()
+    # One raw number per image: these, unlike numpy's shuffles, never change with its version.
+    raw = np.random.Philox(key=int.from_bytes(key, "big")).random_raw(total)
+    by_class = np.lexsort((raw, data.labels))
+    rank_in_class = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    held_out = np.zeros(total, bool)
+    held_out[by_class] = rank_in_class < np.repeat(quotas, sizes)
+    return _take(data, np.flatnonzero(~held_out)), _take(data, np.flatnonzero(held_out))
+
+
+def _take(data: Data, chosen: NDArray[np.int64]) -> Data:
+    """Keep the images at some positions, in that order."""
+    labels = data.labels[chosen]
+    if isinstance(data, FileSet):
+        return replace(data, paths=Paths.of(data.paths).take(chosen), labels=labels)
+    if isinstance(data, ShardSet):
+        return replace(data, names=data.names[chosen], places=data.places[chosen], labels=labels)
+    return replace(data, pixels=data.pixels[chosen], labels=labels)
+
+
+def decode(files: FileSet | ShardSet, size: int) -> PixelSet:
+    """Read all images into memory, each as its central square of `size` x `size` pixels.
+
+    Raises:
+        InputError: If images are damaged; the message names the first few.
+        SourceError: At the first that cannot be had.
+    """
+    pixels = np.empty((len(files.labels), size, size, 3), np.uint8)
+    damaged: list[str] = []
+    lost: list[SourceError] = []
+    with ThreadPoolExecutor() as pool:
+        squares = pool.map(partial(_square, files, size, lost), range(len(pixels)))
+        # disable=None: no bar where nobody watches.
+        bar = tqdm(squares, "decoding", len(pixels), unit=" images", leave=False, disable=None)
+        try:
+            for image, square in enumerate(bar):
+                if isinstance(square, InputError):
+                    damaged.append(str(square))
+                else:
+                    pixels[image] = square
+        except BaseException:  # a signal; do not wait for the other images
+            pool.shutdown(cancel_futures=True)
+            raise
+    if damaged:
+        more = f"; and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise InputError("; ".join(damaged[:5]) + more)
+    return PixelSet(pixels, files.labels, files.classes)
+
+
+def central_square(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize the short side of an image to `size`, antialiased, and cut out the central square.
+
+    Args:
+        image: (H, W, 3).
+        size: Side of the square.
+
+    Returns:
+        Pixels (size, size, 3).
+    """
+    height, width = image.shape[:2]
+    scale = size / min(height, width)
+    if scale != 1:
+        height, width = round(height * scale), round(width * scale)
+        interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=interpolation))
+    top, left = (height - size) // 2, (width - size) // 2
+    return image[top : top + size, left : left + size]
+
+
+def _square(
+    files: FileSet | ShardSet, size: int, lost: list[SourceError], index: int
+) -> NDArray[np.uint8] | InputError:
+    if lost:  # each image would ask for the same again
+        raise lost[0]
+    try:
+        return central_square(files.image(index), size)
+    except SourceError as error:
+        lost.append(error)
+        raise
+    except InputError as error:
+        return error

@@ -1,0 +1,67 @@
+"""A finished run again: its classifier, and its score."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from common.errors import InputError
+from common.images.loading import default_workers
+from common.processes import ranks
+from common.runs.finished import FinishedRun, open_run
+from common.runs.folder import to_json
+from common.storage import write_atomically
+from pretrain.networks import build_network
+from pretrain.recipes import Recipe
+from pretrain.task import evaluate, open_split
+
+
+def build_classifier(run: FinishedRun[Recipe]) -> nn.Module:
+    """Rebuild the network of a run, on the CPU, without its dropouts.
+
+    Raises:
+        InputError: If the weights do not fit.
+    """
+    recipe = run.recipe
+    network = build_network(recipe.network, len(run.fact("classes")), recipe.stem, recipe.block)
+    run.load_into(network)
+    return network
+
+
+def evaluate_run(
+    folder: Path, data: Path, checkpoint: str, device: str, workers: int | None
+) -> dict[str, Any]:
+    """Score a run on the validation images and write `evaluation.json` into its folder.
+
+    Raises:
+        InputError: If the run or the data cannot be read, or has other classes.
+    """
+    run = open_run(folder, "pretrain", Recipe, checkpoint)
+    with ranks.start(device) as world:
+        split = open_split(
+            run.recipe,
+            data,
+            "val",
+            training=False,
+            seed=run.seed,
+            workers=default_workers() if workers is None else workers,
+            device=world.device,
+            cache=folder.resolve().parent,
+        )
+        if list(split.classes) != run.fact("classes"):
+            raise InputError(f"{data} has other classes than the run {folder} was trained on")
+        network = build_classifier(run).to(world.device).eval()
+        if run.recipe.optimization.channels_last:
+            network.to(memory_format=torch.channels_last)
+        result: dict[str, Any] = {
+            "run": str(folder),
+            "checkpoint": checkpoint,
+            "epoch": run.state["epoch"],
+            "images": split.num_images,
+            **evaluate(network, split, run.recipe, world),
+        }
+        if world.is_main:
+            content = to_json(result).encode()
+            write_atomically(folder / "evaluation.json", lambda file: file.write(content))
+    return result

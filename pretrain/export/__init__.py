@@ -1,0 +1,1 @@
+"""Backbone files for others: layouts, cards, settings; and what a file is."""

@@ -1,0 +1,423 @@
+"""`python -m pretrain look`: what finished runs show, as Figures 2, 4 and 5 of the paper show it.
+
+Nothing is trained here. Feature maps are those that the network pools at its end (the input of
+`avgpool`), and for the focused area those where the method stands.
+"""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from common.errors import InputError
+from common.images.loading import default_workers
+from common.images.sampling import MicroBatch
+from common.method.dropout import focus_mask
+from common.optimization.optimizer import autocast
+from common.processes import ranks
+from common.processes.ranks import World, sum_over_ranks
+from common.runs.finished import FinishedRun, open_run
+from common.runs.folder import read_description
+from common.runs.progress import read_metrics
+from common.runs.results import flat
+from common.storage import write_atomically
+from pretrain.data.augment import normalize
+from pretrain.data.datasets import load
+from pretrain.evaluate import build_classifier
+from pretrain.figures.captions import (
+    cams_show,
+    caption,
+    channels_show,
+    curves_show,
+    describe_trainings,
+    share_in_focus,
+)
+from pretrain.figures.drawings import (
+    Views,
+    evenly_spaced,
+    plot_cams,
+    plot_curves,
+    plot_keep_ratio,
+    plot_strongest_channels,
+)
+from pretrain.networks import penultimate
+from pretrain.recipes import Recipe
+from pretrain.task import Split, open_split, pixel_statistics
+
+FigureName = Literal["channels", "cam", "curves", "keep-ratio"]
+MIDDLE_GAMMA = 0.45
+"""The middle of the paper's range (0.3, 0.6), at which the focused area is drawn."""
+_BATCH = 250
+_FLAT = 1e-5
+"""Below this share of its largest magnitude the range of a float32 map is rounding."""
+
+
+def strongest_channels(
+    network: nn.Module, split: Split, recipe: Recipe, world: World
+) -> NDArray[np.int64]:
+    """Count which channel of the last feature maps has the largest spatial mean (Figure 2).
+
+    Only images that are classified correctly count, as in section 2 of the paper; of equal channels
+    the first does. Precision is that of `evaluate`, so the sum is its accuracy times the images.
+
+    Args:
+        network: In eval mode, on the world's device.
+        split: Opened with `training=False`.
+        recipe: For normalisation and precision.
+        world: This process; it takes every `world.size`-th image, the counts are of all.
+
+    Returns:
+        Numbers of images (num_classes, channels).
+    """
+    mean, std = pixel_statistics(recipe)
+    shape = network.get_parameter("fc.weight").shape
+    counts = torch.zeros(shape.numel(), dtype=torch.int64, device=world.device)
+    mine = np.arange(world.rank, split.num_images, world.size)
+    starts = range(0, len(mine), _BATCH)
+    micro_batches = (MicroBatch(0, mine[start : start + _BATCH], 1.0) for start in starts)
+    with torch.inference_mode(), _last_maps(network) as maps:
+        for images, labels in split.load(micro_batches):
+            with autocast(recipe.optimization, world.device):
+                logits = network(normalize(images, mean, std)).float()
+            strongest = maps.pop().mean(dim=(2, 3), dtype=torch.float32).argmax(1)
+            correct = logits.argmax(1) == labels
+            cells = labels[correct] * shape[1] + strongest[correct]
+            counts += torch.bincount(cells, minlength=shape.numel())
+    return np.asarray(sum_over_ranks(counts).view(shape).cpu())
+
+
+def class_activation_maps(network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Weight the last feature maps by what each says for a class (Zhou et al. 2016, Figure 4).
+
+    The map of class k is the sum over c of fc.weight[k, c] * maps[c], upsampled bilinearly to the
+    image. From each map its smallest value is subtracted, then it is divided by its largest; a map
+    whose values are all equal, up to rounding, becomes zeros.
+
+    Args:
+        network: In eval mode.
+        images: (N, 3, H, W), normalised.
+        labels: (N,) the class to map, usually the true one.
+
+    Returns:
+        (N, H, W) in [0, 1], float32.
+    """
+    with torch.inference_mode(), _last_maps(network) as maps:
+        network(images)
+        return _normalized_cams(network, maps.pop(), labels, images.shape[2:])
+
+
+def views(network: nn.Module, images: Tensor, labels: Tensor, place: str) -> Views:
+    """Look at images through a network: maps of the true class, focused area, prediction.
+
+    Args:
+        network: In eval mode.
+        images: (N, 3, H, W), normalised.
+        labels: (N,) true classes.
+        place: Submodule whose output FocusedDropout masks; the area is that of `MIDDLE_GAMMA`.
+    """
+    masks: list[Tensor] = []
+    hook = network.get_submodule(place).register_forward_hook(
+        lambda _, inputs, output: masks.append(focus_mask(output, MIDDLE_GAMMA)[:, 0])
+    )
+    try:
+        with torch.inference_mode(), _last_maps(network) as maps:
+            probability, predicted = network(images).softmax(1).max(1)
+            cams = _normalized_cams(network, maps.pop(), labels, images.shape[2:])
+    finally:
+        hook.remove()
+    return Views(*(np.asarray(x.cpu()) for x in (cams, masks[0], predicted, probability)))
+
+
+@contextmanager
+def _last_maps(network: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what `avgpool` gets, a tensor (N, C, h, w) a forward pass."""
+    maps: list[Tensor] = []
+    hook = network.get_submodule("avgpool").register_forward_pre_hook(
+        lambda _, inputs: maps.append(inputs[0])
+    )
+    try:
+        yield maps
+    finally:
+        hook.remove()
+
+
+def _normalized_cams(
+    network: nn.Module, maps: Tensor, labels: Tensor, size: Sequence[int]
+) -> Tensor:
+    weight = network.get_parameter("fc.weight")[labels]
+    cams = torch.einsum("nc,nchw->nhw", weight, maps)
+    magnitude = cams.abs().amax(dim=(1, 2), keepdim=True)
+    cams = F.interpolate(cams[:, None], tuple(size), mode="bilinear", align_corners=False)[:, 0]
+    lowest = cams.amin(dim=(1, 2), keepdim=True)
+    span = cams.amax(dim=(1, 2), keepdim=True) - lowest
+    return torch.where(span > _FLAT * magnitude, (cams - lowest) / span, 0.0)
+
+
+def choose_images(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Choose images at random, a second one of a class only once every class has one.
+
+    Args:
+        labels: (N,) classes of the images.
+        count: How many; all, if there are fewer.
+        seed: The choice is a function of the labels and this.
+
+    Returns:
+        Positions (count,).
+    """
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
+    turn = np.empty(len(labels), np.int64)  # how many images of its class come before
+    for label in np.unique(labels):
+        of_class = np.flatnonzero(labels[order] == label)
+        turn[of_class] = np.arange(len(of_class))
+    return np.asarray(order[np.argsort(turn, kind="stable")][:count])
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+def look(
+    figure: FigureName,
+    runs: Sequence[Path],
+    data: Path | None,
+    out: Path,
+    device: str = "auto",
+    *,
+    checkpoint: str = "best",
+    classes: Sequence[str] = (),
+    num_images: int = 8,
+    seed: int = 0,
+    workers: int | None = None,
+    claim: str = "",
+) -> list[Path]:
+    """Draw a figure of finished runs.
+
+    Runs are called by their recipe, and where two of the same recipe differ by the settings that
+    differ; in curves, runs that differ in nothing but the seed make one line.
+
+    Args:
+        figure: "channels" (Figure 2, one run), "cam" (Figure 4), "curves" (Figure 5) or
+            "keep-ratio" (section 5.2.2).
+        runs: Folders of runs.
+        data: Folder of the data set; not for curves and keep-ratio.
+        out: The PNG; numbers go to a CSV beside it.
+        device: As `common.processes.ranks.start` takes it.
+        checkpoint: "best" or "last", for channels and cam.
+        classes: Names of the classes that "channels" draws; empty for four, evenly spaced.
+        num_images: How many validation images "cam" draws.
+        seed: Which ones.
+        workers: Processes that read images; None: as many as cores.
+        claim: What the paper says of it, for the caption.
+
+    Returns:
+        The files written.
+
+    Raises:
+        InputError: If the runs, the data or `out` do not serve.
+    """
+    if out.suffix != ".png":
+        raise InputError(f"{out} does not end in .png: name the picture so, numbers go beside it")
+    if not runs or len({folder.resolve() for folder in runs}) < len(runs):
+        raise InputError("give at least one run, and each run once")
+    if figure in ("curves", "keep-ratio"):
+        return _draw_records(figure, runs, out, claim)
+    if data is None:
+        raise InputError(f"the figure {figure!r} looks at images: say with --data where they are")
+    opened = [open_run(folder, "pretrain", Recipe, checkpoint) for folder in runs]
+    with ranks.start(device) as world:
+        split = _open_val(opened, data, workers, world)
+        if figure == "channels":
+            return _draw_channels(opened, split, classes, out, world, claim)
+        chosen = choose_images(_val_labels(opened[0].recipe, data), num_images, seed)
+        return _draw_cams(opened, split, chosen, out, world, claim)
+
+
+def _open_val(
+    runs: Sequence[FinishedRun[Recipe]], data: Path, workers: int | None, world: World
+) -> Split:
+    """Open the validation images, which must be the same for all runs."""
+    first = runs[0]
+    split = open_split(
+        first.recipe,
+        data,
+        "val",
+        training=False,
+        seed=first.seed,
+        workers=default_workers() if workers is None else workers,
+        device=world.device,
+        cache=first.folder.resolve().parent,
+    )
+    for run in runs:
+        if run.fact("classes") != list(split.classes):
+            raise InputError(f"{data} has other classes than the run {run.folder} was trained on")
+        for name in ("dataset", "size", "crop"):
+            here, there = (getattr(r.recipe.images, name) for r in (first, run))
+            if here != there:
+                raise InputError(
+                    f"{run.folder} sees other images than {first.folder} "
+                    f"(images.{name} {there}, not {here}): draw them apart"
+                )
+    return split
+
+
+def _val_labels(recipe: Recipe, data: Path) -> NDArray[np.int64]:
+    return load(recipe.images.dataset, data, "val", recipe.images.num_classes).labels
+
+
+def _open_network(run: FinishedRun[Recipe], world: World) -> nn.Module:
+    network = build_classifier(run).to(world.device).eval()
+    if run.recipe.optimization.channels_last:
+        network.to(memory_format=torch.channels_last)
+    return network
+
+
+def _draw_channels(
+    runs: Sequence[FinishedRun[Recipe]],
+    split: Split,
+    names: Sequence[str],
+    out: Path,
+    world: World,
+    claim: str,
+) -> list[Path]:
+    if len(runs) > 1:
+        raise InputError(f"the figure 'channels' shows one run, not {len(runs)}: draw them apart")
+    unknown = [name for name in names if name not in split.classes]
+    if unknown:
+        raise InputError(
+            f"there is no class {unknown[0]!r}: choose from {', '.join(split.classes)}"
+        )
+    shown = [split.classes.index(name) for name in names] or evenly_spaced(len(split.classes), 4)
+    counts = strongest_channels(_open_network(runs[0], world), split, runs[0].recipe, world)
+    if not world.is_main:
+        return []
+    run = runs[0]
+    head = (
+        f"{describe_trainings([run.name], [run.recipe])}, {run.name}, seed {run.seed}, weights of "
+        f"epoch {run.state['epoch']}: channel with the largest mean, of the test or validation "
+        "images classified correctly"
+    )
+    title = caption(head, claim, channels_show(counts, split.num_images))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plot_strongest_channels(counts, split.classes, shown, title, out)
+    rows = [(split.classes[k], c, counts[k, c]) for k, c in np.argwhere(counts).tolist()]
+    return [out, write_csv(out, ("class", "channel", "images"), rows)]
+
+
+def _draw_cams(
+    runs: Sequence[FinishedRun[Recipe]],
+    split: Split,
+    chosen: NDArray[np.int64],
+    out: Path,
+    world: World,
+    claim: str,
+) -> list[Path]:
+    images, labels = next(split.load([MicroBatch(0, chosen, 1.0)]))
+    columns = []
+    names = run_labels([run.name for run in runs], [run.recipe for run in runs])
+    for run, name in zip(runs, names, strict=True):
+        place = run.recipe.focus.after or penultimate(run.recipe.network)
+        inputs = normalize(images, *pixel_statistics(run.recipe))
+        seed = f", seed {run.seed}" if names.count(name) > 1 else ""
+        title = f"{name}{seed}, focused area after {place}"
+        seen = views(_open_network(run, world), inputs, labels, place)
+        if not seen.cams.any():
+            raise InputError(
+                f"{run.folder} has no class activation to show: the last feature maps of "
+                f"{run.recipe.network} at {run.recipe.images.size} pixels have one place only, "
+                "or say nothing"
+            )
+        columns.append((title, seen))
+    if not world.is_main:
+        return []
+    head = (
+        f"{describe_trainings([run.name for run in runs], [run.recipe for run in runs])}: class "
+        "activation map of the true class, each from 0 to 1; white line: focused area at gamma "
+        f"{MIDDLE_GAMMA}"
+    )
+    title = caption(head, claim, cams_show(columns, labels.cpu().numpy()))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.ascontiguousarray(images.permute(0, 2, 3, 1).cpu())
+    plot_cams(pixels, labels.cpu().numpy(), split.classes, columns, title, out)
+    rows = [
+        (position, split.classes[label], column, split.classes[guess], probability, inside, focused)
+        for column, seen in columns
+        for position, label, guess, probability, inside, focused in zip(
+            chosen.tolist(),
+            labels.tolist(),
+            seen.predicted.tolist(),
+            seen.probability.tolist(),
+            share_in_focus(seen).tolist(),
+            seen.focused.mean(axis=(1, 2)).tolist(),
+            strict=True,
+        )
+    ]
+    header = ("image", "class", "column", "predicted", "probability", "map_in_area", "area")
+    return [out, write_csv(out, header, rows)]
+
+
+def _draw_records(figure: FigureName, runs: Sequence[Path], out: Path, claim: str) -> list[Path]:
+    """Draw what metrics.jsonl holds; neither weights nor images are needed."""
+    names, seeds, recipes = zip(
+        *(read_description(folder, "pretrain", Recipe) for folder in runs), strict=True
+    )
+    labels = run_labels(names, recipes)
+    records = [read_metrics(folder) for folder in runs]
+    metrics = ("val_accuracy", "train_loss")
+    lack = "holds no evaluation, so it has no curve: train it further"
+    head, shown = describe_trainings(names, recipes), ""
+    if figure == "keep-ratio":
+        metrics = ("focus_keep_ratio", "focus_zeros_ratio")
+        lack = "has no keep ratio: FocusedDropout was on in none of its steps"
+        shown = "Units that FocusedDropout keeps, mean over the participating steps of an epoch"
+    for folder, epochs in zip(runs, records, strict=True):
+        if all(record.get(metrics[0]) is None for record in epochs):
+            raise InputError(f"{folder} {lack}")
+    if figure == "curves":
+        plain = [not (r.focus.enabled or r.dropout.kind != "none") for r in recipes]
+        first = plain.index(True) if any(plain) else 0
+        shown = curves_show(list(zip(labels, records, strict=True)), labels[first])
+    title = caption(head, claim, shown)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    plot = plot_keep_ratio if figure == "keep-ratio" else plot_curves
+    plot(list(zip(labels, records, strict=True)), out, title)
+    header = ("label", "run", "seed", "epoch", "lr", *metrics)
+    rows = [
+        (label, folder, seed, *(record.get(name) for name in header[3:]))
+        for label, folder, seed, epochs in zip(labels, runs, seeds, records, strict=True)
+        for record in epochs
+    ]
+    return [out, write_csv(out, header, rows)]
+
+
+def run_labels(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
+    """Call runs by their recipe and, where recipes of one name differ, by the fields that do.
+
+    Args:
+        names: Of the recipes.
+        recipes: As they were resolved.
+    """
+    settings = [flat(asdict(recipe)) for recipe in recipes]
+    labels = []
+    for name, mine in zip(names, settings, strict=True):
+        others = [theirs for n, theirs in zip(names, settings, strict=True) if n == name]
+        differing = [key for key in mine if any(theirs[key] != mine[key] for theirs in others)]
+        labels.append(" ".join([name, *(f"{key}={mine[key]}" for key in differing)]))
+    return labels
+
+
+def write_csv(out: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
+    """Write the numbers of a picture beside it, and return their path."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    path = out.with_suffix(".csv")
+    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    return path

@@ -1,0 +1,167 @@
+"""Wrong arguments are one line and an exit code."""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from common.command import cli
+from common.command.flags import RunFlags
+from common.errors import InputError
+from common.processes.signals import Terminated
+from common.training.loop import NonFiniteError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags(RunFlags):
+    layout: Literal["timm", "mmdet"] = "timm"
+    """Who will read it."""
+
+
+GIVEN = ["--data", "d", "--out", "o"]
+
+
+def parse(*argv: str) -> Flags:
+    return cli.parse(Flags, argv, "prog train", "Trains.")
+
+
+def test_flags_become_fields() -> None:
+    flags = parse(*GIVEN, "--seed", "3", "--layout", "mmdet", "--dry-run")
+    assert flags == Flags(data=Path("d"), out=Path("o"), seed=3, layout="mmdet", dry_run=True)
+
+
+def test_defaults_come_from_a_value() -> None:
+    default = Flags(data=Path("d"), out=Path("o"), seed=9)
+    assert cli.parse(Flags, ["--out", "p"], "p", "", default=default) == Flags(
+        data=Path("d"), out=Path("p"), seed=9
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ([*GIVEN, "--sede", "3"], ["--sede"]),
+        (["--data", "d"], ["missing --out PATH"]),
+        ([*GIVEN, "--seed", "x"], ["--seed", "'x'"]),
+        ([*GIVEN, "--layout", "caffe"], ["--layout", "'caffe'", "timm", "mmdet"]),
+        ([*GIVEN, "--seed", "-1"], ["seed must be at least 0 and at most 4294967295, not -1"]),
+        ([*GIVEN, "--evaluate-every", "0"], ["evaluate_every must be at least 1, not 0"]),
+        ([*GIVEN, "--overfit-batches", "0"], ["overfit_batches must be at least 1, not 0"]),
+        ([*GIVEN, "--seed"], ["--seed"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_errors_are_one_line(
+    argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(*argv)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert not set(message) & set("╭╮╰╯│─")
+    assert "prog train --help shows all flags" in message or "must be" in message
+    assert all(part in message for part in parts), message
+    assert capsys.readouterr() == ("", "")
+
+
+def test_help_shows_defaults_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert not caught.value.code
+    out, err = capsys.readouterr()
+    text = " ".join(out.replace("│", " ").split())
+    assert "Trains." in text
+    assert "--layout {timm,mmdet}" in text
+    assert "Who will read it. (default: timm)" in text
+    assert "--out PATH" in text
+    assert "(required)" in text
+    assert err == ""
+
+
+RECIPES = {"cifar10-resnet20": 0, "cifar10-resnet20-fd": 0, "imagenet-resnet50": 0}
+
+
+def test_the_recipe_comes_first() -> None:
+    assert cli.recipe_name(["imagenet-resnet50", "--out", "o"], RECIPES, "prog") == (
+        "imagenet-resnet50",
+        ["--out", "o"],
+        "prog train imagenet-resnet50",
+    )
+    for argv in ([], ["--out", "o"]):
+        with pytest.raises(InputError, match="train needs a recipe first: `prog list` shows all"):
+            cli.recipe_name(argv, RECIPES, "prog")
+
+
+def test_unknown_names_list_the_nearest() -> None:
+    message = r"^unknown recipe 'cifar-resnet20'; nearest: cifar10-resnet20, cifar10-resnet20-fd"
+    with pytest.raises(InputError, match=message):
+        cli.recipe_name(["cifar-resnet20"], RECIPES, "prog")
+    with pytest.raises(InputError, match=r"nearest: .*imagenet-resnet50 \(`prog list` shows all"):
+        cli.recipe_name(["q"], RECIPES, "prog")
+
+
+def test_help_of_train_lists_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.recipe_name(["--help"], RECIPES, "prog")
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name}\n" in out for name in RECIPES)
+
+
+def raising(error: BaseException) -> Callable[[list[str]], None]:
+    def command(argv: list[str]) -> None:
+        raise error
+
+    return command
+
+
+def run(command: Callable[[list[str]], None], *argv: str) -> int:
+    return cli.run("prog", {"train": command}, "OVERVIEW", argv or ("train",))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("x.pt is bad: mend it"), 2, "error: x.pt is bad: mend it"),
+        (FileNotFoundError(2, "No such file", "/a/b"), 2, "error: /a/b: No such file"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device"),
+        (NonFiniteError("loss at step 3"), 3, "NonFiniteError: loss at step 3"),
+        (Terminated("ended after step 7"), 143, "Terminated: ended after step 7"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exit_codes(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(raising(error)) == code
+    assert capsys.readouterr() == ("", line + "\n")
+
+
+@pytest.mark.parametrize("error", [ValueError("bug"), RuntimeError("bug"), OSError(5, "I/O")])
+def test_other_errors_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run(raising(error))
+
+
+def test_the_command_gets_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    got: list[list[str]] = []
+    assert run(got.append, "train", "a", "--b") == 0
+    assert got == [["a", "--b"]]
+    assert run(got.append, "--help") == 0
+    assert cli.run("prog", {}, "OVERVIEW", []) == 2
+    assert capsys.readouterr().out == "OVERVIEW\nOVERVIEW\n"
+    assert run(got.append, "tran") == 2
+    assert "unknown command 'tran'; nearest: train" in capsys.readouterr().err
+
+
+def test_metrics_are_printed_on_one_rank(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.print_metrics({"val_accuracy": 0.5, "val_loss": 1 / 3})
+    monkeypatch.setenv("RANK", "1")
+    cli.print_metrics({"val_accuracy": 0.25})
+    assert capsys.readouterr().out == "val_accuracy 0.5000 val_loss 0.3333\n"

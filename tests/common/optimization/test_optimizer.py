@@ -1,0 +1,81 @@
+"""Precision: where autocast is on, and what it keeps. An optimizer's state; a recipe's layer."""
+
+from typing import Literal
+
+import pytest
+import torch
+
+from common import FocusedDropout
+from common.optimization.optimizer import (
+    autocast,
+    build_optimizer,
+    load_optimizer,
+    place_focused_dropout,
+)
+from common.recipe import Focus, Optimization
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def settings(precision: Precision, *, cuda_graphs: bool = False) -> Optimization:
+    return Optimization(
+        lr=0.1, batch_size=8, epochs=1, precision=precision, cuda_graphs=cuda_graphs
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)],
+)
+def test_precision_on_a_cpu(precision: Precision, dtype: torch.dtype) -> None:
+    layer = torch.nn.Linear(3, 3)
+    with autocast(settings(precision), torch.device("cpu")):
+        assert layer(torch.ones(2, 3)).dtype == dtype
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_casts_of_weights_are_not_kept_for_graphs(cuda_graphs: bool) -> None:
+    with autocast(settings("bf16", cuda_graphs=cuda_graphs), torch.device("cpu")):
+        assert torch.is_autocast_cache_enabled() == (not cuda_graphs)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("change", [("contiguous_format", "channels_last"), ("channels_last",) * 2])
+def test_state_follows_the_memory_format_of_the_weights(
+    optimizer: Literal["sgd", "adamw"], change: tuple[str, str]
+) -> None:
+    gradients = torch.randn(2, 4, 3, 3, 3)
+
+    def trained(memory_formats: tuple[str, str]) -> torch.Tensor:
+        """Take a step, move weights and state into another layer and optimizer, take another."""
+        weight, state = torch.ones(4, 3, 3, 3), None
+        for memory_format, gradient in zip(memory_formats, gradients, strict=True):
+            layer = torch.nn.Conv2d(3, 4, 3, bias=False)
+            layer.weight.data = weight.to(memory_format=getattr(torch, memory_format))
+            made = Optimization(lr=0.1, batch_size=8, epochs=1, optimizer=optimizer)
+            stepper = build_optimizer(layer, made)
+            if state is not None:
+                load_optimizer(stepper, state)
+            layer.weight.grad = torch.empty_like(layer.weight).copy_(gradient)
+            stepper.step()
+            weight, state = layer.weight.detach().contiguous(), stepper.state_dict()
+        return weight
+
+    expected = trained(("contiguous_format", "contiguous_format"))
+    assert torch.equal(trained((change[0], change[1])), expected)
+
+
+@pytest.mark.parametrize(
+    "focus",
+    [
+        Focus(after="0", gamma=(0.6, 0.9), opposite=True),
+        Focus(after="0", gamma_per="unit"),
+    ],
+)
+def test_the_layer_is_the_recipes(focus: Focus) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.ReLU())
+    place_focused_dropout(model, focus)
+    (layer,) = (part for part in model.modules() if isinstance(part, FocusedDropout))
+    assert (layer.place, layer.gamma, layer.opposite) == ("0", focus.gamma, focus.opposite)
+    assert layer.gamma_per == focus.gamma_per
+    assert type(layer) is FocusedDropout

@@ -1,0 +1,103 @@
+"""Learning rates worked out by hand, and recipes that survive JSON."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from common.recipe import Focus, Optimization, from_json, learning_rate
+from detect.recipes import RECIPES as DETECT
+from pretrain.recipes import RECIPES as PRETRAIN
+from pretrain.recipes import Recipe
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [
+        (0, 0.0008),  # lr * warmup_start
+        (1, 0.2006),  # a quarter of the way from 0.0008 to 0.8
+        (2, 0.4004),
+        (4, 0.8),
+        (19, 0.8),
+        (20, 0.4),  # epoch 2
+        (24, 0.4),
+        (25, 0.2),  # epoch 2.5
+        (49, 0.2),
+    ],
+)
+def test_steps_after_a_warm_up(step: int, rate: float) -> None:
+    settings = Optimization(
+        lr=0.8, batch_size=1, epochs=5, milestones=(2, 2.5), lr_factor=0.5, warmup_steps=4
+    )
+    assert learning_rate(settings, step, steps_per_epoch=10) == pytest.approx(rate, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate"),
+    [(0, 0.002), (2, 2.0), (3, 1.7071067811865475), (4, 1.0), (5, 0.2928932188134524), (6, 0.0)],
+)
+def test_cosine_after_a_warm_up(step: int, rate: float) -> None:
+    """Quarters of half a cosine over steps 2 to 6: 1 + cos of 0, 45, 90, 135 and 180 degrees."""
+    settings = Optimization(lr=2.0, batch_size=1, epochs=2, schedule="cosine", warmup_steps=2)
+    assert learning_rate(settings, step, steps_per_epoch=3) == pytest.approx(rate, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "build", [*PRETRAIN.values(), *DETECT.values()], ids=lambda build: build.__name__
+)
+def test_every_recipe_survives_json(build: Callable[[], Any]) -> None:
+    recipe = build()
+    again = from_json(type(recipe), json.loads(json.dumps(asdict(recipe))))
+    assert again == recipe
+    assert hash(again) == hash(recipe)  # tuples, not lists
+
+
+def test_an_unknown_field_is_refused() -> None:
+    values = asdict(PRETRAIN["cifar10-resnet20"]())
+    values["optimization"]["momentun"] = 0.5
+    with pytest.raises(ValueError, match="Optimization has no field momentun"):
+        from_json(Recipe, values)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"batch_size": 0},
+        {"accumulate": 0},
+        {"epochs": -1},
+        {"momentum": -0.1},
+        {"weight_decay": -1e-4},
+        {"warmup_steps": -1},
+        {"nesterov": True, "momentum": 0.0},
+    ],
+    ids=str,
+)
+def test_impossible_optimization_is_refused(change: dict[str, Any]) -> None:
+    (name,) = set(change) - {"momentum"} or {"momentum"}
+    with pytest.raises(ValueError, match=name):
+        Optimization(**{"lr": 0.1, "batch_size": 4, "epochs": 1} | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gamma": (0.6, 0.3)},
+        {"gamma": (0.3, 1.0)},
+        {"participation_rate": 1.1},
+        {"weight_decay": float("inf")},
+    ],
+    ids=str,
+)
+def test_impossible_focus_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        Focus(**change)
+
+
+def test_the_method_is_off_by_default() -> None:
+    assert not Focus().enabled
+    assert Focus(after="layer3").enabled
+    assert Focus(weight_decay=1e-3).enabled

@@ -1,0 +1,430 @@
+"""The loop against one written out by hand; what it keeps, and what it refuses to keep.
+
+Interrupted runs are in test_resume.py.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from faults import same
+from torch import Tensor, nn
+
+from common import FocusedDropout, focused_dropout
+from common.images.loading import stream
+from common.images.sampling import MicroBatch
+from common.method.focused_training import participates
+from common.processes.ranks import World
+from common.recipe import Focus, Optimization
+from common.runs import checkpoints
+from common.runs.folder import RunFolder
+from common.runs.progress import read_metrics
+from common.training import loop
+from common.training.epoch_means import EpochSums
+from common.training.loop import Options, Stage
+from common.training.non_finite import FiniteCheck, NonFiniteError
+
+CPU = torch.device("cpu")
+IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
+LABELS = torch.arange(21) % 3
+SETTINGS = Optimization(lr=0.1, batch_size=8, epochs=2, weight_decay=1e-3)  # batches of 8, 8, 5
+FOCUS = Focus(after="x", participation_rate=0.5, weight_decay=0.05)
+Hook = Callable[[int, nn.Module], None]
+
+
+class Network(nn.Module):
+    def __init__(self, gamma: tuple[float, float], dropout: float, channels: int = 4) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, channels, 3)
+        self.norm = nn.BatchNorm2d(channels)
+        self.focus = FocusedDropout(gamma)
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(channels, 3)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.focus(F.relu(self.norm(self.conv(x))))
+        logits: Tensor = self.fc(self.dropout(x.mean(dim=(2, 3))))
+        return logits
+
+
+def network(gamma: tuple[float, float] = (0.3, 0.6), dropout: float = 0.3) -> Network:
+    torch.manual_seed(1)
+    return Network(gamma, dropout)
+
+
+def load(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+    def read(epoch: int, position: int) -> tuple[Tensor, Tensor]:
+        return IMAGES[position], LABELS[position]
+
+    def collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        images, labels = zip(*items, strict=True)
+        return torch.stack(images), torch.stack(labels)
+
+    return stream(read, micro_batches, collate, workers=0, device=CPU)
+
+
+def evaluate(model: nn.Module) -> dict[str, float]:
+    with torch.inference_mode():
+        return {"val_score": -F.cross_entropy(model(IMAGES), LABELS).item()}
+
+
+def stage(model: nn.Module, hook: Hook | None = None) -> Stage:
+    """Make a task; `hook` gets the number of the loss call, from 0, and the network."""
+    calls = 0
+
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        nonlocal calls
+        if hook:
+            hook(calls, network)
+        calls += 1
+        images, labels = batch
+        logits = network(images)
+        return {
+            "loss": F.cross_entropy(logits, labels),
+            "accuracy": (logits.argmax(1) == labels).double().mean(),
+        }
+
+    return Stage(
+        model=model,
+        num_images=len(IMAGES),
+        load=load,
+        loss=loss,
+        evaluate=evaluate,
+        metric="val_score",
+    )
+
+
+def train(
+    path: Path,
+    task: Stage,
+    settings: Optimization = SETTINGS,
+    focus: Focus = FOCUS,
+    **options: Any,
+) -> dict[str, float]:
+    folder = RunFolder(path, {"stage": "test"}, options.get("resume", "auto"))
+    try:
+        return loop.train(task, settings, focus, World(CPU), folder, Options(**options))
+    finally:
+        folder.close()
+
+
+def weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+# --------------------------------------------------------------------------- what a step does
+
+
+def by_hand(rates: list[float], accumulate: int, clip_norm: float | None) -> Network:
+    """SGD with momentum 0.9, FocusedDropout with gamma 0.4 and MWD, written out."""
+    model = network((0.4, 0.4), 0.0)
+    parameters = list(model.parameters())
+    momenta = [torch.zeros_like(parameter) for parameter in parameters]
+    for step, rate in enumerate(rates):
+        order = np.random.default_rng((0, step // 3)).permutation(21)
+        batch = order[step % 3 * 8 : step % 3 * 8 + 8]
+        half = len(batch) if accumulate == 1 else (len(batch) + 1) // 2
+        taking_part = participates(0.5, 0, step)
+        loss = torch.zeros((), dtype=torch.float64)
+        for part in filter(len, (batch[:half], batch[half:])):
+            x = F.relu(model.norm(model.conv(IMAGES[part])))
+            if taking_part:
+                x = focused_dropout(x, 0.4)
+            logits = model.fc(x.mean(dim=(2, 3)))
+            loss = loss + F.cross_entropy(logits, LABELS[part], reduction="sum") / len(batch)
+        gradients = torch.autograd.grad(loss, parameters)
+        norm = sum(gradient.square().sum() for gradient in gradients) ** 0.5
+        scale = 1.0 if clip_norm is None else min(1.0, clip_norm / (norm.item() + 1e-6))
+        decay = 0.05 if taking_part else 1e-3
+        with torch.no_grad():
+            for parameter, gradient, momentum in zip(parameters, gradients, momenta, strict=True):
+                momentum.mul_(0.9).add_(gradient * scale + decay * parameter)
+                parameter.sub_(rate * momentum)
+    return model
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+def test_equals_a_loop_written_by_hand(
+    tmp_path: Path, accumulate: int, clip_norm: float | None
+) -> None:
+    settings = replace(
+        SETTINGS,
+        epochs=3,
+        milestones=(2,),
+        warmup_steps=2,
+        warmup_start=0.5,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+    )
+    model = network((0.4, 0.4), 0.0)
+    train(tmp_path, stage(model), settings)
+    rates = [0.05, 0.075, *[0.1] * 4, *[0.01] * 3]
+    assert {participates(0.5, 0, step) for step in range(9)} == {True, False}
+    expected = by_hand(rates, accumulate, clip_norm)
+    torch.testing.assert_close(model.state_dict(), expected.state_dict(), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_masked_maps_stay_out_of_the_statistics_if_asked(tmp_path: Path, freeze: bool) -> None:
+    model = network()
+    always = replace(FOCUS, participation_rate=1.0, freeze_bn_stats=freeze)
+    train(tmp_path, stage(model), focus=always)
+    assert model.norm.num_batches_tracked.item() == (0 if freeze else 6)
+
+
+def test_the_log_counts_images(tmp_path: Path) -> None:
+    """Accuracy and loss of an epoch are means over 21 images, not over batches of 8, 8 and 5."""
+    task = stage(network())
+    right: list[int] = []
+
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        means = task.loss(network, batch)
+        right.append(round(means["accuracy"].item() * len(batch[1])))
+        return means
+
+    train(tmp_path, replace(task, loss=loss), replace(SETTINGS, epochs=4, clip_norm=5.0))
+    records = read_metrics(tmp_path)
+    assert [(record["epoch"], record["step"]) for record in records] == [
+        (1, 3),
+        (2, 6),
+        (3, 9),
+        (4, 12),
+    ]
+    of_epochs = [sum(right[start : start + 3]) for start in range(0, 12, 3)]
+    assert len(set(of_epochs)) > 1
+    assert [record["train_accuracy"] * 21 for record in records] == pytest.approx(of_epochs)
+    assert records[1]["focus_participating_steps"] == sum(
+        participates(0.5, 0, step) for step in (3, 4, 5)
+    )
+    assert {"lr", "train_loss", "train_gradient_norm", "val_score", "seconds"} <= set(records[0])
+
+
+def test_stops_after_a_step(tmp_path: Path) -> None:
+    """A dry run: the cut epoch is evaluated and saved."""
+    metrics = train(tmp_path, stage(network()), stop_step=2)
+    assert checkpoints.load(tmp_path / "last.pt")["step"] == 2
+    (record,) = read_metrics(tmp_path)
+    assert metrics == {"val_score": record["val_score"], "best_val_score": record["val_score"]}
+
+
+def test_a_schedule_follows_the_share_of_all_steps(tmp_path: Path) -> None:
+    """Also where a training is cut and resumed; and before the step's loss."""
+
+    def run(path: Path, **options: Any) -> list[float]:
+        events: list[float] = []
+        task = stage(network(), lambda call, network: events.append(-1.0))
+        settings = replace(SETTINGS, epochs=4, accumulate=2)
+        train(path, replace(task, at_step=events.append), settings, **options)
+        assert events[1::3] == events[2::3] == [-1.0] * (len(events) // 3)  # two losses a step
+        return events[::3]
+
+    assert run(tmp_path / "straight") == [step / 12 for step in range(12)]
+    assert run(tmp_path / "cut", stop_step=5) == [step / 12 for step in range(5)]
+    assert run(tmp_path / "cut") == [step / 12 for step in range(5, 12)]
+
+
+def test_overfitting_uses_the_same_few_images_only(tmp_path: Path) -> None:
+    task = stage(network((0.3, 0.6), 0.0))
+    seen: list[int] = []
+
+    def watched(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+        plan = list(micro_batches)
+        seen.extend(int(i) for micro_batch in plan for i in micro_batch.indices)
+        return load(plan)
+
+    settings = replace(SETTINGS, epochs=60)
+    train(tmp_path, replace(task, load=watched), settings, Focus(), overfit_batches=1)
+    assert len(set(seen)) == 8
+    assert set(seen) != set(range(8)), "a sorted data set starts with one class only"
+    assert len(seen) == 60 * 8
+    records = read_metrics(tmp_path)
+    assert records[-1]["train_loss"] < 0.2 * records[0]["train_loss"]
+
+
+# --------------------------------------------------------------------------- what is kept
+
+
+def scripted(task: Stage, scores: list[float], kept: list[dict[str, Tensor]]) -> Stage:
+    """Let the evaluations give these scores, and keep the weights they saw."""
+
+    def evaluate(model: nn.Module) -> dict[str, float]:
+        assert not model.training
+        kept.append(weights(model))
+        return {"val_score": scores[len(kept) - 1]}
+
+    return replace(task, evaluate=evaluate)
+
+
+def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
+    kept: list[dict[str, Tensor]] = []
+    task = scripted(stage(network()), [0.25, 0.75, 0.5], kept)
+    metrics = train(tmp_path, task, replace(SETTINGS, epochs=3))
+    assert metrics == {"val_score": 0.5, "best_val_score": 0.75}
+    best, last = (checkpoints.load(tmp_path / name) for name in ("best.pt", "last.pt"))
+    assert (best["epoch"], best["metrics"]) == (2, {"val_score": 0.75})
+    assert (last["epoch"], last["metrics"]) == (3, {"val_score": 0.5})
+    assert same(best["model"], kept[1])
+    assert same(last["model"], kept[2])
+    assert not same(kept[1], kept[2])
+    assert checkpoints.load(tmp_path / "last.previous.pt")["epoch"] == 2
+    assert task.model.training
+
+
+def test_evaluates_every_so_often_and_at_the_end(tmp_path: Path) -> None:
+    kept: list[dict[str, Tensor]] = []
+    task = scripted(stage(network()), [0.1, 0.2, 0.3], kept)
+    train(tmp_path, task, replace(SETTINGS, epochs=5), evaluate_every=2)
+    assert ["val_score" in record for record in read_metrics(tmp_path)] == [
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0])
+def test_the_magnified_decay_is_never_saved(tmp_path: Path, rate: float) -> None:
+    train(tmp_path, stage(network()), focus=replace(FOCUS, participation_rate=rate))
+    groups = checkpoints.load(tmp_path / "last.pt")["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [1e-3]
+    assert read_metrics(tmp_path)[0]["focus_participating_steps"] == 3 * rate
+
+
+# --------------------------------------------------------------------------- not a number
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_loss_that_is_not_a_number_changes_nothing(tmp_path: Path, accumulate: int) -> None:
+    """Step 4, the second of the second epoch: its images are named, and all is as before it."""
+    model = network()
+    before: dict[str, Tensor] = {}
+    files: dict[str, bytes] = {}
+
+    def hook(call: int, network: nn.Module) -> None:
+        if call == 4 * accumulate:
+            before.update((name, p.detach().clone()) for name, p in network.named_parameters())
+            files.update((path.name, path.read_bytes()) for path in tmp_path.glob("*.*"))
+
+    task = stage(model, hook)
+
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        means = task.loss(network, batch)
+        return means | {"loss": means["loss"] * float("nan")} if before else means
+
+    with pytest.raises(NonFiniteError, match="^loss became non-finite at step 4: lower") as caught:
+        settings = replace(SETTINGS, accumulate=accumulate)
+        train(tmp_path, replace(task, loss=loss), settings)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    images = np.random.default_rng((0, 1)).permutation(21)[8:16].tolist()
+    named = f"(training images {', '.join(map(str, images))} of step 4, listed in non_finite.json)"
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    half = 8 // accumulate
+    parts = [images[:half], images[half:]] if accumulate == 2 else [images]
+    after = {path.name: path.read_bytes() for path in tmp_path.glob("*.*")}
+    assert json.loads(after.pop("non_finite.json")) == {
+        "step": 4,
+        "non_finite": ["loss"],
+        "steps": [{"step": 4, "epoch": 1, "images": parts}],
+    }
+    assert after == files, "nothing else is written"
+    last = checkpoints.load(tmp_path / "last.pt")
+    assert last["step"] == 3
+    assert all(value.isfinite().all() for value in last["model"].values())
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1.0])
+def test_a_gradient_that_is_not_a_number_is_never_saved(
+    tmp_path: Path, clip_norm: float | None
+) -> None:
+    """In the last step of an epoch, where no later loss could tell before the save.
+
+    With clipping it is seen before the update; without, what it did to the weights is.
+    """
+    model = network()
+    task = stage(model)
+    calls = 0
+    before: dict[str, Tensor] = {}
+
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        means = task.loss(network, batch)
+        if calls == 6:  # the root of 0 is 0; its slope times 0 is not a number
+            before.update((name, p.detach().clone()) for name, p in network.named_parameters())
+            means["loss"] = means["loss"] + (0 * network.get_parameter("fc.bias")).sqrt().sum()
+        return means
+
+    where = (
+        "gradient_norm became .* at step 5:" if clip_norm else "a weight became .* at step 6, or"
+    )
+    with pytest.raises(NonFiniteError, match=where):
+        train(tmp_path, replace(task, loss=loss), replace(SETTINGS, clip_norm=clip_norm))
+    kept = [torch.equal(p, before[name]) for name, p in model.named_parameters()]
+    assert all(kept) == (clip_norm is not None)
+    images = np.random.default_rng((0, 1)).permutation(21)[16:].tolist()
+    (step,) = json.loads((tmp_path / "non_finite.json").read_text())["steps"]
+    assert step == {"step": 5, "epoch": 1, "images": [images]}
+    for name in ("last.pt", "best.pt"):
+        state = checkpoints.load(tmp_path / name)
+        assert state["step"] == 3
+        assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_a_poisoned_update_is_blamed_and_not_the_step_that_shows_it(tmp_path: Path) -> None:
+    """Without clipping, the gradient of step 0 is seen in the loss of step 1."""
+    task = stage(network())
+    calls = 0
+
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        means = task.loss(network, batch)
+        if calls == 1:
+            means["loss"] = means["loss"] + (0 * network.get_parameter("fc.bias")).sqrt().sum()
+        return means
+
+    with pytest.raises(NonFiniteError, match=r"at step 1, or up to 1 before: .* of steps 0 to 1,"):
+        train(tmp_path, replace(task, loss=loss))
+    steps = json.loads((tmp_path / "non_finite.json").read_text())["steps"]
+    assert [step["step"] for step in steps] == [0, 1]
+
+
+def test_where_looking_costs_the_steps_since_the_last_look_are_named(tmp_path: Path) -> None:
+    """Two ranks, as a GPU, look every ten steps; step 10 was looked at, its update was not."""
+    check = FiniteCheck(nn.Linear(1, 1), World(CPU, size=2), tmp_path)
+    sums = EpochSums()
+    for step in range(20):
+        check.begin(step, [MicroBatch(0, np.array([step, 100 + step]), 1.0)])
+        sums.add({"loss": torch.tensor(float("inf") if step == 13 else 1.0)}, 2)
+        check.check(sums, step)
+    check.begin(20, [MicroBatch(1, np.array([20, 120]), 1.0)])
+    message = (
+        r"^loss became non-finite at step 20, or up to 10 before: .* \(training images 10, 110, "
+        r"11, 111, 12, 112, 13, 113 and 14 more of steps 10 to 20, listed in non_finite\.json\)"
+    )
+    with pytest.raises(NonFiniteError, match=message):
+        check.check(sums, 20)
+    record = json.loads((tmp_path / "non_finite.json").read_text())
+    assert record["steps"] == [
+        {"step": step, "epoch": int(step == 20), "images": [[step, 100 + step]]}
+        for step in range(10, 21)
+    ]
+
+
+def test_a_full_disk_does_not_hide_it(tmp_path: Path) -> None:
+    check = FiniteCheck(nn.Linear(1, 1), World(CPU), tmp_path / "absent")
+    sums = EpochSums()
+    sums.add({"loss": torch.tensor(float("nan"))}, 1)
+    check.begin(0, [MicroBatch(0, np.array([3]), 1.0)])
+    with pytest.raises(NonFiniteError, match="training images 3 of step 0"):
+        check.check(sums, 0)

@@ -1,0 +1,383 @@
+"""The report on a devkit of four images whose AP is worked out by hand (see conftest.py)."""
+
+import json
+import re
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+from reports import CLASSES, Page, write_devkit, write_run
+
+from common.errors import InputError
+from detect.report import write_report
+from detect.report.sections.tables import verdict
+from detect.report.writers.blocks import (
+    Cell,
+    Code,
+    Column,
+    Details,
+    Heading,
+    Matrix,
+    Span,
+    Table,
+    Text,
+)
+from detect.report.writers.markdown import to_markdown
+from detect.report.writers.page import to_html
+from detect.scoring.bootstrap import Interval
+
+MINUS = "\u2212"
+
+
+@pytest.fixture
+def report(tmp_path, monkeypatch):
+    """Writes the page and the Markdown, without the charts, which take the most time."""
+    monkeypatch.setattr("detect.report.document.write_charts", lambda *_: [])
+
+    def write(folders, **arguments):
+        files = write_report(folders, tmp_path / "out" / "report.html", **arguments)
+        return Page(files[0].read_text("utf-8")), files[1].read_text("utf-8")
+
+    return write
+
+
+def markdown_tables(text: str) -> dict[str, list[list[str]]]:
+    tables = re.findall(r"^(.+):\n\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return {
+        caption: [[cell.strip() for cell in row[1:-1].split(" | ")] for row in body.splitlines()]
+        for caption, body in tables
+    }
+
+
+# ---- numbers ------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_the_scores_worked_out_by_hand(written):
+    page, _, _ = written
+    rows = page.rows("Scores of the runs, percent")
+    plain, focused = rows["plain"], rows["focused"]
+    assert (plain["mAP (11-point)"], focused["mAP (11-point)"]) == ("77.27", "50.00")
+    assert (plain["mAP (area)"], focused["mAP (area)"]) == ("75.00", "50.00")  # (1/2 + 1) / 2
+    assert (plain["Images"], plain["Detections"]) == ("4", "4")
+    assert page.tables["AP by class, 11-point, percent"][1:] == [
+        ["cat", "2", "0", "54.55", "100.00", "+45.45"],
+        ["dog", "1", "0", "100.00", "0.00", f"{MINUS}100.00"],
+        ["emu", "0", "1", "n/a", "n/a", "n/a"],
+        ["All classes (mAP)", "3", "1", "77.27", "50.00", f"{MINUS}27.27"],
+    ]
+    areas = [row[3] for row in page.tables["AP by class, area, percent"][1:]]
+    assert areas == ["50.00", "100.00", "n/a", "75.00"]
+    sizes = page.tables["COCO AP by object size, percent"]
+    assert sizes[0] == ["Run", "Small, 3 objects", "Medium, 0 objects", "Large, 0 objects"]
+    assert sizes[1][2:] == ["n/a", "n/a"]
+
+
+def test_intervals_hold_the_score_and_differences_are_second_minus_first(written):
+    page, _, _ = written
+    for row in page.rows("Scores of the runs, percent").values():
+        for name in ("11-point", "area"):
+            low, high = map(float, row[f"95% interval ({name})"].split(" to "))
+            assert 0 <= low <= float(row[f"mAP ({name})"]) <= high <= 100
+    (row,) = page.rows("Differences to plain, percentage points").values()
+    for name, value in (("11-point", "27.27"), ("area", "25.00")):
+        assert row[f"mAP difference ({name})"] == MINUS + value
+        interval = row[f"95% interval ({name})"].replace(MINUS, "-")
+        low, high = map(float, interval.split(" to "))
+        assert low < -25 < high
+        decided = "decided at 95%" if high < 0 else "not decided at 95%"
+        assert row[f"Verdict ({name})"] == decided
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0.001, 0.2, "decided at 95%"),
+        (-0.2, -0.001, "decided at 95%"),
+        (-0.001, 0.2, "not decided at 95%"),
+        (0.0, 0.2, "not decided at 95%"),
+    ],
+)
+def test_a_difference_is_decided_if_its_interval_leaves_out_zero(low, high, expected):
+    assert verdict(Interval(0.1, low, high)) == expected
+
+
+def test_best_f1_by_class_is_worked_out_by_hand(written):
+    page, _, _ = written
+    head, *rows = page.tables["Score threshold of the best F1 by class of plain"]
+    assert head[2:] == ["Threshold", "F1, percent", "Precision, percent", "Recall, percent",
+                        "True positives", "False positives"]  # fmt: skip
+    assert rows == [
+        ["cat", "2", "0.900", "66.67", "100.00", "50.00", "1", "0"],
+        ["dog", "1", "0.700", "100.00", "100.00", "100.00", "1", "0"],
+        ["emu", "1", *["n/a"] * 6],
+        ["All classes, one threshold", "4", "0.700", "66.67", "66.67", "66.67", "2", "1"],
+    ]
+
+
+def test_errors_and_confusion_are_worked_out_by_hand(written):
+    page, markdown, files = written
+    html = files[0].read_text("utf-8")
+    assert {">25.0</text>", ">50.0</text>"} <= set(re.findall(r">[\d.]+</text>", html))  # bars
+    rows = page.rows("Errors, gain in percentage points")
+    assert list(rows["background"].values())[1:] == ["0.00", "1", "0.00", "2"]
+    # A missed object less: cat has AP 1 and not 1/2; dog, which has AP 0, leaves the mean.
+    assert list(rows["missed"].values())[1:] == ["+25.00", "1", "+50.00", "1"]
+    assert list(rows["false positive"].values())[2::2] == ["1", "2"]
+    assert list(rows["false negative"].values())[2::2] == ["1", "1"]
+    captions = [f"Confusion matrix of {name}" for name in ("plain, from score 0.70",
+                                                           "focused, from score 0.80")]  # fmt: skip
+    assert page.tables[captions[0]] == [
+        ["True, detected", "cat", "dog", "emu", "background"],
+        ["cat", "50", "", "", "50"],
+        ["dog", "", "100", "", ""],
+        ["emu", "", "", "", ""],
+        ["background", "100", "", "", ""],
+    ]
+    titles = [attributes.get("title") for tag, attributes in page.elements if tag == "td"]
+    assert "cat, background: 1 of 2" in titles
+    counts = [row[1:] for row in markdown_tables(markdown)[captions[1]][2:]]
+    assert counts == [list("2000"), list("0001"), list("0000"), list("0000")]
+
+
+def test_speed_and_training_are_shown_where_they_are_recorded(written, two_runs, report):
+    page, _, _ = written
+    rows = page.rows("Speed of detection")
+    assert list(rows["focused"].values())[1:] == ["12.3", "20.0", "1", "87.7", "16"]
+    assert set(list(rows["plain"].values())[1:]) == {"n/a"}
+    assert "Learning ratelast: 0.03333 | 0.03333" in page.visible.replace("\n", "")
+    assert "Steps with FocusedDropoutlast: 3" in page.visible.replace("\n", "")
+    assert "Validation mAP (area), percentlast: 50 | 50" in page.visible.replace("\n", "")
+    assert "0123abcd" in page.visible
+    for folder in ("plain", "focused"):
+        (two_runs[0].parent / folder / "metrics.jsonl").unlink()
+    page, _ = report(two_runs[:1])
+    assert "Speed of detection" not in page.tables
+    assert "Training" not in page.visible
+
+
+def test_different_data_is_told(two_runs, report):
+    file = two_runs[0] / "evaluation.json"
+    evaluation = json.loads(file.read_text())
+    file.write_text(json.dumps({**evaluation, "data_fingerprint": "4567"}))
+    page, _ = report(two_runs)
+    assert "fingerprints of the runs differ" in page.visible
+
+
+def test_both_files_show_what_metrics_json_holds(written):
+    page, markdown, files = written
+    folders = [files[0].parents[1] / name for name in "ab"]
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in folders]
+    headline = "Scores of the runs, percent"
+    for tables in (page.tables, markdown_tables(markdown)):
+        rows = tables[headline][-2:]
+        for row, of_run in zip(rows, metrics, strict=True):
+            voc, coco = of_run["voc"], of_run["coco"]
+            values = [voc["map_11point"], voc["map_area"], coco["ap"], coco["ap50"], coco["ap75"]]
+            assert [row[i].strip("*") for i in (1, 3, 5, 6, 7)] == [
+                f"{100 * v:.2f}" for v in values
+            ]
+        for key, caption in (("ap_11point", "11-point"), ("ap_area", "area")):
+            rows = {row[0]: row for row in tables[f"AP by class, {caption}, percent"]}
+            for name in CLASSES:
+                values = [m["voc"]["per_class"][name][key] for m in metrics]
+                texts = ["n/a" if v is None else f"{100 * v:.2f}" for v in values]
+                assert [cell.strip("*") for cell in rows[name][3:5]] == texts
+
+
+def test_the_best_value_is_bold_and_a_tie_or_a_single_run_has_none(written, two_runs, report):
+    page, markdown, _ = written
+    by_class = markdown_tables(markdown)["AP by class, 11-point, percent"]
+    assert by_class[2:5] == [
+        ["cat", "2", "0", "54.55", "**100.00**", "+45.45"],
+        ["dog", "1", "0", "**100.00**", "0.00", "-100.00"],
+        ["emu", "0", "1", "n/a", "n/a", "n/a"],
+    ]
+    assert {"77.27", "100.00", "75.00"} <= set(page.bold)
+    single, markdown = report(two_runs[:1])
+    assert not single.bold
+    assert "**" not in markdown
+    assert "baseline" not in single.visible
+    assert single.tables["AP by class, 11-point, percent"][1] == ["cat", "2", "0", "54.55"]
+
+
+def test_values_are_written_as_their_columns_say():
+    kinds = ("text", "points", "points", "percent", "number", "number")
+    columns = tuple(Column(str(i), kind) for i, kind in enumerate(kinds))
+    values = ("x", -1e-9, Span(-0.012, 0.034), Span(0.5, 0.625), 0.1234, 123.46)
+    table = Table("t", columns, (tuple(map(Cell, values)),))
+    html = to_html("t", [table])
+    assert ">0.00</td>" in html  # neither +0.00 nor -0.00
+    assert ">&minus;1.20 to +3.40</td>" in html
+    assert "| x | 0.00 | -1.20 to +3.40 | 50.00 to 62.50 | 0.123 | 123.5 |" in to_markdown([table])
+
+
+def test_recipes_are_tables_of_dotted_keys_and_differences_are_marked(written):
+    page, markdown, _ = written
+    assert page.tables["What differs between the recipes"] == [
+        ["Setting", "plain", "focused"],
+        ["optimization.lr", "0.01", "0.02"],
+    ]
+    recipe = page.tables["Recipe; bold: differs between the runs"]
+    assert recipe[1:] == [
+        ["body", "resnet18"],
+        ["optimization.lr", "0.02"],
+        ["optimization.steps", "[1, 2]"],
+    ]
+    assert {"0.01", "0.02"} <= set(page.bold)
+    assert "resnet18" not in page.bold
+    assert "| optimization.lr | **0.02** |" in markdown
+    assert markdown.count("(Drawn on the HTML page.)") == 4  # curves, errors, images, training
+    assert page.visible.count("Environment: not recorded.") == 2
+    assert page.visible.count("python -m detect score") == 2
+
+
+# ---- the page -----------------------------------------------------------------------------------
+
+
+def test_the_page_is_self_contained_and_accessible(written):
+    page, _, files = written
+    tags = [tag for tag, _ in page.elements]
+    assert not {"link", "iframe", "object", "base", "form"} & set(tags)
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "poster", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/jpeg;base64,"))
+        assert not [name for name in attributes if name.startswith("on")]
+    assert tags.count("script") == tags.count("style") == 1
+    assert ("html", {"lang": "en"}) in page.elements
+    assert all("scope" in attributes for tag, attributes in page.elements if tag == "th")
+    assert all(attributes["alt"] for attributes in page.images())
+    assert tags.count("caption") == tags.count("table")
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert not re.search(r"@import|url\((?!#)|https?:", files[0].read_text("utf-8"))
+
+
+def test_two_calls_write_the_same_bytes(two_runs, tmp_path):
+    contents = []
+    for name in ("x", "y"):
+        files = write_report(two_runs, tmp_path / name / "report.html")
+        contents.append({file.name: file.read_bytes() for file in files})
+    assert contents[0] == contents[1]
+    assert Counter(name.rpartition(".")[2] for name in contents[0]) == {
+        **dict.fromkeys(("html", "md", "json", "csv"), 1),
+        "png": 3,
+    }
+
+
+def test_hostile_text_stays_text(two_runs, report):
+    evil = "<script>alert(1)</script>\"'&amp; | `x` [y](z) $"
+    recipe = {evil: evil, "x": {"</table>": "<img src=x onerror=alert(1)>"}}
+    known = {"recipe": recipe, "command": evil, "backbone": {"<b>": [evil]}}
+    for run, title in zip(two_runs, (evil, "</style>"), strict=True):
+        file = run / "evaluation.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **known, "title": title}))
+    page, markdown = report(two_runs)
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert all(image["src"].startswith("data:") for image in page.images())
+    assert page.visible.count(evil) > 5
+    assert evil in page.images()[1]["alt"]
+    assert "<script" not in markdown.replace("    " + evil, "")  # the command is a code block
+    assert "<img" not in markdown
+    for table in markdown_tables(markdown).values():
+        assert len({len(row) for row in table}) == 1
+
+
+def test_hostile_class_names_and_captions_stay_text():
+    evil = "<script>alert(1)</script>"
+    table = Table(evil, (Column(evil), Column("n", "count")), ((Cell(evil), Cell(1)),))
+    matrix = Matrix(evil, evil, (evil,), ((1,),))
+    blocks = [Heading(1, evil), Text(evil), Details(evil, (table, matrix, Code("x")))]
+    assert to_html(evil, blocks).count("<script>") == 1
+    assert "<script" not in to_markdown(blocks)
+
+
+def test_repeated_titles_are_told_apart_by_their_folders(two_runs, report):
+    for run in two_runs:
+        file = run / "evaluation.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "title": "same"}))
+    page, _ = report(two_runs)
+    names = [row[0] for row in page.tables["Scores of the runs, percent"][1:]]
+    assert names == ["same (a)", "same (b)"]
+
+
+# ---- what can be wrong --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fails(report, tmp_path):
+    def check(folders, *parts: str, **arguments) -> None:
+        with pytest.raises(InputError) as caught:
+            report(folders, **arguments)
+        assert all(part in str(caught.value) for part in parts), caught.value
+        assert not (tmp_path / "out").exists()
+
+    return check
+
+
+def test_runs_on_different_splits_are_refused(two_runs, tmp_path, fails):
+    devkit = write_devkit(tmp_path / "VOCdevkit", "val")
+    lines = {"cat": [], "dog": [], "emu": []}
+    other = write_run(tmp_path / "c", devkit, lines, "other", split="2007:val")
+    fails([two_runs[0], other], str(two_runs[0]), str(other), "2007:test", "2007:val")
+
+
+def test_runs_with_different_classes_or_overlaps_are_refused(two_runs, fails):
+    file = two_runs[1] / "metrics.json"
+    metrics = json.loads(file.read_text())
+    swapped = dict(reversed(metrics["voc"]["per_class"].items()))
+    file.write_text(json.dumps({**metrics, "voc": {**metrics["voc"], "per_class": swapped}}))
+    fails(two_runs, "a and", "cat, dog, emu", "emu, dog, cat")
+    file.write_text(json.dumps({**metrics, "voc": {**metrics["voc"], "iou": 0.6}}))
+    fails(two_runs, "overlap", "0.5", "0.6")
+
+
+def test_data_that_is_gone_can_be_given(two_runs, tmp_path, fails, report):
+    moved = (tmp_path / "VOCdevkit").rename(tmp_path / "elsewhere")
+    fails(two_runs, "VOCdevkit", "--data")
+    page, _ = report(two_runs, data=moved)
+    assert page.tables["Scores of the runs, percent"][1][1] == "77.27"
+
+
+def test_other_data_than_was_scored_is_refused(two_runs, tmp_path, fails):
+    annotation = tmp_path / "VOCdevkit" / "VOC2007" / "Annotations" / "000002.xml"
+    annotation.write_text(annotation.read_text().replace("<xmax>24", "<xmax>60"))
+    fails(two_runs, "metrics.json", "--data")
+    (tmp_path / "VOCdevkit" / "classes.txt").write_text("cat\ndog\nemu\nfox")
+    fails(two_runs, "other classes", "--data")
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "evaluation.json"])
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"voc": [], "coco": []}'])
+def test_broken_folders_are_named(two_runs, fails, name, content):
+    file = two_runs[1] / name
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    fails(two_runs, str(file))
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("coco", {"ap": "much"}), ("coco", {"ap": float("nan")}), ("coco", None)]
+)
+def test_broken_metrics_are_named(two_runs, fails, part, value):
+    file = two_runs[0] / "metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), part: value}))
+    fails(two_runs, str(file))
+
+
+def test_a_damaged_training_log_is_named(two_runs, fails, tmp_path):
+    log = tmp_path / "plain" / "metrics.jsonl"
+    log.write_text(log.read_text() + "{\n")
+    fails(two_runs, str(log), "line 4")
+
+
+def test_wrong_arguments_are_refused(two_runs, tmp_path, fails):
+    fails([], "nothing to report")
+    fails([two_runs[0], two_runs[0] / ".." / "a"], "twice")
+    with pytest.raises(InputError, match=r"\.html"):
+        write_report(two_runs, tmp_path / "report.md")
+    fails([tmp_path / "absent"], "absent", "detect evaluate")

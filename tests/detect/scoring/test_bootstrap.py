@@ -1,0 +1,227 @@
+"""Resampled mAP against scoring the resampled images themselves."""
+
+import math
+
+import numpy as np
+import pytest
+import scenes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scenes import detections_of
+
+from detect.scoring import bootstrap
+from detect.scoring.bootstrap import (
+    Interval,
+    bootstrap_map,
+    draw_images,
+    paired_bootstrap,
+    resampled_map,
+)
+from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.voc import score_voc
+
+A = (0, 0, 10, 10)
+FAR = (50, 50, 60, 60)
+
+
+def truth_of(objects, images, classes=3):
+    return scenes.truth_of(objects, "abcdef"[:classes], images)
+
+
+def random_case(seed, images=8, objects=20, found=60):
+    """Objects, and detections near them with tied scores; some are difficult."""
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 30, (objects, 2))
+    box = np.hstack([corner, corner + rng.integers(8, 20, (objects, 2))])
+    image, label = rng.integers(0, images, objects), rng.integers(0, 3, objects)
+    hard = rng.random(objects) < 0.2
+    truth = truth_of(list(zip(image, label, box, hard, strict=True)), images)
+    source = rng.integers(0, objects, found)
+    moved = box[source] + rng.integers(-3, 4, (found, 4))
+    scores = rng.integers(0, 12, found) / 12
+    rows = list(zip(image[source], label[source], scores, moved, strict=True))
+    return truth, detections_of(rows)
+
+
+def literal(truth, detections, counts, iou=0.5):
+    """Copies every image as often as it was drawn, under new ids, and scores the copies.
+
+    Copies of a row follow it, so the order of equal scores stays.
+    """
+    first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+
+    def copies(images):
+        rows, new = [], []
+        for row, image in enumerate(images):
+            for copy in range(counts[image]):
+                rows.append(row)
+                new.append(first[image] + copy)
+        return np.array(rows, dtype=np.int64), np.array(new, dtype=np.int64)
+
+    rows, new = copies(truth.image)
+    total = int(np.sum(counts))
+    copied = GroundTruth(
+        truth.classes,
+        tuple(f"copy{i}" for i in range(total)),
+        np.full((total, 2), 500),
+        new,
+        truth.label[rows],
+        truth.box[rows],
+        truth.difficult[rows],
+    )
+    rows, new = copies(detections.image)
+    found = Detections(new, detections.label[rows], detections.score[rows], detections.box[rows])
+    metrics = score_voc(copied, found, iou).metrics()
+    maps = metrics["map_11point"], metrics["map_area"]
+    return [math.nan if value is None else value for value in maps]
+
+
+def assert_literal(truth, detections, draws, iou=0.5):
+    ours = resampled_map(truth, detections, draws, iou)
+    expected = [literal(truth, detections, counts, iou) for counts in draws]
+    np.testing.assert_allclose(ours, np.array(expected), rtol=0, atol=1e-14)
+    return ours
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("iou", [0.5, 0.75])
+def test_each_resample_is_scored_exactly(seed, iou):
+    truth, detections = random_case(seed)
+    maps = assert_literal(truth, detections, draw_images(8, 45, seed), iou)
+    assert len({round(value, 6) for value in maps[:, 0]}) > 20
+
+
+side = st.integers(0, 5)
+boxes = st.tuples(side, side, side, side).map(
+    lambda b: (b[0], b[1], b[0] + b[2] + 2, b[1] + b[3] + 2)
+)
+images, labels = st.integers(0, 3), st.integers(0, 2)
+any_objects = st.lists(st.tuples(images, labels, boxes, st.booleans()), max_size=12)
+any_scores = st.integers(0, 4).map(lambda n: n / 4)
+any_detections = st.lists(st.tuples(images, labels, any_scores, boxes), max_size=20)
+any_draws = st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("block", [1, 25, 60])
+def test_a_few_resamples_at_a_time(block, monkeypatch):
+    monkeypatch.setattr(bootstrap, "_BLOCK", block)
+    truth, detections = random_case(0)
+    assert_literal(truth, detections, draw_images(8, 7, seed=0))
+
+
+@settings(max_examples=150, deadline=None)
+@given(any_objects, any_detections, any_draws)
+def test_any_counts_are_scored_exactly(objects, rows, draws):
+    assert_literal(truth_of(objects, 4), detections_of(rows), np.array(draws))
+
+
+@pytest.mark.parametrize("found", [3, 6, 7])
+def test_recall_on_a_threshold_reaches_it(found):
+    # Recall found/10 of 30 objects, as in the split; binary fractions would miss it.
+    truth = truth_of([(i, 0, A, False) for i in range(10)], 10, classes=1)
+    detections = detections_of([(i, 0, 0.9, A) for i in range(found)])
+    maps = resampled_map(truth, detections, np.full((1, 10), 3), 0.5)
+    assert maps.tolist() == [pytest.approx([(found + 1) / 11, found / 10], abs=1e-15)]
+
+
+def test_copies_stand_in_a_row():
+    # A true and a false positive of equal score, twice each: T T F F, not T F T F.
+    truth = truth_of([(0, 0, A, False)], 2, classes=1)
+    detections = detections_of([(0, 0, 0.5, A), (1, 0, 0.5, A)])
+    assert resampled_map(truth, detections, np.array([[2, 2]]), 0.5).tolist() == [[1.0, 1.0]]
+
+
+def test_a_class_that_was_not_drawn_is_out_of_the_mean():
+    truth = truth_of([(0, 0, A, False), (1, 1, A, False)], 2, classes=2)
+    detections = detections_of([(0, 0, 0.5, A)])
+    maps = resampled_map(truth, detections, np.array([[1, 1], [2, 0], [0, 2]]), 0.5)
+    assert maps[:, 1].tolist() == [0.5, 1.0, 0.0]
+
+
+def test_draws_are_images_with_replacement():
+    draws = draw_images(50, 4000, seed=1)
+    assert draws.shape == (4000, 50) and draws.dtype == np.int64
+    assert (draws.sum(axis=1) == 50).all()
+    # Binomial(50, 1/50): mean 1, variance 0.98; the mean of 4000 has a deviation of 0.016.
+    np.testing.assert_allclose(draws.mean(axis=0), 1, atol=0.08)
+    np.testing.assert_allclose(draws.var(), 0.98, atol=0.02)
+    assert len(np.unique(draws, axis=0)) == 4000
+
+
+def test_intervals_are_percentiles_of_the_resamples():
+    truth, detections = random_case(7)
+    draws = draw_images(8, 60, seed=3)
+    maps = np.array([literal(truth, detections, counts, 0.6) for counts in draws])
+    intervals = bootstrap_map(truth, detections, iou=0.6, resamples=60, seed=3)
+    metrics = score_voc(truth, detections, 0.6).metrics()
+    assert list(intervals) == ["map_11point", "map_area"]
+    for column, (name, interval) in enumerate(intervals.items()):
+        assert interval.value == pytest.approx(metrics[name], abs=1e-14)
+        expected = np.percentile(maps[:, column], [2.5, 97.5])
+        assert [interval.low, interval.high] == pytest.approx(expected, abs=1e-14)
+
+
+def test_differences_are_taken_resample_by_resample():
+    truth, first = random_case(8)
+    _, second = random_case(9)
+    second = second.select(np.arange(40))
+    draws = draw_images(8, 60, seed=5)
+    maps = [np.array([literal(truth, d, counts) for counts in draws]) for d in (first, second)]
+    expected = np.percentile(maps[1] - maps[0], [2.5, 97.5], axis=0).T
+    intervals = paired_bootstrap(truth, first, second, resamples=60, seed=5)
+    both = [score_voc(truth, d).metrics() for d in (first, second)]
+    for (name, interval), ends in zip(intervals.items(), expected, strict=True):
+        assert interval.value == pytest.approx(both[1][name] - both[0][name], abs=1e-14)
+        assert [interval.low, interval.high] == pytest.approx(ends, abs=1e-14)
+
+
+def test_a_detector_does_not_differ_from_itself():
+    truth, detections = random_case(0)
+    same = Interval(0.0, 0.0, 0.0)
+    assert paired_bootstrap(truth, detections, detections, resamples=20) == {
+        "map_11point": same,
+        "map_area": same,
+    }
+    assert not same.decided
+
+
+def test_pairing_decides_what_intervals_of_their_own_do_not():
+    # Half of 60 images is hard for both; the second finds three more objects than the first.
+    objects = [(i, 0, A, False) for i in range(60)]
+    truth = truth_of(objects, 60, classes=1)
+    first, second = (detections_of([(i, 0, 0.9, A) for i in range(count)]) for count in (30, 36))
+    alone = [bootstrap_map(truth, d, resamples=400)["map_area"] for d in (first, second)]
+    assert alone[0].high > alone[1].low
+    difference = paired_bootstrap(truth, first, second, resamples=400)["map_area"]
+    assert difference.value == pytest.approx(0.1)
+    assert difference.decided and difference.low > 0
+    back = paired_bootstrap(truth, second, first, resamples=400)["map_area"]
+    assert back == Interval(-difference.value, -difference.high, -difference.low)
+    assert back.decided
+
+
+def test_the_seed_decides():
+    truth, detections = random_case(1)
+    first, same, other = (bootstrap_map(truth, detections, seed=s) for s in (1, 1, 2))
+    assert first == same != other
+
+
+@pytest.mark.parametrize("images", [0, 2])
+def test_without_counted_objects(images):
+    truth = truth_of([(0, 0, A, True)] if images else [], images)
+    interval = bootstrap_map(truth, detections_of([]), resamples=5)["map_area"]
+    assert np.isnan([interval.value, interval.low, interval.high]).all()
+    assert not interval.decided
+
+
+def test_resamples_without_counted_objects_are_left_out():
+    truth = truth_of([(0, 0, A, False)], 2)
+    intervals = bootstrap_map(truth, detections_of([(0, 0, 0.5, A)]), resamples=50)
+    assert set(intervals.values()) == {Interval(1.0, 1.0, 1.0)}
+
+
+@pytest.mark.parametrize("flags", [{"resamples": 0}, {"iou": 0.0}, {"iou": 1.5}])
+def test_out_of_range(flags):
+    truth, detections = random_case(0)
+    with pytest.raises(ValueError, match=next(iter(flags))):
+        bootstrap_map(truth, detections, **flags)

@@ -1,0 +1,153 @@
+"""The COCO metric against values worked out by hand, the COCO file format and the VOC hits."""
+
+import contextlib
+import io
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detect.scoring.coco import score_coco
+from detect.scoring.detections import Detections, GroundTruth, write_coco_json
+from detect.scoring.voc import score_voc
+
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+LARGE = (0, 0, 100, 100)
+SMALL = (200, 200, 220, 220)
+
+
+def split(objects, found, images=1, classes=1):
+    """Objects (image, label, box, difficult), detections (image, label, score, box)."""
+    image, label, box, difficult = zip(*objects, strict=True) if objects else ((), (), (), ())
+    truth = GroundTruth(
+        classes=tuple(f"class{i}" for i in range(classes)),
+        image_ids=tuple(f"{i + 1:06d}" for i in range(images)),
+        sizes=np.full((images, 2), 500),
+        image=np.array(image, dtype=np.int64),
+        label=np.array(label, dtype=np.int64),
+        box=np.array(box, dtype=np.float64).reshape(-1, 4),
+        difficult=np.array(difficult, dtype=np.bool_),
+    )
+    image, label, score, box = zip(*found, strict=True) if found else ((), (), (), ())
+    detections = Detections(
+        image=np.array(image, dtype=np.int64),
+        label=np.array(label, dtype=np.int64),
+        score=np.array(score, dtype=np.float64),
+        box=np.array(box, dtype=np.float64).reshape(-1, 4),
+    )
+    return truth, detections
+
+
+def random_split(seed):
+    """At most one object per class and image, none difficult, no tied scores."""
+    rng = np.random.default_rng(seed)
+    images, classes = 12, 3
+    objects, found = [], []
+    for cell in range(images * classes):
+        corner = rng.integers(0, 100, 2)
+        box = np.concatenate([corner, corner + rng.integers(10, 150, 2)])
+        if rng.random() < 0.7:
+            objects.append((cell // classes, cell % classes, box, False))
+        for _ in range(rng.integers(0, 5)):
+            shifted = box + rng.normal(0, 8, 4).astype(np.float32)
+            shifted[2:] = np.maximum(shifted[2:], shifted[:2] + 1)
+            found.append((cell // classes, cell % classes, rng.random(), shifted))
+    return split(objects, found, images, classes)
+
+
+def test_one_detection_counts_at_the_thresholds_it_passes():
+    # IoU 0.62 passes 0.50, 0.55 and 0.60 of the ten thresholds.
+    metrics = score_coco(*split([(0, 0, LARGE, False)], [(0, 0, 0.9, (0, 0, 100, 62))]))
+    assert tuple(metrics) == NAMES
+    assert metrics["ap"] == metrics["ap_large"] == pytest.approx(0.3, abs=1e-12)
+    assert metrics["ap50"] == pytest.approx(1.0, abs=1e-12)
+    assert metrics["ap75"] == 0.0
+    assert metrics["ap_small"] is None and metrics["ap_medium"] is None
+
+
+def test_sizes_are_apart():
+    objects = [(0, 0, LARGE, False), (0, 0, SMALL, False), (0, 0, (300, 300, 350, 350), False)]
+    shifted = (310, 300, 360, 350)  # IoU 2/3 passes 0.50, 0.55, 0.60 and 0.65
+    metrics = score_coco(*split(objects, [(0, 0, 0.9, SMALL), (0, 0, 0.8, shifted)]))
+    assert metrics["ap_small"] == pytest.approx(1.0, abs=1e-12)
+    assert metrics["ap_medium"] == pytest.approx(0.4, abs=1e-12)
+    assert metrics["ap_large"] == 0.0
+
+
+def test_difficult_objects_are_crowds():
+    # Both detections lie inside the difficult object. VOC finds the small one false, as its IoU
+    # is 1/25; a crowd absorbs it, since it lies inside entirely.
+    objects = [(0, 0, SMALL, False), (0, 0, LARGE, True)]
+    found = [(0, 0, 0.9, LARGE), (0, 0, 0.8, (10, 10, 30, 30)), (0, 0, 0.7, SMALL)]
+    truth, detections = split(objects, found)
+    assert score_coco(truth, detections)["ap"] == pytest.approx(1.0, abs=1e-12)
+    assert score_voc(truth, detections).metrics()["map_area"] == 0.5
+
+
+def test_a_class_of_difficult_objects_only_is_not_counted():
+    objects = [(0, 0, LARGE, False), (0, 1, LARGE, True)]
+    found = [(0, 0, 0.9, LARGE), (0, 1, 0.9, LARGE), (0, 1, 0.9, SMALL)]
+    assert score_coco(*split(objects, found, classes=2))["ap"] == pytest.approx(1.0, abs=1e-12)
+
+
+def test_the_first_object_can_be_found():
+    # An annotation of id 0 would read as "unmatched" in pycocotools.
+    assert score_coco(*split([(0, 0, LARGE, False)], [(0, 0, 0.9, LARGE)]))["ap"] > 0.99
+
+
+@pytest.mark.parametrize("images", [0, 1])
+def test_nothing_counted(images):
+    assert score_coco(*split([], [], images)) == dict.fromkeys(NAMES)
+
+
+def test_nothing_detected(capsys):
+    metrics = score_coco(*split([(0, 0, LARGE, False)], []))
+    assert metrics == dict.fromkeys(NAMES, 0.0) | {"ap_small": None, "ap_medium": None}
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_pycocotools_reading_the_results_file(seed, tmp_path):
+    truth, detections = random_split(seed)
+    write_coco_json(detections, truth, tmp_path / "detections.json")
+    with contextlib.redirect_stdout(io.StringIO()):
+        objects = COCO()
+        objects.dataset = {
+            "images": [{"id": int(name)} for name in truth.image_ids],
+            "categories": [{"id": i + 1} for i in range(len(truth.classes))],
+            "annotations": [
+                {
+                    "id": i + 1,
+                    "image_id": int(truth.image_ids[image]),
+                    "category_id": int(label) + 1,
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "area": (x2 - x1) * (y2 - y1),
+                    "iscrowd": 0,
+                }
+                for i, (image, label, (x1, y1, x2, y2)) in enumerate(
+                    zip(truth.image, truth.label, truth.box, strict=True)
+                )
+            ],
+        }
+        objects.createIndex()
+        found = objects.loadRes(str(tmp_path / "detections.json"))
+        evaluation = COCOeval(objects, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    expected = [None if value == -1 else value for value in evaluation.stats[:6].tolist()]
+    assert list(score_coco(truth, detections).values()) == expected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ap50_agrees_with_the_voc_curves(seed):
+    """With one object per class and image, VOC and COCO agree on the hits at IoU 0.5."""
+    truth, detections = random_split(seed)
+    averages = []
+    for curve in score_voc(truth, detections).per_class.values():
+        envelope = np.append(np.maximum.accumulate(curve.precision[::-1])[::-1], 0.0)
+        points = np.searchsorted(curve.recall, np.linspace(0, 1, 101), side="left")
+        averages.append(envelope[points].mean())
+    assert 0.1 < np.mean(averages) < 0.9
+    assert score_coco(truth, detections)["ap50"] == pytest.approx(np.mean(averages), abs=1e-12)

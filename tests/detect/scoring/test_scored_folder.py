@@ -1,0 +1,167 @@
+"""`detect score` from the command line to its three files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from detect import __main__ as command
+from detect.data.voc import read_split
+from detect.scoring.scored_folder import data_fingerprint
+
+OBJECT = (
+    "<object><name>disc</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>40</xmax><ymax>40</ymax>"
+    "</bndbox></object>"
+)
+XML = "<annotation><size><width>90</width><height>90</height></size>{}</annotation>"
+IMAGES = [f"{number:06}" for number in range(1, 31)]
+HIT = "1 1 40 40"
+CLOSE = "1 1 40 26"  # overlap 0.65
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    """Thirty images with a disc each, in two sets."""
+    root = tmp_path_factory.mktemp("voc")
+    (root / "classes.txt").write_text("disc\nring\n")
+    year = root / "VOC2007"
+    for folder in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (year / folder).mkdir(parents=True)
+    for image in IMAGES:
+        (year / "JPEGImages" / f"{image}.jpg").write_bytes(b"not read")
+        (year / "Annotations" / f"{image}.xml").write_text(XML.format(OBJECT))
+    for name in ("test", "again"):
+        (year / "ImageSets/Main" / f"{name}.txt").write_text("\n".join(IMAGES))
+    return root
+
+
+def detections(folder, found, box=HIT):
+    """Discs found in the first `found` images."""
+    folder.mkdir()
+    lines = [f"{image} 0.9 {box}\n" for image in IMAGES[:found]]
+    (folder / "comp4_det_test_disc.txt").write_text("".join(lines))
+    (folder / "comp4_det_test_ring.txt").write_text("")
+    return folder
+
+
+@pytest.fixture
+def score(call_command, devkit, tmp_path):
+    def call(path, *flags, out="scored", split="2007:test"):
+        given = ("--detections", path, "--data", devkit, "--split", split, "--out", tmp_path / out)
+        return call_command(command, "score", *given, *flags)
+
+    return call
+
+
+def read(tmp_path, name, out="scored"):
+    return json.loads((tmp_path / out / name).read_text())
+
+
+def test_the_three_files(score, tmp_path):
+    code, printed, _ = score(detections(tmp_path / "d", 12, CLOSE), "--bootstrap", "50")
+    assert code == 0
+    metrics, analysis = read(tmp_path, "metrics.json"), read(tmp_path, "analysis.json")
+    evaluation = read(tmp_path, "evaluation.json")
+    assert metrics["voc"]["iou"] == 0.5 and metrics["voc"]["map_area"] == pytest.approx(0.4)
+    assert [part["iou"] for part in analysis["by_iou"]] == [0.5, 0.75]
+    assert [part["map_area"] for part in analysis["by_iou"]] == pytest.approx([0.4, 0.0])
+    assert analysis["by_iou"][0] == metrics["voc"]
+    assert analysis["errors"]["counts"]["missed"] == 18
+    interval = analysis["intervals"]["map_area"]
+    assert interval["low"] < 0.4 < interval["high"]
+    assert analysis["intervals"]["resamples"] == 50
+    assert evaluation["images"] == 30 and evaluation["classes"] == ["disc", "ring"]
+    low, high = (100 * interval[end] for end in ("low", "high"))
+    assert f"40.00 [{low:.2f}, {high:.2f}] (area), 95% intervals from 50 resamples" in printed
+    assert "against" not in printed
+
+
+def test_flags_leave_parts_out(score, tmp_path):
+    path = detections(tmp_path / "d", 12, CLOSE)
+    code, printed, _ = score(path, "--bootstrap", "0", "--no-coco", "--iou", "0.7", "0.6")
+    assert code == 0
+    metrics, analysis = read(tmp_path, "metrics.json"), read(tmp_path, "analysis.json")
+    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+    assert metrics["coco"] == dict.fromkeys(names)
+    assert metrics["voc"]["iou"] == 0.7 and metrics["voc"]["map_area"] == 0.0
+    assert [part["iou"] for part in analysis["by_iou"]] == [0.7, 0.6]
+    assert analysis["by_iou"][1]["map_area"] == pytest.approx(0.4)
+    assert analysis["intervals"] is None
+    assert "[" not in printed and "COCO AP   n/a" in printed
+
+
+def test_against_detections_or_an_evaluated_folder(score, tmp_path):
+    path, less = detections(tmp_path / "d", 24), detections(tmp_path / "less", 12)
+    assert score(less, "--bootstrap", "20", out="first")[0] == 0
+    told = []
+    for other in (less, tmp_path / "first"):
+        code, printed, _ = score(path, "--bootstrap", "200", "--no-coco", "--against", other)
+        assert code == 0
+        against = read(tmp_path, "analysis.json")["against"]
+        assert against["detections"] == str(other)
+        area = against["map_area"]
+        assert area["value"] == pytest.approx(0.4) and area["excludes_zero"]
+        low, high = (100 * area[end] for end in ("low", "high"))
+        sentence = f"+40.00 points [{low:+.2f}, {high:+.2f}]: real at 95% (area mAP)"
+        assert sentence in printed.splitlines()[-1]
+        told.append(printed.splitlines()[-1].partition(": ")[2])
+    assert told[0] == told[1]
+
+
+def test_against_is_at_the_first_overlap(score, tmp_path):
+    path, close = detections(tmp_path / "d", 24), detections(tmp_path / "close", 24, CLOSE)
+    for iou, gain in (("0.7", 0.8), ("0.6", 0.0)):
+        flags = ("--bootstrap", "3", "--no-coco", "--against", close, "--iou", iou)
+        assert score(path, *flags)[0] == 0
+        against = read(tmp_path, "analysis.json")["against"]
+        assert against["map_area"]["value"] == pytest.approx(gain)
+
+
+def test_a_small_difference_is_not_decided(score, tmp_path):
+    path, more = detections(tmp_path / "d", 23), detections(tmp_path / "more", 24)
+    code, printed, _ = score(path, "--bootstrap", "200", "--no-coco", "--against", more)
+    assert code == 0
+    assert "-3.33 points [-" in printed and "+0.00]: not decided (area mAP)" in printed
+
+
+def test_against_another_split(score, tmp_path):
+    path = detections(tmp_path / "d", 24)
+    assert score(path, "--bootstrap", "0", "--no-coco", out="first", split="2007:again")[0] == 0
+    code, _, error = score(path, "--against", tmp_path / "first")
+    assert code == 2
+    assert error.count("\n") == 1 and "evaluated on 2007:again, not 2007:test" in error
+    record = tmp_path / "first" / "evaluation.json"
+    record.write_text('{"split": "2007:test", "detections": null}')
+    code, _, error = score(path, "--against", tmp_path / "first")
+    assert code == 2
+    assert error.count("\n") == 1 and f"{record}: 'detections' is not a text" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--iou", "0"), "iou must be above 0"),
+        (("--iou", "0.5", "1.5"), "iou must be above 0 and at most 1"),
+        (("--iou", "nan"), "iou must be"),
+        (("--bootstrap", "-1"), "bootstrap must be at least 0"),
+        (("--bootstrap", "0", "--against", "x"), "--against needs resamples"),
+    ],
+)
+def test_flags_out_of_range(score, tmp_path, flags, message):
+    code, _, error = score(tmp_path / "absent", *flags)
+    assert code == 2
+    assert error.startswith("error: ") and error.count("\n") == 1 and message in error
+
+
+def test_the_data_fingerprint_tells_files_of_equal_sizes_apart(devkit):
+    images = read_split(devkit, "2007:test", ("disc", "ring"))
+    first, second = (data_fingerprint([image], "2007:test") for image in images[:2])
+    assert first != second
+
+
+def test_scoring_does_not_wait_for_torch():
+    code = "import sys, detect.evaluation; sys.exit('torch' in sys.modules)"
+    root = Path(command.__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

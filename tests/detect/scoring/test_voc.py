@@ -1,0 +1,354 @@
+"""The VOC metric against values worked out by hand and a loop-by-loop form of the kit's rules."""
+
+import json
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import scenes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from detect.scoring import voc
+from detect.scoring.voc import VocScore, best_overlaps, by_label, paired_iou, score_voc
+
+CLASSES = ("cat", "dog", "emu")
+IMAGES = ("000001", "000002", "000003")
+A = (1, 1, 10, 10)  # boxes in the kit's 1-based inclusive pixels
+FAR = (41, 41, 50, 50)
+
+
+def continuous(boxes):
+    return np.array(boxes, dtype=np.float64).reshape(-1, 4) - [1, 1, 0, 0]
+
+
+def truth_of(objects, classes=CLASSES, images=IMAGES):
+    """Objects are (image, label, kit's box, difficult)."""
+    shifted = [(i, label, continuous([box])[0], hard) for i, label, box, hard in objects]
+    return scenes.truth_of(shifted, classes, images)
+
+
+def detections_of(rows):
+    """Detections are (image, label, score, kit's box)."""
+    shifted = [(i, label, score, continuous([box])[0]) for i, label, score, box in rows]
+    return scenes.detections_of(shifted)
+
+
+def score_one_class(objects, rows, images=IMAGES) -> VocScore:
+    """Objects (image, box, difficult) and detections (image, score, box) of one class."""
+    truth = truth_of([(i, 0, box, hard) for i, box, hard in objects], ("cat",), images)
+    return score_voc(truth, detections_of([(i, 0, score, box) for i, score, box in rows]))
+
+
+def outcome(result: VocScore) -> str:
+    """One letter a detection: true positive, ignored, false positive."""
+    assert not (result.true_positive & result.ignored).any()
+    pairs = zip(result.true_positive, result.ignored, strict=True)
+    return "".join("T" if true else "I" if ignored else "F" for true, ignored in pairs)
+
+
+def assert_ap(result: VocScore, ap_11point, ap_area):
+    cat = result.per_class["cat"]
+    assert cat.ap_11point == pytest.approx(float(ap_11point), abs=1e-12)
+    assert cat.ap_area == pytest.approx(float(ap_area), abs=1e-12)
+
+
+def test_difficult_object_absorbs_every_hit():
+    objects = [(0, A, False), (0, FAR, True)]
+    result = score_one_class(objects, [(0, 0.9, FAR), (0, 0.8, FAR), (0, 0.7, A)])
+    assert outcome(result) == "IIT"
+    assert result.match.tolist() == [1, 1, 0]
+    assert_ap(result, 1, 1)
+    cat = result.per_class["cat"]
+    assert (cat.objects, cat.difficult, cat.detections) == (1, 1, 3)
+    assert (cat.recall.tolist(), cat.precision.tolist(), cat.score.tolist()) == ([1], [1], [0.7])
+
+
+def test_difficult_object_wins_over_a_counted_one_it_exceeds():
+    result = score_one_class([(0, A, False), (0, (1, 1, 10, 14), True)], [(0, 0.9, (1, 1, 10, 13))])
+    assert outcome(result) == "I"
+    assert_ap(result, 0, 0)  # everything ignored: the kit divides 0 by 0, here AP is 0
+
+
+def test_duplicate_is_false():
+    objects = [(0, A, False), (1, A, False)]
+    result = score_one_class(objects, [(0, 0.9, A), (0, 0.8, A), (1, 0.7, A)])
+    assert outcome(result) == "TFT"
+    # Precision 1, 1/2, 2/3 at recall 1/2, 1/2, 1: six points of 1 and five of 2/3.
+    assert_ap(result, (6 + 5 * Fraction(2, 3)) / 11, Fraction(1, 2) + Fraction(1, 3))
+    cat = result.per_class["cat"]
+    assert cat.recall.tolist() == [0.5, 0.5, 1.0]
+    assert cat.precision.tolist() == [1, 1 / 2, 2 / 3]
+    assert cat.score.tolist() == [0.9, 0.8, 0.7]
+
+
+def test_second_best_object_is_never_tried():
+    # The second detection overlaps the taken object by 10/11 and the free one by 11/14.
+    objects = [(0, A, False), (0, (1, 1, 10, 14), False)]
+    result = score_one_class(objects, [(0, 0.9, A), (0, 0.8, (1, 1, 10, 11))])
+    assert outcome(result) == "TF"
+    assert result.match.tolist() == [0, 0]
+    assert result.overlap.tolist() == [1.0, 10 / 11]
+    assert_ap(result, Fraction(6, 11), Fraction(1, 2))
+
+
+@pytest.mark.parametrize(("first_difficult", "expected"), [(True, "I"), (False, "T")])
+def test_first_of_equal_overlaps_wins(first_difficult, expected):
+    objects = [(0, A, first_difficult), (0, A, not first_difficult)]
+    result = score_one_class(objects, [(0, 0.9, A)])
+    assert outcome(result) == expected
+    assert result.match.tolist() == [0]
+
+
+def test_first_of_many_equal_overlaps_wins():
+    objects = [(i % 3, A, False) for i in range(300)]
+    result = score_one_class(objects, [(2, 0.9, A), (0, 0.8, A), (1, 0.7, A)])
+    assert result.match.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("box", "expected"), [((1, 1, 10, 5), "T"), ((1, 1, 10, np.nextafter(5, 0)), "F")]
+)
+def test_exactly_half_overlap_is_a_hit(box, expected):
+    result = score_one_class([(0, A, False)], [(0, 0.9, box)])
+    assert outcome(result) == expected
+    assert result.overlap[0] == pytest.approx(0.5)
+    assert result.match.tolist() == [0 if expected == "T" else -1]
+    assert_ap(result, expected == "T", expected == "T")
+
+
+@pytest.mark.parametrize("found", [3, 6, 7])
+@pytest.mark.parametrize("objects", [10, 480])
+def test_recall_on_a_threshold_reaches_it(found, objects):
+    # 3/10, 6/10 and 7/10 are the thresholds that lie one ulp too high in binary fractions.
+    images = tuple(f"{i:06d}" for i in range(objects))
+    hits = [(i, 0.9, A) for i in range(found * objects // 10)]
+    result = score_one_class([(i, A, False) for i in range(objects)], hits, images)
+    assert_ap(result, Fraction(found + 1, 11), Fraction(found, 10))
+
+
+def test_recall_just_under_a_threshold_does_not_reach_it():
+    images = tuple(f"{i:06d}" for i in range(480))
+    hits = [(i, 0.9, A) for i in range(143)]
+    result = score_one_class([(i, A, False) for i in range(480)], hits, images)
+    assert_ap(result, Fraction(3, 11), Fraction(143, 480))
+
+
+@pytest.mark.parametrize(("boxes", "expected"), [((A, FAR), 1), ((FAR, A), Fraction(1, 2))])
+def test_tied_scores_keep_their_order(boxes, expected):
+    result = score_one_class([(0, A, False)], [(0, 0.5, box) for box in boxes])
+    assert_ap(result, expected, expected)
+
+
+def test_first_of_tied_hits_takes_the_object():
+    result = score_one_class([(0, A, False)], [(0, 0.5, A)] * 20)
+    assert outcome(result) == "T" + "F" * 19
+
+
+def test_other_classes_and_images_do_not_match():
+    truth = truth_of([(0, 0, A, False), (1, 1, A, False)])
+    result = score_voc(truth, detections_of([(0, 1, 0.9, A), (1, 0, 0.9, A), (2, 2, 0.9, A)]))
+    assert outcome(result) == "FFF"
+    assert result.overlap.tolist() == [0, 0, 0]
+    assert result.match.tolist() == [-1, -1, -1]
+
+
+def test_metrics_leave_a_class_without_counted_objects_out_of_the_mean():
+    truth = truth_of([(0, 0, A, False), (0, 2, A, True), (1, 0, A, False)])
+    result = score_voc(truth, detections_of([(0, 0, 0.9, A), (0, 1, 0.8, A), (0, 2, 0.7, A)]))
+    expected = {
+        "iou": 0.5,
+        "map_11point": pytest.approx(6 / 11, abs=1e-15),
+        "map_area": 0.5,
+        "per_class": {
+            "cat": {
+                "ap_11point": pytest.approx(6 / 11, abs=1e-15),
+                "ap_area": 0.5,
+                "objects": 2,
+                "difficult": 0,
+                "detections": 1,
+            },
+            "dog": {
+                "ap_11point": None,
+                "ap_area": None,
+                "objects": 0,
+                "difficult": 0,
+                "detections": 1,
+            },
+            "emu": {
+                "ap_11point": None,
+                "ap_area": None,
+                "objects": 0,
+                "difficult": 1,
+                "detections": 1,
+            },
+        },
+    }
+    assert result.metrics() == expected
+    assert json.loads(json.dumps(result.metrics(), allow_nan=False)) == expected
+    assert np.isnan(result.per_class["dog"].recall).all()
+
+
+def test_nothing_to_score():
+    empty = score_voc(truth_of([]), detections_of([])).metrics()
+    assert empty["map_11point"] is None and empty["map_area"] is None
+    unseen = score_voc(truth_of([(0, 0, A, False)]), detections_of([])).metrics()
+    assert unseen["map_11point"] == 0.0 and unseen["map_area"] == 0.0
+
+
+def test_another_threshold():
+    truth = truth_of([(0, 0, A, False)])
+    rows = detections_of([(0, 0, 0.9, (1, 1, 10, 7))])
+    assert score_voc(truth, rows, iou=0.7).metrics()["map_area"] == 1.0
+    assert score_voc(truth, rows, iou=0.75).metrics()["map_area"] == 0.0
+    assert score_voc(truth, rows, iou=0.75).metrics()["iou"] == 0.75
+
+
+@pytest.mark.parametrize("iou", [0.0, -0.5, 1.01, math.nan])
+def test_threshold_out_of_range(iou):
+    with pytest.raises(ValueError, match="iou"):
+        score_voc(truth_of([]), detections_of([]), iou)
+
+
+def kit_overlap(bb, bbgt):
+    """VOCevaldet.m: overlap in inclusive pixels, 1-based boxes."""
+    iw = min(bb[2], bbgt[2]) - max(bb[0], bbgt[0]) + 1
+    ih = min(bb[3], bbgt[3]) - max(bb[1], bbgt[1]) + 1
+    if iw <= 0 or ih <= 0:
+        return -math.inf
+    union = (bb[2] - bb[0] + 1) * (bb[3] - bb[1] + 1)
+    union += (bbgt[2] - bbgt[0] + 1) * (bbgt[3] - bbgt[1] + 1)
+    return iw * ih / (union - iw * ih)
+
+
+def kit_evaluation(objects, rows, label):
+    """VOCevaldet.m and VOCap.m for one class: both APs and a letter per detection, by row."""
+    of_class = [
+        {"image": image, "box": box, "hard": hard, "det": False}
+        for image, cls, box, hard in objects
+        if cls == label
+    ]
+    npos = sum(not o["hard"] for o in of_class)
+    order = sorted((i for i, row in enumerate(rows) if row[1] == label), key=lambda i: -rows[i][2])
+    letters = {}
+    for i in order:
+        image, _, _, bb = rows[i]
+        ovmax, best = -math.inf, None
+        for candidate in of_class:
+            if candidate["image"] == image:
+                ov = kit_overlap(bb, candidate["box"])
+                if ov > ovmax:
+                    ovmax, best = ov, candidate
+        letters[i] = "F"
+        if ovmax >= 0.5:
+            if best["hard"]:
+                letters[i] = "I"
+            elif not best["det"]:
+                letters[i] = "T"
+                best["det"] = True
+    if npos == 0:
+        return None, None, letters
+    tp = fp = 0
+    rec, prec = [], []
+    for i in order:
+        tp += letters[i] == "T"
+        fp += letters[i] == "F"
+        rec.append(Fraction(tp, npos))
+        prec.append(tp / (tp + fp) if tp + fp else 0.0)
+    ap_11point = 0.0
+    for k in range(11):
+        reached = [p for r, p in zip(rec, prec, strict=True) if r >= Fraction(k, 10)]
+        ap_11point += max(reached, default=0.0) / 11
+    mrec, mpre = [0, *rec, 1], [0, *prec, 0]
+    for i in range(len(mpre) - 2, -1, -1):
+        mpre[i] = max(mpre[i], mpre[i + 1])
+    changes = [i + 1 for i in range(len(mrec) - 1) if mrec[i + 1] != mrec[i]]
+    ap_area = sum(float(mrec[i] - mrec[i - 1]) * mpre[i] for i in changes)
+    return ap_11point, ap_area, letters
+
+
+# Halves of pixels on a narrow grid: overlaps are exact, and hits, ties and equal overlaps frequent.
+side = st.integers(0, 8).map(lambda n: n / 2)
+boxes = st.tuples(side, side, side, side).map(
+    lambda b: (b[0] + 1, b[1] + 1, b[0] + b[2] + 2, b[1] + b[3] + 2)
+)
+images = st.integers(0, len(IMAGES) - 1)
+labels = st.integers(0, len(CLASSES) - 1)
+any_objects = st.lists(st.tuples(images, labels, boxes, st.booleans()), max_size=14)
+scores = st.integers(0, 6).map(lambda n: n / 6)
+any_detections = st.lists(st.tuples(images, labels, scores, boxes), max_size=25)
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_objects, any_detections)
+def test_agrees_with_the_kit(objects, rows):
+    result = score_voc(truth_of(objects), detections_of(rows))
+    letters, ap_11point, ap_area = {}, [], []
+    for label, name in enumerate(CLASSES):
+        expected_11point, expected_area, found = kit_evaluation(objects, rows, label)
+        letters |= found
+        ours = result.per_class[name]
+        if expected_11point is None:
+            assert ours.ap_11point is None and ours.ap_area is None
+        else:
+            assert ours.ap_11point == pytest.approx(expected_11point, abs=1e-12)
+            assert ours.ap_area == pytest.approx(expected_area, abs=1e-12)
+            ap_11point.append(expected_11point)
+            ap_area.append(expected_area)
+    assert outcome(result) == "".join(letters[i] for i in range(len(rows)))
+    metrics = result.metrics()
+    if ap_area:
+        assert metrics["map_11point"] == pytest.approx(np.mean(ap_11point), abs=1e-12)
+        assert metrics["map_area"] == pytest.approx(np.mean(ap_area), abs=1e-12)
+    else:
+        assert metrics["map_11point"] is None and metrics["map_area"] is None
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_agrees_with_the_kit_on_crowded_images(monkeypatch, seed):
+    monkeypatch.setattr(voc, "_BLOCK", 7)  # of 400 detections
+    rng = np.random.default_rng(seed)
+
+    def random_boxes(count):
+        corner = rng.integers(1, 20, (count, 2))
+        return np.concatenate([corner, corner + rng.integers(3, 12, (count, 2))], axis=1).tolist()
+
+    def numbers(below, count):
+        return rng.integers(0, below, count).tolist()
+
+    n = 150
+    objects = list(zip(numbers(3, n), numbers(3, n), random_boxes(n), numbers(2, n), strict=True))
+    d = 400
+    rows = list(zip(numbers(3, d), numbers(3, d), numbers(40, d), random_boxes(d), strict=True))
+    result = score_voc(truth_of(objects), detections_of(rows))
+    for label, name in enumerate(CLASSES):
+        ap_11point, ap_area, letters = kit_evaluation(objects, rows, label)
+        assert {letters[i] for i in letters} == {"T", "F", "I"}
+        assert all(outcome(result)[i] == letter for i, letter in letters.items())
+        assert result.per_class[name].ap_11point == pytest.approx(ap_11point, abs=1e-12)
+        assert result.per_class[name].ap_area == pytest.approx(ap_area, abs=1e-12)
+
+
+@given(boxes, boxes)
+@settings(max_examples=100, deadline=None)
+def test_continuous_overlap_is_the_kits(first, second):
+    ours = paired_iou(continuous([first]), continuous([second]))
+    assert ours.tolist() == [max(kit_overlap(first, second), 0.0)]
+
+
+def test_best_overlaps_without_an_object_in_reach():
+    overlap, nearest = best_overlaps(
+        truth_of([(0, 0, A, False)]), detections_of([(0, 0, 0.9, FAR), (1, 0, 0.9, A)])
+    )
+    assert overlap.tolist() == [0, 0]
+    assert nearest.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("labels", [1, 255, 256, 257, 65536, 70000])
+def test_rows_of_a_label_keep_their_order(labels):
+    label = np.random.default_rng(0).integers(0, labels, 500)
+    label[::2] = labels - 1
+    order, bounds = by_label(label, labels)
+    assert order.tolist() == sorted(range(500), key=lambda row: label[row])
+    assert bounds.tolist() == np.searchsorted(np.sort(label), np.arange(labels + 1)).tolist()

@@ -1,0 +1,211 @@
+"""`pretrain verify` finds every planted fault, and none where a training would read on."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import make_shards
+import numpy as np
+import pytest
+
+import pretrain.__main__ as command
+from common.errors import InputError
+from pretrain.data.datasets import class_folders, load
+from pretrain.data.shards import ShardSet
+from pretrain.data.verify import read_layout, verify
+
+GOOD = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].tobytes()
+Call = Callable[..., tuple[int, str, str]]
+
+
+def write(root: Path, *names: str, content: bytes = GOOD) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+
+
+def faults(
+    capsys: pytest.CaptureFixture[str], kind: str, root: Path, workers: int = 0
+) -> tuple[list[str], str]:
+    """The lines of a check, below the folder, and the summary."""
+    with pytest.raises(InputError) as caught:
+        verify(kind, root, workers)  # type: ignore[arg-type]
+    lines = capsys.readouterr().out.splitlines()
+    return [line.removeprefix(f"{root}/") for line in lines], str(caught.value)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    write(
+        tmp_path,
+        *(f"{split}/{c}/{n}.jpg" for split in ("train", "val") for c in "ab" for n in "12"),
+    )
+    return tmp_path
+
+
+def test_good_folders(folders: Path, call_command: Call) -> None:
+    code, out, err = call_command(
+        command, "verify", "--data", folders, "--dataset", "imagenet", "--workers", "0"
+    )
+    assert (code, err) == (0, "")
+    assert out.startswith("no faults; 8 images checked in ")
+
+
+def test_bad_folders_by_the_command_and_its_processes(folders: Path, call_command: Call) -> None:
+    write(folders, "train/b/2.jpg", content=GOOD[:-5])
+    arguments = ("verify", "--data", folders, "--dataset", "imagenet")
+    code, out, err = call_command(command, *arguments, "--workers", "1")
+    assert code == 2
+    assert out.splitlines() == [
+        f"{folders}/train/b/2.jpg: cut off ({len(GOOD) - 5} bytes): fetch it again"
+    ]
+    assert err.startswith("error: 1 faults, listed above; 8 images checked in ")
+    assert err.count("\n") == 1
+    assert call_command(command, *arguments, "--workers", "-1")[0] == 2
+
+
+def test_all_faults_of_images_and_of_the_layout(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(folders, "train/a/2.jpg", "val/b/1.jpg", content=b"")
+    write(folders, "train/c/1.jpg", content=b"<html>")
+    write(folders, "val/d/readme.txt", "val/e/.hidden.jpg")
+    (folders / "train/b/3.jpg").mkdir()
+    (folders / "train/b/4.png").symlink_to("4.png")
+    lines, summary = faults(capsys, "imagenet", folders)
+    expected = {
+        "train/c": "has no such class",
+        "train/a/2.jpg": "empty",
+        "train/b/3.jpg": "no regular file",
+        "train/b/4.png": "unreadable: Too many levels of symbolic links",
+        "train/c/1.jpg": "not an image",
+        "val/d": "has no such class",
+        "val/e": "has no such class",
+        "val/b/1.jpg": "empty",
+    }
+    told = [line.partition(": ") for line in lines]
+    assert {name for name, _, _ in told} == expected.keys()
+    assert all(
+        any(n == name and r in reason for n, _, reason in told) for name, r in expected.items()
+    )
+    empty = [name for name, _, reason in told if "holds no .jpg" in reason]
+    assert empty == ["val/d", "val/e"]
+    assert summary.startswith("10 faults, listed above; 11 images checked")
+
+
+def test_loops_of_folders_end(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folders / "train/a/loop").symlink_to(folders / "train")
+    verify("imagenet", folders, 0)
+    assert capsys.readouterr().out.startswith("no faults; 8 images")
+    (folders / "train/self").symlink_to(folders / "train/self")
+    (folders / "train/up").symlink_to(folders)
+    lines, summary = faults(capsys, "imagenet", folders)
+    assert any(line.startswith("train/up: holds no .jpg") for line in lines)
+    assert "8 images" in summary
+
+
+def test_the_layout_with_faults_lists_what_a_training_would(folders: Path) -> None:
+    expected = list(class_folders(folders, "train").paths)
+    write(folders, "val/c/1.jpg", "train/.x/1.jpg", "train/a/.2.jpg", "train/list.txt")
+    with pytest.raises(InputError):
+        load("imagenet", folders, "train")
+    layout = read_layout("imagenet", folders, "train")
+    assert list(layout.paths) == expected
+    assert layout.error is not None
+
+
+def test_one_split_missing(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folders / "val").rename(folders / "away")
+    lines, summary = faults(capsys, "imagenet", folders)
+    assert len(lines) == 1
+    assert "val" in lines[0] and "holds no val images" in lines[0]
+    assert "4 images checked" in summary
+
+
+@pytest.mark.parametrize("kind", ["imagenet", "tiny-imagenet", "cifar10", "cifar100"])
+def test_no_data_at_all_is_the_usual_error(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(InputError) as usual:
+        load(kind, tmp_path, "train")  # type: ignore[arg-type]
+    with pytest.raises(InputError) as caught:
+        verify(kind, tmp_path, 0)  # type: ignore[arg-type]
+    assert str(caught.value) == str(usual.value)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    write(tmp_path, *(f"train/{c}/images/{c}_{n}.JPEG" for c in ("n01", "n02") for n in "12"))
+    write(tmp_path, "val/images/val_0.JPEG", "val/images/val_1.JPEG")
+    lines = b"val_0.JPEG\tn01\t0\t0\t8\t8\nval_1.JPEG\tn02\t0\t0\t8\t8\n"
+    write(tmp_path, "val/val_annotations.txt", content=lines)
+    return tmp_path
+
+
+def test_tiny_imagenet(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verify("tiny-imagenet", tiny, 0)
+    assert capsys.readouterr().out.startswith("no faults; 6 images")
+    write(tiny, "train/n03/images/notes.txt", "val/images/val_2.JPEG")
+    write(tiny, "val/images/val_1.JPEG", content=GOOD[:-5])
+    listing = "val_0.JPEG\tn01\nval_0.JPEG\tn09\n../train/x.JPEG\tn01\nval_1.JPEG\n"
+    (tiny / "val/val_annotations.txt").write_text(listing)
+    lines, summary = faults(capsys, "tiny-imagenet", tiny)
+    told = [line.removeprefix("val/val_annotations.txt: ") for line in lines]
+    assert told == [
+        "train/n03/images: holds no .jpg, .jpeg or .png images",
+        "line 2: 'val_0.JPEG' came before",
+        "line 2: train/ has no class 'n09'",
+        "line 3: there is no image '../train/x.JPEG'",
+        "line 4: train/ has no class ''",
+        f"val/images/val_2.JPEG: {tiny}/val/val_annotations.txt does not name it",
+        "names no image of class n02",
+        "names no image of class n03",
+        f"val/images/val_1.JPEG: cut off ({len(GOOD) - 5} bytes): fetch it again",
+    ]
+    assert summary.startswith("9 faults, listed above; 7 images")
+
+
+def test_cifar_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "cifar-10-batches-bin/test_batch.bin", content=bytes(3073 * 10_000))
+    lines, summary = faults(capsys, "cifar10", tmp_path)
+    assert len(lines) == 1 and "train: " in lines[0]
+    assert "10000 images checked" in summary
+    os.truncate(tmp_path / "cifar-10-batches-bin/test_batch.bin", 3073)
+    with pytest.raises(InputError):
+        verify("cifar10", tmp_path, 0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bit_that_flipped_in_a_shard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int
+) -> None:
+    """In an image, most of which decode as before; in the class of one; in the padding."""
+    rng = np.random.default_rng(0)
+    for split, name, count in (("train", "a", 30), ("train", "b", 30), ("val", "a", 1)):
+        for number in range(count):
+            pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+            content = cv2.imencode(".jpg", pixels)[1].tobytes()
+            write(tmp_path, f"{split}/{name}/{number}.jpg", content=content)
+    write(tmp_path, "val/b/0.jpg")
+    for split in ("train", "val"):
+        flags = make_shards.Flags(data=tmp_path, out=tmp_path / "shards", split=split, workers=1)
+        make_shards.pack(flags, tmp_path, tmp_path / "shards")
+    root = tmp_path / "shards"
+    verify("imagenet", root, workers)
+    out = capsys.readouterr().out
+    assert out.startswith("no faults; 62 images") and "; 2 shards compared with their SHA" in out
+    data = load("imagenet", root, "train")
+    assert isinstance(data, ShardSet)
+    (shard,) = (root / "train").glob("*.tar")
+    good = shard.read_bytes()
+    places = [int(offset + size - 3) for _, offset, size in data.places[::6]]
+    unseen = 0
+    for place in [*places, good.index(b".cls") - 10, len(good) - 1][: None if workers == 0 else 1]:
+        content = bytearray(good)
+        content[place] ^= 1
+        shard.write_bytes(content)
+        lines, summary = faults(capsys, "imagenet", root, workers)
+        wanted = "train/imagenet-train-000000.tar: damaged, or not the shard of its index.json"
+        assert lines[0].startswith(wanted)
+        assert "62 images checked" in summary
+        unseen += len(lines) == 1
+    assert unseen > 0  # without the digest

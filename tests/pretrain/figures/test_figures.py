@@ -1,0 +1,677 @@
+"""`python -m pretrain look`: what is counted, mapped and outlined, and what is drawn of it."""
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from matplotlib.collections import LineCollection
+from torch import nn
+
+from common.command.flags import RunFlags
+from common.errors import InputError
+from common.images.sampling import MicroBatch
+from common.method.dropout import focus_mask
+from common.processes.ranks import World
+from common.runs.progress import read_metrics
+from pretrain.evaluate import evaluate_run
+from pretrain.figures import commands as looking
+from pretrain.figures.commands import choose_images, class_activation_maps, look, run_labels, views
+from pretrain.figures.drawings import (
+    Views,
+    evenly_spaced,
+    outline,
+    plot_cams,
+    plot_curves,
+    plot_keep_ratio,
+    plot_strongest_channels,
+    rate_drops,
+)
+from pretrain.networks import build_network
+from pretrain.recipes import RECIPES, Recipe
+from pretrain.task import Batch, Split, pixel_statistics
+from pretrain.train import run as train
+
+CPU = World(torch.device("cpu"))
+CLASSES = ("ant", "bee")
+
+
+class Tiny(nn.Module):
+    """Five channels, of which the last repeats the one before; three classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 4, stride=4)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(5, 3)
+        with torch.no_grad():
+            self.conv.weight[4], self.conv.bias[4] = self.conv.weight[3], self.conv.bias[3]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.avgpool(self.conv(images).relu()).flatten(1))
+
+
+def split_of(images: torch.Tensor, labels: torch.Tensor) -> Split:
+    def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+        for micro_batch in micro_batches:
+            yield images[micro_batch.indices], labels[micro_batch.indices]
+
+    return Split(num_images=len(labels), classes=("a", "b", "c"), source="", load=batches)
+
+
+def resnet20(num_classes: int = 4) -> nn.Module:
+    """A network in which BatchNorm does something and the classes differ."""
+    network = build_network("cifar-resnet20", num_classes).train()
+    for _ in range(3):
+        network(torch.randn(16, 3, 32, 32) * 2 + 0.5)
+    return network.eval()
+
+
+# ---- counting -----------------------------------------------------------------------------------
+
+
+def test_counts_are_those_of_a_loop_over_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "_BATCH", 7)
+    network = Tiny().eval()
+    images = torch.randint(256, (60, 3, 12, 12), dtype=torch.uint8)
+    darker = torch.randint(1, 30, (60, 3, 3, 3), dtype=torch.uint8)
+    images = images // darker.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    labels = torch.randint(3, (60,))
+    recipe = RECIPES["cifar10-resnet20"]()
+    mean, std = (np.array(x).reshape(3, 1, 1) for x in pixel_statistics(recipe))
+    with torch.no_grad():  # so that predictions differ between images
+        network.fc.bias -= network(
+            torch.from_numpy((images.numpy() / 255 - mean) / std).float()
+        ).mean(0)
+    expected, by_peak = np.zeros((2, 3, 5), np.int64)
+    for image, label in zip(images.numpy(), labels.tolist(), strict=True):
+        inputs = torch.from_numpy((image / 255 - mean) / std).float()[None]
+        with torch.no_grad():
+            maps = network.conv(inputs).relu()[0].double().numpy()
+        means = [sum(m.flatten()) / m.size for m in maps]
+        weight, bias = network.fc.weight.detach().numpy(), network.fc.bias.detach().numpy()
+        if int(np.argmax(weight @ means + bias)) == label:
+            expected[label, means.index(max(means))] += 1
+            by_peak[label, maps.max((1, 2)).argmax()] += 1
+    assert np.count_nonzero(expected.sum(1)) >= 2 and np.count_nonzero(expected.sum(0)) >= 2
+    assert expected[:, 3].sum() > 0  # where a tie was broken
+    assert not np.array_equal(expected, by_peak)
+
+    counts = looking.strongest_channels(network, split_of(images, labels), recipe, CPU)
+    assert counts.dtype == np.int64
+    np.testing.assert_array_equal(counts, expected)
+    ranks = [
+        looking.strongest_channels(
+            network, split_of(images, labels), recipe, World(CPU.device, rank, 3)
+        )
+        for rank in range(3)
+    ]
+    np.testing.assert_array_equal(sum(ranks), expected)
+    assert not network.avgpool._forward_pre_hooks
+
+
+# ---- class activation maps ----------------------------------------------------------------------
+
+
+def last_maps(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        x = network.relu(network.bn1(network.conv1(images)))
+        return network.layer3(network.layer2(network.layer1(x)))
+
+
+def stretched(cams: np.ndarray, size: int) -> np.ndarray:
+    """Upsample with OpenCV and bring each map to [0, 1]."""
+    large = np.stack([cv2.resize(cam, (size, size)) for cam in cams])
+    large -= large.min((1, 2), keepdims=True)
+    return large / large.max((1, 2), keepdims=True)
+
+
+def test_maps_are_the_weighted_sum_of_channels_and_the_gradient() -> None:
+    network = resnet20()
+    images = torch.randn(6, 3, 32, 32)
+    labels = torch.tensor([0, 1, 2, 3, 3, 1])
+    maps = last_maps(network, images)
+
+    weight = network.fc.weight.detach().numpy()
+    literal = np.zeros((6, 8, 8), np.float32)
+    for n, label in enumerate(labels.tolist()):
+        for c in range(64):
+            literal[n] += weight[label, c] * maps[n, c].numpy()
+
+    leaf = maps.clone().requires_grad_()
+    logits = network.fc(network.avgpool(leaf).flatten(1))
+    logits[torch.arange(6), labels].sum().backward()
+    by_gradient = (leaf.grad * 8 * 8 * maps).sum(1).numpy()
+    np.testing.assert_allclose(literal, by_gradient, atol=1e-4)
+
+    cams = class_activation_maps(network, images, labels).numpy()
+    assert cams.shape == (6, 32, 32) and cams.dtype == np.float32
+    np.testing.assert_allclose(cams, stretched(literal, 32), atol=1e-4)
+    assert (cams.min((1, 2)) == 0).all() and (cams.max((1, 2)) == 1).all()
+    others = class_activation_maps(network, images, (labels + 1) % 4).numpy()
+    assert np.abs(others - cams).max() > 0.1
+
+
+def test_a_map_of_equal_values_is_zeros() -> None:
+    network = Tiny().eval()
+    with torch.no_grad():
+        network.conv.bias.add_(1)
+        network.fc.weight[2] = 0
+    even = torch.full((1, 3, 28, 28), 0.3)  # 7 x 7 equal values; rounding must not be stretched
+    labels = torch.tensor([0])
+    assert (class_activation_maps(network, even, labels) == 0).all()
+    images = torch.cat([even, torch.randn(2, 3, 28, 28)])
+    cams = class_activation_maps(network, images, torch.tensor([1, 1, 2]))
+    assert cams.amax((1, 2)).tolist() == [0, 1, 0]
+    assert torch.isfinite(cams).all()
+
+
+def test_views_have_the_focused_area_of_the_place_and_the_prediction() -> None:
+    network = resnet20()
+    images, labels = torch.randn(5, 3, 32, 32), torch.tensor([0, 1, 2, 3, 0])
+    with torch.no_grad():
+        x = network.relu(network.bn1(network.conv1(images)))
+        middle = network.layer2(network.layer1(x))
+        logits = network(images).double().numpy()
+    seen = views(network, images, labels, "layer2")
+
+    literal = np.zeros((5, 16, 16), bool)
+    for n, maps in enumerate(middle.numpy()):
+        reference = maps[np.argmax(maps.mean((1, 2)))]
+        literal[n] = reference > 0.45 * reference.max()
+    np.testing.assert_array_equal(seen.focused, literal)
+    np.testing.assert_array_equal(seen.focused, focus_mask(middle, 0.45)[:, 0].numpy())
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_array_equal(seen.predicted, shares.argmax(1))
+    np.testing.assert_allclose(seen.probability, shares.max(1), rtol=1e-5)
+    np.testing.assert_array_equal(seen.cams, class_activation_maps(network, images, labels))
+    assert views(network, images, labels, "layer1").focused.shape == (5, 32, 32)
+    assert not network.layer2._forward_hooks and not network.avgpool._forward_pre_hooks
+
+
+@given(
+    labels=hnp.arrays(np.int64, st.integers(1, 40), elements=st.integers(0, 5)),
+    count=st.integers(1, 45),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=40)
+def test_images_are_chosen_class_by_class(labels: np.ndarray, count: int, seed: int) -> None:
+    chosen = choose_images(labels, count, seed)
+    assert chosen.tolist() == choose_images(labels, count, seed).tolist()
+    assert len(set(chosen.tolist())) == len(chosen) == min(count, len(labels))
+    available = np.bincount(labels, minlength=6)
+    taken = np.zeros(6, np.int64)
+    for image in chosen:
+        unspent = available > taken
+        assert taken[labels[image]] == taken[unspent].min()
+        taken[labels[image]] += 1
+
+
+def test_the_seed_chooses_images_and_classes() -> None:
+    labels = np.repeat(np.arange(50), 20)
+    choices = [choose_images(labels, 8, seed) for seed in range(20)]
+    assert len({tuple(choice) for choice in choices}) == 20
+    assert len({labels[image] for choice in choices for image in choice}) > 40
+
+
+# ---- drawings -----------------------------------------------------------------------------------
+
+
+def read_png(path: Path, inches: tuple[float, float]) -> np.ndarray:
+    pixels = cv2.imread(str(path))
+    assert pixels.shape[1::-1] == pytest.approx(np.array(inches) * 150, abs=1)
+    assert 0.02 < (pixels != pixels[0, 0]).any(2).mean() < 0.98  # drawn on, and not all over
+    return pixels
+
+
+@pytest.mark.parametrize("channels", [64, 640])
+def test_bars_are_the_counts(tmp_path: Path, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    counts = np.zeros((9, channels), np.int64)
+    counts[:8, rng.choice(channels, 9, replace=False)] = rng.integers(1, 50, (8, 9))
+    counts[3] = 0
+    counts[3, [5, channels - 1]] = 30, 10
+    classes = [f"class{k} of $x^$" for k in range(9)]
+    figure = plot_strongest_channels(counts, classes, [3, 0, 8], "title", tmp_path / "a.png")
+    for axes, label in zip(figure.axes, [3, 0, 8], strict=True):
+        drawn = np.zeros(channels, np.int64)
+        for bar in axes.patches:
+            channel = bar.get_x() + bar.get_width() / 2
+            assert channel == pytest.approx(round(channel))
+            drawn[round(channel)] = bar.get_height()
+            # at least two pixels wide
+            assert np.ptp(bar.get_window_extent().intervalx) * 150 / figure.dpi >= 2
+        np.testing.assert_array_equal(drawn, counts[label])
+        assert classes[label] in axes.get_title()
+        assert f"{counts[label].sum()} correct" in axes.get_title()
+    assert f"channels 5 (75%), {channels - 1} (25%)" in figure.axes[0].get_title()
+    assert "none" in figure.axes[2].get_title()
+    read_png(tmp_path / "a.png", (10, 2.8))
+
+
+def test_four_classes_are_shown_by_default_and_more_in_rows(tmp_path: Path) -> None:
+    counts = np.eye(9, 64, dtype=np.int64)
+    figure = plot_strongest_channels(counts, "abcdefghi", None, "title", tmp_path / "a.png")
+    assert [axes.get_title()[0] for axes in figure.axes] == [*"adfi"]
+    figure = plot_strongest_channels(counts, "abcdefghi", range(6), "title", tmp_path / "a.png")
+    assert [axes.get_title()[:1] for axes in figure.axes] == [*"abcdef", "", ""]
+    read_png(tmp_path / "a.png", (10, 5.2))
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"), [(1, [0]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (10, [0, 3, 6, 9])]
+)
+def test_classes_are_spaced_evenly(total: int, expected: list[int]) -> None:
+    assert evenly_spaced(total, 4) == expected
+
+
+def filled(segments: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Rebuild a mask: a cell is in it if an odd number of upright sides lie left of it."""
+    crossings = np.zeros((height, width + 1), np.int64)
+    for (x1, y1), (x2, y2) in segments.round(6).tolist():
+        if x1 == x2:
+            crossings[int(min(y1, y2)), int(x1)] += 1
+    return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
+
+
+@given(
+    mask=hnp.arrays(
+        np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.booleans()
+    )
+)
+@settings(max_examples=60)
+def test_an_outline_encloses_its_mask(mask: np.ndarray) -> None:
+    segments = outline(mask)
+    np.testing.assert_array_equal(filled(segments, *mask.shape), mask)
+    np.testing.assert_array_equal(filled(segments[:, :, ::-1], *mask.T.shape), mask.T)
+    lengths = np.abs(segments[:, 1] - segments[:, 0]).sum(1)
+    assert (lengths == 1).all()
+
+
+def test_maps_and_outlines_are_drawn_over_their_images(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    labels = np.array([0, 1, 2])
+    classes = ("ant", "$bee^$", "a class with a name that is far too long")
+    columns = [
+        (
+            title,
+            Views(
+                cams=rng.random((3, 32, 32), np.float32),
+                focused=rng.random((3, 8, 8)) > 0.5,
+                predicted=np.array(predicted),
+                probability=np.array([0.25, 0.5, 0.999], np.float32),
+            ),
+        )
+        for title, predicted in (("one", [0, 1, 0]), ("two of which the name is long", [2, 1, 2]))
+    ]
+    columns[1][1].focused[0] = True  # an area without a boundary but the image's own
+    figure = plot_cams(images, labels, classes, columns, "title", tmp_path / "cam.png")
+    cells = np.array(figure.axes[:9]).reshape(3, 3)
+    for row in range(3):
+        np.testing.assert_array_equal(cells[row, 0].images[0].get_array(), images[row])
+        assert cells[row, 0].get_title()[:4] == classes[row][:4]
+        for axes, (_, seen) in zip(cells[row, 1:], columns, strict=True):
+            grey, overlay = axes.images
+            np.testing.assert_allclose(grey.get_array(), images[row].mean(2))
+            np.testing.assert_array_equal(overlay.get_array(), seen.cams[row])
+            assert overlay.get_clim() == (0, 1)
+            assert list(overlay.get_extent()) == [0, 32, 32, 0]
+            (lines,) = (c for c in axes.collections if isinstance(c, LineCollection))
+            segments = np.array(lines.get_segments()) / 4
+            np.testing.assert_array_equal(filled(segments, 8, 8), seen.focused[row])
+            assert axes.get_xlim() == (0, 32) and axes.get_ylim() == (32, 0)
+            right = seen.predicted[row] == labels[row]
+            assert axes.get_title().startswith("ok: " if right else "wrong: ")
+            assert classes[seen.predicted[row]][:4] in axes.get_title()
+    assert cells[0, 1].get_title() == "ok: ant 25%"
+    assert [text.get_text().split("\n")[0] for text in figure.texts][:3] == [
+        *("image", "one", "two of which the name is")
+    ]
+    read_png(tmp_path / "cam.png", (0.1 + 1.8 * 3, 1.5 + 0.13 + 1.9 * 3))
+
+
+def records(
+    accuracy: list[float | None], lr: list[float], shift: float = 0
+) -> list[dict[str, Any]]:
+    """Of a run; where the accuracy is None it was not evaluated."""
+    return [
+        {"epoch": epoch, "step": 10 * epoch, "lr": rate, "train_loss": 1 / epoch + shift}
+        | ({} if value is None else {"val_accuracy": value})
+        for epoch, (value, rate) in enumerate(zip(accuracy, lr, strict=True), start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rates", "drops"),
+    [
+        ([1, 1, 0.1, 0.1, 0.01], [2, 4]),
+        ([1, 0.1, 0.1], [1]),
+        ([0.2, 1, 1, 1, 0.1], [4]),
+        ([1, 1], []),
+        ([np.cos(np.pi * i / 40) + 1 for i in range(40)], []),
+        ([], []),
+    ],
+)
+def test_drops_of_the_learning_rate(rates: list[float], drops: list[int]) -> None:
+    assert rate_drops(records([0.5] * len(rates), rates)) == drops
+
+
+def test_curves_are_the_records(tmp_path: Path) -> None:
+    lr = [0.1, 0.1, 0.01, 0.01]
+    runs = [
+        ("baseline", records([0.1, 0.3, 0.5, 0.6], lr)),
+        ("fd", records([None, 0.2, None, 0.8], [0.1, 0.1, 0.1, 0.01])),
+        ("baseline", records([0.3, 0.1, 0.9, 0.6, 0.7], [*lr, 0.01], shift=0.5)),
+    ]
+    figure = plot_curves(runs, tmp_path / "curves.png", "title")
+    accuracy, loss = figure.axes
+    lines = {line.get_label(): line for line in accuracy.get_lines()}
+    baseline = lines["baseline (mean and range of 2 runs)"]
+    np.testing.assert_allclose(baseline.get_xydata().T, [[1, 2, 3, 4], [0.2, 0.2, 0.7, 0.6]])
+    np.testing.assert_allclose(lines["fd"].get_xydata().T, [[2, 4], [0.2, 0.8]])
+    (band,) = accuracy.collections
+    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.round(6).tolist()}
+    edges = {(1, 0.1), (1, 0.3), (2, 0.1), (2, 0.3), (3, 0.5), (3, 0.9), (4, 0.6)}
+    assert corners == edges
+    first, second = (line for line in loss.get_lines() if line.get_linestyle() != ":")
+    np.testing.assert_allclose(first.get_ydata(), [1.25, 0.75, 1 / 3 + 0.25, 0.5])
+    np.testing.assert_allclose(second.get_ydata(), [1, 1 / 2, 1 / 3, 1 / 4])
+    for axes in (accuracy, loss):
+        dotted = [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"]
+        assert dotted == [2, 3]
+    assert accuracy.yaxis.get_major_formatter()(0.55, 0) == "55%"
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        *("baseline (mean and range of 2 runs)", "fd", "a learning rate drops")
+    ]
+    read_png(tmp_path / "curves.png", (9, 3.8))
+
+
+def test_runs_of_one_label_need_a_common_epoch(tmp_path: Path) -> None:
+    runs = [("a", records([None, 0.5], [1, 1])), ("a", records([0.5, None], [1, 1]))]
+    with pytest.raises(InputError, match="called a have no epoch with a val_accuracy"):
+        plot_curves(runs, tmp_path / "curves.png", "title")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_keep_ratio_has_the_papers_axis_beside_it(tmp_path: Path) -> None:
+    epochs = [
+        {"epoch": epoch, "lr": 0.1, "focus_keep_ratio": kept}
+        for epoch, kept in ((1, 0.4), (2, None), (3, 0.3))
+    ]
+    figure = plot_keep_ratio([("fd", epochs)], tmp_path / "keep.png", "title")
+    (axes,) = figure.axes
+    (line,) = axes.get_lines()
+    np.testing.assert_allclose(line.get_xydata(), [[1, 0.4], [3, 0.3]])
+    (zeros,) = axes.child_axes
+    assert "keeping_ratio" in zeros.get_ylabel() and "zeros" in zeros.get_ylabel()
+    assert axes.get_ylim() == (0, 1)
+    for kept in (0, 0.25, 1):
+        levels = axes.transData.transform((0, kept)), zeros.transData.transform((0, 1 - kept))
+        assert levels[0][1] == pytest.approx(levels[1][1])
+    read_png(tmp_path / "keep.png", (6, 3.6))
+
+
+# ---- the command --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of two classes that differ in colour."""
+    root = tmp_path_factory.mktemp("cifar10")
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 5)):
+        for label, name in enumerate(CLASSES):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
+                pixels[..., label] += 80
+                cv2.imwrite(str(root / split / name / f"{number}.png"), pixels)
+    return root
+
+
+def tiny(name: str) -> Recipe:
+    recipe = RECIPES[name]()
+    short = replace(
+        recipe.optimization, lr=0.02, batch_size=4, epochs=3, milestones=(1,), precision="fp32"
+    )
+    return replace(recipe, optimization=short, focus=replace(recipe.focus, participation_rate=1.0))
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four runs: the baseline and the method, of two seeds each."""
+    root = tmp_path_factory.mktemp("runs")
+    for short, name in (("base", "cifar10-resnet20"), ("fd", "cifar10-resnet20-fd")):
+        for seed in (0, 1):
+            flags = RunFlags(
+                data=data, out=root / f"{short}{seed}", seed=seed, device="cpu", workers=0
+            )
+            train(name, tiny(name), flags)
+    return root
+
+
+def edited(run: Path, out: Path, part: str, **changes: Any) -> Path:
+    """Copy a run and change a part of its recipe."""
+    shutil.copytree(run, out)
+    description = json.loads((run / "recipe.json").read_text())
+    description["recipe"][part] |= changes
+    (out / "recipe.json").write_text(json.dumps(description))
+    return out
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_channels_of_a_run(runs: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "channels.png"
+    assert look("channels", [runs / "base0"], data, out, "cpu") == [out, out.with_suffix(".csv")]
+    read_png(out, (10, 2.8))
+    rows = read_csv(out.with_suffix(".csv"))
+    assert {row["class"] for row in rows} <= set(CLASSES)
+    assert all(int(row["images"]) > 0 and 0 <= int(row["channel"]) < 64 for row in rows)
+    shutil.copytree(runs / "base0", tmp_path / "copy")
+    accuracy = evaluate_run(tmp_path / "copy", data, "best", "cpu", 0)["val_accuracy"]
+    assert sum(int(row["images"]) for row in rows) == round(10 * accuracy) > 0
+
+
+def test_the_maps_of_runs(
+    runs: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: dict[str, Any] = {}
+
+    def spy(*arguments: Any) -> None:
+        drawn["images"], drawn["labels"], _, drawn["columns"] = arguments[:4]
+        plot_cams(*arguments)
+
+    monkeypatch.setattr(looking, "plot_cams", spy)
+    out = tmp_path / "cam.png"
+    earlier = edited(runs / "fd0", tmp_path / "earlier", "focus", after="layer1")
+    chosen = [*(runs / name for name in ("base0", "fd0", "fd1")), earlier]
+    assert look("cam", chosen, data, out, "cpu", num_images=2, seed=3) == [
+        *(out, out.with_suffix(".csv"))
+    ]
+    titles = [title for title, _ in drawn["columns"]]
+    fd = "cifar10-resnet20-fd focus.after="
+    assert titles == [
+        "cifar10-resnet20, focused area after layer2",
+        f"{fd}layer2, seed 0, focused area after layer2",
+        f"{fd}layer2, seed 1, focused area after layer2",
+        f"{fd}layer1, focused area after layer1",
+    ]
+    assert [seen.focused.shape[1] for _, seen in drawn["columns"]] == [16, 16, 16, 32]
+    assert sorted(drawn["labels"].tolist()) == [0, 1]
+    for image, label in zip(drawn["images"], drawn["labels"], strict=True):
+        files = (data / "test" / CLASSES[label]).glob("*.png")
+        assert any(np.array_equal(cv2.imread(str(file))[..., ::-1], image) for file in files)
+    read_png(out, (9.1, 1.5 + 0.13 * 3 + 1.9 * 2))
+    rows = read_csv(out.with_suffix(".csv"))
+    assert [row["column"] for row in rows] == [title for title in titles for _ in range(2)]
+    for number, (_, seen) in enumerate(drawn["columns"]):
+        for row, label, guess, probability, focused in zip(
+            rows[2 * number :],
+            drawn["labels"],
+            seen.predicted,
+            seen.probability,
+            seen.focused,
+            strict=False,
+        ):
+            assert (row["class"], row["predicted"]) == (CLASSES[label], CLASSES[guess])
+            assert float(row["probability"]) == probability
+            assert float(row["area"]) == pytest.approx(focused.mean())
+            assert 0 <= float(row["map_in_area"]) <= 1
+
+
+def test_captions_have_the_data_the_epochs_and_the_claim(
+    runs: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[str] = []
+    for name in ("plot_strongest_channels", "plot_cams", "plot_curves"):
+        monkeypatch.setattr(
+            looking,
+            name,
+            lambda *given: titles.append(next(x for x in given if isinstance(x, str))),
+        )
+    out, base = tmp_path / "a.png", runs / "base0"
+    look("channels", [base], data, out, "cpu", claim="a claim")
+    look("cam", [base, runs / "fd0"], data, out, "cpu", claim="a claim")
+    look("curves", [runs / "fd0", base], None, out, claim="a claim")
+    for title in titles:
+        assert title.startswith("cifar-resnet20 on CIFAR-10, 3 of 300 epochs")
+        assert ". The paper: a claim. Here: " in title
+    assert len(titles) == 3
+    assert "of 10 images are classified correctly" in titles[0]
+    assert "of a map's sum lie in the focused area" in titles[1]
+    assert "Here: against cifar10-resnet20: cifar10-resnet20-fd " in titles[2]
+
+
+def test_a_long_title_lowers_what_stands_below(tmp_path: Path) -> None:
+    cams = np.ones((1, 4, 4), np.float32)
+    seen = Views(cams, np.ones((1, 2, 2), bool), np.zeros(1, int), np.ones(1, np.float32))
+    images, labels = np.zeros((1, 4, 4, 3), np.uint8), np.zeros(1, int)
+    for lines, height in ((3, 3.4), (5, 3.4 + 2 * 0.16)):
+        title = " ".join(["x" * 50] * lines)  # one a line of a figure of 3.7 inches
+        figure = plot_cams(images, labels, ["a"], [("one", seen)], title, tmp_path / "a.png")
+        assert figure.get_figheight() == pytest.approx(height)
+        (shown,) = (text for text in figure.texts if text.get_text() == title.replace(" ", "\n"))
+        heading = next(text for text in figure.texts if text.get_text() == "one")
+        figure.canvas.draw()
+        below, above = heading.get_window_extent(), shown.get_window_extent()
+        assert below.y1 <= above.y0
+
+
+def test_the_curves_of_runs(runs: Path, tmp_path: Path) -> None:
+    folders = [runs / name for name in ("base0", "base1", "fd0")]
+    out = tmp_path / "curves.png"
+    assert look("curves", folders, None, out) == [out, tmp_path / "curves.csv"]
+    read_png(out, (9, 3.8))
+    rows = read_csv(tmp_path / "curves.csv")
+    logged = [record for folder in folders for record in read_metrics(folder)]
+    assert len(rows) == len(logged) == 9
+    for row, record in zip(rows, logged, strict=True):
+        for name in ("epoch", "lr", "train_loss", "val_accuracy"):
+            assert float(row[name]) == record[name]
+    assert [(row["label"], row["seed"]) for row in rows[::3]] == [
+        *(("cifar10-resnet20", "0"), ("cifar10-resnet20", "1"), ("cifar10-resnet20-fd", "0"))
+    ]
+
+
+def test_the_keep_ratio_of_runs(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "keep.png"
+    look("keep-ratio", [runs / "fd0", runs / "fd1"], None, out)
+    read_png(out, (6, 3.6))
+    rows = read_csv(tmp_path / "keep.csv")
+    for row, record in zip(
+        rows, [*read_metrics(runs / "fd0"), *read_metrics(runs / "fd1")], strict=True
+    ):
+        assert float(row["focus_keep_ratio"]) == record["focus_keep_ratio"]
+        assert float(row["focus_zeros_ratio"]) == 1 - record["focus_keep_ratio"]
+
+
+def test_runs_are_called_by_what_tells_them_apart() -> None:
+    baseline, fd = tiny("cifar10-resnet20"), tiny("cifar10-resnet20-fd")
+    fixed = replace(fd, focus=replace(fd.focus, gamma=(0.9, 0.9)))
+    assert run_labels(["fd", "base", "fd", "fd"], [fd, baseline, fixed, fd]) == [
+        "fd focus.gamma=(0.3, 0.6)",
+        "base",
+        "fd focus.gamma=(0.9, 0.9)",
+        "fd focus.gamma=(0.3, 0.6)",
+    ]
+    assert run_labels(["base", "fd", "fd"], [baseline, fd, fd]) == ["base", "fd", "fd"]
+
+
+@pytest.mark.parametrize(
+    ("figure", "names", "options", "words"),
+    [
+        ("curves", ["base0"], {"out": "a.pdf"}, r"a\.pdf does not end in \.png"),
+        ("curves", ["base0", "base0"], {}, "each run once"),
+        ("curves", [], {}, "at least one run"),
+        ("curves", ["nowhere"], {}, r"nowhere/recipe\.json is missing"),
+        ("keep-ratio", ["fd0", "base0"], {}, "base0 has no keep ratio"),
+        ("cam", ["base0"], {"data": None}, "--data"),
+        ("cam", ["base0"], {"checkpoint": "worst"}, r"worst\.pt is missing"),
+        ("channels", ["base0", "fd0"], {}, "one run, not 2"),
+        ("channels", ["base0"], {"classes": ["wasp"]}, "no class 'wasp': choose from ant, bee"),
+        ("channels", ["base0"], {"device": "tpu"}, "unknown device"),
+    ],
+)
+def test_wrong_arguments(
+    runs: Path,
+    data: Path,
+    tmp_path: Path,
+    figure: Any,
+    names: list[str],
+    options: dict[str, Any],
+    words: str,
+) -> None:
+    options = {"data": data, "device": "cpu", "out": "a.png"} | options
+    options["out"] = tmp_path / options["out"]
+    with pytest.raises(InputError, match=words):
+        look(figure, [runs / name for name in names], **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_runs_on_other_images_are_not_mixed(runs: Path, data: Path, tmp_path: Path) -> None:
+    larger = edited(runs / "fd0", tmp_path / "larger", "images", size=48)
+    with pytest.raises(InputError, match=r"larger sees other images .*images\.size 48, not 32"):
+        look("cam", [runs / "base0", larger], data, tmp_path / "a.png", "cpu")
+    for split in ("train", "test"):
+        shutil.copytree(data / split / "bee", tmp_path / "others" / split / "wasp")
+        shutil.copytree(data / split / "ant", tmp_path / "others" / split / "ant")
+    with pytest.raises(InputError, match="others has other classes than the run .*base0"):
+        look("cam", [runs / "base0"], tmp_path / "others", tmp_path / "a.png", "cpu")
+
+
+def test_a_run_without_evaluations_has_no_curve(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "base0", tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    kept = [{k: v for k, v in r.items() if "val" not in k} for r in read_metrics(runs / "base0")]
+    log.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    with pytest.raises(InputError, match="run holds no evaluation"):
+        look("curves", [runs / "fd0", tmp_path / "run"], None, tmp_path / "a.png")
+    log.unlink()
+    with pytest.raises(InputError, match="run holds no evaluation"):
+        look("curves", [tmp_path / "run"], None, tmp_path / "a.png")
+
+
+def test_maps_without_structure_are_no_figure(runs: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "fd0", tmp_path / "run")
+    state = torch.load(tmp_path / "run" / "best.pt")
+    state["model"]["fc.weight"].zero_()  # VGG's maps of 1 x 1 places end the same way
+    torch.save(state, tmp_path / "run" / "best.pt")
+    with pytest.raises(InputError, match="run has no class activation .* cifar-resnet20 at 32"):
+        look("cam", [runs / "base0", tmp_path / "run"], data, tmp_path / "a.png", "cpu")
+    assert not (tmp_path / "a.png").exists()

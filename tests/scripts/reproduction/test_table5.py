@@ -1,0 +1,197 @@
+"""The plan of Table 5 and its rendering; that its commands train is seen by running them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from reproduction import table5
+
+from common.command import cli
+from common.errors import InputError
+from detect.__main__ import TrainFlags as DetectFlags
+from detect.recipes import RECIPES as DETECT
+from detect.results import Row
+from pretrain.__main__ import TrainFlags as PretrainFlags
+from pretrain.recipes import RECIPES as PRETRAIN
+
+ROW = Row(
+    recipe="voc-retinanet-small",
+    changes="",
+    backbone="tiny-imagenet-resnet18",
+    backbone_seed=0,
+    backbone_accuracy=0.4,
+    backbone_sha256="ab",
+    data="2012:train -> 2012:val, last",
+    train_images=80,
+    scored_images=20,
+    seed=0,
+    epochs=6,
+    started="2026-01-02T03:04:05+00:00",
+    commit="0123456789ab",
+    hardware="a processor",
+    torch="2.15.0",
+    seconds=1800.0,
+    map_11point=0.5,
+    map_area=0.4,
+    coco_ap=0.1,
+    coco_ap50=0.2,
+    coco_ap75=0.1,
+    detections=42,
+    participating_steps=None,
+)
+
+
+@pytest.mark.parametrize("scale", ["full", "small", "mini"])
+def test_the_commands_are_those_of_the_stages(tmp_path: Path, scale: str) -> None:
+    """Four detectors on two backbones and one on none; every flag is one that a stage takes."""
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", scale=scale)
+    counts = []
+    for ending in ("", "-fd", None):
+        commands = table5._commands(flags, ending, 7, "cpu")
+        counts.append([tuple(command[2:4]) for command in commands])
+        for command in commands:
+            stage, what, name, *rest = command[2:]
+            if what != "train":
+                continue
+            recipe = (PRETRAIN if stage == "pretrain" else DETECT)[name]()
+            kind = PretrainFlags if stage == "pretrain" else DetectFlags
+            parsed = cli.parse(kind, rest, "", "", default=_needing(kind, recipe))
+            assert parsed.seed == 7
+    train, evaluate = ("detect", "train"), ("detect", "evaluate")
+    backbone = [("pretrain", "train"), ("pretrain", "export")]
+    assert counts == [
+        [*backbone, train, evaluate, train, evaluate],
+        [*backbone, train, evaluate, train, evaluate],
+        [train, evaluate],
+    ]
+
+
+def _needing(kind: type, recipe: object) -> object:
+    """Return the defaults of a command, all needed flags filled in."""
+    needed = {"data": Path(), "out": Path(), "recipe": recipe}
+    return kind(**needed, **({"backbone": Path()} if kind is DetectFlags else {}))
+
+
+@pytest.mark.parametrize(
+    ("arms", "endings", "detectors"),
+    [
+        (("fd",), ["-fd"], ["fd"]),
+        (("scratch", "fd-fine-tuning"), ["", None], ["fd-fine-tuning", "scratch"]),
+        ((), ["", "-fd", None], ["baseline", "fd-fine-tuning", "fd", "fd-both", "scratch"]),
+    ],
+)
+def test_arms_bring_their_backbones_alone(
+    tmp_path: Path,
+    arms: tuple[str, ...],
+    endings: list[str | None],
+    detectors: list[str],
+) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", arms=arms)
+    chosen = [table5.ARMS[arm].backbone for arm in table5._chosen(flags)]
+    assert list(dict.fromkeys(chosen)) == endings
+    commands = [c for ending in endings for c in table5._commands(flags, ending, 0, "cpu")]
+    trained = [c[c.index("--out") + 1] for c in commands if c[2:4] == ["detect", "train"]]
+    assert [Path(folder).parent.name for folder in trained] == detectors
+    assert len([c for c in commands if c[2:4] == ["pretrain", "train"]]) == len(
+        [ending for ending in endings if ending is not None]
+    )
+
+
+def test_a_plan_of_some_arms_shows_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--data", str(tmp_path), "--voc", str(tmp_path), "--out", str(tmp_path / "out")]
+    tables = ["--pretrain-results", str(tmp_path / "p.csv")]
+    tables += ["--detect-results", str(tmp_path / "d.csv")]
+    chosen = ["--arms", "fd", "baseline", "--seeds", "1", "0"]
+    table5.run([*given, *tables, "--scale", "mini", "--device", "cpu", "--plan", *chosen])
+    out = capsys.readouterr().out
+    assert out.startswith("4 detectors, 0 of them done; to do: 4 backbones\n")
+    assert [line.split(":")[0] for line in out.splitlines() if line.startswith("  ")] == [
+        f"  tiny-imagenet-resnet18{ending}-seed{seed}" for seed in (1, 0) for ending in ("", "-fd")
+    ]
+    for label, reported in (
+        ("baseline", "70.14 ± 0.17 | 76.32"),
+        ("FocusedDropout in pretraining", "71.05 ± 0.13 / +0.91 | 76.84 / +0.52"),
+        ("FocusedDropout in both", "- | -"),
+    ):
+        assert f"| {label} | {reported} | | not run |" in out
+
+
+def test_an_unknown_arm_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        table5.run(["--data", str(tmp_path), "--voc", str(tmp_path), "--arms", "dropblock"])
+    message = str(caught.value)
+    assert "dropblock" in message and "'fd', 'fd-fine-tuning', 'fd-both', 'scratch'" in message
+    assert "\n" not in message
+
+
+def test_what_is_done_is_not_repeated(tmp_path: Path) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", scale="mini")
+    backbone = table5._classifier(flags, "", 0) / "backbone.safetensors"
+    done = table5._detector(flags, "baseline", 0) / "evaluated" / "evaluation.json"
+    for file in (backbone, done):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    commands = table5._commands(flags, "", 0, "cpu")
+    assert [command[2:4] for command in commands] == [["detect", "train"], ["detect", "evaluate"]]
+    assert "--focused-dropout" in commands[0]
+
+
+def test_the_maps_are_of_the_first_seeds_pair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawn by what `pretrain look cam` calls, once both backbones are done."""
+    calls = []
+
+    def draw(*given: object) -> list[Path]:
+        calls.append(given)
+        return [tmp_path / "drawn"]
+
+    monkeypatch.setattr("pretrain.figures.commands.look", draw)
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", seeds=(3, 1))
+    folders = {s: [table5._classifier(flags, end, s) for end in ("", "-fd")] for s in (1, 3)}
+    assert not table5._compare(flags, dict.fromkeys([*folders[1], folders[3][0]], None))
+    assert not calls
+    assert table5._compare(flags, dict.fromkeys(folders[3], None)) == [tmp_path / "drawn"]
+    picture = tmp_path / "out" / "table5-cam.png"
+    assert calls == [("cam", folders[3], tmp_path, picture, "auto")]
+
+
+def test_the_report_leaves_the_table_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report has files of other endings beside its page, a Markdown file among them."""
+    pages: list[Path] = []
+
+    def write(evaluated: list[Path], page: Path, devkit: Path) -> list[Path]:
+        assert [folder.parent.parent.name for folder in evaluated] == ["baseline", "scratch"]
+        pages.append(page)
+        return pages
+
+    monkeypatch.setattr("detect.report.write_report", write)
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out")
+    for arm in ("scratch", "baseline"):
+        file = table5._detector(flags, arm, 0) / "evaluated" / "evaluation.json"
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert table5._compare(flags, {}) == pages == [tmp_path / "out" / "table5-report.html"]
+    assert pages[0].with_suffix(".md") != tmp_path / "out" / "table5.md"
+
+
+def test_the_table_by_hand(tmp_path: Path) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, scale="mini", seeds=(0, 1))
+    rows = {
+        ("baseline", 0): ROW,
+        ("baseline", 1): replace(ROW, map_11point=0.52),
+        ("fd", 0): replace(ROW, map_11point=0.51),
+        ("fd", 1): replace(ROW, map_11point=0.55),
+    }
+    lines = table5.render(flags, rows).splitlines()
+    # Differences 1 and 3: mean 2, deviation 1.414, t(0.975, 1) = 12.706, so +- 12.71.
+    assert (
+        "| FocusedDropout in pretraining | 71.05 ± 0.13 / +0.91 | 76.84 / +0.52 | 40.00 ± 0.00 | "
+        "53.00 ± 2.83 | +2.00 [-10.71, +14.71] | 40.00 ± 0.00 | 2 |"
+    ) in lines
+    assert (
+        "| baseline | 70.14 ± 0.17 | 76.32 | 40.00 ± 0.00 | 51.00 ± 1.41 |  | 40.00 ± 0.00 | 2 |"
+    ) in lines
+    assert "| from random weights | - | - | | not run | | | 0 |" in lines
+    assert "**Not the paper's training: smaller.**" in lines
+    assert lines[-1].endswith("commit 0123456789ab; 2.0 h.")
