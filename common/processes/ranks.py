@@ -24,6 +24,8 @@ TIMEOUT_MINUTES = 10.0
 """Longer than rank 0 alone takes to save or to score; shorter than a person waits for a job."""
 _FIRST = "focused-dropout: the first to end"
 _STORE_TIMEOUT = timedelta(seconds=10)
+_LAST_ANSWERS = 0.5
+"""Seconds for which a store answers when its host is to end."""
 _GLOO = ("gloo/transport", "Application timeout caused pair closure")
 """Words in the RuntimeErrors of gloo whose connection is lost; other backends raise DistError."""
 
@@ -74,6 +76,9 @@ def start(device: str = "auto", timeout_minutes: float = TIMEOUT_MINUTES) -> Ite
         yield World(place, rank, size)
     except BaseException as error:
         verdict = _verdict(error, store, rank, timeout_minutes)
+        # Without torchrun this rank holds the store, and the others may be about to ask it.
+        if rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            time.sleep(_LAST_ANSWERS)
         if verdict is error:
             raise
         raise verdict from error

@@ -13,7 +13,7 @@ from ranks import Hook, live, train_rank
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from common.errors import InputError
+from common.errors import InputError, outcome
 from common.processes import ranks
 from common.processes.signals import Terminated
 from common.runs.folder import RunFolder
@@ -99,13 +99,26 @@ def test_a_killed_rank_is_missed(tmp_path: Path, rank: int, by_hand: bool) -> No
     assert [text.startswith(LOST) for text in printed[1 - rank].splitlines()] == [True], printed
 
 
-def test_what_all_ranks_end_with_is_told_once(tmp_path: Path) -> None:
-    """The value that is not finite is named, although one rank alone has it."""
+@pytest.mark.parametrize("by_hand", [False, True], ids=["torchrun", "by hand"])
+def test_what_all_ranks_end_with_is_told_once(tmp_path: Path, by_hand: bool) -> None:
+    """The value that is not finite is named, although one rank alone has it.
+
+    That rank is late with its verdict: by hand, the other one is what it has to ask.
+    """
+
+    def late(error: BaseException) -> tuple[int, str | None]:
+        time.sleep(0.3)
+        return outcome(error)
+
+    def work(rank: int) -> None:
+        if rank == 1:
+            ranks.outcome = late
+        train_rank(tmp_path / "run", poison, rank)
 
     def poison(rank: int, step: int) -> float:
         return float("nan") if (rank, step) == (1, 9) else 0.0
 
-    codes, printed, _ = live(tmp_path, partial(train_rank, tmp_path / "run", poison))
+    codes, printed, _ = live(tmp_path, work, by_hand=by_hand)
     assert codes == [3, 3], printed
     (line,) = "".join(printed).splitlines()
     assert line.startswith("NonFiniteError: loss became non-finite at step 10, or")
