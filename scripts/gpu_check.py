@@ -12,6 +12,7 @@ goes on with the parts that have not succeeded on this device, those that failed
 
 import argparse
 import json
+import math
 import os
 import signal
 import statistics
@@ -164,10 +165,12 @@ def run(folder: Path, parts: Sequence[Part], *, tiny: bool, minutes: float) -> i
     """Run what is missing, as far as the time goes; return the exit code.
 
     Raises:
-        InputError: If there is no GPU and this is no tiny run.
+        InputError: If `minutes` is no time, or there is no GPU and this is no tiny run.
     """
     if not (tiny or torch.cuda.is_available()):
         raise InputError("torch sees no GPU: give --tiny to try the parts on the CPU")
+    if not 0 < minutes < math.inf:
+        raise InputError(f"--minutes must be a number above 0, not {minutes}")
     deadline = time.monotonic() + 60 * minutes
     device = torch.device("cpu" if tiny else "cuda")
     facts = measure.describe(Settings(device=device, tiny=tiny, threads=torch.get_num_threads()))

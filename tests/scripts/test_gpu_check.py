@@ -18,6 +18,8 @@ import torch
 from benchmarks import measure
 from benchmarks.measure import Comparison
 
+from common.errors import InputError
+
 PROGRAMS = {
     "quick": "note('a'); note('b')",
     "broken": "note('c'); sys.exit(3)",
@@ -248,3 +250,10 @@ def test_every_part_is_a_call_of_a_benchmark_with_cases_of_a_gpu() -> None:
     compiled = [name.endswith("-compiled") for name in names]
     assert compiled == sorted(compiled)
     assert all(part.limit < 9 * 60 for part in gpu_check.PARTS)
+
+
+@pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_that_is_none(tmp_path: Path, minutes: float) -> None:
+    with pytest.raises(InputError, match="--minutes must be a number above 0"):
+        gpu_check.run(tmp_path / "out", (), tiny=True, minutes=minutes)
+    assert not (tmp_path / "out").exists()
