@@ -1,4 +1,4 @@
-"""Writing files that are whole or absent; free of torch.
+"""Files that are whole or absent, and JSON; free of torch.
 
 A file is written beside its target, flushed to the disk and renamed over it, so a crash at any
 moment leaves the old file or the new one.
@@ -6,12 +6,14 @@ moment leaves the old file or the new one.
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from common.errors import InputError
 
@@ -55,6 +57,54 @@ def write_atomically(
     finally:
         with contextlib.suppress(OSError):  # gone after the rename, or never made
             temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all.
+
+    Raises:
+        InputError: As `write_atomically`.
+    """
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a file of readable JSON, whole or not at all.
+
+    Args:
+        path: Target file.
+        value: Plain values; dataclasses are written as their fields.
+
+    Raises:
+        InputError: As `write_atomically`.
+    """
+    write_text(path, to_json(value))
+
+
+def to_json(value: object) -> str:
+    """Write a plain value as readable JSON, dataclasses and what holds them included."""
+    return json.dumps(value, indent=2, default=_fields) + "\n"
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return asdict(value)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: If the file is missing or holds anything else.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing: give the folder of a run of this stage") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return value
 
 
 def _room(folder: Path, size: int | None) -> str:

@@ -12,7 +12,7 @@ import tyro
 from common.command import cli
 from common.command.flags import RunFlags
 from common.recipe import check_range
-from common.runs.folder import read_json, to_json
+from common.storage import read_json, to_json
 from detect.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m detect"

@@ -12,8 +12,8 @@ from common.errors import InputError
 from common.images.loading import default_workers
 from common.processes import ranks
 from common.recipe import Focus
+from common.runs.environment import describe_environment
 from common.runs.finished import open_run
-from common.runs.folder import describe_environment
 from detect.data.voc import read_classes, read_split
 from detect.inference import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet

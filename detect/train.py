@@ -17,7 +17,7 @@ from common.images.loading import default_workers, skip_bad
 from common.optimization.optimizer import place_focused_dropout
 from common.processes.ranks import World
 from common.training import launch
-from common.training.loop import Stage
+from common.training.loop import Task
 from common.weights.backbone import card_path, fingerprint, load_backbone
 from detect.data.voc import read_classes, read_split
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
@@ -79,7 +79,7 @@ def _check(recipe: Recipe, *, scratch: bool) -> None:
 
 def _build(
     recipe: Recipe, backbone: Path | None, flags: RunFlags, world: World
-) -> tuple[Stage, Mapping[str, Any]]:
+) -> tuple[Task, Mapping[str, Any]]:
     source = backbone or Path(SCRATCH)
     weights, card = None, dict[str, Any](recipe_name=SCRATCH)
     if backbone:
@@ -110,7 +110,7 @@ def _build(
     ids = [image.annotation.image_id for image in images]
     prepare(network, recipe, world.device)
     torch.manual_seed(flags.seed * 1000 + world.rank)
-    stage = Stage(
+    task = Task(
         model=network,
         num_images=len(images),
         data=blake2b("\n".join(ids).encode(), digest_size=8).hexdigest(),
@@ -136,7 +136,7 @@ def _build(
         "pixels": {"mean": list(pixels["mean"]), "std": list(pixels["std"])},
         "backbone": card or {"file": source.name},
     }
-    return stage, facts
+    return task, facts
 
 
 def _place_focused_dropout(body: nn.Module, recipe: Recipe) -> None:

@@ -12,7 +12,7 @@ import tyro
 from common.command import cli
 from common.command.flags import RunFlags
 from common.recipe import check_range
-from common.runs.folder import to_json
+from common.storage import to_json
 from pretrain.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m pretrain"

@@ -10,8 +10,7 @@ from common.errors import InputError
 from common.images.loading import default_workers
 from common.processes import ranks
 from common.runs.finished import FinishedRun, open_run
-from common.runs.folder import to_json
-from common.storage import write_atomically
+from common.storage import write_json
 from pretrain.networks import build_network
 from pretrain.recipes import Recipe
 from pretrain.task import evaluate, open_split
@@ -62,6 +61,5 @@ def evaluate_run(
             **evaluate(network, split, run.recipe, world),
         }
         if world.is_main:
-            content = to_json(result).encode()
-            write_atomically(folder / "evaluation.json", lambda file: file.write(content))
+            write_json(folder / "evaluation.json", result)
     return result

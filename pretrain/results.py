@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from common.runs import results
-from common.runs.folder import read_description, read_json
-from common.runs.progress import read_metrics
+from common.runs.folder import read_description
+from common.runs.metrics_log import read_metrics
+from common.storage import read_json
 from pretrain.recipes import RECIPES, Recipe
 
 

@@ -16,7 +16,7 @@ from common.method.dropout import FocusedDropout
 from common.optimization.optimizer import compile_network, place_focused_dropout
 from common.processes.ranks import World
 from common.training import launch
-from common.training.loop import Stage
+from common.training.loop import Task
 from pretrain.networks import build_network
 from pretrain.networks.dropouts import place_dropouts, set_progress
 from pretrain.recipes import Recipe
@@ -42,7 +42,7 @@ def run(name: str, recipe: Recipe, flags: RunFlags) -> dict[str, float]:
     )
 
 
-def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mapping[str, Any]]:
+def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Task, Mapping[str, Any]]:
     scored = "held-out" if recipe.images.held_out else "val"
     train, val = (_open(recipe, flags, split, world) for split in ("train", scored))
     if val.classes != train.classes:
@@ -57,7 +57,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
         compile_network(network)
     # Ranks start from the same weights and draw their own gammas.
     torch.manual_seed(flags.seed * 1000 + world.rank)
-    stage = Stage(
+    task = Task(
         model=network,
         num_images=train.num_images,
         data=train.digest,
@@ -83,7 +83,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Stage, Mappin
         "val_images": val.num_images,
         "classes": list(train.classes),
     }
-    return stage, facts
+    return task, facts
 
 
 def build_model(

@@ -24,7 +24,7 @@ from common.errors import InputError
 from common.images.decoding import decode_image, read_content
 from common.images.loading import default_workers
 from common.recipe import check_range
-from common.storage import write_atomically
+from common.storage import write_atomically, write_text
 from pretrain.data.datasets import class_folders, is_tiny_imagenet, tiny_imagenet_files
 from pretrain.data.file_paths import Paths, encode
 from pretrain.data.image_sets import FileSet
@@ -195,7 +195,7 @@ def pack_shard(job: Job) -> Packed:
     write_atomically(job.path, lambda file: written.append(_write_tar(job, file)))
     found, samples = written[0]
     text = json.dumps([job.made_from, asdict(found), samples])
-    write_atomically(part, lambda file: file.write(text.encode()))
+    write_text(part, text)
     return found, samples
 
 

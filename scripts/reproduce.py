@@ -16,7 +16,7 @@ from reproduction.tables import render
 from common.command import cli
 from common.errors import InputError
 from common.recipe import Optimization, check_range
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from common.runs.results import record_runs
 from pretrain import paper
 from pretrain.recipes import Block, Dataset, NetworkName, Recipe

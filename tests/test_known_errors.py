@@ -17,7 +17,7 @@ from common import FocusedDropout, focus_mask, focused_dropout
 from common.method.focused_training import participates
 from common.processes.ranks import World
 from common.recipe import Focus, Optimization
-from common.training.loop import Options, Stage, train
+from common.training.loop import Options, Task, train
 from pretrain.data.augment import ResidentImages
 from pretrain.data.image_sets import PixelSet
 from pretrain.networks import GROUPS, build_network, penultimate
@@ -160,7 +160,7 @@ def train_counting(precision: str = "fp32", **settings: float) -> Counting:
         accuracy = (logits.argmax(1) == batch[1]).float().mean()
         return {"loss": F.cross_entropy(logits, batch[1]), "accuracy": accuracy}
 
-    stage = Stage(
+    stage = Task(
         model=network,
         num_images=10,
         load=load,

@@ -21,7 +21,7 @@ class StepParts:
 
     Args:
         model: The network, on its device; with several ranks it is wrapped here.
-        loss: Means over a batch, as `Stage.loss`.
+        loss: Means over a batch, as `Task.loss`.
         optimizer: Over the network's parameters, in one group.
         settings: Precision and clipping.
         world: This process among its peers.

@@ -8,7 +8,8 @@ from torch import nn
 
 from common.errors import InputError
 from common.runs import checkpoints
-from common.runs.folder import read_description, read_json
+from common.runs.folder import read_description
+from common.storage import read_json
 
 Recipe = TypeVar("Recipe")
 

@@ -16,119 +16,20 @@ run.lock           held while a process works in the folder
 import contextlib
 import fcntl
 import json
-import os
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError
 from common.recipe import Recipe, from_json
-from common.storage import write_atomically
+from common.storage import read_json, to_json, write_json, write_text
 
 Resume = str
 """auto: go on where the folder has a run; never: refuse such a folder; a path: from that file."""
 
 _OURS = (".last.", ".best.", ".metrics.", ".recipe.", ".environment.", ".non_finite.")
 """How the temporary files of a run begin."""
-_PACKAGES = ("torch", "torchvision", "albumentations", "opencv-python-headless", "numpy")
-
-
-def describe_environment(device: str, world_size: int) -> dict[str, Any]:
-    """Return versions, hardware and command of this process, for the record."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]),
-        "commit": _commit(),
-        "python": platform.python_version(),
-        **{package: _version(package) for package in ("focused-dropout", *_PACKAGES)},
-        "platform": platform.platform(),
-        "cpu_count": os.cpu_count(),
-        "device": device,
-        "hardware": _hardware(device),
-        "world_size": world_size,
-    }
-
-
-def _program(path: Path) -> list[str]:
-    """Return what was typed to start a module of ours, or a command that was installed."""
-    return ["python", "-m", path.parent.name] if path.name == "__main__.py" else [path.name]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _hardware(device: str) -> str:
-    """Name the GPU, or the processor and its number of cores."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line for line in lines if line.startswith("model name")).partition(": ")[2]
-    return f"{name}, {os.cpu_count()} cores"
-
-
-def _commit() -> str | None:
-    """Return the commit of a checkout, marked where code differs from it; None elsewhere."""
-    commit = _git("rev-parse", "--short=12", "HEAD")
-    # Results and logs change with every run that is added to them.
-    changed = commit and _git(
-        "status", "--porcelain", "-uno", "--", ".", ":(exclude)*.csv", ":(exclude)*.gz"
-    )
-    return f"{commit}-dirty" if changed else commit
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parents[2],
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def to_json(value: object) -> str:
-    """Write a plain value as readable JSON, dataclasses and what holds them included."""
-    return json.dumps(value, indent=2, default=_fields) + "\n"
-
-
-def _fields(value: Any) -> dict[str, Any]:
-    return asdict(value)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError: If the file is missing or holds anything else.
-    """
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing: give the folder of a run of this stage") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return value
 
 
 def read_description(folder: Path, stage: str, kind: type[Recipe]) -> tuple[str, int, Recipe]:
@@ -186,7 +87,7 @@ class RunFolder:
                 )
             text = to_json(dict(description))
             if not (recipe.exists() and recipe.read_text() == text):
-                _write(recipe, text)
+                write_text(recipe, text)
         except BaseException:
             self.close()
             raise
@@ -234,15 +135,11 @@ class RunFolder:
         if self.checkpoint_exists() and path.exists():
             first = read_json(path)
             environment = {**first, "resumed": [*first.get("resumed", []), dict(environment)]}
-        _write(path, to_json(dict(environment)))
+        write_json(path, environment)
 
     def close(self) -> None:
         """Give the folder up."""
         self._lock.close()
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def _take_lock(path: Path) -> IO[str]:

@@ -1,88 +1,9 @@
 """What a run tells while it goes: a log for programs, a bar or lines for people."""
 
-import json
-import os
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-from common.errors import InputError
-from common.storage import write_atomically
-
-
-class MetricsLog:
-    """metrics.jsonl, and TensorBoard scalars where that package is installed.
-
-    Args:
-        folder: The run folder.
-        step: Optimizer steps done; records of later steps, from before a crash, are dropped.
-    """
-
-    def __init__(self, folder: Path, step: int = 0) -> None:
-        self.path = folder / "metrics.jsonl"
-        records = zip(_lines(self.path), read_metrics(folder), strict=True)
-        kept = [line for line, record in records if record["step"] <= step]
-        write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
-        self._unflushed = False
-        self._writer = _tensorboard(folder / "tensorboard", step)
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record; it has a "step", the number of optimizer steps done."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(dict(record)) + "\n")
-        self._unflushed = True
-        if self._writer is not None:
-            for name, value in record.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._writer.add_scalar(name, value, record["step"])
-
-    def flush(self) -> None:
-        """Wait until the disk has all records; a checkpoint that follows says that it has."""
-        if self._unflushed:
-            with self.path.open("a") as file:
-                os.fsync(file.fileno())
-            self._unflushed = False
-
-    def close(self) -> None:
-        """Flush the scalars."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _lines(path: Path) -> list[str]:
-    """Return the whole lines of a log; a crash can leave half of one at the end."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the records of a run.
-
-    Raises:
-        InputError: If a line is damaged.
-    """
-    path = folder / "metrics.jsonl"
-    records = []
-    for number, line in enumerate(_lines(path), start=1):
-        try:
-            record = json.loads(line)
-            record["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged in line {number}: remove that line") from error
-        records.append(record)
-    return records
 
 
 class Progress:

@@ -13,13 +13,14 @@ from common.processes.determinism import deterministic
 from common.processes.ranks import World
 from common.processes.signals import ending_at_once
 from common.recipe import Focus, Optimization
-from common.runs.folder import RunFolder, describe_environment
-from common.training.loop import Options, Stage, train
+from common.runs.environment import describe_environment
+from common.runs.folder import RunFolder
+from common.training.loop import Options, Task, train
 
 DRY_STEPS = 2
 _SHARED = ("evaluate_every", "dry_run", "deterministic", "resume")
 """Flags beside the description of a run that all ranks must have alike."""
-Build = Callable[[World], tuple[Stage, Mapping[str, Any]]]
+Build = Callable[[World], tuple[Task, Mapping[str, Any]]]
 """Makes the task, and what environment.json should say of it, once the folder is secured."""
 
 
@@ -58,7 +59,7 @@ def run(
     def once(flags: RunFlags, world: World) -> dict[str, float]:
         folder = _secure(flags, description, world)
         try:
-            stage, facts = build(world)
+            task, facts = build(world)
             if folder:
                 environment = describe_environment(str(world.device), world.size)
                 folder.record({**environment, "deterministic": flags.deterministic, **facts})
@@ -71,7 +72,7 @@ def run(
                 stop_step=DRY_STEPS if flags.dry_run else None,
                 overfit_batches=flags.overfit_batches,
             )
-            return train(stage, optimization, focus, world, folder, options)
+            return train(task, optimization, focus, world, folder, options)
         finally:
             if folder:
                 folder.close()

@@ -1,6 +1,6 @@
 """The training loop of both stages; it knows neither images nor boxes.
 
-A stage hands over its network and four functions (`Stage`). What happens at step t is a function of
+A task hands over its network and four functions (`Task`). What happens at step t is a function of
 (recipe, seed, t) and the checkpoint.
 """
 
@@ -35,18 +35,19 @@ from common.processes.signals import StopRequest, Terminated
 from common.recipe import Focus, Optimization, learning_rate
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
-from common.runs.progress import MetricsLog, Progress
+from common.runs.metrics_log import MetricsLog
+from common.runs.progress import Progress
 from common.training.epoch_means import EpochSums
 from common.training.non_finite import FiniteCheck
 from common.training.non_finite import (
     NonFiniteError as NonFiniteError,  # what callers of `train` catch
 )
 from common.training.task import Options as Options
-from common.training.task import Stage as Stage  # what callers of `train` make
+from common.training.task import Task as Task  # what callers of `train` make
 
 
 def train(
-    stage: Stage,
+    task: Task,
     settings: Optimization,
     focus_settings: Focus,
     world: World,
@@ -56,7 +57,7 @@ def train(
     """Train, evaluate and save until the last epoch; go on where a checkpoint left off.
 
     Args:
-        stage: The task.
+        task: Network, data, loss and evaluation.
         settings: Optimizer and schedule.
         focus_settings: FocusedDropout and magnified weight decay; the layer stands in the network.
         world: This process among its peers.
@@ -73,7 +74,7 @@ def train(
     """
     with (
         closing(StopRequest()) as stop,
-        closing(_Run(stage, settings, focus_settings, world, folder, options, stop)) as run,
+        closing(_Run(task, settings, focus_settings, world, folder, options, stop)) as run,
     ):
         return run.train()
 
@@ -83,7 +84,7 @@ class _Run:
 
     def __init__(
         self,
-        stage: Stage,
+        task: Task,
         settings: Optimization,
         focus_settings: Focus,
         world: World,
@@ -92,10 +93,10 @@ class _Run:
         stop: StopRequest,
     ) -> None:
         if settings.cuda_graphs:
-            refuse(settings, world, scheduled=stage.at_step is not None)
-        self.stage, self.settings, self.world = stage, settings, world
+            refuse(settings, world, scheduled=task.at_step is not None)
+        self.task, self.settings, self.world = task, settings, world
         self.folder, self.options, self.stop = folder, options, stop
-        num_images = stage.num_images
+        num_images = task.num_images
         if options.overfit_batches is not None:
             num_images = min(num_images, options.overfit_batches * settings.batch_size)
         self.sampling = Sampling(
@@ -105,8 +106,8 @@ class _Run:
             rank=world.rank,
             world_size=world.size,
             accumulate=settings.accumulate,
-            drawn_from=stage.num_images if num_images < stage.num_images else None,
-            groups=stage.groups,
+            drawn_from=task.num_images if num_images < task.num_images else None,
+            groups=task.groups,
         )
         self.steps_per_epoch = self.sampling.steps_per_epoch
         extents = gather(self._extent())
@@ -118,11 +119,11 @@ class _Run:
         self.planned_steps = self.total_steps = settings.epochs * self.steps_per_epoch
         if options.stop_step is not None:
             self.total_steps = min(self.planned_steps, options.stop_step)
-        self.optimizer = build_optimizer(stage.model, settings)
+        self.optimizer = build_optimizer(task.model, settings)
         self.focus: FocusedTraining | None = None
         if focus_settings.enabled:
             self.focus = FocusedTraining(
-                stage.model,
+                task.model,
                 self.optimizer,
                 focus_settings.participation_rate,
                 focus_settings.weight_decay,
@@ -137,13 +138,13 @@ class _Run:
         self.metrics: dict[str, float] = {}
         self.sums = EpochSums()
         decay = settings.ema_decay
-        self.average = WeightAverage(stage.model, decay) if decay else None
-        if self.average and stage.compile:
-            stage.compile(self.average.network())
-        self.parts = StepParts(stage.model, stage.loss, self.optimizer, settings, world)
+        self.average = WeightAverage(task.model, decay) if decay else None
+        if self.average and task.compile:
+            task.compile(self.average.network())
+        self.parts = StepParts(task.model, task.loss, self.optimizer, settings, world)
         self.scaling = self.parts.scaling
         self._resume()
-        self.finite = FiniteCheck(stage.model, world, folder.path if folder else None)
+        self.finite = FiniteCheck(task.model, world, folder.path if folder else None)
         self.graphed: GraphedStep | None = None
         if settings.cuda_graphs:
             self.graphed = GraphedStep(
@@ -164,13 +165,13 @@ class _Run:
     def train(self) -> dict[str, float]:
         # Once for both: the order of a large set takes a while to draw.
         plan, ahead = tee(self.sampling.micro_batches(self.step, self.total_steps))
-        batches = self.stage.load(ahead)
-        self.stage.model.train()
+        batches = self.task.load(ahead)
+        self.task.model.train()
         if any_rank(self.stop.asked, self.world.device):
             raise Terminated(f"ended on request before step {self.step}")
         if self.cut_short and self._at_epoch_end():
-            if self.stage.at_step:
-                self.stage.at_step((self.step - 1) / self.planned_steps)
+            if self.task.at_step:
+                self.task.at_step((self.step - 1) / self.planned_steps)
             self._end_epoch()
         while self.step < self.total_steps:
             self._train_step([next(plan) for _ in range(self.settings.accumulate)], batches)
@@ -183,7 +184,7 @@ class _Run:
                 self._end_on_request()
             if late:
                 self._save()
-        return self.metrics | {f"best_{self.stage.metric}": self.best}
+        return self.metrics | {f"best_{self.task.metric}": self.best}
 
     def _late(self) -> bool:
         return time.monotonic() - self.saved_at > self.options.checkpoint_minutes * 60
@@ -199,8 +200,8 @@ class _Run:
     def _train_step(self, plan: list[MicroBatch], batches: Iterator[Any]) -> None:
         """Run one optimizer step over this rank's micro-batches."""
         self.finite.begin(self.step, plan)
-        if self.stage.at_step:
-            self.stage.at_step(self.step / self.planned_steps)
+        if self.task.at_step:
+            self.task.at_step(self.step / self.planned_steps)
         lr = learning_rate(self.settings, self.step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -223,7 +224,7 @@ class _Run:
                 self.sums.add(self.parts.clip(), images, count=False)
                 self.finite.check(self.sums, self.step)
                 self.parts.update()
-        average_statistics(self.stage.model)
+        average_statistics(self.task.model)
         if self.scaling and self.scaling.failed:
             self.finite.stop(["the gradient of too many fp16 steps in a row"], self.step)
         if self.average:
@@ -269,10 +270,10 @@ class _Run:
             record["scaler_skips"] = self.scaling.end_epoch()
         self.sums = EpochSums()
         record |= metrics
-        is_best = bool(metrics) and metrics[self.stage.metric] > self.best
+        is_best = bool(metrics) and metrics[self.task.metric] > self.best
         if metrics:
             self.metrics = metrics
-            self.best = max(self.best, metrics[self.stage.metric])
+            self.best = max(self.best, metrics[self.task.metric])
         if self.log:
             self.log.write(record)
         shown = {k: v for k, v in record.items() if isinstance(v, float) and k != "seconds"}
@@ -289,7 +290,7 @@ class _Run:
         self._start_clock()
 
     def _evaluated(self) -> nn.Module:
-        return self.average.network() if self.average else self.stage.model
+        return self.average.network() if self.average else self.task.model
 
     def _evaluate(self) -> dict[str, float]:
         """Score the network; if the run is to end, save the state from before instead."""
@@ -298,8 +299,8 @@ class _Run:
         share_buffers(network)
         metrics: dict[str, float] = {}
         with suppress(Terminated):
-            metrics = self.stage.evaluate(network.eval())
-        self.stage.model.train()
+            metrics = self.task.evaluate(network.eval())
+        self.task.model.train()
         if any_rank(self.stop.asked, self.world.device):
             checkpoints.restore_random_state(before, self.world.device)
             self._end_on_request()
@@ -316,8 +317,8 @@ class _Run:
     def _extent(self) -> dict[str, int | str]:
         """Return what gives a step its images; a short last batch can depend on the ranks."""
         return {
-            "num_images": self.stage.num_images,
-            "data": self.stage.data,
+            "num_images": self.task.num_images,
+            "data": self.task.data,
             "steps_per_epoch": self.steps_per_epoch,
         }
 
@@ -337,7 +338,7 @@ class _Run:
         sums = self.sums.state()
         focus = self._focus_counts()
         if self.folder:
-            state = self._weights(self.stage.model) | {
+            state = self._weights(self.task.model) | {
                 "optimizer": self.optimizer.state_dict(),
                 **self._extent(),
                 "best": self.best,
@@ -369,7 +370,7 @@ class _Run:
             for name, value in self._extent().items():
                 if state[name] != value:
                     raise ValueError(f"{name} was {state[name]}, is now {value}")
-            self.stage.model.load_state_dict(state["model"])
+            self.task.model.load_state_dict(state["model"])
             load_optimizer(self.optimizer, state["optimizer"])
             if self.average:
                 self.average.restore(state["average"])

@@ -1,7 +1,6 @@
 """Ending a training whose values became NaN or infinite, with the images that may be at fault."""
 
 import contextlib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import nn
 from common.errors import InputError
 from common.images.sampling import MicroBatch
 from common.processes.ranks import World, any_rank, gather
-from common.storage import write_atomically
+from common.storage import write_json
 from common.training.epoch_means import EpochSums
 
 POLL_STEPS = 10
@@ -88,8 +87,7 @@ class FiniteCheck:
             path = self._folder / "non_finite.json"
             record = {"step": step, "non_finite": bad, "steps": steps}
             with contextlib.suppress(InputError):  # a full disk is not the news
-                text = json.dumps(record, indent=2) + "\n"
-                write_atomically(path, lambda file: file.write(text.encode()))
+                write_json(path, record)
         images = [index for one in steps for part in one["images"] for index in part]
         more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
         since = "" if step == first else f", or up to {step - first} before"

@@ -10,7 +10,7 @@ from common.images.sampling import MicroBatch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Task:
     """What the loop needs to know of a task."""
 
     model: nn.Module

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from common.runs.folder import read_json, to_json
-from common.storage import write_atomically
+from common.storage import read_json, write_atomically, write_json
 from common.weights.layouts import Layout, check_ending, encode
 from common.weights.reading import read_weights
 from common.weights.resnets import TORCHVISION, is_body, recognise
@@ -64,7 +63,7 @@ def write_backbone(content: bytes, card: Mapping[str, Any], path: Path) -> dict[
         os.fsync(file.fileno())  # a full disk shows here, before the old card goes
         # The card comes before the weights: were they to end apart, it would tell of other weights
         # or of none, and neither is taken.
-        write_atomically(card_path(path), lambda beside: beside.write(to_json(complete).encode()))
+        write_json(card_path(path), complete)
 
     write_atomically(path, write)
     return complete

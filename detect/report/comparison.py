@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.runs.folder import read_json
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
+from common.storage import read_json
 from detect.data.voc import VocImage, read_classes, read_split
 from detect.scoring.analysis import Analysis
 from detect.scoring.bootstrap import Interval, paired_bootstrap

@@ -33,11 +33,6 @@ _COLOURS = charts.Colours(
 _BACKGROUND = "#ffffff"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
 # ---- numbers ------------------------------------------------------------------------------------
 
 

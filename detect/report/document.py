@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.storage import write_text
 from detect.report.comparison import Comparison, Run, read_runs
-from detect.report.data_files import to_csv, to_json, write_charts, write_text
+from detect.report.data_files import to_csv, to_json, write_charts
 from detect.report.sections.diagrams import curves, errors, training
 from detect.report.sections.gallery import galleries
 from detect.report.sections.provenance import run_settings, speed

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from common.storage import write_atomically
+from common.storage import write_text
 from detect.scoring.coco import NAMES, score_coco
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.voc import score_voc
@@ -35,4 +35,4 @@ def write_metrics(metrics: dict[str, Any], file: Path) -> None:
     """Writes metrics as JSON; what is not counted becomes null."""
     file.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
-    write_atomically(file, lambda target: target.write(content.encode()))
+    write_text(file, content)

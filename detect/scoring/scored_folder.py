@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.runs.folder import describe_environment, read_json, to_json
-from common.storage import write_atomically
+from common.runs.environment import describe_environment
+from common.storage import read_json, write_json
 from detect.data.voc import VocImage, read_classes, read_split
 from detect.scoring.analysis import analyse, compare
 from detect.scoring.detections import Detections, GroundTruth, ground_truth, read_detections
@@ -94,8 +94,8 @@ def score_into(
     write_metrics(analysis, out / "analysis.json")
     evaluation = {**facts, "data": str(data.resolve()), "split": split}
     evaluation |= {"images": len(truth.image_ids), "classes": list(truth.classes)}
-    content = to_json(evaluation).encode()  # the last of the three: with it the folder is whole
-    write_atomically(out / "evaluation.json", lambda file: file.write(content))
+    # The last of the three: with it the folder is whole.
+    write_json(out / "evaluation.json", evaluation)
     return metrics
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.images.decoding import decode_image
-from common.storage import write_atomically
+from common.storage import write_text
 from pretrain.data.file_paths import encode
 from pretrain.data.shard_cache import CACHE, fetch_index, fetch_shard
 
@@ -318,4 +318,4 @@ def write_index(data: ShardSet, made_from: str | None) -> None:
         "samples": {"name": names, "class": data.labels.tolist(), **columns},
     }
     text = json.dumps(index, separators=(",", ":"))
-    write_atomically(data.folder / INDEX, lambda file: file.write(text.encode()))
+    write_text(data.folder / INDEX, text)

@@ -7,9 +7,8 @@ from typing import Any
 
 from common.errors import InputError
 from common.runs.finished import FinishedRun, open_run
-from common.runs.folder import read_json
-from common.runs.progress import read_metrics
-from common.storage import write_atomically
+from common.runs.metrics_log import read_metrics
+from common.storage import read_json, write_text
 from common.weights.backbone import preprocessing, save_backbone, write_backbone
 from common.weights.layouts import check_ending
 from common.weights.resnets import TORCHVISION
@@ -59,7 +58,7 @@ def export_run(
     else:
         card = save_backbone(run.state["model"], card, out, layout)  # type: ignore[arg-type]
     text = model_card(card, rows)
-    write_atomically(markdown_path(out), lambda file: file.write(text.encode()))
+    write_text(markdown_path(out), text)
     return card
 
 

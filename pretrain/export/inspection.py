@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import InputError
-from common.runs.folder import read_json
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
+from common.storage import read_json
 from common.weights import reading
 from common.weights.backbone import card_path, fingerprint, read_card
 from common.weights.detectron2 import read_detectron2

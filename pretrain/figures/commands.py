@@ -27,9 +27,9 @@ from common.processes import ranks
 from common.processes.ranks import World, sum_over_ranks
 from common.runs.finished import FinishedRun, open_run
 from common.runs.folder import read_description
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from common.runs.results import flat
-from common.storage import write_atomically
+from common.storage import write_text
 from pretrain.data.augment import normalize
 from pretrain.data.datasets import load
 from pretrain.evaluate import build_classifier
@@ -419,5 +419,5 @@ def write_csv(out: Path, header: Sequence[str], rows: Sequence[Sequence[object]]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *rows])
     path = out.with_suffix(".csv")
-    write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+    write_text(path, text.getvalue())
     return path

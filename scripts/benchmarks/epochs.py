@@ -20,7 +20,7 @@ from common.processes import memory
 from common.processes.ranks import World
 from common.recipe import Focus
 from common.runs.folder import RunFolder
-from common.training.loop import Options, Stage, train
+from common.training.loop import Options, Task, train
 from pretrain.data.augment import ResidentImages
 from pretrain.networks import build_network
 from pretrain.task import Batch, classification_loss
@@ -52,7 +52,7 @@ def one(settings: Settings) -> Run:
             yield resident.train_batch(micro_batch.epoch, micro_batch.indices[:TAKEN])
 
     network = build_network("cifar-resnet20", len(data.classes))
-    stage = Stage(
+    task = Task(
         model=network.to(settings.device).to(memory_format=torch.channels_last),
         num_images=images,
         load=lambda micro_batches: times.watch(load(micro_batches)),
@@ -63,7 +63,7 @@ def one(settings: Settings) -> Run:
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(Path(path), {"stage": "benchmark"})
         optimization = replace(recipe.optimization, epochs=steps * epochs // per_epoch)
-        train(stage, optimization, Focus(), World(settings.device), folder, Options())
+        train(task, optimization, Focus(), World(settings.device), folder, Options())
         folder.close()
     run = Run.of(times, settings.device)
     of_epoch, host = ([of_step * steps for of_step in its] for its in (run.seconds, run.host))

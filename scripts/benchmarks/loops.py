@@ -25,7 +25,7 @@ from common.images.sampling import MicroBatch
 from common.processes import memory
 from common.processes.ranks import World
 from common.recipe import Focus
-from common.training.loop import Options, Stage, train
+from common.training.loop import Options, Task, train
 from pretrain.data.augment import CIFAR10_MEAN, CIFAR10_STD, ResidentImages
 from pretrain.data.image_sets import PixelSet
 from pretrain.networks import build_network
@@ -120,7 +120,7 @@ def train_ours(
     network.to(world.device).to(memory_format=torch.channels_last)
     if backend:
         network.compile(dynamic=False, backend=backend)
-    stage = Stage(
+    task = Task(
         model=network,
         num_images=times.batches * recipe.optimization.batch_size,
         load=lambda micro_batches: times.watch(load(micro_batches)),
@@ -128,7 +128,7 @@ def train_ours(
         evaluate=lambda model: {"val_accuracy": 0.0},
         metric="val_accuracy",
     )
-    train(stage, recipe.optimization, Focus(), world, None, Options())
+    train(task, recipe.optimization, Focus(), world, None, Options())
 
 
 def recipe_for(network: str, batch: int, precision: Precision, *, graphed: bool = False) -> Recipe:

@@ -18,7 +18,7 @@ from common.runs.over_seeds import (
     power,
     seeds_needed,
 )
-from common.storage import write_atomically
+from common.storage import write_atomically, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "python scripts/reproduce.py"
@@ -175,7 +175,7 @@ def run_evidence(argv: list[str]) -> None:
     text = flags.readme.read_text()
     text = replace_part(text, "short answer", short_answer(rows))
     text = replace_part(text, "planned trainings", planned_table(rows["pretrain"]))
-    write_atomically(flags.readme, lambda file: file.write(text.encode()))
+    write_text(flags.readme, text)
     print(f"wrote {flags.readme}")
 
 
@@ -338,7 +338,7 @@ def draw(claim: Claim, rows: Sequence[Row], out: Path) -> Path:
         write_atomically(
             out, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata=metadata)
         )
-    write_atomically(out.with_suffix(".csv"), lambda file: file.write(table.encode()))
+    write_text(out.with_suffix(".csv"), table)
     return out
 
 

@@ -8,8 +8,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.runs.metrics_log import read_metrics
 from common.runs.over_seeds import mean_and_deviation
-from common.runs.progress import read_metrics
 from pretrain import paper
 from pretrain.figures.captions import caption, describe_trainings, sweep_shows
 from pretrain.figures.commands import write_csv

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.errors import InputError
-from common.runs.folder import to_json
+from common.storage import to_json
 from detect.recipes import RECIPES
 from detect.results import Row, row_of
 

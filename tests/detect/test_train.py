@@ -12,7 +12,7 @@ from torch import Tensor
 
 from common.recipe import Focus
 from common.runs.checkpoints import load as load_checkpoint
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from detect import __main__ as command
 from detect.evaluate import title_of
 from detect.recipes import RECIPES, Recipe

@@ -28,7 +28,7 @@ from torch.optim.optimizer import (
 
 from common.command import cli
 from common.runs import checkpoints
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 
 with suppress(ImportError):  # as late, by the log
     import torch.utils.tensorboard

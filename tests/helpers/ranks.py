@@ -18,7 +18,7 @@ from common.images.sampling import MicroBatch
 from common.processes.ranks import World
 from common.recipe import Focus, Optimization
 from common.training import launch
-from common.training.loop import Stage
+from common.training.loop import Task
 
 IMAGES = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 SETTINGS = Optimization(lr=0.1, batch_size=4, epochs=4)  # 10 steps an epoch
@@ -41,9 +41,9 @@ def train_rank(out: Path, hook: Hook, rank: int, **flags: Any) -> None:
         added = hook(rank, now) or 0.0
         return {"loss": F.cross_entropy(network(batch[0]), batch[1]) + added}
 
-    def build(world: World) -> tuple[Stage, dict[str, Any]]:
+    def build(world: World) -> tuple[Task, dict[str, Any]]:
         torch.manual_seed(0)
-        stage = Stage(
+        stage = Task(
             model=nn.Linear(3, 3),
             num_images=40,
             load=load,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from common.runs import checkpoints
-from common.runs.folder import to_json
+from common.storage import to_json
 from pretrain.networks import build_network
 from pretrain.recipes import RECIPES
 

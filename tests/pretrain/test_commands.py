@@ -18,7 +18,7 @@ import torch
 import torchvision.models as models
 from safetensors.torch import load_file
 
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from pretrain import __main__ as command
 from pretrain.recipes import RECIPES
 

@@ -15,7 +15,7 @@ from common.method.controls import InParticipatingSteps
 from common.method.dropout import FocusedDropout
 from common.method.focused_training import participates
 from common.processes.ranks import World
-from common.training.loop import Options, Stage, train
+from common.training.loop import Options, Task, train
 from pretrain import paper
 from pretrain.networks import GROUPS, Stem, build_network, penultimate
 from pretrain.networks.cifar_resnet import CifarResNet
@@ -191,7 +191,7 @@ def test_two_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         for micro_batch in micro_batches:  # type: ignore[attr-defined]
             yield images[micro_batch.indices], labels[micro_batch.indices]
 
-    stage = Stage(
+    stage = Task(
         model=network,
         num_images=8,
         load=batches,  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from common.runs.folder import to_json
+from common.storage import to_json
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.results import Row, changes, describe_changes, row_of
 

@@ -30,9 +30,9 @@ from common.processes.ranks import World
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from common.training import loop
-from common.training.loop import NonFiniteError, Options, Stage
+from common.training.loop import NonFiniteError, Options, Task
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 CPU = torch.device("cpu")
@@ -155,7 +155,7 @@ class Trainer:
                 labels = LABELS[micro_batch.indices].to(self.device)
                 yield images * (float("nan") if number == poisoned else 1.0), labels
 
-        stage = Stage(
+        stage = Task(
             model=model,
             num_images=len(IMAGES),
             load=load,
@@ -370,7 +370,7 @@ def test_refuses_nothing_else() -> None:
 def test_the_loop_refuses(at_step: Callable[[float], None] | None) -> None:
     """On a CPU for want of a GPU, elsewhere for a schedule."""
     world = World(CPU if at_step is None else torch.device("cuda"))
-    stage = Stage(
+    stage = Task(
         model=network(),
         num_images=21,
         load=lambda micro_batches: iter(()),

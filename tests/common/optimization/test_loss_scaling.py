@@ -22,9 +22,9 @@ from common.processes.signals import Terminated
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from common.training import loop
-from common.training.loop import Options, Stage
+from common.training.loop import Options, Task
 from common.training.non_finite import NonFiniteError
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def train(
     def load(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
         return ((IMAGES[m.indices], LABELS[m.indices]) for m in micro_batches)
 
-    stage = Stage(
+    stage = Task(
         model=model,
         num_images=len(IMAGES),
         load=load,

@@ -21,10 +21,11 @@ from common.processes.signals import Terminated
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.finished import open_run
-from common.runs.folder import RunFolder, to_json
-from common.runs.progress import read_metrics
+from common.runs.folder import RunFolder
+from common.runs.metrics_log import read_metrics
+from common.storage import to_json
 from common.training import loop
-from common.training.loop import Options, Stage
+from common.training.loop import Options, Task
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
@@ -64,7 +65,7 @@ class Run:
     def __call__(
         self, path: Path, settings: Optimization = SETTINGS, **options: Any
     ) -> dict[str, Any]:
-        stage = Stage(
+        stage = Task(
             model=self.model,
             num_images=len(IMAGES),
             load=self.load,

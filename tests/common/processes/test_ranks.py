@@ -33,8 +33,8 @@ from common.processes.signals import Terminated
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
-from common.runs.progress import read_metrics
-from common.training.loop import Options, Stage, train
+from common.runs.metrics_log import read_metrics
+from common.training.loop import Options, Task, train
 from pretrain.recipes import RECIPES
 from pretrain.task import Split, evaluate
 
@@ -81,7 +81,7 @@ def run(
         right = (logits.argmax(1) == batch[1]).double().mean()
         return {"loss": F.cross_entropy(logits, batch[1]), "accuracy": right}
 
-    task = Stage(
+    task = Task(
         model=model,
         num_images=len(IMAGES),
         load=load,

@@ -28,9 +28,9 @@ from common.processes.signals import StopRequest, Terminated, ending_at_once, st
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from common.training import launch, loop
-from common.training.loop import Options, Stage
+from common.training.loop import Options, Task
 from detect.data.batches import Images
 from detect.data.voc import Annotation, VocImage
 from detect.recipes import toy_retinanet
@@ -254,7 +254,7 @@ def train(
             loss = F.cross_entropy(network(IMAGES).float(), LABELS).item()
         return {"val_score": 99.0 if stopped else -loss, "val_drawn": drawn, "val_done": done}
 
-    stage = Stage(
+    stage = Task(
         model=model,
         num_images=len(IMAGES),
         load=load,

@@ -16,7 +16,9 @@ import torch
 
 from common.errors import InputError
 from common.recipe import Focus
-from common.runs.folder import RunFolder, describe_environment, read_json, to_json
+from common.runs.environment import describe_environment
+from common.runs.folder import RunFolder
+from common.storage import read_json, to_json
 
 DESCRIPTION: dict[str, Any] = {
     "stage": "pretrain",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from common.runs.progress import MetricsLog, Progress, read_metrics
+from common.runs.metrics_log import MetricsLog, read_metrics
+from common.runs.progress import Progress
 
 
 def write(folder: Path, *steps: int) -> None:

@@ -22,7 +22,7 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.training import loop
-from common.training.loop import Options, Stage
+from common.training.loop import Options, Task
 
 # Of torch 2.11, whose compiler looks there itself.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -98,7 +98,7 @@ def train(path: Path, settings: Optimization = SETTINGS, focus: Focus = FOCUS) -
         with torch.inference_mode():
             return {"val_score": -F.cross_entropy(network(IMAGES), LABELS).item()}
 
-    stage = Stage(
+    stage = Task(
         model=model,
         num_images=len(IMAGES),
         load=load,

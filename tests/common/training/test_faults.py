@@ -33,9 +33,9 @@ from common.processes.signals import Terminated
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
-from common.runs.progress import MetricsLog
+from common.runs.metrics_log import MetricsLog
 from common.training import loop
-from common.training.loop import Options, Stage
+from common.training.loop import Options, Task
 
 CPU = World(torch.device("cpu"))
 NEVER = faults.Moments(10**9)
@@ -77,7 +77,7 @@ def task(
     moments: Any = NEVER,
     hook: Hook = lambda step: None,
     sign: int = 1,
-) -> Stage:
+) -> Task:
     """Make a task that draws from every generator and writes down which steps took part."""
     now = -1
     sampling = Sampling(num_images=21, batch_size=settings.batch_size, seed=0)
@@ -109,7 +109,7 @@ def task(
         score = sign * network.get_buffer("num_batches_tracked").item()
         return {"val_score": score, "val_loss": loss}
 
-    return Stage(
+    return Task(
         model=model,
         num_images=len(images),
         load=load,

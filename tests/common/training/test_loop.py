@@ -24,10 +24,10 @@ from common.processes.ranks import World
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from common.training import loop
 from common.training.epoch_means import EpochSums
-from common.training.loop import Options, Stage
+from common.training.loop import Options, Task
 from common.training.non_finite import FiniteCheck, NonFiniteError
 
 CPU = torch.device("cpu")
@@ -75,7 +75,7 @@ def evaluate(model: nn.Module) -> dict[str, float]:
         return {"val_score": -F.cross_entropy(model(IMAGES), LABELS).item()}
 
 
-def stage(model: nn.Module, hook: Hook | None = None) -> Stage:
+def stage(model: nn.Module, hook: Hook | None = None) -> Task:
     """Make a task; `hook` gets the number of the loss call, from 0, and the network."""
     calls = 0
 
@@ -91,7 +91,7 @@ def stage(model: nn.Module, hook: Hook | None = None) -> Stage:
             "accuracy": (logits.argmax(1) == labels).double().mean(),
         }
 
-    return Stage(
+    return Task(
         model=model,
         num_images=len(IMAGES),
         load=load,
@@ -103,7 +103,7 @@ def stage(model: nn.Module, hook: Hook | None = None) -> Stage:
 
 def train(
     path: Path,
-    task: Stage,
+    task: Task,
     settings: Optimization = SETTINGS,
     focus: Focus = FOCUS,
     **options: Any,
@@ -252,7 +252,7 @@ def test_overfitting_uses_the_same_few_images_only(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------- what is kept
 
 
-def scripted(task: Stage, scores: list[float], kept: list[dict[str, Tensor]]) -> Stage:
+def scripted(task: Task, scores: list[float], kept: list[dict[str, Tensor]]) -> Task:
     """Let the evaluations give these scores, and keep the weights they saw."""
 
     def evaluate(model: nn.Module) -> dict[str, float]:

@@ -25,9 +25,9 @@ from common.processes.signals import StopRequest, Terminated
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from common.training import loop
-from common.training.loop import Options, Stage
+from common.training.loop import Options, Task
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -79,7 +79,7 @@ def batches_seen(model: nn.Module) -> float:
     return model.get_buffer("norm.num_batches_tracked").item()
 
 
-def stage(model: nn.Module, hook: Hook = lambda call: None) -> Stage:
+def stage(model: nn.Module, hook: Hook = lambda call: None) -> Task:
     """Make a task; `hook` gets the number of the loss call, from 0."""
     calls = 0
 
@@ -91,7 +91,7 @@ def stage(model: nn.Module, hook: Hook = lambda call: None) -> Stage:
         right = (logits.argmax(1) == batch[1]).float().mean()
         return {"loss": F.cross_entropy(logits, batch[1]), "accuracy": right}
 
-    return Stage(
+    return Task(
         model=model,
         num_images=len(IMAGES),
         load=load,
@@ -102,7 +102,7 @@ def stage(model: nn.Module, hook: Hook = lambda call: None) -> Stage:
 
 
 def train(
-    path: Path, task: Stage, settings: Optimization = SETTINGS, **options: Any
+    path: Path, task: Task, settings: Optimization = SETTINGS, **options: Any
 ) -> dict[str, float]:
     folder = RunFolder(path, {"stage": "test"}, options.get("resume", "auto"))
     try:

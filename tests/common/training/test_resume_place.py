@@ -14,7 +14,7 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.training import loop
-from common.training.loop import Options, Stage
+from common.training.loop import Options, Task
 
 CPU = World(torch.device("cpu"))
 
@@ -30,7 +30,7 @@ def train_until(path: Path, stop: int, num_images: int) -> list[tuple[int, int]]
     def loss(network: nn.Module, batch: Tensor) -> dict[str, Tensor]:
         return {"loss": network(batch).square().mean()}
 
-    stage = Stage(
+    stage = Task(
         model=nn.Linear(1, 1),
         num_images=num_images,
         load=partial(stream, draw, collate=torch.stack, workers=0, device=CPU.device),

@@ -162,6 +162,6 @@ def test_the_data_fingerprint_tells_files_of_equal_sizes_apart(devkit):
 
 
 def test_scoring_does_not_wait_for_torch():
-    code = "import sys, detect.evaluation; sys.exit('torch' in sys.modules)"
+    code = "import sys, detect.scoring.scored_folder; sys.exit('torch' in sys.modules)"
     root = Path(command.__file__).parents[2]
     assert subprocess.run([sys.executable, "-c", code], cwd=root, check=False).returncode == 0

@@ -23,7 +23,7 @@ from common.errors import InputError
 from common.images.sampling import MicroBatch
 from common.method.dropout import focus_mask
 from common.processes.ranks import World
-from common.runs.progress import read_metrics
+from common.runs.metrics_log import read_metrics
 from pretrain.evaluate import evaluate_run
 from pretrain.figures import commands as looking
 from pretrain.figures.commands import choose_images, class_activation_maps, look, run_labels, views
