@@ -17,7 +17,7 @@ from common.weights.backbone import save_backbone
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / name for name in ("README.md", "common/method/README.md", "pretrain/README.md")]
-FILES += [ROOT / "detect" / "README.md", ROOT / "scripts" / "README.md"]
+FILES += [ROOT / name / "README.md" for name in ("detect", "scripts", "tests")]
 README = FILES[0].read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
 

@@ -154,7 +154,9 @@ class EvidenceFlags:
     """What is written where."""
 
     readme: Path = ROOT / "README.md"
-    """Its parts between <!-- NAME --> and <!-- /NAME --> are written anew."""
+    """What it has between <!-- short answer --> and <!-- /short answer --> is written anew."""
+    planned: Path = ROOT / "pretrain" / "README.md"
+    """Likewise, between <!-- planned trainings --> and <!-- /planned trainings -->."""
     pictures: Path = ROOT / PICTURES
     """Folder of the pictures and their numbers."""
 
@@ -172,11 +174,12 @@ def run_evidence(argv: list[str]) -> None:
     for claim in CLAIMS:
         if claim.difference(rows[claim.stage]):
             print(f"wrote {draw(claim, rows[claim.stage], flags.pictures / f'{claim.name}.png')}")
-    text = flags.readme.read_text()
-    text = replace_part(text, "short answer", short_answer(rows))
-    text = replace_part(text, "planned trainings", planned_table(rows["pretrain"]))
-    write_text(flags.readme, text)
-    print(f"wrote {flags.readme}")
+    for path, name, part in (
+        (flags.readme, "short answer", short_answer(rows)),
+        (flags.planned, "planned trainings", planned_table(rows["pretrain"])),
+    ):
+        write_text(path, replace_part(path.read_text(), name, part))
+        print(f"wrote {path}")
 
 
 def replace_part(text: str, name: str, part: str) -> str:
@@ -187,7 +190,7 @@ def replace_part(text: str, name: str, part: str) -> str:
     """
     start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
-        raise InputError(f"the README must have {start.strip()} and {end} once each")
+        raise InputError(f"it must have {start.strip()} and {end} once each")
     head, rest = text.split(start)
     return head + start + part + end + rest.split(end)[1]
 

@@ -94,15 +94,15 @@ def test_a_part_is_put_between_its_marks() -> None:
 
 
 def test_the_command_writes_a_readme_and_its_pictures(call_command: Call, tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    marks = [
-        f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("short answer", "planned trainings")
-    ]
-    readme.write_text("head\n" + "".join(marks))
-    given = ["--readme", str(readme), "--pictures", str(tmp_path / "pictures")]
+    readme, planned = (tmp_path / name for name in ("README.md", "planned.md"))
+    for path, name in ((readme, "short answer"), (planned, "planned trainings")):
+        path.write_text(f"head\n<!-- {name} -->\n<!-- /{name} -->\n")
+    given = ["--readme", str(readme), "--planned", str(planned)]
+    given += ["--pictures", str(tmp_path / "pictures")]
     code, out, err = call_command(reproduce, "evidence", *given)
     assert (code, err) == (0, "")
     assert readme.read_text().startswith("head\n<!-- short answer -->\n| what we ran")
+    assert planned.read_text().startswith("head\n<!-- planned trainings -->\n| arm |")
     pictures = sorted(path.name for path in (tmp_path / "pictures").glob("*.png"))
     assert pictures == sorted(
         f"{path.name}" for path in (evidence.ROOT / evidence.PICTURES).glob("*.png")
