@@ -320,7 +320,7 @@ def test_the_readme_is_what_the_command_writes() -> None:
         (README, "short answer", evidence.short_answer(rows)),
         (PRETRAIN, "planned trainings", evidence.planned_table(rows["pretrain"])),
     ):
-        assert evidence.replace_part(text, name, part) == text
+        assert evidence.replace_part(text, name, part, ROOT) == text
 
 
 # ---- the claims one by one ----------------------------------------------------------------------

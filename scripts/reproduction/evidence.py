@@ -171,26 +171,29 @@ def run_evidence(argv: list[str]) -> None:
         f"table of the planned trainings, all from the rows.\n\nexample: {PROGRAM} evidence",
     )
     rows = {stage: read_rows(stage) for stage in ("pretrain", "detect")}
+    parts = (
+        (flags.readme, "short answer", short_answer(rows)),
+        (flags.planned, "planned trainings", planned_table(rows["pretrain"])),
+    )
+    # All are made before one is written: a file without its marks leaves nothing half done.
+    texts = [(path, replace_part(path.read_text(), name, part, path)) for path, name, part in parts]
     for claim in CLAIMS:
         if claim.difference(rows[claim.stage]):
             print(f"wrote {draw(claim, rows[claim.stage], flags.pictures / f'{claim.name}.png')}")
-    for path, name, part in (
-        (flags.readme, "short answer", short_answer(rows)),
-        (flags.planned, "planned trainings", planned_table(rows["pretrain"])),
-    ):
-        write_text(path, replace_part(path.read_text(), name, part))
+    for path, text in texts:
+        write_text(path, text)
         print(f"wrote {path}")
 
 
-def replace_part(text: str, name: str, part: str) -> str:
-    """Put a part between its two marks.
+def replace_part(text: str, name: str, part: str, path: Path) -> str:
+    """Put a part between its two marks; `path` is the file in question, for the message.
 
     Raises:
         InputError: If the marks are not there.
     """
     start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if text.count(start) != 1 or text.count(end) != 1:
-        raise InputError(f"it must have {start.strip()} and {end} once each")
+        raise InputError(f"{path} must have {start.strip()} and {end} once each: put them in")
     head, rest = text.split(start)
     return head + start + part + end + rest.split(end)[1]
 
@@ -314,22 +317,24 @@ def draw(claim: Claim, rows: Sequence[Row], out: Path) -> Path:
         axes = figure.subplots()
         gaps = [after[seed] - before[seed] for seed in seeds]
         axes.plot(range(len(seeds)), gaps, "o", color=COLOURS[0], label="a pair")
-        place = len(seeds) + 0.2
-        half = 0.0 if found.low is None else found.mean - found.low
-        axes.errorbar(
-            [place],
-            [found.mean],
-            [half],
-            fmt="s",
-            capsize=4,
-            color=COLOURS[1],
-            label="mean, 95% interval",
-        )
+        places = {float(place): f"seed {seed}" for place, seed in enumerate(seeds)}
+        if found.low is not None:  # of one pair there is no mean to speak of
+            place = len(seeds) + 0.2
+            places[place] = "mean"
+            axes.errorbar(
+                [place],
+                [found.mean],
+                [found.mean - found.low],
+                fmt="s",
+                capsize=4,
+                color=COLOURS[1],
+                label="mean, 95% interval",
+            )
         axes.axhline(0, color="#222222", linewidth=0.8)
         axes.axhline(claim.paper, color=COLOURS[2], linewidth=1, linestyle="--")
         axes.plot([], [], color=COLOURS[2], linestyle="--", label=f"the paper's +{claim.paper:.2f}")
-        axes.set_xticks([*range(len(seeds)), place], [*(f"seed {s}" for s in seeds), "mean"])
-        axes.set_xlim(-0.5, place + 0.5)
+        axes.set_xticks(list(places), list(places.values()))
+        axes.set_xlim(-0.5, max(places) + 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.set_ylabel("points")
         plain(axes)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import reproduce
-from PIL import Image
+from PIL import Image, ImageColor
 from reproduction import evidence
 
 from common.errors import InputError
 from common.runs.over_seeds import Difference
+from pretrain.figures.drawings import COLOURS
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -82,15 +83,27 @@ def test_a_picture_carries_its_numbers(tmp_path: Path) -> None:
     ]
     with Image.open(out) as image:
         assert image.info["Description"] == text
+    assert has_a_mean(out)
     evidence.draw(evidence.TENTH, rows((0.70, 0.71)), out)  # one pair: no interval
     assert out.with_suffix(".csv").read_text().splitlines()[-2:] == ["low,,,", "high,,,"]
+    assert not has_a_mean(out)
+
+
+def has_a_mean(picture: Path) -> bool:
+    """Look for the colour of the mean and its interval."""
+    with Image.open(picture) as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or []}
+    return ImageColor.getrgb(COLOURS[1]) in colours
 
 
 def test_a_part_is_put_between_its_marks() -> None:
     text = "a\n<!-- x -->\nold\n<!-- /x -->\nb\n"
-    assert evidence.replace_part(text, "x", "new\n") == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
-    with pytest.raises(InputError, match="must have <!-- y -->"):
-        evidence.replace_part(text, "y", "new\n")
+    assert (
+        evidence.replace_part(text, "x", "new\n", Path("a.md"))
+        == "a\n<!-- x -->\nnew\n<!-- /x -->\nb\n"
+    )
+    with pytest.raises(InputError, match=r"a\.md must have <!-- y -->"):
+        evidence.replace_part(text, "y", "new\n", Path("a.md"))
 
 
 def test_the_command_writes_a_readme_and_its_pictures(call_command: Call, tmp_path: Path) -> None:
@@ -108,6 +121,20 @@ def test_the_command_writes_a_readme_and_its_pictures(call_command: Call, tmp_pa
         f"{path.name}" for path in (evidence.ROOT / evidence.PICTURES).glob("*.png")
     )
     assert all(f"wrote {tmp_path / 'pictures' / name}" in out for name in pictures)
+
+
+@pytest.mark.parametrize("missing", [True, False], ids=["no file", "no marks"])
+def test_nothing_is_written_where_the_readme_cannot_be(
+    call_command: Call, tmp_path: Path, missing: bool
+) -> None:
+    readme = tmp_path / "README.md"
+    if not missing:
+        readme.write_text("no marks\n")
+    given = ["--readme", str(readme), "--pictures", str(tmp_path / "pictures")]
+    code, out, err = call_command(reproduce, "evidence", *given)
+    assert (code, out) == (2, "")
+    assert str(readme) in err
+    assert not (tmp_path / "pictures").exists()
 
 
 def test_power_of_a_deviation(call_command: Call) -> None:
