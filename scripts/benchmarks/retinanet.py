@@ -28,13 +28,13 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from benchmarks.floors import Work, floors, rates
+from benchmarks.frozen_norm import compare_norms
 from benchmarks.measure import Comparison, Settings, duration
 from benchmarks.timing import elapsed, take_turns
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
 from common.processes import memory
 from detect.data.batches import Images, Targets
-from detect.network.frozen_norm import freeze_norms
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.recipes import Detector
 
@@ -341,53 +341,6 @@ def compare_compiled(case: Case, device: torch.device, *, tiny: bool) -> Compari
     return replace(compared, notes={COMPILED: f"first step {duration(first)}"})
 
 
-class FunctionalNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is not typed
-    """torchvision's frozen norm by the library's kernel, which keeps bfloat16 maps as they are."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W)."""
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )
-
-
-def norm_bodies(body: str) -> dict[str, nn.Module]:
-    """Return a ResNet body with frozen norms done in three ways, of equal weights."""
-    made: dict[str, nn.Module] = {"folded": models.get_model(body, weights=None)}
-    for parameter in made["folded"].named_parameters():
-        parameter[1].requires_grad_("bn" not in parameter[0] and "downsample.1" not in parameter[0])
-    state = made["folded"].state_dict()
-    freeze_norms(made["folded"])
-    kinds = {"F.batch_norm": FunctionalNorm, "FrozenBatchNorm2d": FrozenBatchNorm2d}
-    for name, kind in kinds.items():
-        made[name] = models.get_model(body, weights=None, norm_layer=kind)
-        made[name].load_state_dict(
-            {key: value for key, value in state.items() if "num_batches" not in key}
-        )
-    return {name: network.to(memory_format=torch.channels_last) for name, network in made.items()}
-
-
-def compare_norms(case: Case, device: torch.device) -> Comparison:
-    """Time forward and backward of the body with each kind of frozen norm."""
-    side = -(-case.short // 32) * 32
-    images = torch.randn(case.batch, 3, side, side, device=device)
-    images = images.to(memory_format=torch.channels_last)
-
-    def forward_backward(network: nn.Module) -> None:
-        with precision(case, device):
-            out = network(images)
-        out.float().sum().backward()
-        network.zero_grad()
-
-    bodies = {name: network.to(device) for name, network in norm_bodies(case.body).items()}
-    calls = {name: partial(forward_backward, network) for name, network in bodies.items()}
-    return Comparison(
-        case=f"frozen norm: {case.body} body, {case.batch} of {side}x{side}, {case.precision}",
-        **vars(take_turns(calls, case.rounds, device, warm_up=1)),
-        faster={"F.batch_norm": 1.0},
-    )
-
-
 def choose(settings: Settings) -> list[Case]:
     """Return the cases of this machine, or the one that is named.
 
@@ -416,4 +369,12 @@ def run(settings: Settings) -> Iterator[Comparison]:
             yield from compare(case, settings.device)
     if not settings.compiled:
         for case in cases:
-            yield compare_norms(case, settings.device)
+            side = -(-case.short // 32) * 32
+            images = torch.randn(case.batch, 3, side, side, device=settings.device)
+            yield compare_norms(
+                case.body,
+                images.to(memory_format=torch.channels_last),
+                case.rounds,
+                partial(precision, case, settings.device),
+                case.precision,
+            )

@@ -561,7 +561,7 @@ def test_detectors_have_the_same_losses_and_detections(part: Any) -> None:
 
 
 def test_frozen_norms_compute_the_same(part: Any) -> None:
-    bodies = part("retinanet").norm_bodies("resnet18")
+    bodies = part("frozen_norm").norm_bodies("resnet18")
     x = torch.randn(2, 3, 64, 64)
     outputs = [network(x) for network in bodies.values()]
     assert len(outputs) == 3
