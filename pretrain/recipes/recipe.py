@@ -1,0 +1,107 @@
+"""What a recipe holds: a classifier, a data set, one way to train."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from common.recipe import Focus, Optimization, check_range
+
+Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet"]
+NetworkName = Literal[
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "cifar-resnet20",
+    "cifar-resnet56",
+    "cifar-resnet110",
+    "vgg19-bn",
+    "densenet100-bc",
+    "wrn-28-10",
+]
+Block = Literal["basic", "bottleneck", "bottleneck-6n"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Images:
+    """Training images and their augmentation."""
+
+    dataset: Dataset
+    """Layout: CIFAR-10 archive or folders, Tiny ImageNet, or class folders."""
+    size: int
+    """Side of the network's input, pixels."""
+    crop: Literal["pad", "resized"]
+    """Random crop: of the zero-padded image, or RandomResizedCrop read from files."""
+    padding: int = 4
+    """Zeros around the image before a pad crop, pixels."""
+    min_scale: float = 0.08
+    """Smallest share of the area that a resized crop takes."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """Who decodes training images for a resized crop: the workers, or nvJPEG, to other pixels."""
+    num_classes: int | None = None
+    """Use the first N classes only; None: all."""
+    held_out: int = 0
+    """Training images kept back to choose the epoch by; 0: the validation images choose."""
+    held_out_by_seed: bool = False
+    """Choose them by the run's seed; otherwise every run keeps back the same ones."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "size num_classes", low=1)
+        check_range(self, "padding held_out")
+        check_range(self, "min_scale", high=1, above=True)
+        if self.decode == "gpu" and self.crop != "resized":
+            raise ValueError("images.decode gpu goes with images.crop resized")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dropout:
+    """A dropout that the paper compares with; off by default."""
+
+    kind: Literal["none", "dropout", "spatial-dropout", "dropblock"] = "none"
+    """Drops single units, whole channels, or square blocks of a channel."""
+    after: tuple[str, ...] = ()
+    """Submodules whose output it acts on, such as layer2, pool4 or transition2."""
+    steps: Literal["all", "participating"] = "all"
+    """All steps, or those alone whose weight decay is magnified: a control, not in the paper."""
+    rate: float = 0.1
+    """Share of the units that is dropped."""
+    block_size: int = 7
+    """Side of DropBlock's blocks, units."""
+    linear: bool = True
+    """DropBlock's rate rises linearly from 0 over the whole training."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "rate", high=1)
+        check_range(self, "block_size", low=1)
+        if (self.kind == "none") != (not self.after):
+            raise ValueError("a dropout needs both a kind and the groups it stands after")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One classifier, one data set, one way to train."""
+
+    network: NetworkName
+    """Architecture."""
+    stem: Literal["imagenet", "no-pool", "small"] = "imagenet"
+    """First layers of resnet18 to resnet101: stride 4, 2 (no pooling) or 1."""
+    block: Block | None = None
+    """Blocks of a cifar-resnet: depth 6n+2, 9n+2, or bottlenecks counted 6n+2; None: as usual."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+    images: Images
+    optimization: Optimization
+    focus: Focus = field(default_factory=Focus)
+    dropout: Dropout = field(default_factory=Dropout)
+
+    def __post_init__(self) -> None:
+        check_range(self, "label_smoothing", high=1)
+        if self.dropout.steps == "participating" and not self.focus.enabled:
+            raise ValueError(
+                "a dropout in the participating steps needs steps that take part: give "
+                "--focus.weight-decay as well"
+            )
+
+
+def focused(recipe: Recipe, after: str) -> Recipe:
+    """Add the paper's method: FocusedDropout and magnified weight decay, 10% of the steps."""
+    return replace(recipe, focus=Focus(after=after, weight_decay=1e-3))
