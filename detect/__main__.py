@@ -1,7 +1,6 @@
 """`python -m detect`: fine-tune, evaluate, score and report detectors."""
 
 import inspect
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import tyro
 
 from common.command import cli
 from common.command.flags import RunFlags
+from common.processes import launcher
 from common.recipe import check_range
 from common.storage import read_json, to_json
 from detect.recipes import RECIPES, Recipe
@@ -182,7 +182,7 @@ def _evaluate(argv: list[str]) -> None:
         flags.device,
         flags.workers,
     )
-    if os.environ.get("RANK", "0") == "0":
+    if launcher.is_main():
         _print(metrics, flags.out)
 
 

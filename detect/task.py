@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.images.decoding import read_image
-from common.images.loading import SkipBad, stream
+from common.images.loading import Reading, stream
 from common.images.sampling import MicroBatch
 from common.images.transfer import transferred
 from common.optimization.optimizer import autocast
@@ -44,20 +44,21 @@ Batch = tuple[Images, Targets]
 
 
 def training_batches(
-    images: Sequence[VocImage],
-    recipe: Recipe,
-    *,
-    seed: int,
-    workers: int,
-    device: torch.device,
-    skip: SkipBad | None = None,
+    images: Sequence[VocImage], recipe: Recipe, reading: Reading, *, seed: int
 ) -> Callable[[Iterable[MicroBatch]], Iterator[Batch]]:
     """Return what reads, augments, resizes and delivers the training images of a recipe."""
     read = partial(_read_train, _Reader(images, recipe), seed)
 
     def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
-        loaded = stream(read, micro_batches, collate, workers=workers, device=device, skip=skip)
-        return (to_device(batch, device) for batch in transferred(loaded, device))
+        loaded = stream(
+            read,
+            micro_batches,
+            collate,
+            workers=reading.workers,
+            device=reading.device,
+            skip=reading.skip(len(images)),
+        )
+        return (to_device(batch, reading.device) for batch in transferred(loaded, reading.device))
 
     return batches
 

@@ -13,7 +13,6 @@ from torch import nn
 from common.command.flags import RunFlags
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
-from common.images.loading import default_workers, skip_bad
 from common.optimization.optimizer import place_focused_dropout
 from common.processes.ranks import World
 from common.training import launch
@@ -90,7 +89,7 @@ def _build(
     if not images:
         raise InputError(f"{flags.data}: {recipe.train_split} lists no images")
     test = EvaluationSet.of(test_images[:_DRY_IMAGES] if flags.dry_run else test_images, classes)
-    workers = default_workers() if flags.workers is None else flags.workers
+    reading = launch.reading(flags, world)
     torch.manual_seed(flags.seed)
     pixels = card.get("preprocessing") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     if not isinstance(pixels, Mapping) or any(
@@ -114,16 +113,9 @@ def _build(
         model=network,
         num_images=len(images),
         data=blake2b("\n".join(ids).encode(), digest_size=8).hexdigest(),
-        load=training_batches(
-            images,
-            recipe,
-            seed=flags.seed,
-            workers=workers,
-            device=world.device,
-            skip=skip_bad(flags, len(images)),
-        ),
+        load=training_batches(images, recipe, reading, seed=flags.seed),
         loss=detection_loss,
-        evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=workers),
+        evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=reading.workers),
         metric="val_map_11point",
         compile=BatchedRetinaNet.compile_parts if recipe.optimization.compile else None,
         groups=aspect_groups(images) if recipe.group_by_aspect else None,

@@ -1,7 +1,6 @@
 """`python -m pretrain`: train, evaluate, export, inspect and look at classifiers."""
 
 import inspect
-import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import tyro
 
 from common.command import cli
 from common.command.flags import RunFlags
+from common.processes import launcher
 from common.recipe import check_range
 from common.storage import to_json
 from pretrain.recipes import RECIPES, Recipe
@@ -165,7 +165,7 @@ def _evaluate(argv: list[str]) -> None:
     from pretrain.evaluate import evaluate_run
 
     result = evaluate_run(flags.run, flags.data, flags.checkpoint, flags.device, flags.workers)
-    if os.environ.get("RANK", "0") == "0":
+    if launcher.is_main():
         print(to_json(result), end="")
 
 

@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from common.errors import InputError
-from common.images.loading import default_workers
+from common.images.loading import Reading, default_workers
 from common.processes import ranks
 from common.runs.finished import FinishedRun, open_run
 from common.storage import write_json
+from pretrain.data.splits import open_split
 from pretrain.networks import build_network
 from pretrain.recipes import Recipe
-from pretrain.task import evaluate, open_split
+from pretrain.task import evaluate
 
 
 def build_classifier(run: FinishedRun[Recipe]) -> nn.Module:
@@ -38,14 +39,16 @@ def evaluate_run(
     """
     run = open_run(folder, "pretrain", Recipe, checkpoint)
     with ranks.start(device) as world:
+        reading = Reading(
+            workers=default_workers() if workers is None else workers, device=world.device
+        )
         split = open_split(
-            run.recipe,
+            run.recipe.images,
             data,
             "val",
+            reading,
             training=False,
             seed=run.seed,
-            workers=default_workers() if workers is None else workers,
-            device=world.device,
             cache=folder.resolve().parent,
         )
         if list(split.classes) != run.fact("classes"):

@@ -10,17 +10,17 @@ from torch import nn
 
 from common.command.flags import RunFlags
 from common.errors import InputError
-from common.images.loading import default_workers, skip_bad
 from common.method.controls import InParticipatingSteps
 from common.method.dropout import FocusedDropout
 from common.optimization.optimizer import compile_network, place_focused_dropout
 from common.processes.ranks import World
 from common.training import launch
 from common.training.loop import Task
+from pretrain.data.splits import Split, open_split
 from pretrain.networks import build_network
 from pretrain.networks.dropouts import place_dropouts, set_progress
 from pretrain.recipes import Recipe
-from pretrain.task import Split, classification_loss, evaluate, open_split
+from pretrain.task import classification_loss, evaluate
 
 
 def run(name: str, recipe: Recipe, flags: RunFlags) -> dict[str, float]:
@@ -125,13 +125,11 @@ def _try_dropouts(network: nn.Module, recipe: Recipe) -> None:
 
 def _open(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:
     return open_split(
-        recipe,
+        recipe.images,
         flags.data,
         split,
+        launch.reading(flags, world),
         training=split == "train",
         seed=flags.seed,
-        workers=default_workers() if flags.workers is None else flags.workers,
-        device=world.device,
         cache=None if flags.dry_run else flags.out.resolve().parent,
-        skip=partial(skip_bad, flags) if split == "train" else None,
     )

@@ -20,10 +20,11 @@ from common.recipe import Focus, Optimization
 from common.training.loop import Options, Task, train
 from pretrain.data.augment import ResidentImages
 from pretrain.data.image_sets import PixelSet
+from pretrain.data.splits import Split
 from pretrain.networks import GROUPS, build_network, penultimate
 from pretrain.recipes import RECIPES
 from pretrain.results import Row
-from pretrain.task import Split, evaluate
+from pretrain.task import evaluate
 from pretrain.train import build_model
 
 CPU = World(device=torch.device("cpu"))

@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from common.errors import InputError, outcome
+from common.processes import launcher
 
 _TAIL = ("Argument helptext", "For full helptext")
 Args = TypeVar("Args")
@@ -137,7 +138,7 @@ def print_recipes(recipes: Mapping[str, object], argv: Sequence[str], program: s
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
     """Print a line of metrics, on one rank."""
-    if os.environ.get("RANK", "0") == "0":
+    if launcher.is_main():
         print(" ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.images.decoding import decode_image, read_content
 from common.images.headers import read_header
+from common.processes.launcher import usable_cores
 
 _CHUNK = 16
 _SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
@@ -130,7 +131,7 @@ class Report:
             label: Name of the bar.
             unit: What they are; anything but images is not counted as such.
         """
-        workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        workers = usable_cores() if workers is None else workers
         images = range(len(paths))
         results = map(check, images) if workers == 0 else _in_processes(check, paths, workers)
         # disable=None: no bar where nobody watches.

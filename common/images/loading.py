@@ -2,7 +2,6 @@
 
 import atexit
 import multiprocessing
-import os
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
@@ -15,9 +14,9 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.command.flags import RunFlags
 from common.errors import InputError, ReaderKilled, SourceError
 from common.images.sampling import MicroBatch
+from common.processes.launcher import cores_of_a_rank
 
 Key = tuple[int, int]
 """Epoch and position of an image: all that its augmentation may depend on, beside the seed."""
@@ -75,12 +74,24 @@ class SkipBad:
             print(f"skipped, {len(known) + 1} of at most {self.limit}: {message}", flush=True)
 
 
-def skip_bad(flags: RunFlags, num_images: int) -> SkipBad | None:
-    """Return what --skip-bad allows; nothing in a dry run, which leaves no record behind."""
-    if flags.skip_bad == 0 or flags.dry_run:
-        return None
-    record = flags.out / "unreadable.txt"
-    return SkipBad(limit=flags.skip_bad, num_images=num_images, record=record)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """How images are read from files."""
+
+    workers: int
+    """Processes; 0: none but this one."""
+    device: torch.device
+    """Where batches go."""
+    skip_bad: int = 0
+    """Leave to train past so many unreadable images."""
+    record: Path | None = None
+    """Text file of those found."""
+
+    def skip(self, num_images: int) -> SkipBad | None:
+        """Return the leave to skip images of a data set, if there is any."""
+        if not self.skip_bad or self.record is None:
+            return None
+        return SkipBad(limit=self.skip_bad, num_images=num_images, record=self.record)
 
 
 class Keyed(Dataset[tuple[Item | None, list[Bad]]]):
@@ -209,6 +220,4 @@ def _start_worker(_: int) -> None:
 
 def default_workers() -> int:
     """Choose the number of workers of a rank: its share of the cores, at most 16."""
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min((cores or 1) // local_ranks, 16))
+    return min(cores_of_a_rank(), 16)

@@ -17,6 +17,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
 from common.errors import InputError, PeerFailed, outcome
+from common.processes import launcher
 from common.processes.signals import ignore_requests
 
 T = TypeVar("T")
@@ -63,9 +64,8 @@ def start(device: str = "auto", timeout_minutes: float = TIMEOUT_MINUTES) -> Ite
         PeerFailed: In place of what a collective raises, if another rank has ended.
         SystemExit: In place of an error that another rank, ending alike, has told already.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
-    place = _device(device, int(os.environ.get("LOCAL_RANK", "0")), distributed=size > 1)
+    size, rank = launcher.size(), launcher.rank()
+    place = _device(device, launcher.local_rank(), distributed=size > 1)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if size == 1:

@@ -8,6 +8,7 @@ from typing import Any
 
 from common.command.flags import RunFlags
 from common.errors import InputError
+from common.images.loading import Reading, default_workers
 from common.processes import memory, ranks
 from common.processes.determinism import deterministic
 from common.processes.ranks import World
@@ -94,6 +95,16 @@ def run(
         if world.is_main:
             print("dry run: two steps, evaluation, save and load went well; nothing is kept")
         return metrics
+
+
+def reading(flags: RunFlags, world: World) -> Reading:
+    """Say how training images are read; a dry run skips none, for it leaves no record behind."""
+    return Reading(
+        workers=default_workers() if flags.workers is None else flags.workers,
+        device=world.device,
+        skip_bad=0 if flags.dry_run else flags.skip_bad,
+        record=flags.out / "unreadable.txt",
+    )
 
 
 def _secure(flags: RunFlags, description: Mapping[str, Any], world: World) -> RunFolder | None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
+from common.processes import launcher
 from common.storage import read_json, write_atomically, write_json
 from common.weights.layouts import Layout, check_ending, encode
 from common.weights.reading import read_weights
@@ -133,7 +134,7 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
             f"{path} holds a {found}, but the recipe builds a {architecture}: {remedy} another file"
         )
     taken = weights.describe()
-    if taken and os.environ.get("RANK", "0") == "0":
+    if taken and launcher.is_main():
         print(f"{path}: {taken}", flush=True)
     return weights.tensors, card
 

@@ -33,6 +33,11 @@ class FileSet:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
 
+    @property
+    def described(self) -> str:
+        """What results say they were trained on."""
+        return f"{self.paths[0].suffix} files"
+
     def read(self, index: int) -> bytes:
         """Read an image's file; InputError names one that cannot be read."""
         path = self.paths[index]
@@ -59,6 +64,11 @@ class PixelSet:
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+
+    @property
+    def described(self) -> str:
+        """What results say they were trained on."""
+        return "archive"
 
 
 Data = TypeVar("Data", bound=FileSet | PixelSet | ShardSet)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.images.loading import default_workers
+from common.images.loading import Reading, default_workers
 from common.images.sampling import MicroBatch
 from common.method.dropout import focus_mask
 from common.optimization.optimizer import autocast
@@ -32,6 +32,7 @@ from common.runs.results import flat
 from common.storage import write_text
 from pretrain.data.augment import normalize
 from pretrain.data.datasets import load
+from pretrain.data.splits import Split, open_split
 from pretrain.evaluate import build_classifier
 from pretrain.figures.captions import (
     cams_show,
@@ -51,7 +52,7 @@ from pretrain.figures.drawings import (
 )
 from pretrain.networks import penultimate
 from pretrain.recipes import Recipe
-from pretrain.task import Split, open_split, pixel_statistics
+from pretrain.task import pixel_statistics
 
 FigureName = Literal["channels", "cam", "curves", "keep-ratio"]
 MIDDLE_GAMMA = 0.45
@@ -247,13 +248,12 @@ def _open_val(
     """Open the validation images, which must be the same for all runs."""
     first = runs[0]
     split = open_split(
-        first.recipe,
+        first.recipe.images,
         data,
         "val",
+        Reading(workers=default_workers() if workers is None else workers, device=world.device),
         training=False,
         seed=first.seed,
-        workers=default_workers() if workers is None else workers,
-        device=world.device,
         cache=first.folder.resolve().parent,
     )
     for run in runs:

@@ -22,8 +22,9 @@ from common.recipe import Focus
 from common.runs.folder import RunFolder
 from common.training.loop import Options, Task, train
 from pretrain.data.augment import ResidentImages
+from pretrain.data.splits import Batch
 from pretrain.networks import build_network
-from pretrain.task import Batch, classification_loss
+from pretrain.task import classification_loss
 
 LOOPS = ("short", "long")
 TAKEN = 8

@@ -23,9 +23,10 @@ from torchvision.io import decode_jpeg
 from benchmarks.loader import find_photos
 from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import StepTimes, take_turns
+from common.images.loading import Reading
 from common.images.sampling import MicroBatch
+from pretrain.data.splits import open_split
 from pretrain.recipes import RECIPES
-from pretrain.task import open_split
 
 Decoder = Literal["cpu", "gpu"]
 SIZES = ((375, 500), (500, 375), (333, 500), (400, 600))
@@ -72,16 +73,8 @@ def feed(
     """Read batches to the device; return the seconds of an image, region by region."""
     recipe = RECIPES["imagenet-resnet50"]()
     recipe = replace(recipe, images=replace(recipe.images, decode=decoder))
-    split = open_split(
-        recipe,
-        root,
-        "train",
-        training=True,
-        seed=0,
-        workers=workers,
-        device=device,
-        cache=None,
-    )
+    reading = Reading(workers=workers, device=device)
+    split = open_split(recipe.images, root, "train", reading, training=True, seed=0)
     # Each worker holds two batches ready at the start, which took no time.
     times = StepTimes(device, STEPS * workers, REGIONS, warm_up=2 * workers + 1)
     indices = np.arange(times.batches * batch).reshape(-1, batch) % split.num_images

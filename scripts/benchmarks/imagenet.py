@@ -19,8 +19,8 @@ from benchmarks.measure import Comparison, Run, Settings
 from benchmarks.timing import StepTimes
 from common.images.sampling import MicroBatch
 from common.processes.ranks import World
+from pretrain.data.splits import Batch
 from pretrain.networks import build_network
-from pretrain.task import Batch
 
 ON_CPU = ("ours", "torchvision")
 ON_GPU = ("ours", "ours-graphed", "ours-tuned", "torchvision", "torchvision-channels_last")

@@ -28,9 +28,10 @@ from common.recipe import Focus
 from common.training.loop import Options, Task, train
 from pretrain.data.augment import CIFAR10_MEAN, CIFAR10_STD, ResidentImages
 from pretrain.data.image_sets import PixelSet
+from pretrain.data.splits import Batch
 from pretrain.networks import build_network
 from pretrain.recipes import RECIPES, Recipe
-from pretrain.task import Batch, classification_loss
+from pretrain.task import classification_loss
 
 Load = Callable[[Iterable[MicroBatch]], Iterator[Any]]
 Precision = Literal["fp32", "bf16"]

@@ -29,8 +29,8 @@ from detect.scoring.error_kinds import analyse_errors
 from detect.scoring.voc import score_voc
 from pretrain.data.augment import ResidentImages, train_image
 from pretrain.data.datasets import class_folders
+from pretrain.data.splits import Batch
 from pretrain.networks import build_network
-from pretrain.task import Batch
 
 LOOPS = ("rank",)
 WARM_UP = 3

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from common.errors import InputError
+from common.processes.launcher import usable_cores
 from common.processes.signals import Terminated
 
 _GPU_BYTES = 12 * 2**30
@@ -55,9 +56,9 @@ def find_slots(device: str, count: int | None, wanted: int) -> list[Slot]:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        at_once = max(1, min(count or cores or 1, wanted))
-        threads = {"OMP_NUM_THREADS": str(max(1, (cores or 1) // at_once))}
+        cores = usable_cores()
+        at_once = max(1, min(count or cores, wanted))
+        threads = {"OMP_NUM_THREADS": str(max(1, cores // at_once))}
         return [Slot("cpu", threads)] * at_once
     if not torch.cuda.is_available():
         raise InputError(f"--device {device}: this machine has no GPU that torch can use")

@@ -15,6 +15,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.models.detection.transform import resize_boxes
 
+from common.images.loading import Reading
 from common.images.sampling import MicroBatch
 from common.processes import ranks
 from common.processes.ranks import World, gather_rows
@@ -29,6 +30,7 @@ from detect.task import EvaluationSet, aspect_groups, detect, evaluate, training
 
 CPU = torch.device("cpu")
 WORLD = World(CPU)
+READING = Reading(workers=0, device=CPU)
 TOY = toy_retinanet()
 SHAPES = [(20, 30), (30, 20), (20, 30), (25, 30), (20, 30)]
 
@@ -159,7 +161,7 @@ def test_training_images_are_resized_with_their_boxes(tmp_path: Path) -> None:
     sizes = (20, 30, 40)
     images = voc_images(tmp_path, [(20, 30), (40, 20)], [[2, 4, 10, 12]])
     recipe = replace(tiny(train_sizes=sizes, max_size=70), augmentation=Augmentation(flip=0.0))
-    batches = training_batches(images, recipe, seed=3, workers=0, device=CPU)
+    batches = training_batches(images, recipe, READING, seed=3)
     plan = [MicroBatch(epoch, np.array([0, 1]), 1.0) for epoch in range(6)]
     drawn = set()
     for epoch, (resized, targets) in enumerate(batches(plan)):
@@ -182,7 +184,7 @@ def test_objects_marked_difficult_are_trained_on_as_the_recipe_says(
     annotation = replace(image.annotation, difficult=np.array([True, False]))
     recipe = replace(tiny(), difficult=difficult)
     images = [replace(image, annotation=annotation)]
-    batches = training_batches(images, recipe, seed=0, workers=0, device=CPU)
+    batches = training_batches(images, recipe, READING, seed=0)
     ((_, targets),) = batches([MicroBatch(0, np.array([0]), 1.0)])
     assert targets.labels[targets.valid].tolist() == ([0, 1] if difficult else [1])
 

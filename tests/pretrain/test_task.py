@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from common.command.flags import RunFlags
+from common.images.loading import Reading
 from common.images.sampling import MicroBatch
 from common.processes.ranks import World
 from pretrain import task, train
+from pretrain.data.splits import Split, open_split
 from pretrain.recipes import RECIPES, Recipe
-from pretrain.task import Split, evaluate, open_split
+from pretrain.task import evaluate
 
 CPU = World(device=torch.device("cpu"))
 RECIPE = RECIPES["cifar10-resnet20"]()
@@ -112,16 +114,8 @@ def test_what_is_kept_back_follows_the_seed_only_where_asked(tmp_path: Path, by_
     images = replace(RECIPE.images, held_out=20, held_out_by_seed=by_seed)
 
     def shades(seed: int, part: str) -> set[int]:
-        split = open_split(
-            replace(RECIPE, images=images),
-            tmp_path,
-            part,
-            training=False,
-            seed=seed,
-            workers=0,
-            device=CPU.device,
-            cache=None,
-        )
+        reading = Reading(workers=0, device=CPU.device)
+        split = open_split(images, tmp_path, part, reading, training=False, seed=seed)
         every = np.arange(split.num_images)
         (batch,) = split.load([MicroBatch(epoch=0, indices=every, share=1.0)])
         return set(batch[0][:, 0, 0, 0].tolist())

@@ -18,11 +18,12 @@ import pytest
 import torch
 
 from common.errors import InputError
+from common.images.loading import Reading
 from common.images.sampling import Sampling
 from pretrain.data.datasets import class_folders, load
 from pretrain.data.shards import ShardSet, open_shards, read_index
+from pretrain.data.splits import Split, open_split
 from pretrain.recipes import RECIPES
-from pretrain.task import Split, open_split
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "make_shards.py"
 NAMES = ("a-b.jpg", "a.jpg", "A.JPEG", "dot.ted.jpg", "10.png", "9.png")
@@ -61,16 +62,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 def split_of(root: Path, split: str, *, training: bool) -> Split:
     recipe = RECIPES["imagenet-resnet50"]()
     recipe = replace(recipe, images=replace(recipe.images, size=32))
-    return open_split(
-        recipe,
-        root,
-        split,
-        training=training,
-        seed=5,
-        workers=0,
-        device=torch.device("cpu"),
-        cache=None,
-    )
+    reading = Reading(workers=0, device=torch.device("cpu"))
+    return open_split(recipe.images, root, split, reading, training=training, seed=5)
 
 
 # ---- packing ----

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from common.command.flags import RunFlags
 from common.errors import InputError, SourceError
-from common.images.loading import SkipBad, skip_bad, stream
+from common.images.loading import SkipBad, stream
 from common.images.sampling import MicroBatch, Sampling
+from common.processes.ranks import World
+from common.training import launch
 
 CPU = torch.device("cpu")
 
@@ -169,9 +171,12 @@ def test_the_flag(tmp_path: Path) -> None:
     def flags(**given: int) -> RunFlags:
         return RunFlags(data=tmp_path, out=tmp_path / "run", **given)  # type: ignore[arg-type]
 
-    assert skip_bad(flags(), 9) is None
-    assert skip_bad(flags(skip_bad=3, dry_run=True), 9) is None
-    assert skip_bad(flags(skip_bad=3), 9) == SkipBad(
+    def skip(**given: int) -> SkipBad | None:
+        return launch.reading(flags(**given), World(CPU)).skip(9)
+
+    assert skip() is None
+    assert skip(skip_bad=3, dry_run=True) is None
+    assert skip(skip_bad=3) == SkipBad(
         limit=3, num_images=9, record=tmp_path / "run/unreadable.txt"
     )
     with pytest.raises(ValueError, match=r"skip.bad"):

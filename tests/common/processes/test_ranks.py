@@ -35,8 +35,9 @@ from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.training.loop import Options, Task, train
+from pretrain.data.splits import Split
 from pretrain.recipes import RECIPES
-from pretrain.task import Split, evaluate
+from pretrain.task import evaluate
 
 PIXELS = torch.randint(0, 256, (21, 3, 6, 6), generator=torch.Generator().manual_seed(0))
 IMAGES, LABELS = PIXELS.double() / 128 - 1, torch.arange(21) % 7

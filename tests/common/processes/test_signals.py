@@ -35,8 +35,8 @@ from detect.data.batches import Images
 from detect.data.voc import Annotation, VocImage
 from detect.recipes import toy_retinanet
 from detect.task import EvaluationSet, detect
+from pretrain.data.splits import Split
 from pretrain.recipes import RECIPES
-from pretrain.task import Split
 from pretrain.task import evaluate as evaluate_classifier
 
 CPU = World(torch.device("cpu"))

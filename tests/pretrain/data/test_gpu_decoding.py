@@ -1,7 +1,6 @@
 """Decoding on the GPU, on a CPU: the same functions, with torchvision's own decoder for nvJPEG."""
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,14 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from common.errors import InputError
+from common.images.loading import Reading
 from common.images.sampling import MicroBatch
-from pretrain import task
-from pretrain.data import gpu_decoding
+from pretrain.data import gpu_decoding, splits
 from pretrain.data.augment import draw_crop, eval_image, train_image
 from pretrain.data.gpu_decoding import check_gpu_decoding, collate_files, decode_batch, read_item
 from pretrain.data.image_sets import FileSet
-from pretrain.recipes import RECIPES, Images
-from pretrain.task import Split, open_split
+from pretrain.data.splits import Split, open_split
+from pretrain.recipes import Images
 
 CPU = torch.device("cpu")
 SEED, EPOCH = 3, 2
@@ -132,16 +131,15 @@ def test_damage_that_nobody_can_decode_is_told(files: Path) -> None:
 
 def split_of(root: Path, *, training: bool, workers: int = 0) -> Split:
     images = Images(dataset="imagenet", size=24, crop="resized", decode="gpu")
-    recipe = replace(RECIPES["imagenet-resnet50"](), images=images)
-    how = {"training": training, "seed": SEED, "workers": workers, "device": CPU, "cache": None}
-    return open_split(recipe, root, "train", **how)  # type: ignore[arg-type]
+    reading = Reading(workers=workers, device=CPU)
+    return open_split(images, root, "train", reading, training=training, seed=SEED)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_split_is_decoded_in_batches(
     files: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:
-    monkeypatch.setattr(task, "check_gpu_decoding", lambda device: None)
+    monkeypatch.setattr(splits, "check_gpu_decoding", lambda device: None)
     split = split_of(files, training=True, workers=workers)
     assert split.source == ".jpg files, nvJPEG"
     data = file_set(files)

@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from common.errors import InputError, SourceError
 from common.images import downloading
 from common.images.downloading import Patience
+from common.images.loading import Reading
 from common.images.sampling import Sampling
 from pretrain.data import shards
 from pretrain.data.datasets import load
 from pretrain.data.image_sets import decode, hold_out, select_classes
 from pretrain.data.shards import ShardSet, open_shards, read_index
+from pretrain.data.splits import Split, open_split
 from pretrain.recipes import RECIPES
-from pretrain.task import Split, open_split
 
 CLASSES = ["cat", "dog", "owl"]
 Index = dict[str, Any]
@@ -136,16 +137,8 @@ def test_train_in_shards_and_val_in_folders(root: Path) -> None:
 def split_of(root: Path, size: int, crop: str, *, training: bool) -> Split:
     recipe = RECIPES["imagenet-resnet50"]()
     images = replace(recipe.images, size=size, crop=crop)  # type: ignore[arg-type]
-    return open_split(
-        replace(recipe, images=images),
-        root,
-        "train",
-        training=training,
-        seed=0,
-        workers=0,
-        device=torch.device("cpu"),
-        cache=None,
-    )
+    reading = Reading(workers=0, device=torch.device("cpu"))
+    return open_split(images, root, "train", reading, training=training, seed=0)
 
 
 def test_a_resumed_epoch_reads_each_of_its_images_once(

@@ -24,6 +24,7 @@ from common.images.sampling import MicroBatch
 from common.method.dropout import focus_mask
 from common.processes.ranks import World
 from common.runs.metrics_log import read_metrics
+from pretrain.data.splits import Batch, Split
 from pretrain.evaluate import evaluate_run
 from pretrain.figures import commands as looking
 from pretrain.figures.commands import choose_images, class_activation_maps, look, run_labels, views
@@ -39,7 +40,7 @@ from pretrain.figures.drawings import (
 )
 from pretrain.networks import build_network
 from pretrain.recipes import RECIPES, Recipe
-from pretrain.task import Batch, Split, pixel_statistics
+from pretrain.task import pixel_statistics
 from pretrain.train import run as train
 
 CPU = World(torch.device("cpu"))
