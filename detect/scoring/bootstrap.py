@@ -77,8 +77,8 @@ def bootstrap_map(
     Raises:
         ValueError: `iou` is outside (0, 1], or there are no resamples.
     """
-    draws = _split_and_draws(truth, resamples, seed)
-    return _intervals(resampled_map(truth, detections, draws, iou))
+    draws = split_and_draws(truth, resamples, seed)
+    return intervals_of(resampled_map(truth, detections, draws, iou))
 
 
 def paired_bootstrap(
@@ -105,9 +105,9 @@ def paired_bootstrap(
     Raises:
         ValueError: As `bootstrap_map`.
     """
-    draws = _split_and_draws(truth, resamples, seed)
+    draws = split_and_draws(truth, resamples, seed)
     before, after = (resampled_map(truth, found, draws, iou) for found in (first, second))
-    return _intervals(after - before)
+    return intervals_of(after - before)
 
 
 def draw_images(images: int, resamples: int, seed: int) -> NDArray[np.int64]:
@@ -123,10 +123,10 @@ def draw_images(images: int, resamples: int, seed: int) -> NDArray[np.int64]:
     return draws
 
 
-def resampled_map(
+def resampled_ap(
     truth: GroundTruth, detections: Detections, draws: NDArray[np.int64], iou: float
 ) -> NDArray[np.float64]:
-    """Scores every resample.
+    """Scores every class of every resample.
 
     Args:
         truth: The objects of the split.
@@ -135,12 +135,11 @@ def resampled_map(
         iou: The overlap that makes a hit, in (0, 1].
 
     Returns:
-        (resamples, 2) 11-point mAP and area; NaN for a resample without counted objects.
+        (resamples, classes, 2) 11-point AP and area; NaN without counted objects.
     """
     result = score_voc(truth, detections, iou)
     order, bounds = by_class(detections.label, detections.score, len(truth.classes))
-    total = np.zeros((len(draws), 2))
-    classes = np.zeros((len(draws), 1), dtype=np.int64)
+    ap = np.full((len(draws), len(truth.classes), 2), np.nan)
     for label in range(len(truth.classes)):
         rows = order[bounds[label] : bounds[label + 1]]
         rows = rows[~result.ignored[rows]]
@@ -151,20 +150,35 @@ def resampled_map(
         for start in range(0, len(draws), step):
             block = slice(start, start + step)
             copies = np.take(draws[block], image, axis=1)
-            total[block] += _average_precision(copies, true_positive, objects[block])
-        classes[:, 0] += objects > 0
+            ap[block, label] = _average_precision(copies, true_positive, objects[block])
+        ap[objects == 0, label] = np.nan
+    return ap
+
+
+def mean_of_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Takes the mean of (resamples, classes, 2) over the classes that have a value, else NaN."""
+    known = ~np.isnan(ap)
+    classes = known.sum(axis=1)
+    total = np.where(known, ap, 0.0).sum(axis=1)
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 
-def _split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np.int64]:
-    """The split as it is, each image once, before its resamples."""
+def resampled_map(
+    truth: GroundTruth, detections: Detections, draws: NDArray[np.int64], iou: float
+) -> NDArray[np.float64]:
+    """Scores every resample: (resamples, 2) the means of `resampled_ap` over the classes."""
+    return mean_of_classes(resampled_ap(truth, detections, draws, iou))
+
+
+def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Returns the split as it is, each image once, before `resamples` resamples of it."""
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; at least 1 is needed")
     images = len(truth.image_ids)
     return np.vstack([np.ones((1, images), np.int64), draw_images(images, resamples, seed)])
 
 
-def _intervals(sampled: NDArray[np.float64]) -> dict[str, Interval]:
+def intervals_of(sampled: NDArray[np.float64]) -> dict[str, Interval]:
     """Sums up mAPs (resamples + 1, 2), the first being those of the split."""
     intervals = {}
     for name, (value, *resampled) in zip(KINDS, sampled.T.tolist(), strict=True):
