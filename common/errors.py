@@ -11,6 +11,11 @@ class InputError(ValueError):
     """
 
 
+def printable(text: str) -> str:
+    """Escape line breaks, terminal codes and bytes that are no text: foreign names hold anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class SourceError(InputError):
     """Data cannot be had at all: no fault of one image, so no other is tried in its place."""
 

@@ -4,6 +4,7 @@ A file is written beside its target, flushed to the disk and renamed over it, so
 moment leaves the old file or the new one.
 """
 
+import codecs
 import contextlib
 import errno
 import json
@@ -128,3 +129,28 @@ def _sync_folder(folder: Path) -> None:
 def previous(path: Path) -> Path:
     """Name the file that `write_atomically` keeps when it replaces `path`."""
     return path.with_suffix(f".previous{path.suffix}")
+
+
+def read_text(path: Path) -> str:
+    """Read a text that people or other programs wrote: UTF-8 or UTF-16, with or without its mark.
+
+    Line ends are as in the file: `str.splitlines`, which takes those of every system.
+
+    Raises:
+        InputError: If it cannot be read, or is no such text.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    encoding = "utf-8-sig"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif len(content) > 1 and 0 in content[:2]:  # no text in UTF-8 begins so
+        encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is no text in UTF-8 or UTF-16 (byte {error.start}): save it as UTF-8"
+        ) from error

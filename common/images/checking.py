@@ -21,13 +21,12 @@ from typing import BinaryIO
 import cv2
 from tqdm import tqdm
 
-from common.errors import InputError
+from common.errors import InputError, printable
 from common.images.decoding import decode_image, read_content
-from common.images.headers import read_header
+from common.images.headers import SUFFIXES, read_header
 from common.processes.launcher import usable_cores
 
 _CHUNK = 16
-_SUFFIXES = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
 # libjpeg goes on with grey or shifted pixels. Extraneous bytes alone harm none.
 _DAMAGE = re.compile(
     rb"Corrupt JPEG data: (?!\d+ extraneous)[^\r\n]*|Premature end of JPEG[^\r\n]*"
@@ -81,7 +80,7 @@ def check_image(path: Path, read: Callable[[], bytes]) -> Result:
     assert header is not None
     if header.mode != "RGB":
         result.notes.append(header.mode)
-    if _SUFFIXES.get(path.suffix.lower()) != header.format:
+    if SUFFIXES.get(path.suffix.lower()) != header.format:
         result.notes.append(f"{header.format} named {path.suffix}")
     return result
 
@@ -112,7 +111,7 @@ class Report:
     def fault(self, path: Path, reason: str) -> None:
         """Print a fault."""
         self.faults += 1
-        tqdm.write(f"{_printable(str(path))}: {_printable(reason)}", file=sys.stdout)
+        tqdm.write(f"{printable(str(path))}: {printable(reason)}", file=sys.stdout)
 
     def check(
         self,
@@ -154,7 +153,7 @@ class Report:
             InputError: There were faults; the summary is its message.
         """
         notes = [
-            f"{count} {note} (such as {_printable(str(self._examples[note]))})"
+            f"{count} {note} (such as {printable(str(self._examples[note]))})"
             for note, count in self._notes.most_common()
         ]
         noted = f"; read as RGB: {', '.join(notes)}" if notes else ""
@@ -164,11 +163,6 @@ class Report:
         if self.faults:
             raise InputError(f"{self.faults} faults, listed above; {told}{noted}{rest}")
         print(f"no faults; {told}{noted}{rest}")
-
-
-def _printable(text: str) -> str:
-    """Escape line breaks, terminal codes and bytes that are no text: file names hold anything."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 # ---- processes ----------------------------------------------------------------------------------

@@ -12,6 +12,18 @@ _MAX_JPEG_SEGMENTS = 10_000
 _JPEG_MODES = {1: "grey", 3: "RGB", 4: "CMYK"}
 _PNG_MODES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
+SUFFIXES = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".gif": "GIF",
+    ".webp": "WebP",
+}
+"""How files are named, in lower case, of every format that is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:

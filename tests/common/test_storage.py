@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from common.errors import InputError
-from common.storage import previous, write_atomically
+from common.storage import previous, read_text, write_atomically
 
 
 def write(path: Path, content: bytes, **options: Any) -> None:
@@ -136,3 +136,22 @@ def test_content_and_names_reach_the_disk(tmp_path: Path, monkeypatch: pytest.Mo
         "rename to last.pt",
         "sync folder",
     ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_text_of_other_programs(tmp_path: Path, encoding: str, end: str) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(f"id,name{end}1,caf\u00e9{end}".encode(encoding))
+    assert read_text(path).splitlines() == ["id,name", "1,caf\u00e9"]
+
+
+def test_text_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_bytes(b"a,b\ncaf\xe9\n")
+    with pytest.raises(InputError, match=r"list\.txt is no text .*\(byte 7\): save it as UTF-8"):
+        read_text(path)
+    with pytest.raises(InputError, match="cannot read .*none.txt: No such file"):
+        read_text(tmp_path / "none.txt")
+    path.write_bytes(b"")
+    assert read_text(path) == ""
