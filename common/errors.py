@@ -12,7 +12,7 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    """Escape line breaks, terminal codes and bytes that are no text: foreign names hold anything."""
+    """Escape line breaks, terminal codes and bytes that are no text: names hold anything."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
