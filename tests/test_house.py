@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = ("common.errors", "common.recipe", "common.storage")
+GROUND = ("common.errors", "common.recipe", "common.storage", "common.text")
 ALLOWED: dict[str, tuple[str, ...]] = {
     "common": ("common.method",),
-    "common.errors": (),
+    "common.errors": ("common.text",),
     "common.recipe": (),
-    "common.storage": ("common.errors",),
+    "common.storage": ("common.errors", "common.text"),
+    "common.text": (),
     "common.method": (),
     "common.command": (*GROUND, "common.processes"),
     "common.processes": GROUND,
@@ -128,7 +129,7 @@ def test_the_method_needs_torch_alone() -> None:
 
 
 def test_common_is_folders() -> None:
-    assert len(list((ROOT / "common").glob("*.py"))) <= 4
+    assert len(list((ROOT / "common").glob("*.py"))) <= 5
 
 
 def test_the_distribution_lists_every_package() -> None:
