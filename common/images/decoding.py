@@ -18,8 +18,9 @@ MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**28 // 3  # 256 MiB decoded; a file of a few hundred kB can state any size
 
 # Annotations and published ImageNet accuracies refer to the pixels as stored, so an EXIF
-# orientation is not applied.
-_DECODE = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+# orientation is not applied unless asked for.
+_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+_UPRIGHT = cv2.IMREAD_COLOR
 
 _JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 
@@ -53,15 +54,16 @@ def read_content(path: Path) -> bytes:
         raise ValueError(f"unreadable: {error.strerror}") from error
 
 
-def decode_image(data: bytes) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, upright: bool = False) -> NDArray[np.uint8]:
     """Decode the content of an image file.
 
     Args:
         data: A JPEG, PNG, BMP, GIF (its first picture) or WebP. Grey, CMYK, palettes and 16 bits
             become RGB; alpha is left out.
+        upright: Turn the image as its EXIF orientation says; else it stays as stored.
 
     Returns:
-        Pixels (H, W, 3), RGB, as stored: an EXIF orientation is ignored.
+        Pixels (H, W, 3), RGB.
 
     Raises:
         ValueError: It is empty, cut off, no image, or states more than `MAX_PIXELS`; the message
@@ -78,7 +80,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     if _is_cut_off_jpeg(data):
         raise ValueError(f"cut off ({len(data)} bytes): fetch it again")
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _DECODE)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _UPRIGHT if upright else _AS_STORED)
     except cv2.error as error:  # such as too many pixels in one row
         raise ValueError(f"refused by OpenCV: {error.err or error}") from error
     if pixels is None:
@@ -98,13 +100,13 @@ def plain_jpeg(data: bytes) -> Header | None:
     return None if too_large or _is_cut_off_jpeg(data) else header
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, *, upright: bool = False) -> NDArray[np.uint8]:
     """Read and decode an image file; the rest as `decode_image`.
 
     Raises:
         InputError: The file cannot be read or decoded; the message names it.
     """
     try:
-        return decode_image(read_content(path))
+        return decode_image(read_content(path), upright=upright)
     except ValueError as error:
         raise InputError(f"the image {path} is {error}") from error

@@ -1,5 +1,6 @@
 """Reading images: pixels against Pillow's decoder, and files that must be refused."""
 
+import io
 import os
 import struct
 import zlib
@@ -7,7 +8,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from common.errors import InputError
 from common.images.decoding import (
@@ -15,6 +16,7 @@ from common.images.decoding import (
     IMAGENET_STD,
     MAX_FILE_BYTES,
     MAX_PIXELS,
+    decode_image,
     read_image,
 )
 from common.images.headers import read_header
@@ -269,3 +271,18 @@ def test_imagenet_statistics_match_the_published_8_bit_ones():
     # Mean and deviation in 8-bit units as detectron2 and mmdetection publish them.
     assert np.allclose(np.array(IMAGENET_MEAN) * 255, [123.675, 116.28, 103.53])
     assert np.allclose(np.array(IMAGENET_STD) * 255, [58.395, 57.12, 57.375])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_upright_photo_is_turned_as_pillow_turns_it(kind, orientation):
+    image = Image.fromarray(picture())
+    exif = image.getexif()
+    exif[0x112] = orientation
+    file = io.BytesIO()
+    image.save(file, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    turned = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"), np.int16)
+    found = decode_image(file.getvalue(), upright=True)
+    assert found.shape == turned.shape
+    assert np.abs(found - turned).max() <= 2
+    assert decode_image(file.getvalue()).shape == (48, 64, 3)

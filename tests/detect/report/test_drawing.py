@@ -171,6 +171,45 @@ def test_labels_stay_in_the_picture_and_apart():
     assert one[2] < two[0] or two[2] < one[0] or one[3] < two[1] or two[3] < one[1]
 
 
+def ground_of(picture, outline):
+    """Pixels that have the colour of an outline, its one line wide edges left out."""
+    near = (picture == outline.colour).all(axis=2).astype(np.uint8)
+    return cv2.morphologyEx(near, cv2.MORPH_OPEN, np.ones((3, 5)))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(200, 200, 260, 260), (0, 0, 60, 60), (420, 0, 480, 60), (0, 420, 60, 480),
+     (420, 420, 480, 480), (0, 200, 60, 260), (200, 0, 260, 480), (0, 200, 480, 260)],
+    ids=str,
+)  # fmt: skip
+def test_a_label_hides_no_box_where_there_is_room(box):
+    """In the middle, in each corner, and across the picture: the label stands outside."""
+    pixels = np.zeros((480, 480, 3), np.uint8)
+    neighbour = boxes.LabelledBox((box[0], box[1] - 22, box[2], box[1] - 2), "", boxes.IGNORED)
+    labelled = [boxes.LabelledBox(box, "dog 0.9", boxes.HIT)]
+    for shown in (labelled, [*labelled, neighbour]):
+        ground = ground_of(boxes.paint_boxes(pixels, shown, 480), boxes.HIT)
+        x1, y1, x2, y2 = box
+        assert ground.sum() > 200
+        assert ground[max(0, y1 + 3) : y2 - 3, max(0, x1 + 3) : x2 - 3].sum() == 0
+        if shown is not labelled and box[1] > 22:
+            assert ground[y1 - 20 : y1 - 4, x1 + 3 : x2 - 3].sum() == 0
+
+
+def test_a_large_picture_has_larger_letters_and_keeps_its_size():
+    sizes = []
+    for side in (480, 1600):
+        pixels = np.zeros((side, side, 3), np.uint8)
+        box = tuple(side * share for share in (0.4, 0.4, 0.6, 0.6))
+        shown = [boxes.LabelledBox(box, "dog", boxes.HIT)]
+        picture = boxes.paint_boxes(pixels, shown, 1600 if side > 480 else 480)
+        assert picture.shape == (side, side, 3)
+        rows = np.nonzero((picture == boxes.HIT.colour).all(axis=2).any(axis=1))[0]
+        sizes.append(np.sum(rows < 0.4 * side))
+    assert 1.5 < sizes[1] / sizes[0] < 3
+
+
 def test_a_picture_is_bounded_in_bytes():
     noise = np.random.default_rng(0).integers(0, 256, (480, 480, 3)).astype(np.uint8)
     assert len(boxes.draw_boxes(noise, [])[0]) <= boxes.MOST_BYTES
