@@ -26,6 +26,7 @@ from detect.data.batches import (
     Targets,
     batches_of_one_shape,
     collate,
+    draw_factor,
     draw_size,
     padded_shape,
     resize,
@@ -48,12 +49,16 @@ def training_batches(
 ) -> Callable[[Iterable[MicroBatch]], Iterator[Batch]]:
     """Return what reads, augments, resizes and delivers the training images of a recipe."""
     read = partial(_read_train, _Reader(images, recipe), seed)
+    join = collate
+    if recipe.augmentation.scale:  # one shape, of objects too: what a captured step needs
+        most = max(len(image.annotation.labels) for image in images)
+        join = partial(collate, side=recipe.detector.max_size, rows=most)
 
     def batches(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
         loaded = stream(
             read,
             micro_batches,
-            collate,
+            join,
             workers=reading.workers,
             device=reading.device,
             skip=reading.skip(len(images)),
@@ -76,7 +81,11 @@ class _Reader:
         self.difficult = recipe.difficult
         self.detector = recipe.detector
         settings = recipe.augmentation
-        self.compose = make_augmentation(settings.crop, settings.flip, settings.colour)
+        self.scale = settings.scale
+        window = recipe.detector.max_size if settings.scale else None
+        self.compose = make_augmentation(
+            settings.crop, settings.flip, settings.colour, window=window
+        )
 
 
 def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
@@ -84,10 +93,17 @@ def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
     annotation = image.annotation
     used = np.full(len(annotation.labels), True) if reader.difficult else ~annotation.difficult
     boxes, labels = annotation.boxes[used], annotation.labels[used]
-    item = augment(reader.compose, _read_pixels(image), boxes, labels, seed, epoch, index)
+    item = _read_pixels(image), boxes, labels
     short_side = draw_size(settings.train_sizes, seed, epoch, index)
-    height, width = item[0].shape[:2]
-    return resize(item, resized_shape((height, width), short_side, settings.max_size))
+
+    def resized(item: Item, factor: float = 1.0) -> Item:
+        shape = resized_shape(item[0].shape[:2], factor * short_side, factor * settings.max_size)
+        return resize(item, shape)
+
+    if reader.scale:  # first, so that the window is cut out of the image at its drawn size
+        item = resized(item, draw_factor(reader.scale, seed, epoch, index))
+        return augment(reader.compose, *item, seed, epoch, index)
+    return resized(augment(reader.compose, *item, seed, epoch, index))
 
 
 def _read_test(images: Sequence[VocImage], settings: Detector, epoch: int, index: int) -> Item:

@@ -69,10 +69,10 @@ def _check(recipe: Recipe, *, scratch: bool) -> None:
             "--backbone scratch begins with random weights, which must be trained: leave out "
             "--detector.norm and --detector.trainable-stages, or give a backbone file"
         )
-    if recipe.optimization.cuda_graphs:
+    if recipe.optimization.cuda_graphs and not recipe.augmentation.scale:
         raise InputError(
-            "--optimization.cuda-graphs needs batches of one shape, which images of a detector "
-            "are not: leave it out"
+            "--optimization.cuda-graphs needs batches of one shape, which --augmentation.scale "
+            "makes: set it, or leave this out"
         )
 
 

@@ -43,7 +43,22 @@ class _BoxSafeCrop(A.BBoxSafeRandomCrop):  # type: ignore[misc]  # albumentation
         return {"crop_coords": (x1, y1, x2, y2)}
 
 
-def make_augmentation(crop: bool, flip: float, colour: float) -> A.Compose:
+class _Window(A.BBoxSafeRandomCrop):  # type: ignore[misc]
+    """A random square of `side` pixels, as far as the image reaches, wherever the boxes are."""
+
+    side: int
+
+    def get_params_dependent_on_data(
+        self, params: dict[str, Any], data: dict[str, Any]
+    ) -> dict[str, tuple[int, int, int, int]]:
+        height, width = params["shape"][:2]
+        x, y = (self.py_random.randint(0, max(0, full - self.side)) for full in (width, height))
+        return {"crop_coords": (x, y, min(width, x + self.side), min(height, y + self.side))}
+
+
+def make_augmentation(
+    crop: bool, flip: float, colour: float, *, window: int | None = None
+) -> A.Compose:
     """Build a training augmentation for ``augment``.
 
     Args:
@@ -51,10 +66,16 @@ def make_augmentation(crop: bool, flip: float, colour: float) -> A.Compose:
         flip: Probability of a horizontal flip.
         colour: Strength of the colour jitter that half of the images get; 0 is none, at 1
             brightness varies by 0.125, contrast and saturation by 0.5, hue by 0.05.
+        window: Cut a random square of this side, pixels, out of a larger image, wherever its
+            objects are; a smaller side stays as it is.
     """
     transforms: list[Any] = []
     if crop:
         transforms.append(_BoxSafeCrop(erosion_rate=CROP_EROSION, p=1.0))
+    if window:
+        cut = _Window(p=1.0)
+        cut.side = window
+        transforms.append(cut)
     transforms.append(A.HorizontalFlip(p=flip))
     if colour > 0:
         jitter = A.ColorJitter(

@@ -53,7 +53,15 @@ def draw_size(sizes: Sequence[int], seed: int, epoch: int, index: int) -> int:
     return sizes[int.from_bytes(digest) % len(sizes)]
 
 
-def resized_shape(shape: Shape, short_side: int, max_size: int) -> Shape:
+def draw_factor(span: tuple[float, float], seed: int, epoch: int, index: int) -> float:
+    """Draw the factor of large-scale jitter evenly: a function of the arguments alone."""
+    key = f"{seed},{epoch},{index}".encode()
+    digest = blake2b(key, digest_size=8, person=b"scale jitter").digest()
+    low, high = span
+    return low + (high - low) * int.from_bytes(digest) / 2**64
+
+
+def resized_shape(shape: Shape, short_side: float, max_size: float) -> Shape:
     """Return the shape with this short side, or with the longest side `max_size` if that is less.
 
     Sides are rounded down, as by torchvision's GeneralizedRCNNTransform.
@@ -80,11 +88,17 @@ def resize(item: Item, shape: Shape) -> Item:
     return resized.astype(np.uint8, copy=False), boxes * np.array([x, y, x, y], np.float32), labels
 
 
-def collate(items: Sequence[Item]) -> Collated:
-    """Pad images to a common shape, and their objects to a common number; at least one image."""
+def collate(items: Sequence[Item], side: int = 1, rows: int = 1) -> Collated:
+    """Pad images to a common shape, and their objects to a common number; at least one image.
+
+    Args:
+        items: The images of a batch.
+        side: Pixels that either side has at least after padding.
+        rows: Objects that an image has at least after padding.
+    """
     shapes = np.array([pixels.shape[:2] for pixels, _, _ in items], np.int64)
-    height, width = padded_shape((int(shapes[:, 0].max()), int(shapes[:, 1].max())))
-    most = max(1, *(len(labels) for _, _, labels in items))
+    height, width = padded_shape((max(side, *shapes[:, 0]), max(side, *shapes[:, 1])))
+    most = max(rows, *(len(labels) for _, _, labels in items))
     pixels = np.zeros((len(items), height, width, 3), np.uint8)
     boxes = np.zeros((len(items), most, 4), np.float32)
     labels = np.zeros((len(items), most), np.int64)

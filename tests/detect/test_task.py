@@ -176,6 +176,39 @@ def test_training_images_are_resized_with_their_boxes(tmp_path: Path) -> None:
     assert len(drawn) == 6
 
 
+def test_large_scale_jitter_gives_squares_and_boxes_on_their_pixels(tmp_path: Path) -> None:
+    shapes = [(48, 64), (64, 48)]
+    images = voc_images(tmp_path, shapes, [[16, 8, 48, 40]])
+    for image in images:  # a white object on black, so that where it is can be seen
+        pixels = np.zeros((image.annotation.height, image.annotation.width, 3), np.uint8)
+        pixels[8:40, 16:48] = 255
+        cv2.imwrite(str(image.path.with_suffix(".png")), pixels)
+    images = [replace(image, path=image.path.with_suffix(".png")) for image in images]
+    recipe = replace(
+        tiny(train_sizes=(128,), max_size=128), augmentation=Augmentation(scale=(0.1, 2.0))
+    )
+    batches = training_batches(images, recipe, READING, seed=3)
+    plan = [MicroBatch(epoch, np.array([0, 1]), 1.0) for epoch in range(100)]
+    longest, moved = [], 0
+    for resized, targets in batches(plan):
+        assert resized.pixels.shape == (2, 3, 128, 128)
+        assert targets.boxes.shape == (2, 1, 4)
+        for i in range(2):
+            side = resized.sizes[i].max().item()
+            longest.append(side)
+            white = (resized.pixels[i, 0] > 127).nonzero()
+            if not targets.valid[i, 0] or len(white) < 30:
+                continue
+            (top, left), (bottom, right) = white.amin(0).tolist(), (white.amax(0) + 1).tolist()
+            box = targets.boxes[i, 0]
+            assert box.tolist() == pytest.approx([left, top, right, bottom], abs=1.01)
+            moved += side == 128 and box[0] > 0
+    assert sum(side < 128 for side in longest) == pytest.approx(
+        200 * 0.9 / 1.9, abs=32
+    )  # 4.5 sigma
+    assert min(longest) < 20 and moved > 20
+
+
 @pytest.mark.parametrize("difficult", [False, True])
 def test_objects_marked_difficult_are_trained_on_as_the_recipe_says(
     tmp_path: Path, difficult: bool

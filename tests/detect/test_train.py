@@ -230,11 +230,14 @@ def test_averaged_weights_are_evaluated(
 
 def test_every_recipe_says_how_losses_are_divided_and_groups_voc_images() -> None:
     recipes: dict[str, Recipe] = {name: make() for name, make in RECIPES.items()}
-    assert set(recipes) >= {f"voc-retinanet-{n}" for n in ("paper", "parity", "strong", "small")}
+    assert set(recipes) >= {
+        f"voc-retinanet-{n}" for n in ("paper", "parity", "strong", "best", "small")
+    }
     for name, recipe in recipes.items():
-        expected = "batch" if name.endswith(("-parity", "-strong")) else "image"
+        expected = "batch" if name.endswith(("-parity", "-strong", "-best")) else "image"
         assert recipe.detector.loss_normalizer == expected, name
-        assert recipe.group_by_aspect == name.startswith("voc-"), name
+        padded = name.startswith("voc-") and not recipe.augmentation.scale
+        assert recipe.group_by_aspect == padded, name
 
 
 def test_the_strong_recipe() -> None:
@@ -245,6 +248,23 @@ def test_the_strong_recipe() -> None:
     assert (detector.head_norm, detector.box_loss, detector.norm) == ("group", "giou", "frozen")
     assert (optimization.epochs, optimization.ema_decay) == (24, 0.9998)
     assert [m / 24 for m in optimization.milestones] == pytest.approx([2 / 3, 8 / 9], abs=1e-3)
+
+
+def test_the_best_recipe_is_the_public_schedule() -> None:
+    recipe = RECIPES["voc-retinanet-best"]()
+    steps = 16551 / 16  # an epoch of VOC07+12
+    optimization = recipe.optimization
+    assert optimization.epochs * steps == pytest.approx(120_000, rel=1e-3)
+    assert [m * steps for m in optimization.milestones] == pytest.approx([80e3, 100e3], rel=1e-3)
+    assert recipe.augmentation.scale == (0.1, 2.0)
+
+
+def test_a_scale_is_a_range_and_replaces_the_crop(train: Run) -> None:
+    for words in (("2.0", "0.1"), ("0", "1")):
+        code, _, err = train("--augmentation.scale", *words)
+        assert (code, "scale must satisfy" in one_line(err)) == (2, True)
+    code, _, err = train("--augmentation.scale", "0.1", "2", "--augmentation.crop")
+    assert (code, "choose it or crop" in one_line(err)) == (2, True)
 
 
 @pytest.mark.parametrize("channels", [16, 32, 48])

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import kstest, uniform
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from detect.data.batches import (
     Item,
     batches_of_one_shape,
     collate,
+    draw_factor,
     draw_size,
     padded_shape,
     resize,
@@ -105,6 +107,24 @@ def test_the_short_side_is_drawn_evenly_from_seed_epoch_and_index() -> None:
             for other in sorted(others)[:20]
         ]
         assert sum(len(values) > 1 for values in changing) > 10
+
+
+def test_the_factor_is_drawn_evenly_over_its_range() -> None:
+    drawn = [
+        draw_factor((0.1, 2.0), s, e, i) for s in range(5) for e in range(5) for i in range(80)
+    ]
+    assert len(set(drawn)) == 2000
+    assert kstest(drawn, uniform(0.1, 1.9).cdf).pvalue > 1e-3
+    assert draw_factor((0.5, 0.5), 1, 2, 3) == 0.5
+
+
+def test_a_batch_can_have_a_least_shape() -> None:
+    few, most = (collate([item(40, 33, 2)], **least) for least in ({}, {"side": 90, "rows": 5}))
+    assert few[0].shape == (1, 3, 64, 64)
+    assert most[0].shape == (1, 3, 96, 96)
+    assert torch.equal(most[0][:, :, :64, :64], few[0]) and most[0].sum() == few[0].sum()
+    assert [field.shape for field in most[2:]] == [(1, 5, 4), (1, 5), (1, 5)]
+    assert most[4].tolist() == [[True, True, False, False, False]]
 
 
 @settings(max_examples=50)
