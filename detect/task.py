@@ -33,7 +33,7 @@ from detect.data.batches import (
     resized_shape,
     to_device,
 )
-from detect.data.voc import VocImage
+from detect.data.dataset import LabelledImage
 from detect.network.retinanet import BatchedRetinaNet
 from detect.recipes import Detector, Recipe
 from detect.scoring.detections import Detections, GroundTruth, ground_truth
@@ -45,7 +45,7 @@ Batch = tuple[Images, Targets]
 
 
 def training_batches(
-    images: Sequence[VocImage], recipe: Recipe, reading: Reading, *, seed: int
+    images: Sequence[LabelledImage], recipe: Recipe, reading: Reading, *, seed: int
 ) -> Callable[[Iterable[MicroBatch]], Iterator[Batch]]:
     """Return what reads, augments, resizes and delivers the training images of a recipe."""
     read = partial(_read_train, _Reader(images, recipe), seed)
@@ -68,7 +68,7 @@ def training_batches(
     return batches
 
 
-def aspect_groups(images: Sequence[VocImage]) -> list[int]:
+def aspect_groups(images: Sequence[LabelledImage]) -> list[int]:
     """Tell landscape (1) from portrait (0): images to form batches of, with little padding."""
     return [int(image.annotation.width >= image.annotation.height) for image in images]
 
@@ -76,7 +76,7 @@ def aspect_groups(images: Sequence[VocImage]) -> list[int]:
 class _Reader:
     """Images with the objects to train on, their augmentation and sizes."""
 
-    def __init__(self, images: Sequence[VocImage], recipe: Recipe) -> None:
+    def __init__(self, images: Sequence[LabelledImage], recipe: Recipe) -> None:
         self.images = images
         self.difficult = recipe.difficult
         self.detector = recipe.detector
@@ -90,9 +90,7 @@ class _Reader:
 
 def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
     image, settings = reader.images[index], reader.detector
-    annotation = image.annotation
-    used = np.full(len(annotation.labels), True) if reader.difficult else ~annotation.difficult
-    boxes, labels = annotation.boxes[used], annotation.labels[used]
+    boxes, labels = image.annotation.usable(reader.difficult)
     item = _read_pixels(image), boxes, labels
     short_side = draw_size(settings.train_sizes, seed, epoch, index)
 
@@ -106,18 +104,18 @@ def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
     return resized(augment(reader.compose, *item, seed, epoch, index))
 
 
-def _read_test(images: Sequence[VocImage], settings: Detector, epoch: int, index: int) -> Item:
+def _read_test(images: Sequence[LabelledImage], settings: Detector, epoch: int, index: int) -> Item:
     image = images[index]
     nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
     return resize((_read_pixels(image), *nothing), _test_shape(image, settings))
 
 
-def _test_shape(image: VocImage, settings: Detector) -> Shape:
+def _test_shape(image: LabelledImage, settings: Detector) -> Shape:
     shape = image.annotation.height, image.annotation.width
     return resized_shape(shape, settings.test_size, settings.max_size)
 
 
-def _read_pixels(image: VocImage) -> NDArray[np.uint8]:
+def _read_pixels(image: LabelledImage) -> NDArray[np.uint8]:
     pixels = read_image(image.path)
     height, width = pixels.shape[:2]
     stated = (image.annotation.width, image.annotation.height)
@@ -143,11 +141,11 @@ def detection_loss(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
 class EvaluationSet:
     """Images to detect on, and what is in them."""
 
-    images: Sequence[VocImage]
+    images: Sequence[LabelledImage]
     truth: GroundTruth
 
     @staticmethod
-    def of(images: Sequence[VocImage], classes: Sequence[str]) -> "EvaluationSet":
+    def of(images: Sequence[LabelledImage], classes: Sequence[str]) -> "EvaluationSet":
         """Gather the objects of the images."""
         annotations = [image.annotation for image in images]
         return EvaluationSet(images=images, truth=ground_truth(annotations, classes))

@@ -15,8 +15,10 @@ from downloads.unpacking import staging_of, unpack
 from common.command import cli
 from common.errors import InputError
 from common.recipe import check_range
+from detect.data.pictures import check_image_id
 from detect.data.verify import verify as verify_voc
-from detect.data.voc import VOC_CLASSES, check_image_id, read_annotation, read_lines, split_lists
+from detect.data.voc import VOC_CLASSES, read_lines, split_lists
+from detect.data.voc_xml import read_annotation
 from pretrain.data.datasets import load
 from pretrain.data.verify import verify as verify_images
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.checking import Report, Result, check_path
-from detect.data.voc import check_image_id, read_annotation, read_classes, read_lines, split_lists
+from detect.data.pictures import check_image_id
+from detect.data.voc import read_classes, read_lines, split_lists
+from detect.data.voc_xml import read_annotation
 
 
 def verify(devkit: Path, split: str, workers: int | None) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from common.errors import InputError
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json
-from detect.data.voc import VocImage, read_classes, read_split
+from detect.data.dataset import LabelledImage
+from detect.data.voc import read_classes, read_split
 from detect.scoring.analysis import Analysis
 from detect.scoring.bootstrap import Interval, paired_bootstrap
 from detect.scoring.detections import Detections, GroundTruth, ground_truth, read_detections
@@ -66,7 +67,7 @@ class Comparison:
         differences: Of each other run to the first, "map_11point" and "map_area".
     """
 
-    images: Sequence[VocImage]
+    images: Sequence[LabelledImage]
     truth: GroundTruth
     runs: Sequence[Run]
     differences: Sequence[Mapping[str, Interval]]

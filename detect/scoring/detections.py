@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 
 if TYPE_CHECKING:
-    from detect.data.voc import Annotation
+    from detect.data.dataset import Annotation
 
 _PREFIX = "comp4_det_test"
 

@@ -18,7 +18,8 @@ from typing import Any
 from common.errors import InputError
 from common.runs.environment import describe_environment
 from common.storage import read_json, write_json
-from detect.data.voc import VocImage, read_classes, read_split
+from detect.data.dataset import LabelledImage
+from detect.data.voc import read_classes, read_split
 from detect.scoring.analysis import analyse, compare
 from detect.scoring.detections import Detections, GroundTruth, ground_truth, read_detections
 from detect.scoring.metrics import score, write_metrics
@@ -114,7 +115,7 @@ def _read_baseline(path: Path, truth: GroundTruth, split: str) -> Detections:
     return read_detections(path / evaluation["detections"], truth)
 
 
-def data_fingerprint(images: Sequence[VocImage], split: str) -> str:
+def data_fingerprint(images: Sequence[LabelledImage], split: str) -> str:
     """Return a SHA-256 over the split's name, the ids in order, and their files' sizes in bytes.
 
     Both files of an image count, JPEG and annotation; their content is not read.

@@ -21,7 +21,7 @@ from common.processes import ranks
 from common.processes.ranks import World, gather_rows
 from common.processes.signals import Terminated
 from detect.data.batches import Images, draw_size, resized_shape
-from detect.data.voc import Annotation, VocImage
+from detect.data.dataset import Annotation, LabelledImage
 from detect.inference import measure_latency
 from detect.network.retinanet import build_retinanet
 from detect.recipes import Augmentation, Recipe, toy_retinanet, voc_retinanet_parity
@@ -65,14 +65,14 @@ def found(*boxes: list[float]) -> dict[str, Tensor]:
 
 def voc_images(
     folder: Path, shapes: list[tuple[int, int]], boxes: list[list[float]] | None = None
-) -> list[VocImage]:
+) -> list[LabelledImage]:
     made = []
     corners = np.array(boxes or [], np.float32).reshape(-1, 4)
     about = corners, np.arange(len(corners)), np.zeros(len(corners), np.bool_)
     for number, (height, width) in enumerate(shapes):
         path = folder / f"{number}.png"
         cv2.imwrite(str(path), np.full((height, width, 3), (0, 51, 10 * number + 5), np.uint8))
-        made.append(VocImage(path, Annotation(str(number), width, height, *about)))
+        made.append(LabelledImage(path, Annotation(str(number), width, height, *about)))
     return made
 
 
@@ -239,7 +239,7 @@ def scenes(folder: Path, shapes: list[tuple[int, int]]) -> EvaluationSet:
         path = folder / f"{number}.png"
         coarse = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
         cv2.imwrite(str(path), cv2.resize(coarse, (width, height)))
-        made.append(VocImage(path, Annotation(str(number), width, height, *nothing)))
+        made.append(LabelledImage(path, Annotation(str(number), width, height, *nothing)))
     return EvaluationSet.of(made, ("a", "b", "c"))
 
 

@@ -32,7 +32,7 @@ from common.runs.metrics_log import read_metrics
 from common.training import launch, loop
 from common.training.loop import Options, Task
 from detect.data.batches import Images
-from detect.data.voc import Annotation, VocImage
+from detect.data.dataset import Annotation, LabelledImage
 from detect.recipes import toy_retinanet
 from detect.task import EvaluationSet, detect
 from pretrain.data.splits import Split
@@ -387,7 +387,7 @@ def test_the_detectors_evaluation_ends_after_a_batch(tmp_path: Path) -> None:
     for number in range(4):
         path = tmp_path / f"{number}.png"
         cv2.imwrite(str(path), np.zeros((20, 30, 3), np.uint8))
-        images.append(VocImage(path, Annotation(str(number), 30, 20, *nothing)))
+        images.append(LabelledImage(path, Annotation(str(number), 30, 20, *nothing)))
     seen: list[int] = []
 
     class Asks:

@@ -116,11 +116,11 @@ def test_ids(devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines, summary = faults(capsys, devkit, "2007:trainval,2007:test")
     told = [line.removeprefix("ImageSets/Main/") for line in lines]
     assert told == [
-        "trainval.txt: line 2: '../../secret' is not an image id: letters, digits, _ and -",
-        "trainval.txt: line 3: '/etc/passwd' is not an image id: letters, digits, _ and -",
+        "trainval.txt: line 2: '../../secret' is no image id: name a file in the folder of images",
+        "trainval.txt: line 3: '/etc/passwd' is no image id: name a file in the folder of images",
         "trainval.txt: line 4 is blank: write one image id per line",
         "trainval.txt: line 6: the image id 1 came before, in line 1 of VOC2007 trainval",
-        "trainval.txt: line 7: 'a\\x00b' is not an image id: letters, digits, _ and -",
+        "trainval.txt: line 7: 'a\\x00b' is no image id: name a file in the folder of images",
         "test.txt: line 2: the image id 2 came before, in line 5 of VOC2007 trainval",
         "JPEGImages/gone.jpg: unreadable: No such file or directory",
         "Annotations/gone.xml: is no readable VOC annotation: No such file or directory",
@@ -137,7 +137,7 @@ def test_an_empty_list_and_one_that_is_no_text(
     lines, _ = faults(capsys, devkit, "2007:val,2007:test,2007:trainval")
     assert lines == [
         "ImageSets/Main/val.txt: lists no images",
-        "ImageSets/Main/test.txt: is not a text file",
+        "ImageSets/Main/test.txt: is not a text file: save it as UTF-8",
     ]
 
 

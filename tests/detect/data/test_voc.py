@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from detect.data.voc import VOC_CLASSES, read_annotation, read_classes, read_split
+from detect.data.voc import VOC_CLASSES, read_classes, read_split
+from detect.data.voc_xml import read_annotation
 
 LABEL_OF = {name: label for label, name in enumerate(VOC_CLASSES)}
 SIZE = "<size><width>500</width><height>375</height><depth>3</depth></size>"
@@ -85,7 +86,7 @@ def test_a_file_in_full(read):
     </annotation>"""
     found = read(text)
     assert (found.image_id, found.width, found.height) == ("000001", 353, 500)
-    assert found.boxes.dtype == np.float32
+    assert found.boxes.dtype == np.float64
     assert found.boxes.tolist() == [[47, 239, 195, 371], [0, 0, 353, 500]]
     assert found.labels.dtype == np.int64
     assert found.labels.tolist() == [11, 14]
@@ -114,12 +115,21 @@ def test_decimals_and_a_missing_difficult(read):
 def test_no_objects(read):
     found = read(annotation())
     assert (found.boxes.shape, found.labels.shape, found.difficult.shape) == ((0, 4), (0,), (0,))
-    assert (found.boxes.dtype, found.labels.dtype) == (np.float32, np.int64)
+    assert (found.boxes.dtype, found.labels.dtype) == (np.float64, np.int64)
 
 
-def test_one_pixel_is_a_box_and_one_pixel_beyond_is_cut(read):
+def test_one_pixel_is_a_box_and_one_pixel_beyond_is_cut_in_training_alone(read):
     found = read(annotation(thing(box=bndbox(7, 7, 7, 7)), thing(box=bndbox(0, 0, 501, 376))))
-    assert found.boxes.tolist() == [[6, 6, 7, 7], [0, 0, 500, 375]]
+    assert found.boxes.tolist() == [[6, 6, 7, 7], [-1, -1, 501, 376]]
+    boxes, labels = found.usable(difficult=False)
+    assert boxes.dtype == np.float32
+    assert boxes.tolist() == [[6, 6, 7, 7], [0, 0, 500, 375]]
+    assert labels.tolist() == [11, 11]
+
+
+def test_decimals_keep_every_digit(read):
+    found = read(annotation(thing(box=bndbox("10.1", "20.2", "110.3", "70.7"))))
+    assert found.boxes.tolist() == [[10.1 - 1, 20.2 - 1, 110.3, 70.7]]
 
 
 @given(
@@ -231,14 +241,14 @@ def test_pipes_devices_and_loops_are_refused_unread(tmp_path):
 
 @pytest.mark.parametrize(
     "hostile",
-    ["../000002", "/etc/passwd", "a/b", "..", "000001\0", "x" * 5000 + "/", "\u0660", "a\x1b[31m"],
+    ["../000002", "/etc/passwd", "a/../b", "..", "000001\0", "x" * 5000 + "/", "C:a", "a\x1b[31m"],
 )
 def test_an_id_that_is_no_plain_name_opens_nothing(devkit, hostile, monkeypatch):
     (devkit / "VOC2007/ImageSets/Main/trainval.txt").write_text(f"000001\n{hostile}\n")
     opened = []
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda path, *a: opened.append(path.name) or real(path, *a))
-    with pytest.raises(InputError, match="line 2: .* is not an image id") as caught:
+    with pytest.raises(InputError, match="line 2: .* is no image id") as caught:
         read_split(devkit, "2007:trainval", VOC_CLASSES)
     assert opened == ["trainval.txt"]
     assert str(caught.value).isprintable()
@@ -269,7 +279,7 @@ def test_the_twenty_classes_and_the_file_that_replaces_them(devkit):
     assert read_classes(devkit.parent) == ("ring", "traffic light", "disc")
 
 
-@pytest.mark.parametrize("text", ["", "\n", "a\na\n", "a/b\n", "../a\n", "\xe9\xff"])
+@pytest.mark.parametrize("text", ["", "\n", "a\na\n", "a\x1b[31m\n", "a\x00\n", "\xe9\xff"])
 def test_bad_class_files(devkit, text):
     (devkit / "classes.txt").write_bytes(text.encode("latin-1"))
     with pytest.raises(InputError, match=r"classes\.txt"):
@@ -335,9 +345,15 @@ def test_a_folder_that_is_no_devkit_is_shown_beside_what_is_needed(tmp_path):
     assert found.split() == ["cats/", "a.jpg"]
 
 
-@pytest.mark.parametrize("folder", ["Annotations", "ImageSets/Main", "JPEGImages"])
+@pytest.mark.parametrize("folder", ["Annotations", "JPEGImages"])
 def test_a_year_without_one_of_its_folders(devkit, folder):
     (devkit / "VOC2007" / folder).rename(devkit / "away")
+    with pytest.raises(InputError, match=f"1 of the 1 files .* missing in .*{folder}, the first"):
+        read_split(devkit, "2007:test", VOC_CLASSES)
+
+
+def test_a_year_without_lists_is_shown_beside_what_is_needed(devkit):
+    (devkit / "VOC2007/ImageSets/Main").rename(devkit / "away")
     with pytest.raises(InputError, match="expected in"):
         read_split(devkit, "2007:test", VOC_CLASSES)
 

@@ -1,0 +1,191 @@
+"""What every format becomes: images with their objects, in named sets, of named classes."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from common.text import in_line
+
+_MAX_QUOTED = 80  # characters of a file in a message
+_YEAR_AND_SET = re.compile(r"[0-9]{4}:(.+)")
+Item = TypeVar("Item")
+NO_SET = "none"
+"""The name of the validation set of a training without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """The objects of one image.
+
+    Attributes:
+        image_id: Unique within its set.
+        width: Pixels.
+        height: Pixels.
+        boxes: (n, 4) float64 [x1, y1, x2, y2], edges in continuous pixels, as annotated: nothing is
+            cut at the border of the image, nothing rounded. Of VOC's 1-based inclusive pixels that
+            is [xmin - 1, ymin - 1, xmax, ymax], so that plain intersection over union equals the
+            devkit's.
+        labels: (n,) index into the class names, from 0.
+        difficult: (n,) objects that scoring neither demands nor punishes.
+    """
+
+    image_id: str
+    width: int
+    height: int
+    boxes: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    difficult: NDArray[np.bool_]
+
+    def usable(self, difficult: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return what a training learns from: boxes within the image, with an area, and labels.
+
+        Args:
+            difficult: Whether difficult objects count.
+
+        Returns:
+            Boxes (m, 4) float32 and labels (m,), m <= n.
+        """
+        boxes = np.clip(self.boxes, 0, [self.width, self.height] * 2).astype(np.float32)
+        kept = (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
+        if not difficult:
+            kept &= ~self.difficult
+        return boxes[kept], self.labels[kept]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """An image of a set: the path of its file, and its objects."""
+
+    path: Path
+    annotation: Annotation
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An image of a set before it is read; can be sent to another process.
+
+    Attributes:
+        image_id: Unique within its set.
+        listed: The file or folder that makes it one of the set, for messages.
+        source: The file that holds its annotation, for messages.
+        annotate: Reads the annotation, and the file name of the picture that it states, if any;
+            raises InputError, `MissingFileError` where there is no annotation.
+        picture: Finds the picture, with the file name that the annotation states or ""; raises
+            `MissingFileError` where there is none.
+    """
+
+    image_id: str
+    listed: Path
+    source: Path
+    annotate: Callable[[], tuple[Annotation, str]]
+    picture: Callable[[str], Path]
+
+    def load(self) -> LabelledImage:
+        """Read the annotation and find its picture."""
+        annotation, stated = self.annotate()
+        return LabelledImage(self.picture(stated), annotation)
+
+
+class MissingFileError(InputError):
+    """A picture or an annotation is not there.
+
+    Args:
+        folder: Where it should be.
+        name: How it should be called.
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(f"{folder / shown(name)} is missing: unpack the archive again")
+        self.folder, self.name = folder, name
+
+    def __reduce__(self) -> tuple[type["MissingFileError"], tuple[Path, str]]:
+        return MissingFileError, (self.folder, self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionData:
+    """Data that were opened: where, what they are, and how to read their sets.
+
+    Attributes:
+        path: What the user named.
+        kind: What it was found to be, such as "a VOC devkit".
+        classes: Names; a label is an index into them.
+        sets: Names of the sets, in the order of the format.
+        entries: Gives the images of one set.
+        metric: Whose rules a score begins with.
+        notes: What else the user should know, a sentence each: what was passed over, and so on.
+    """
+
+    path: Path
+    kind: str
+    classes: tuple[str, ...]
+    sets: tuple[str, ...]
+    entries: Callable[[str], list[Entry]]
+    metric: Literal["voc", "coco"] = "voc"
+    notes: tuple[str, ...] = field(default=())
+
+    def read(self, split: str) -> list[LabelledImage]:
+        """Read one or more sets, comma-separated, in the order of their lists.
+
+        Raises:
+            InputError: A set, an image or an annotation is missing or wrong, or an id occurs twice.
+        """
+        return read_all(self.listed(split), Entry.load, split)
+
+    def annotations(self, split: str) -> list[Annotation]:
+        """Read the annotations alone, as scoring does: the pictures need not be there."""
+        return read_all(self.listed(split), lambda entry: entry.annotate()[0], split)
+
+    def listed(self, split: str) -> list[Entry]:
+        """Return the entries of one or more sets, comma-separated."""
+        return [entry for name in split.split(",") for entry in self.entries(name.strip())]
+
+
+def read_all(entries: Sequence[Entry], read: Callable[[Entry], Item], split: str) -> list[Item]:
+    """Read the entries of a split.
+
+    Raises:
+        InputError: An image or an annotation is missing or wrong, or an id occurs twice.
+    """
+    items: dict[str, Item] = {}
+    missing: list[MissingFileError] = []
+    for entry in entries:
+        if entry.image_id in items:
+            raise InputError(
+                f"{entry.listed}: the image id {shown(entry.image_id)} occurs twice in {split!r}: "
+                "name each image once"
+            )
+        try:
+            items[entry.image_id] = read(entry)
+        except MissingFileError as error:
+            missing.append(error)
+    if missing:
+        folder = missing[0].folder
+        there = sum(error.folder == folder for error in missing)
+        raise InputError(
+            f"{there} of the {len(entries)} files that {split!r} lists are missing in {folder}, "
+            f"the first is {shown(missing[0].name)}: unpack the archive again"
+        )
+    return list(items.values())
+
+
+def set_name(split: str) -> str:
+    """Return the set of YEAR:SET; a name without a year is the set itself."""
+    match = _YEAR_AND_SET.fullmatch(split)
+    return match[1] if match else split
+
+
+def shown(text: str) -> str:
+    """Escape and shorten a name from a foreign file for a message."""
+    return in_line(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}...")
+
+
+def quoted(text: str) -> str:
+    """The same in quotation marks."""
+    return repr(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}...")

@@ -1,0 +1,81 @@
+"""Finding the picture of an annotation."""
+
+import os
+from pathlib import Path
+
+from common.errors import InputError
+from detect.data.dataset import MissingFileError, quoted
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+"""In any case."""
+
+
+def is_picture(name: str) -> bool:
+    """Tell a picture by its suffix."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def check_image_id(line: str, where: str) -> None:
+    """Refuse an image id that leads out of the folder, or cannot be shown: ids become file names.
+
+    Raises:
+        InputError: It is blank, absolute, goes upwards, or holds what is not printable.
+    """
+    if not line:
+        raise InputError(f"{where} is blank: write one image id per line")
+    parts = line.replace("\\", "/").split("/")
+    if not line.isprintable() or {"", ".", ".."} & set(parts) or ":" in parts[0][1:2]:
+        raise InputError(
+            f"{where}: {quoted(line)} is no image id: name a file in the folder of images"
+        )
+
+
+class Pictures:
+    """The image files of a folder and of those below it, by id."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folders: dict[Path, dict[str, list[str]]] = {}
+
+    def _below(self, folder: Path) -> dict[str, list[str]]:
+        """File names by stem; links that lead nowhere are none."""
+        if folder not in self._folders:
+            names: dict[str, list[str]] = {}
+            if folder.is_dir():
+                with os.scandir(folder) as entries:
+                    for entry in entries:
+                        if is_picture(entry.name) and entry.is_file():
+                            names.setdefault(entry.name.rpartition(".")[0], []).append(entry.name)
+            self._folders[folder] = names
+        return self._folders[folder]
+
+    def find(self, image_id: str, stated: str = "") -> Path:
+        """Find the picture of an annotation.
+
+        Args:
+            image_id: Its id: a name without suffix, perhaps with folders before it.
+            stated: The file name that the annotation states; only its last part is looked at, so it
+                never leads elsewhere.
+
+        Raises:
+            MissingFileError: There is none.
+            InputError: There are several, and the annotation does not say which.
+        """
+        folder = (self.root / image_id).parent
+        stem, known = image_id.replace("\\", "/").rpartition("/")[2], self._below(folder)
+        name = stated.replace("\\", "/").rpartition("/")[2]
+        of_id = known.get(stem, [])
+        if name in known.get(name.rpartition(".")[0], ()):
+            if of_id and name not in of_id:
+                raise InputError(
+                    f"{folder} holds {of_id[0]}, but the annotation {quoted(stem)} says that it is "
+                    f"of {quoted(name)}, which is there too: correct its <filename>"
+                )
+            return folder / name
+        if len(of_id) > 1:
+            raise InputError(
+                f"{folder} holds {' and '.join(sorted(of_id))}: keep one, or name it in <filename>"
+            )
+        if not of_id:
+            raise MissingFileError(folder, name if is_picture(name) else f"{stem}.jpg")
+        return folder / of_id[0]

@@ -1,0 +1,203 @@
+"""One annotation file of PASCAL VOC's form.
+
+It may come from anyone: a file is small, declares no entities, and leads to no other file.
+"""
+
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from common.errors import InputError
+from detect.data.dataset import Annotation, quoted
+
+MAX_XML_BYTES = 1_000_000
+_FORBIDDEN = (b"\0", b"<!DOCTYPE", b"<!ENTITY")
+Coordinates = Literal["voc", "zero-based"]
+"""voc: 1-based inclusive pixels; zero-based: edges, counted from 0."""
+Labels = Mapping[str, int | None]
+"""Class name to label; None: objects of this class are none."""
+
+
+class UnknownClassError(InputError):
+    """An annotation names a class that the data do not have.
+
+    Args:
+        message: Names file and object.
+        name: The class.
+    """
+
+    def __init__(self, message: str, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+    def __reduce__(self) -> tuple[type["UnknownClassError"], tuple[str, str]]:
+        return UnknownClassError, (str(self), self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class VocFile:
+    """What an annotation file holds: the objects, and the picture that it says it is of."""
+
+    annotation: Annotation
+    filename: str
+
+
+def _child(parent: ET.Element, tag: str, where: str) -> ET.Element:
+    child = parent.find(tag)
+    if child is None:
+        raise InputError(f"{where}: <{tag}> is missing")
+    return child
+
+
+def _text(parent: ET.Element, tag: str, where: str) -> str:
+    return (_child(parent, tag, where).text or "").strip()
+
+
+def _number(parent: ET.Element, tag: str, where: str) -> float:
+    text = _text(parent, tag, where)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where}: <{tag}> is {quoted(text)}, not a number")
+    return value
+
+
+def _size(root: ET.Element, where: str) -> tuple[int, int]:
+    size = _child(root, "size", where)
+    width, height = _number(size, "width", where), _number(size, "height", where)
+    if min(width, height) < 1 or not (width.is_integer() and height.is_integer()):
+        raise InputError(f"{where}: the image size {width:g} x {height:g} is not whole pixels")
+    return int(width), int(height)
+
+
+def _box(
+    item: ET.Element, width: int, height: int, coordinates: Coordinates, where: str
+) -> tuple[float, ...]:
+    corners = _child(item, "bndbox", where)
+    xmin, ymin, xmax, ymax = (_number(corners, t, where) for t in ("xmin", "ymin", "xmax", "ymax"))
+    told = f"the box xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
+    if xmin > xmax or ymin > ymax:
+        raise InputError(f"{where}: {told} is inverted")
+    first = 1 if coordinates == "voc" else 0
+    # One pixel beyond the image is a rounding of the annotation tool, more is a mistake.
+    if min(xmin, ymin) < first - 1 or xmax > width + 1 or ymax > height + 1:
+        raise InputError(f"{where}: {told} lies outside the image of {width} x {height} pixels")
+    box = xmin - first, ymin - first, xmax, ymax
+    if max(box[0], 0) >= min(box[2], width) or max(box[1], 0) >= min(box[3], height):
+        raise InputError(f"{where}: {told} is empty within the {width} x {height} pixels")
+    return box
+
+
+def _difficult(item: ET.Element, where: str) -> bool:
+    text = "0" if item.find("difficult") is None else _text(item, "difficult", where)
+    if text not in ("0", "1"):
+        raise InputError(f"{where}: <difficult> is {quoted(text)}, not 0 or 1")
+    return text == "1"
+
+
+def read_bytes(path: Path, kind: str, most: int) -> bytes:
+    """Read a file of at most `most` bytes; not a pipe or a device, which would never end.
+
+    Raises:
+        InputError: It cannot be read, or is too large for what it is.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no regular file, so it is no {kind}")
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{path} is no readable {kind}: {error.strerror}") from error
+    if len(data) > most:
+        raise InputError(f"{path} is over {most} bytes, too large for a {kind}")
+    return data
+
+
+def _parse(path: Path) -> ET.Element:
+    data = read_bytes(path, "VOC annotation", MAX_XML_BYTES)
+    for token in _FORBIDDEN:
+        if token in data:
+            raise InputError(f"{path} holds {token.decode()!r}, which no VOC annotation needs")
+    try:
+        root = ET.fromstring(data)
+    except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
+        raise InputError(f"{path} is not well-formed XML: {error}") from error
+    if root.tag != "annotation":
+        raise InputError(f"{path}: the outer tag is {quoted(root.tag)}, not <annotation>")
+    for child in root:
+        plain = child.tag.rpartition("}")[2].lower().removesuffix("s")
+        if plain == "object" and child.tag != "object":
+            raise InputError(
+                f"{path} holds <{quoted(child.tag)[1:-1]}>, which is not <object>: rename the tag, "
+                "for its objects would be none"
+            )
+    return root
+
+
+def read_voc(
+    path: Path, image_id: str, label_of: Labels, coordinates: Coordinates = "voc"
+) -> VocFile:
+    """Read one annotation file.
+
+    Coordinates may be integers or decimals; a missing <difficult> means 0; <part> boxes are left
+    out; a box may lie one pixel beyond the image.
+
+    Args:
+        path: The XML file.
+        image_id: The id in the split list.
+        label_of: Class name to label; None leaves the object out.
+        coordinates: How its boxes are counted.
+
+    Raises:
+        InputError: The file is unreadable, hostile or malformed, or an object has an unknown class
+            (`UnknownClassError`) or an impossible box; the message names file and object.
+    """
+    root = _parse(path)
+    width, height = _size(root, str(path))
+    boxes, labels, difficult = [], [], []
+    for number, item in enumerate(root.findall("object"), start=1):
+        where = f"{path}, object {number}"
+        name = _text(item, "name", where)
+        if name not in label_of:
+            raise UnknownClassError(
+                f"{where}: {quoted(name)} is an unknown class; the classes are "
+                f"{', '.join(label_of)}",
+                name,
+            )
+        where = f"{where} ({name})"
+        box, hard = _box(item, width, height, coordinates, where), _difficult(item, where)
+        label = label_of[name]
+        if label is not None:
+            boxes.append(box)
+            labels.append(label)
+            difficult.append(hard)
+    annotation = Annotation(
+        image_id=image_id,
+        width=width,
+        height=height,
+        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        labels=np.array(labels, np.int64),
+        difficult=np.array(difficult, np.bool_),
+    )
+    return VocFile(annotation, (root.findtext("filename") or "").strip())
+
+
+def read_annotation(path: Path, image_id: str, label_of: Labels) -> Annotation:
+    """Read the objects of an annotation file in VOC's own coordinates; the rest as `read_voc`."""
+    return read_voc(path, image_id, label_of).annotation
+
+
+def class_names(path: Path) -> set[str]:
+    """Return the classes that an annotation file names; none of one that cannot be read."""
+    try:
+        root = _parse(path)
+    except InputError:
+        return set()
+    return {(item.findtext("name") or "").strip() for item in root.findall("object")} - {""}
