@@ -1,6 +1,33 @@
 """The exceptions that a user meets, and what each means for a command: a line, an exit code."""
 
 import errno
+import shutil
+
+from common.text import in_line, in_lines
+from common.text import in_line as printable  # noqa: F401 - its name before
+
+_LATER = "the disk or its server does not answer: give the same command again once it does"
+_REMEDIES = {
+    errno.ENOSPC: "free space, or choose another folder",
+    errno.EDQUOT: "free space, or choose another folder",
+    errno.EFBIG: "free space, or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.EACCES: "change its permissions, or choose another",
+    errno.EPERM: "change its permissions, or choose another",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "give a file",
+    errno.EEXIST: "choose another name",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EIO: _LATER,
+    errno.ESTALE: _LATER,
+    errno.ENOTCONN: _LATER,
+    errno.EMFILE: "raise the limit of open files (ulimit -n 65536), or give --workers 0",
+    errno.ENFILE: "raise the limit of open files (ulimit -n 65536), or give --workers 0",
+    errno.ENOMEM: "free memory, or give fewer --workers or a smaller batch",
+}
+_BROKEN = (errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""No fault of the arguments: exit code 1."""
 
 
 class InputError(ValueError):
@@ -9,11 +36,6 @@ class InputError(ValueError):
     The message is one sentence a user can act on: which file or flag, what is wrong with it, what
     to do. Commands print it and exit with code 2, without a traceback.
     """
-
-
-def printable(text: str) -> str:
-    """Escape line breaks, terminal codes and bytes that are no text: names hold anything."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class SourceError(InputError):
@@ -29,6 +51,25 @@ class ReaderKilled(Exception):  # noqa: N818 - named for what happened
         super().__init__(
             "a process that reads images was killed, perhaps for its memory: give the same command "
             "again to go on; fewer --workers need less"
+        )
+
+
+class SharedMemoryFull(Exception):  # noqa: N818 - named for what happened
+    """Batches pass from the processes that read them through /dev/shm, and it has no room.
+
+    Docker grants 64 MB of it.
+    """
+
+    exit_code = 1
+
+    def __init__(self) -> None:
+        try:
+            there = f"{shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MB"
+        except OSError:
+            there = "none"
+        super().__init__(
+            f"too little shared memory (/dev/shm: {there}) for the images that --workers send: "
+            "enlarge it (docker run --shm-size=8g), or give --workers 0"
         )
 
 
@@ -52,21 +93,54 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
     (SystemExit, and a reader such as `head` that has seen enough).
     """
     if isinstance(error, InputError):
-        return 2, f"error: {error}"
+        return 2, f"error: {in_lines(str(error))}"
     if isinstance(error, BrokenPipeError):
         return 0, None
-    if isinstance(error, OSError) and (
-        error.filename is not None or error.errno in (errno.ENOSPC, errno.EDQUOT)
-    ):
-        where = f"{error.filename}: " if error.filename else ""
-        return 2, f"error: {where}{error.strerror}"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _REMEDIES):
+        where = f"{in_line(str(error.filename))}: " if error.filename else ""
+        return (
+            1 if error.errno in _BROKEN else 2,
+            f"error: {where}{error.strerror}: {remedy(error)}",
+        )
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, SystemExit):
         code = error.code
         return (code, None) if isinstance(code, int) else (int(code is not None), None)
-    # torch raises this wherever the main process happens to be.
-    if isinstance(error, Exception) and "DataLoader worker" in str(error):
-        error = ReaderKilled()
+    if isinstance(error, Exception):
+        error = _named(error)
     code = getattr(error, "exit_code", None)
     return (1, None) if code is None else (int(code), f"{type(error).__name__}: {error}")
+
+
+def remedy(error: OSError) -> str:
+    """Say what can be done about an error of the system."""
+    return _REMEDIES.get(error.errno or 0, "check the path")
+
+
+class OutOfMemory(Exception):  # noqa: N818 - named for what happened
+    """Memory, of the machine or of a GPU, does not suffice."""
+
+    exit_code = 1
+
+
+_KILLED = "DataLoader worker (pid"
+_BUS_ERROR = "Bus error"
+_NO_MEMORY = ("can't allocate memory", "Caught MemoryError in DataLoader worker")
+
+
+def _named(error: Exception) -> Exception:
+    """Name what torch raises wherever the main process happens to be."""
+    text = str(error)
+    if _KILLED in text:
+        return SharedMemoryFull() if _BUS_ERROR in text else ReaderKilled()
+    # By its name: this module is free of torch.
+    on_gpu = type(error).__name__ == "OutOfMemoryError"
+    if on_gpu or isinstance(error, MemoryError) or any(words in text for words in _NO_MEMORY):
+        what = "the GPU's memory" if on_gpu else "memory"
+        said = in_line(" ".join(text.split()))[:120]
+        return OutOfMemory(
+            f"{what} does not suffice{f' ({said})' * bool(said)}: take a smaller batch, smaller "
+            "images or fewer --workers"
+        )
+    return error

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from common.errors import InputError
+from common.errors import InputError, remedy
 
 
 def write_atomically(
@@ -52,7 +52,7 @@ def write_atomically(
         _sync_folder(path.parent)
     except OSError as error:
         raise InputError(
-            f"{path} could not be written ({error.strerror}): free space or choose another --out"
+            f"{path} could not be written ({error.strerror}): {remedy(error)}"
             f"{_room(path.parent, size)}; what was there before stays"
         ) from error
     finally:
@@ -119,9 +119,13 @@ def _room(folder: Path, size: int | None) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
+    """Wait until the disk has the folder's names; some file systems know no such thing."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

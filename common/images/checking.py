@@ -21,10 +21,11 @@ from typing import BinaryIO
 import cv2
 from tqdm import tqdm
 
-from common.errors import InputError, printable
+from common.errors import InputError
 from common.images.decoding import decode_image, read_content
 from common.images.headers import SUFFIXES, read_header
 from common.processes.launcher import usable_cores
+from common.text import in_line
 
 _CHUNK = 16
 # libjpeg goes on with grey or shifted pixels. Extraneous bytes alone harm none.
@@ -111,7 +112,7 @@ class Report:
     def fault(self, path: Path, reason: str) -> None:
         """Print a fault."""
         self.faults += 1
-        tqdm.write(f"{printable(str(path))}: {printable(reason)}", file=sys.stdout)
+        tqdm.write(f"{in_line(str(path))}: {in_line(reason)}", file=sys.stdout)
 
     def check(
         self,
@@ -153,7 +154,7 @@ class Report:
             InputError: There were faults; the summary is its message.
         """
         notes = [
-            f"{count} {note} (such as {printable(str(self._examples[note]))})"
+            f"{count} {note} (such as {in_line(str(self._examples[note]))})"
             for note, count in self._notes.most_common()
         ]
         noted = f"; read as RGB: {', '.join(notes)}" if notes else ""

@@ -1,20 +1,19 @@
 """Reading images in worker processes, one stream for the whole training."""
 
 import atexit
-import multiprocessing
 import re
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.errors import InputError, ReaderKilled, SourceError
+from common.errors import InputError, SourceError
+from common.images import handing_over
 from common.images.sampling import MicroBatch
 from common.processes.launcher import cores_of_a_rank
 
@@ -146,21 +145,24 @@ def stream(
         InputError: As `read` raised it, in the order of the micro-batches.
         SourceError: As `read` raised it, with leave to skip too.
         ReaderKilled: A worker was killed.
+        SharedMemoryFull: Batches cannot be handed over.
+        Terminated: The training was asked to end, and waits for images.
     """
     keys = ([(m.epoch, int(i)) for i in m.indices] for m in micro_batches)
     loader = DataLoader(
         Keyed(read, skip),
         batch_sampler=keys,  # any iterable serves; it is read once
         num_workers=workers,
-        collate_fn=partial(_collate_readable, collate),
+        collate_fn=partial(_collate_readable, collate, shared=workers > 0),
         pin_memory=device.type == "cuda",
         worker_init_fn=_start_worker,
         # Its own: from the default one every start, a resumed one too, would draw a number.
         generator=torch.Generator(),
+        timeout=handing_over.POLL if workers else 0,
     )
-    atexit.unregister(_kill_workers)
-    atexit.register(_kill_workers)  # now: what is registered last is called first
-    for batch, bad in _watched(iter(loader)):
+    atexit.unregister(handing_over.kill_workers)
+    atexit.register(handing_over.kill_workers)  # now: what is registered last is called first
+    for batch, bad in handing_over.received(loader):
         for position, reason in bad:
             if position == _NOWHERE:
                 raise SourceError(reason)
@@ -171,37 +173,14 @@ def stream(
         yield batch
 
 
-def _watched(batches: Iterator[Any]) -> Iterator[Any]:
-    """Yield the batches of a loader that has started; name the death of a worker as what it is.
-
-    It shows as one of several errors, by where the main process waited.
-    """
-    workers = [worker.sentinel for worker in multiprocessing.active_children()]
-    try:
-        yield from batches
-    except (RuntimeError, OSError, EOFError) as error:
-        if not wait(workers, timeout=1.0):  # its connections close before it is gone
-            raise
-        raise ReaderKilled from error
-
-
 def _collate_readable(
-    collate: Callable[[list[Any]], Any], read: list[tuple[Any, list[Bad]]]
-) -> tuple[Any, list[Bad]]:
-    """Return a batch, None if it lacks an item, and the unreadable images."""
+    collate: Callable[[list[Any]], Any], read: list[tuple[Any, list[Bad]]], *, shared: bool
+) -> handing_over.Handed:
+    """Return a batch, None if it lacks an item, and the unreadable images; in shared memory."""
     items = [item for item, _ in read]
     lacks = any(item is None for item in items)
-    return None if lacks else collate(items), [bad for _, found in read for bad in found]
-
-
-def _kill_workers() -> None:
-    """Let this process end: at its exit multiprocessing sends SIGTERM and waits for all children.
-
-    Ours are deaf to that, and one that waits for the lock of another that was killed never ends.
-    """
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would report these deaths
-    for worker in multiprocessing.active_children():
-        worker.kill()
+    result = None if lacks else collate(items), [bad for _, found in read for bad in found]
+    return handing_over.share(result) if shared else result
 
 
 def _start_worker(_: int) -> None:
@@ -212,7 +191,7 @@ def _start_worker(_: int) -> None:
     """
     import cv2
 
-    for number in (signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

@@ -78,8 +78,8 @@ def test_a_write_that_cannot_fit_is_not_begun(
     with pytest.raises(InputError) as caught:
         write_atomically(path, begun, size=1234, keep_previous=True)
     assert str(caught.value) == (
-        f"{path} could not be written (No space left on device): free space or choose another "
-        "--out (1,234 bytes needed, 1,233 free); what was there before stays"
+        f"{path} could not be written (No space left on device): free space, or choose "
+        "another folder (1,234 bytes needed, 1,233 free); what was there before stays"
     )
     assert contents(tmp_path) == {"last.pt": b"old"}
     assert set(asked) == {tmp_path}
@@ -94,7 +94,7 @@ def test_a_quota_that_nobody_tells_of(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-    message = r"\(File too large\): free space .* \(400,000 bytes needed, [0-9,]+ free\)"
+    message = r"\(File too large\): free space, .* \(400,000 bytes needed, [0-9,]+ free\)"
     try:
         with pytest.raises(InputError, match=message):
             write(path, bytes(400_000), size=400_000, keep_previous=True)

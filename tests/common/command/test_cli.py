@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 from common.command import cli
 from common.command.flags import RunFlags
@@ -126,8 +127,52 @@ def run(command: Callable[[list[str]], None], *argv: str) -> int:
     ("error", "code", "line"),
     [
         (InputError("x.pt is bad: mend it"), 2, "error: x.pt is bad: mend it"),
-        (FileNotFoundError(2, "No such file", "/a/b"), 2, "error: /a/b: No such file"),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: No space left on device"),
+        (
+            FileNotFoundError(2, "No such file", "/a/b"),
+            2,
+            "error: /a/b: No such file: check the path",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            2,
+            "error: No space left on device: free space, or choose another folder",
+        ),
+        (
+            OSError(errno.ESTALE, "Stale file handle", "/a\n\x1b/b"),
+            1,
+            r"error: /a\n\x1b/b: Stale file handle: the disk or its server does not answer: give "
+            "the same command again once it does",
+        ),
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            1,
+            "error: Too many open files: raise the limit of open files (ulimit -n 65536), or give "
+            "--workers 0",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/a"),
+            2,
+            "error: /a: Permission denied: change its permissions, or choose another",
+        ),
+        (InputError("a\x1b[31m\u202e is bad"), 2, r"error: a\x1b[31m\u202e is bad"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            1,
+            "ReaderKilled: a process that reads images was killed, perhaps for its memory: give "
+            "the same command again to go on; fewer --workers need less",
+        ),
+        (
+            MemoryError(),
+            1,
+            "OutOfMemory: memory does not suffice: take a smaller batch, smaller images or fewer "
+            "--workers",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            1,
+            "OutOfMemory: the GPU's memory does not suffice (CUDA out of memory.): take a smaller "
+            "batch, smaller images or fewer --workers",
+        ),
         (NonFiniteError("loss at step 3"), 3, "NonFiniteError: loss at step 3"),
         (Terminated("ended after step 7"), 143, "Terminated: ended after step 7"),
         (KeyboardInterrupt(), 130, "interrupted"),
@@ -141,7 +186,15 @@ def test_exit_codes(
     assert capsys.readouterr() == ("", line + "\n")
 
 
-@pytest.mark.parametrize("error", [ValueError("bug"), RuntimeError("bug"), OSError(5, "I/O")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bug"),
+        RuntimeError("bug"),
+        OSError(errno.ECONNRESET, "reset"),
+        KeyError("Caught KeyError in DataLoader worker process 0."),
+    ],
+)
 def test_other_errors_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
         run(raising(error))
