@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from common.processes.ranks import World
 from common.training import launch
 from common.training.loop import Task
 from common.weights.backbone import card_path, fingerprint, load_backbone
+from detect.data.parts import data_parts
 from detect.data.voc import read_classes, read_split
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.recipes import Recipe
@@ -106,13 +106,12 @@ def _build(
         source,
     )
     _place_focused_dropout(network.backbone.body, recipe)
-    ids = [image.annotation.image_id for image in images]
     prepare(network, recipe, world.device)
     torch.manual_seed(flags.seed * 1000 + world.rank)
     task = Task(
         model=network,
         num_images=len(images),
-        data=blake2b("\n".join(ids).encode(), digest_size=8).hexdigest(),
+        data=data_parts(classes, images, test_images),
         load=training_batches(images, recipe, reading, seed=flags.seed),
         loss=detection_loss,
         evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=reading.workers),

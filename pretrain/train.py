@@ -14,6 +14,7 @@ from common.method.controls import InParticipatingSteps
 from common.method.dropout import FocusedDropout
 from common.optimization.optimizer import compile_network, place_focused_dropout
 from common.processes.ranks import World
+from common.runs.data_parts import IMAGES
 from common.training import launch
 from common.training.loop import Task
 from pretrain.data.splits import Split, open_split
@@ -60,7 +61,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Task, Mapping
     task = Task(
         model=network,
         num_images=train.num_images,
-        data=train.digest,
+        data={IMAGES: train.digest},
         load=train.load,
         loss=classification_loss(recipe, train.finish),
         evaluate=partial(

@@ -34,6 +34,7 @@ from common.processes.ranks import (
 from common.processes.signals import StopRequest, Terminated
 from common.recipe import Focus, Optimization, learning_rate
 from common.runs import checkpoints
+from common.runs.data_parts import changes
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import MetricsLog
 from common.runs.progress import Progress
@@ -314,11 +315,11 @@ class _Run:
             "metrics": self.metrics,
         }
 
-    def _extent(self) -> dict[str, int | str]:
+    def _extent(self) -> dict[str, Any]:
         """Return what gives a step its images; a short last batch can depend on the ranks."""
         return {
             "num_images": self.task.num_images,
-            "data": self.task.data,
+            "data": dict(self.task.data),
             "steps_per_epoch": self.steps_per_epoch,
         }
 
@@ -366,9 +367,14 @@ class _Run:
         state = broadcast(state)
         if state is None:
             return
+        if changed := changes(state.get("data", {}), self.task.data):
+            raise InputError(
+                f"the checkpoint is of other data, what changed is {'; '.join(changed)}: give the "
+                "data as they were, or choose another --out"
+            )
         try:
             for name, value in self._extent().items():
-                if state[name] != value:
+                if name != "data" and state[name] != value:
                     raise ValueError(f"{name} was {state[name]}, is now {value}")
             self.task.model.load_state_dict(state["model"])
             load_optimizer(self.optimizer, state["optimizer"])

@@ -1,12 +1,13 @@
 """What a stage hands to the training loop, and how a run is carried out."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
 from common.images.sampling import MicroBatch
+from common.runs.data_parts import Parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,8 +18,9 @@ class Task:
     """The network, on its device; not wrapped."""
     num_images: int
     """Training images."""
-    data: str = ""
-    """What tells this training set from another, such as a digest; all ranks must have the same."""
+    data: Parts = field(default_factory=dict)
+    """What tells these data from others, part by part; all ranks must have the same, and so must a
+    resume, which names the parts that changed."""
     load: Callable[[Iterable[MicroBatch]], Iterator[Any]]
     """Turns micro-batches into batches on the device, in order."""
     loss: Callable[[nn.Module, Any], dict[str, Tensor]]

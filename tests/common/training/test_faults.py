@@ -476,7 +476,7 @@ def said_by(work: Callable[[int], object], printed: Path) -> list[str]:
     return [file.read_text() for file in (printed, printed.with_suffix(".1"))]
 
 
-@pytest.mark.parametrize("difference", [{"num_images": 20}, {"data": "other labels"}])
+@pytest.mark.parametrize("difference", [{"num_images": 20}, {"data": {"labels": "others"}}])
 def test_ranks_with_other_images_say_so(tmp_path: Path, difference: dict[str, Any]) -> None:
     def work(rank: int) -> None:
         with ranks.start("cpu") as world:

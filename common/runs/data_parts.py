@@ -1,0 +1,62 @@
+"""What tells the data of a run from others, part by part, so that a resume can say what changed.
+
+```python
+Task(..., data={
+    "class list": shown(classes),             # in words: a message can show both
+    "training images": digest(ids),           # many: a message names the part
+    "objects of the training images": digest(...),
+})
+```
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+
+Parts = Mapping[str, str]
+"""Name of a part, as a message calls it, to its words or its digest."""
+IMAGES = "training images"
+"""The part that checkpoints of older versions have alone."""
+_DIGEST = re.compile("[0-9a-f]{16,}")
+_MOST_SHOWN = 100  # characters of one part in a message
+
+
+def digest(pieces: Iterable[str | bytes]) -> str:
+    """Digest a part of many pieces; their order counts, and so do the bounds between them."""
+    state = blake2b(digest_size=16)
+    for piece in pieces:
+        data = piece.encode(errors="surrogatepass") if isinstance(piece, str) else piece
+        state.update(len(data).to_bytes(8, "little") + data)
+    return state.hexdigest()
+
+
+def changes(before: Parts | str, now: Parts) -> list[str]:
+    """Say what differs between the data of a checkpoint and those of today, a phrase a part.
+
+    Args:
+        before: Of the checkpoint; a text of an older version, which is compared with `IMAGES`.
+        now: Of today.
+
+    Returns:
+        Nothing if they are the same.
+    """
+    if isinstance(before, str):
+        before, now = {IMAGES: before}, {IMAGES: now.get(IMAGES, "")}
+    names = [*now, *(name for name in before if name not in now)]
+    return [
+        _phrase(name, before.get(name), now.get(name))
+        for name in names
+        if before.get(name) != now.get(name)
+    ]
+
+
+def _phrase(name: str, before: str | None, now: str | None) -> str:
+    if before is None or now is None:
+        return f"the {name}, which one of them lacks"
+    if _DIGEST.fullmatch(before) or _DIGEST.fullmatch(now):
+        return f"the {name}"
+    return f"the {name}: {_cut(before)} then, {_cut(now)} now"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
