@@ -368,6 +368,9 @@ class _Run:
         if state is None:
             return
         if changed := changes(state.get("data", {}), self.task.data):
+            images = state.get("num_images", 0), self.task.num_images
+            if images[0] != images[1]:
+                changed.append(f"{images[0]} images then, {images[1]} now")
             raise InputError(
                 f"the checkpoint is of other data, what changed is {'; '.join(changed)}: give the "
                 "data as they were, or choose another --out"
