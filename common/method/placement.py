@@ -10,8 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from .dropout import FocusedDropout
+from .stages import last_stage_but_one
 
 PENULTIMATE = "penultimate"
+_SHOWN = 40
+"""At most so many names are listed in a message."""
 
 
 def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:
@@ -102,76 +105,32 @@ def remove_focused_dropout(model: nn.Module) -> None:
 def penultimate_stage(model: nn.Module) -> str:
     """Find the last stage but one of a convolutional network: what stands before its last halving.
 
-    The rule: among the members of the network's trunk, take the last one that lowers the resolution
-    and has a convolution in it or behind it; the stage ends with the member before that one. So it
-    is layer3 of a ResNet, denseblock3 of a DenseNet (before the transition, whose pooling begins
-    the last stage), and the ReLU before the fourth pooling of a VGG (the fifth has no convolution
-    behind it). Only the order and the strides of the modules are looked at; nothing is run.
+    The rule: among the calls of the network's trunk, take the last one that lowers the resolution
+    and has a convolution in it or behind it; the stage ends with the call before that one. So it is
+    layer3 of a ResNet, denseblock3 of a DenseNet (before the transition, whose pooling begins the
+    last stage), and the ReLU before the fourth pooling of a VGG (the fifth has no convolution
+    behind it). Of an encoder with a decoder or a pyramid behind it the encoder's stages count.
+
+    The network's forward is run once on an image without values, see `common.method.stages`;
+    weights, statistics and hooks stay as they are.
 
     Args:
-        model: A network whose stages follow one another.
+        model: A network that takes one batch of images.
 
     Returns:
         The dotted name of the submodule.
 
     Raises:
-        ValueError: If there is no such member, or the network's maps are not (N, C, H, W).
+        ValueError: If that cannot be told: there is no such call, the maps are not (N, C, H, W), or
+            come in branches, or the last stage is dilated, or the forward does not run.
     """
-    path: list[str] = []
-    trunk = model
-    while True:
-        # An auxiliary classifier is registered beside the stages and is none.
-        members = [item for item in trunk.named_children() if not item[0].lower().startswith("aux")]
-        last = _last_halving(members)
-        if last is None or isinstance(trunk, nn.ModuleList | nn.ModuleDict):
-            break  # members of a list need not follow one another
-        name, stage = members[last]
-        # What stands before a whole network, such as a normalization of pixels, is no stage.
-        is_stage = any(_convolves(before) for _, before in members[:last])
-        if is_stage and not _is_trunk(stage):
-            if getattr(model, "output_fmt", "NCHW") != "NCHW":  # timm's mark
-                break
-            return ".".join([*path, members[last - 1][0]])
-        path, trunk = [*path, name], stage
-    raise ValueError(
-        f"cannot tell the penultimate stage of a {type(model).__name__}: give the name of a "
-        f"submodule with an output (N, C, H, W); it has {_names(model)}"
-    )
-
-
-def _last_halving(members: list[tuple[str, nn.Module]]) -> int | None:
-    """Find the last member that lowers the resolution for a convolution in or behind it."""
-    convolves = False
-    for position in reversed(range(len(members))):
-        member = members[position][1]
-        convolves = convolves or _convolves(member)
-        if convolves and _lowers_resolution(member):
-            return position
-    return None
-
-
-def _convolves(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Conv2d) for part in module.modules())
-
-
-def _lowers_resolution(module: nn.Module) -> bool:
-    return any(_largest_stride(part) > 1 for part in module.modules())
-
-
-def _largest_stride(module: nn.Module) -> int:
-    stride = getattr(module, "stride", 1)
-    sides = stride if isinstance(stride, tuple | list) else [stride]
-    return max((side for side in sides if isinstance(side, int)), default=1)
-
-
-def _is_trunk(module: nn.Module) -> bool:
-    """Whether a module is a sequence with several halvings, not one stage."""
-    while isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
-        halving = [member for member in module.children() if _lowers_resolution(member)]
-        if len(halving) != 1:
-            return len(halving) > 1
-        module = halving[0]
-    return False
+    name = last_stage_but_one(model)
+    if name is None:
+        raise ValueError(
+            f"cannot tell the penultimate stage of a {type(model).__name__}: give the name of a "
+            f"submodule with an output (N, C, H, W); it has {_names(model)}"
+        )
+    return name
 
 
 def _calls_members_in_turn(module: nn.Module) -> bool:
@@ -191,7 +150,19 @@ def _owner(modules: dict[str, nn.Module], name: str) -> nn.Module:
 
 
 def _names(model: nn.Module) -> str:
-    """List the submodules a user may mean: the first two levels, not every convolution."""
-    names = [name for name, _ in model.named_modules() if name and name.count(".") < 2]
-    shown = ", ".join(names[:60])
-    return shown + (f", ... ({len(names) - 60} more)" if len(names) > 60 else "")
+    """List the submodules a user may mean: level by level, as far as the list stays readable."""
+    modules = dict(model.named_modules())
+    names = [name for name in modules if name and _may_be_meant(modules, name)]
+    depth = 1
+    while depth < 6 and sum(name.count(".") <= depth for name in names) <= _SHOWN:
+        depth += 1
+    near = [name for name in names if name.count(".") < max(depth, 2)]
+    shown = ", ".join(near[:_SHOWN])
+    more = len(names) - len(near[:_SHOWN])
+    return shown + (f", ... ({more} more)" if more else "")
+
+
+def _may_be_meant(modules: dict[str, nn.Module], name: str) -> bool:
+    """Whether a module has a convolution in it, or stands in a sequence, perhaps behind one."""
+    convolves = any(isinstance(part, nn.Conv2d) for part in modules[name].modules())
+    return convolves or _calls_members_in_turn(modules[name.rpartition(".")[0]])
