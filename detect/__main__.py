@@ -23,6 +23,7 @@ Backbone file to a detector to a scored report.
   list                      the recipes, one a line
   train RECIPE --backbone FILE --data VOCDEVKIT --out RUN      fine-tune; goes on where RUN left off
   evaluate --run RUN --data VOCDEVKIT --split 2007:test --out DIR      detect, write, score
+  predict --run RUN --images PATH --out DIR      boxes on your own photos, drawn and as JSON
   verify --data VOCDEVKIT --split 2007:trainval,2012:trainval      check every file beforehand
   score --detections PATH --data VOCDEVKIT --split 2007:test --out DIR      anybody's detections
   report DIR [DIR ...] --out report.html      compare evaluated folders; the first is the baseline
@@ -96,6 +97,34 @@ class ScoreFlags:
             raise ValueError("--iou needs an overlap, such as 0.5")
         if self.against and not self.bootstrap:
             raise ValueError("--against needs resamples: leave --bootstrap 0 out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictFlags:
+    """Flags of predict."""
+
+    run: Path
+    """Folder of a run."""
+    images: tuple[Path, ...]
+    """Photos: files, folders (searched with those below them), patterns such as "photos/*.jpg"."""
+    out: Path
+    """Folder for predictions.json and pictures/."""
+    score_threshold: float | None = None
+    """Boxes from this score on; None: that of the best F1 where the run was evaluated, else 0.5."""
+    checkpoint: Literal["best", "last"] = "last"
+    """Weights of the last epoch, or of the best evaluation (chosen on its split)."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    workers: int | None = None
+    """Processes that read images; None: as many as cores, 0: none but this one."""
+    verbose: bool = False
+    """Print a line for each photo: its size, and what was found."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "score_threshold", high=1)
+        check_range(self, "workers")
+        if not self.images:
+            raise ValueError("--images needs a file, a folder or a pattern")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +213,30 @@ def _evaluate(argv: list[str]) -> None:
     )
     if launcher.is_main():
         _print(metrics, flags.out)
+
+
+def _predict(argv: list[str]) -> None:
+    program = f"{PROGRAM} predict"
+    flags = cli.parse(
+        PredictFlags,
+        argv,
+        program,
+        "Find objects on photos: pictures with boxes, and a COCO results file with file names.\n"
+        "Exit code 2 if a photo could not be read; the others are done.\n\n"
+        f"example: {program} --run RUN --images photos --out found",
+    )
+    from detect.predict import predict_files
+
+    predict_files(
+        flags.run,
+        flags.images,
+        flags.out,
+        score_threshold=flags.score_threshold,
+        checkpoint=flags.checkpoint,
+        device=flags.device,
+        workers=flags.workers,
+        verbose=flags.verbose,
+    )
 
 
 def _verify(argv: list[str]) -> None:
@@ -284,6 +337,7 @@ def main() -> int:
         "list": _list,
         "train": _train,
         "evaluate": _evaluate,
+        "predict": _predict,
         "verify": _verify,
         "score": _score,
         "report": _report,

@@ -17,6 +17,7 @@ from common.runs.finished import open_run
 from detect.data.voc import read_classes, read_split
 from detect.inference import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
+from detect.operating_point import remember_evaluation
 from detect.recipes import Recipe
 from detect.scoring.detections import write_coco_json, write_voc_text
 from detect.scoring.scored_folder import Scoring, data_fingerprint, score_into
@@ -92,7 +93,9 @@ def evaluate_run(
         "backbone": run.fact("backbone"),
         "command": describe_environment(str(world.device), world.size)["command"],
     }
-    return score_into(out, test.truth, detections, data, split, facts, Scoring())
+    metrics = score_into(out, test.truth, detections, data, split, facts, Scoring())
+    remember_evaluation(folder, out)
+    return metrics
 
 
 def _speed(

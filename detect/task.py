@@ -32,6 +32,7 @@ from detect.data.batches import (
     resize,
     resized_shape,
     to_device,
+    to_original,
 )
 from detect.data.dataset import LabelledImage
 from detect.network.retinanet import BatchedRetinaNet
@@ -39,8 +40,6 @@ from detect.recipes import Detector, Recipe
 from detect.scoring.detections import Detections, GroundTruth, ground_truth
 from detect.scoring.metrics import score
 
-_SMALLEST_SIDE = 1e-3
-"""Pixels; what is left of a box that was cut at the border of the image can have no area."""
 Batch = tuple[Images, Targets]
 
 
@@ -231,13 +230,9 @@ def _columns(table: NDArray[np.float64], test: EvaluationSet, settings: Detector
     table = table[np.argsort(table[:, 0], kind="stable")]
     image = table[:, 0].astype(np.int64)
     shapes = [_test_shape(image, settings) for image in test.images]
-    resized = np.array(shapes, np.float64).reshape(-1, 2)[:, ::-1]
-    original = test.truth.sizes
-    corners = table[:, 3:].reshape(-1, 2, 2) * (original / resized)[image, None]
-    corners = np.clip(corners, 0, original[image, None])
-    # To float32, as they came from the network: both file formats keep all digits of that.
-    box = corners.astype(np.float32).astype(np.float64).reshape(-1, 4)
-    kept = (box[:, 2:] - box[:, :2] >= _SMALLEST_SIDE).all(axis=1)
+    resized = np.array(shapes, np.int64).reshape(-1, 2)[:, ::-1]
+    # As float32, as they came from the network: both file formats keep all digits of that.
+    box, kept = to_original(table[:, 3:], resized[image], test.truth.sizes[image])
     return Detections(
         image=image[kept],
         label=table[kept, 1].astype(np.int64),

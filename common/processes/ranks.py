@@ -65,7 +65,7 @@ def start(device: str = "auto", timeout_minutes: float = TIMEOUT_MINUTES) -> Ite
         SystemExit: In place of an error that another rank, ending alike, has told already.
     """
     size, rank = launcher.size(), launcher.rank()
-    place = _device(device, launcher.local_rank(), distributed=size > 1)
+    place = choose_device(device, launcher.local_rank(), distributed=size > 1)
     if place.type == "cuda":
         torch.cuda.set_device(place)
     if size == 1:
@@ -156,7 +156,17 @@ def _verdict(
     return error
 
 
-def _device(name: str, local_rank: int, *, distributed: bool) -> torch.device:
+def choose_device(name: str, local_rank: int = 0, *, distributed: bool = False) -> torch.device:
+    """Return the device of a name, where it is there.
+
+    Args:
+        name: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
+        local_rank: Number of this process among those of its machine.
+        distributed: Whether the ranks share out the GPUs.
+
+    Raises:
+        InputError: If the device is unknown or absent.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 SHAPE_MULTIPLE = 32
 """Padded sides are multiples of this, as torchvision's are."""
+SMALLEST_SIDE = 1e-3
+"""Pixels; what is left of a box that was cut at the border of the image can have no area."""
 Shape = tuple[int, int]
 """Height and width in pixels."""
 Item = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]
@@ -86,6 +88,26 @@ def resize(item: Item, shape: Shape) -> Item:
     resized = cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
     x, y = width / old_width, height / old_height
     return resized.astype(np.uint8, copy=False), boxes * np.array([x, y, x, y], np.float32), labels
+
+
+def to_original(
+    boxes: NDArray[np.float64], resized: NDArray[np.int64], original: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Take boxes back to the pixels of images as they were before `resize`.
+
+    Args:
+        boxes: (n, 4) [x1, y1, x2, y2] edges in pixels of the resized image.
+        resized: (n, 2) its width and height, or (2,) of all.
+        original: Likewise.
+
+    Returns:
+        (n, 4) within the image, of float32's precision, and (n,) which of them have an area.
+    """
+    corners = boxes.reshape(-1, 2, 2) * (original / resized).reshape(-1, 1, 2)
+    corners = np.clip(corners, 0, original.reshape(-1, 1, 2))
+    box = corners.reshape(-1, 4).astype(np.float32).astype(np.float64)
+    sides = box[:, 2:] - box[:, :2]
+    return box, np.asarray((sides >= SMALLEST_SIDE).all(axis=1))
 
 
 def collate(items: Sequence[Item], side: int = 1, rows: int = 1) -> Collated:

@@ -39,6 +39,22 @@ MISSED = Outline((240, 228, 66), dash=5)
 HIT = Outline((0, 186, 136))
 FALSE = Outline((240, 130, 30), dash=7)
 IGNORED = Outline((190, 190, 190), dash=3)
+OF_CLASSES = tuple(
+    map(
+        Outline,
+        (
+            (86, 180, 233),
+            (240, 150, 50),
+            (0, 186, 136),
+            (240, 228, 66),
+            (229, 140, 190),
+            (170, 220, 90),
+            (190, 165, 250),
+            (110, 215, 215),
+        ),
+    )
+)
+"""Of a class the one at its number, and from the first again: the label says which it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,211 @@
+"""Photos that a person names or holds: found, read upright, whatever their form.
+
+Where the boxes and published accuracies of data sets refer to pixels as stored, a photo of one's
+own is looked at as a viewer shows it: its EXIF orientation is applied.
+"""
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from common.errors import InputError
+from common.images.decoding import read_image
+from common.images.headers import SUFFIXES
+from common.images.loading import default_workers, stream
+from common.images.sampling import MicroBatch
+from common.text import in_line
+
+Prepared = TypeVar("Prepared")
+_FEW = 16
+"""So many photos are read sooner than processes that read them are started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """Image files, each once.
+
+    Attributes:
+        paths: The files, in the order of their names.
+        names: What tells them apart: their paths below the folder that holds all, with slashes.
+        passed_over: Files beside them that have no suffix of an image.
+    """
+
+    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    passed_over: tuple[Path, ...] = ()
+
+
+def find_photos(sources: Sequence[Path], without: Path | None = None) -> Photos:
+    """Find the photos that a command is to look at.
+
+    Args:
+        sources: Files, whatever their names; folders, searched with those below them; patterns such
+            as `photos/*.jpg` and `photos/**/*.png`. A file or folder of that very name comes first.
+        without: A folder whose files are no photos: the command's own pictures.
+
+    Raises:
+        InputError: If a source is not there, or no photo is found.
+    """
+    found: dict[Path, None] = {}
+    others: dict[Path, None] = {}
+    for named in sources:
+        source = _absolute(named)
+        if source.is_dir():
+            files = list(_files_below(source))
+        elif os.path.lexists(source):
+            found[source] = None
+            continue
+        elif glob.has_magic(str(source)):
+            matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 - Path has no absolute
+            files = [file for file in map(Path, sorted(matches)) if not file.is_dir()]
+        else:
+            raise InputError(f"{in_line(str(named))} is not there: name a file, folder or pattern")
+        photos = dict.fromkeys(filter(_is_photo, files))
+        if not photos:
+            raise InputError(
+                f"{in_line(str(named))} names no photo, and {len(files)} other files: the names of "
+                f"photos end in {' '.join(SUFFIXES)}"
+            )
+        found |= photos
+        others |= {file: None for file in files if file not in photos}
+    if without is not None:
+        inside = os.path.join(_absolute(without), "")  # noqa: PTH118 - with a slash behind it
+        found = {file: None for file in found if not str(file).startswith(inside)}
+        if not found:
+            raise InputError(f"all photos lie in {without}, which is written to: move them first")
+    paths = sorted(found)
+    base = _absolute(sources[0])
+    if len(sources) > 1 or not base.is_dir():
+        base = Path(os.path.commonpath({file.parent for file in paths}))
+    names = tuple(file.relative_to(base).as_posix() for file in paths)
+    return Photos(tuple(paths), names, tuple(others))
+
+
+def _absolute(path: Path) -> Path:
+    """Return a path from the root, without `..`; links stay as they are named."""
+    return Path(os.path.normpath(Path.cwd() / path))
+
+
+def _is_photo(file: Path) -> bool:
+    hidden = file.name.startswith(".")  # macOS puts a ._x.jpg beside every x.jpg
+    return not hidden and file.suffix.lower() in SUFFIXES
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those below it; each folder once, whatever links say."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = Path(root).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (Path(root) / file for file in sorted(files))
+
+
+def read_photo(photo: Any, name: str = "the image") -> NDArray[np.uint8]:
+    """Return the pixels of a photo, upright.
+
+    Args:
+        photo: Path of a file; array (H, W, 3), (H, W, 4) or (H, W), uint8, RGB; tensor (3, H, W) or
+            (1, H, W), uint8 or floats in [0, 1], RGB; or an image of Pillow.
+        name: What it is called in a message, where it is no file.
+
+    Returns:
+        (H, W, 3) uint8, RGB; alpha is left out, grey repeated.
+
+    Raises:
+        InputError: If it cannot be read, or is nothing of that kind.
+    """
+    if isinstance(photo, (str, Path)):
+        return read_image(Path(photo), upright=True)
+    if isinstance(photo, Image.Image):
+        return _of_pillow(ImageOps.exif_transpose(photo))
+    if isinstance(photo, Tensor):
+        if photo.ndim != 3 or len(photo) not in (1, 3):
+            raise InputError(f"{name} is a tensor of shape {tuple(photo.shape)}: give (3, H, W)")
+        if photo.is_floating_point():
+            low, high = (float(value) for value in photo.aminmax()) if photo.numel() else (0, 0)
+            if not 0 <= low <= high <= 1:
+                raise InputError(f"{name} has floats from {low:.4g} to {high:.4g}: give [0, 1]")
+            photo = (photo.float() * 255).round().byte()
+        photo = photo.permute(1, 2, 0).cpu().numpy()
+    if not isinstance(photo, np.ndarray):
+        raise InputError(f"{name} is a {type(photo).__name__}: give a path, array, tensor or image")
+    if photo.ndim == 3 and photo.shape[2] == 1:
+        photo = photo[..., 0]
+    shaped = photo.ndim == 2 or (photo.ndim == 3 and photo.shape[2] in (3, 4))
+    if photo.dtype != np.uint8 or not shaped or photo.size == 0:
+        raise InputError(
+            f"{name} is an array of {photo.dtype} and shape {photo.shape}: give (H, W, 3) of uint8"
+        )
+    if photo.ndim == 2:
+        photo = np.repeat(photo[..., None], 3, axis=2)
+    return np.ascontiguousarray(photo[..., :3])
+
+
+def _of_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
+        return read_photo((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return np.asarray(image.convert("RGB"))
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """In place of a photo that cannot be read: what is wrong with it, with its name."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader(Generic[Prepared]):
+    paths: Sequence[Path]
+    prepare: Callable[[NDArray[np.uint8]], Prepared]
+
+    def __call__(self, epoch: int, index: int) -> Prepared | Unreadable:
+        try:
+            return self.prepare(read_photo(self.paths[index]))
+        except InputError as error:
+            return Unreadable(str(error))
+
+
+def stream_photos(
+    paths: Sequence[Path],
+    prepare: Callable[[NDArray[np.uint8]], Prepared],
+    workers: int | None = None,
+) -> Iterator[Prepared | Unreadable]:
+    """Read photos ahead in processes, with a bar; memory does not grow with their number.
+
+    Args:
+        paths: The files.
+        prepare: What is made of the pixels there, where they are read; a `partial` of a module's
+            function, for it is sent to processes.
+        workers: Processes that read; 0: none but this one; None: as many as cores.
+
+    Yields:
+        What was made of each photo, in order, or that it cannot be read.
+    """
+    if workers is None:
+        workers = 0 if len(paths) <= _FEW else default_workers()
+    one_by_one = (MicroBatch(0, np.array([index]), 1.0) for index in range(len(paths)))
+    read = _Reader(paths, prepare)
+    cpu = torch.device("cpu")
+    items = stream(read, one_by_one, _only, workers=workers, device=cpu)
+    # disable=None: no bar where nobody watches.
+    yield from tqdm(items, "predicting", len(paths), unit=" photos", leave=False, disable=None)
+
+
+def _only(items: list[Any]) -> Any:
+    (item,) = items
+    return item

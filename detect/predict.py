@@ -1,0 +1,202 @@
+"""Photos through a trained detector into files: a COCO results file, and pictures."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import cv2
+from tqdm import tqdm
+
+from common.errors import InputError
+from common.images.photos import Photos, Unreadable, find_photos, stream_photos
+from common.processes import launcher
+from common.storage import write_atomically
+from common.text import in_line
+from detect.predictor import Photo, Prediction, Predictor, prepare
+from detect.report.drawing import boxes
+
+PICTURE_SIDE = 1600
+"""Longest side of a drawn picture, pixels."""
+_QUALITY = 90
+
+
+def predict_files(
+    run: Path,
+    sources: Sequence[Path],
+    out: Path,
+    *,
+    score_threshold: float | None = None,
+    checkpoint: str = "last",
+    device: str = "auto",
+    workers: int | None = None,
+    verbose: bool = False,
+) -> None:
+    """Find objects on photos; write `predictions.json`, and pictures below `pictures/`.
+
+    `predictions.json` is a COCO results file, an entry a box, with "file_name" and
+    "category_name" besides.
+
+    Args:
+        run: Folder of a run.
+        sources: Files, folders and patterns.
+        out: Target folder.
+        score_threshold: From which score on boxes are written and drawn; None: the run's own.
+        checkpoint: "last" or "best".
+        device: As in training.
+        workers: Processes that read photos; None: as many as cores.
+        verbose: Print a line for each photo.
+
+    Raises:
+        InputError: If the run or a source is not there; at the end, if photos could not be read.
+    """
+    if launcher.size() > 1:
+        raise InputError("predict is the work of one process: start it without torchrun")
+    photos = find_photos(sources, without=out / "pictures")
+    predictor = Predictor.load(run, checkpoint, device)
+    if photos.passed_over:
+        example = in_line(str(photos.passed_over[0]))
+        print(f"{len(photos.passed_over)} other files passed over, such as {example}")
+    threshold = predictor.threshold if score_threshold is None else score_threshold
+    origin = predictor.threshold_origin if score_threshold is None else "as asked for"
+    print(f"boxes from score {threshold:.4g} on: {origin}")
+    out.mkdir(parents=True, exist_ok=True)
+    work = _Work(predictor, photos, out / "pictures", threshold, workers, verbose)
+    write_atomically(out / "predictions.json", work.write)
+    print(
+        f"{work.boxes} boxes on {work.done} photos: {out / 'predictions.json'}, "
+        f"pictures in {out / 'pictures'}"
+    )
+    if work.unreadable:
+        raise InputError(
+            f"{work.unreadable} of {len(photos.paths)} photos could not be read, named above; "
+            "the others are done"
+        )
+
+
+class _Work:
+    """Photos on their way through a detector into files."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        photos: Photos,
+        folder: Path,
+        threshold: float,
+        workers: int | None,
+        verbose: bool,
+    ) -> None:
+        self.predictor, self.photos, self.folder = predictor, photos, folder
+        self.threshold, self.workers, self.verbose = threshold, workers, verbose
+        self.boxes = self.done = self.unreadable = 0
+
+    def write(self, file: BinaryIO) -> None:
+        """Detect and draw, and write the entries of each photo as soon as they are known."""
+        names = self.photos.names
+        pictures, ids = picture_names(names), image_ids(names)
+        readable: list[int] = []  # positions of photos that are in the detector
+        found = self.predictor.detect(self._readable(readable), self.threshold)
+        begin = b"[\n"
+        for photo, prediction in found:
+            index = readable.pop(0)
+            for entry in _entries(prediction, ids[index], names[index]):
+                file.write(begin + json.dumps(entry).encode())
+                begin = b",\n"
+            self._draw(photo, prediction, self.folder / pictures[index])
+            self.done += 1
+            self.boxes += len(prediction.scores)
+            if self.verbose:
+                tqdm.write(f"{in_line(names[index])} {_described(prediction)}", file=sys.stdout)
+        file.write(b"[]\n" if begin == b"[\n" else b"\n]\n")
+
+    def _readable(self, readable: list[int]) -> Iterator[Photo]:
+        read = partial(prepare, settings=self.predictor.settings, picture_side=PICTURE_SIDE)
+        for index, photo in enumerate(stream_photos(self.photos.paths, read, self.workers)):
+            if isinstance(photo, Unreadable):
+                self.unreadable += 1
+                tqdm.write(in_line(photo.reason), file=sys.stderr)
+            else:
+                readable.append(index)
+                yield photo
+
+    def _draw(self, photo: Photo, prediction: Prediction, path: Path) -> None:
+        assert photo.canvas is not None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scaled = prediction.boxes * (photo.canvas.shape[1] / prediction.size[0])
+        labelled = [
+            boxes.LabelledBox(
+                tuple(box), f"{name} {score:.2f}", boxes.OF_CLASSES[label % len(boxes.OF_CLASSES)]
+            )
+            for box, name, score, label in zip(
+                scaled.tolist(),
+                prediction.names,
+                prediction.scores.tolist(),
+                prediction.labels.tolist(),
+                strict=True,
+            )
+        ]
+        long_side = max(boxes.LONG_SIDE, *photo.canvas.shape[:2])
+        picture = boxes.paint_boxes(photo.canvas, labelled, long_side)
+        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
+        path.write_bytes(content.tobytes())
+
+
+def _entries(prediction: Prediction, image_id: int | str, name: str) -> Iterator[dict[str, Any]]:
+    columns = zip(
+        prediction.labels.tolist(),
+        prediction.names,
+        prediction.boxes.tolist(),
+        prediction.scores.tolist(),
+        strict=True,
+    )
+    for label, category, (x1, y1, x2, y2), score in columns:
+        yield {
+            "image_id": image_id,
+            "file_name": name,
+            "category_id": label + 1,
+            "category_name": category,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+
+
+def _described(prediction: Prediction) -> str:
+    counts: dict[str, int] = {}
+    for name in prediction.names:
+        counts[name] = counts.get(name, 0) + 1
+    found = ", ".join(f"{count} {in_line(name)}" for name, count in counts.items())
+    return f"{prediction.size[0]}x{prediction.size[1]}: {found or 'nothing'}"
+
+
+def image_ids(names: Sequence[str]) -> list[int] | list[str]:
+    """Number images as COCO and VOC do, where all names are numbers, such as 000000000139.jpg.
+
+    Else an image is called by its name without suffix, or, where two have the same, by its path:
+    that of `Photos.names`.
+    """
+    stems = [PurePosixPath(name).stem for name in names]
+    digits = [stem.replace("_", "") for stem in stems]
+    if all(text.isascii() and text.isdecimal() for text in digits):
+        numbers = [int(text) for text in digits]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return stems if len(set(stems)) == len(stems) else list(names)
+
+
+def picture_names(names: Sequence[str]) -> list[str]:
+    """Name a picture for each photo, .jpg, no two alike, whatever a file system makes of case."""
+    taken = {str(folder).casefold() for name in names for folder in PurePosixPath(name).parents}
+    chosen = []
+    for name in names:
+        path = PurePosixPath(name)
+        options = [str(path.with_suffix(".jpg")), f"{name}.jpg"]
+        number = 2
+        while options[0].casefold() in taken:
+            options = options[1:] or [f"{name}.{number}.jpg"]
+            number += len(options) == 1
+        taken.add(options[0].casefold())
+        chosen.append(options[0])
+    return chosen
