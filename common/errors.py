@@ -19,6 +19,7 @@ _REMEDIES = {
     errno.EISDIR: "give a file",
     errno.EEXIST: "choose another name",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOLCK: "this file system has no locks: choose a folder on another",
     errno.EIO: _LATER,
     errno.ESTALE: _LATER,
     errno.ENOTCONN: _LATER,

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 from common.errors import InputError, remedy
@@ -158,3 +159,19 @@ def read_text(path: Path) -> str:
         raise InputError(
             f"{path} is no text in UTF-8 or UTF-16 (byte {error.start}): save it as UTF-8"
         ) from error
+
+
+def file_locks() -> ModuleType:
+    """Return the module of the system's file locks, `fcntl`.
+
+    Raises:
+        InputError: On Windows, which has none such.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise InputError(
+            "this runs on Linux and macOS: on Windows run it in WSL (`wsl --install`, then the "
+            "same commands there); the layer alone, `import focused_dropout`, needs no WSL"
+        ) from None
+    return fcntl

@@ -1,7 +1,8 @@
 """What the commands of both stages share: flags from dataclasses, one-line errors, exit codes.
 
 Exit codes: 0 done, 1 something broke, 2 wrong arguments or data, 3 the training became non-finite,
-143 ended on request after a checkpoint. A rank that ends because another did exits with its code.
+130 ended by Ctrl-C, 143 by SIGTERM or SIGUSR1, a training after a checkpoint. A rank that ends
+because another did exits with its code.
 """
 
 import contextlib
@@ -22,6 +23,8 @@ import tyro
 
 from common.errors import InputError, outcome
 from common.processes import launcher
+from common.processes.signals import ending_at_once
+from common.storage import file_locks
 
 _TAIL = ("Argument helptext", "For full helptext")
 Args = TypeVar("Args")
@@ -37,11 +40,18 @@ def run(program: str, commands: Mapping[str, Command], overview: str, argv: Sequ
         overview: Help of the program.
         argv: Arguments behind the program.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of a terminal that knows ASCII alone
+            stream.reconfigure(errors="backslashreplace")
     try:
+        file_locks()  # or it is Windows
         if not argv or argv[0] in ("-h", "--help"):
             print(overview)
             return 0 if argv else 2
-        commands[choose(argv[0], commands, "command", f"{program} --help")](list(argv[1:]))
+        command = commands[choose(argv[0], commands, "command", f"{program} --help")]
+        # In a container this is process 1, which the system ends by no signal without a handler.
+        with ending_at_once():
+            command(list(argv[1:]))
         return 0
     except BaseException as error:
         code, line = outcome(error)

@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from common.errors import InputError, PeerFailed, outcome
 from common.processes import launcher
-from common.processes.signals import ignore_requests
+from common.processes.signals import ignore_requests, left_to_the_system
 
 T = TypeVar("T")
 TIMEOUT_MINUTES = 10.0
@@ -71,7 +71,8 @@ def start(device: str = "auto", timeout_minutes: float = TIMEOUT_MINUTES) -> Ite
     if size == 1:
         yield World(place)
         return
-    store = _join(place, rank, size, timedelta(minutes=timeout_minutes))
+    with left_to_the_system():
+        store = _join(place, rank, size, timedelta(minutes=timeout_minutes))
     try:
         yield World(place, rank, size)
     except BaseException as error:
@@ -173,6 +174,10 @@ def choose_device(name: str, local_rank: int = 0, *, distributed: bool = False) 
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N") from None
+    if device.type == "mps":
+        raise InputError(
+            "Apple's GPUs (mps) are not supported, they lack float64: use --device cpu"
+        )
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"device {name!r} is not supported: use auto, cpu, cuda or cuda:N")
     if device.type == "cpu":

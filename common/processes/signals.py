@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""Windows has the first alone."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 """Exit code of a run that was asked to end and wrote its checkpoint."""
 
@@ -85,6 +86,23 @@ def ending_at_once() -> Iterator[None]:
         raise SystemExit(EXIT_TERMINATED)
 
     before = {number: signal.signal(number, end) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def left_to_the_system() -> Iterator[None]:
+    """Let a first signal end the process by itself, for a call that may wait for minutes.
+
+    Python runs handlers between its own instructions alone: while a library waits, none is heeded.
+    For work that leaves nothing to save and nothing to clean up.
+    """
+    before = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (*_SIGNALS, signal.SIGINT)
+    }
     try:
         yield
     finally:

@@ -14,16 +14,15 @@ run.lock           held while a process works in the folder
 """
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from common.errors import InputError
+from common.errors import InputError, remedy
 from common.recipe import Recipe, from_json
-from common.storage import read_json, to_json, write_json, write_text
+from common.storage import file_locks, read_json, to_json, write_json, write_text
 
 Resume = str
 """auto: go on where the folder has a run; never: refuse such a folder; a path: from that file."""
@@ -75,7 +74,9 @@ class RunFolder:
         except (FileExistsError, NotADirectoryError):
             raise InputError(f"{path} is a file: choose another --out") from None
         except OSError as error:
-            raise InputError(f"{path} cannot be used: {error.strerror}") from error
+            raise InputError(
+                f"{path} cannot be used ({error.strerror}): {remedy(error)}"
+            ) from error
         recipe = path / "recipe.json"
         try:
             self._check_never(resume)
@@ -144,7 +145,7 @@ class RunFolder:
 
 def _take_lock(path: Path) -> IO[str]:
     """Lock a file; the system lets go of it when the process ends, however it ends."""
-    file = path.open("a")
+    fcntl, file = file_locks(), path.open("a")
     try:
         # Not flock: forked workers would hold that for seconds after the process was killed.
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

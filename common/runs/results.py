@@ -1,7 +1,6 @@
 """Finished runs as rows of a CSV file, with their logs."""
 
 import csv
-import fcntl
 import gzip
 import hashlib
 import io
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 from common.errors import InputError
-from common.storage import write_atomically
+from common.storage import file_locks, write_atomically
 
 Row = TypeVar("Row")
 KEY = ("recipe", "changes", "data", "seed", "started")
@@ -143,6 +142,7 @@ def append_rows(path: Path, kind: type[Row], rows: Iterable[Row], key: Sequence[
     columns = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", newline="") as file:
+        fcntl = file_locks()
         fcntl.lockf(file, fcntl.LOCK_EX)  # until it is closed
         file.seek(0)
         reader = csv.DictReader(file)

@@ -4,7 +4,6 @@ They lie in a folder below $SHARD_CACHE. The index is fetched anew at every star
 were made anew are noticed.
 """
 
-import fcntl
 import hashlib
 import io
 import os
@@ -16,7 +15,7 @@ from typing import BinaryIO
 
 from common.errors import InputError, SourceError
 from common.images.downloading import NotServedError, download, shown
-from common.storage import write_atomically
+from common.storage import file_locks, write_atomically
 
 CACHE = "SHARD_CACHE"
 """Environment variable: the folder for fetched shards."""
@@ -30,6 +29,7 @@ _failed: dict[Path, tuple[float, str]] = {}
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock on this machine; the system lets go of it when the process ends."""
+    fcntl = file_locks()
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,6 @@ A download is written to NAME.part, goes on where it was cut off, and is called 
 digests were found right.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -15,6 +14,7 @@ from typing import BinaryIO
 
 from common.errors import InputError
 from common.images.downloading import NotServedError, download
+from common.storage import file_locks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +87,7 @@ def lock(file: BinaryIO, path: Path) -> None:
     Raises:
         InputError: If another process has locked it.
     """
+    fcntl = file_locks()
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,10 @@
 """Wrong arguments are one line and an exit code."""
 
 import errno
+import io
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,3 +222,56 @@ def test_metrics_are_printed_on_one_rank(
     monkeypatch.setenv("RANK", "1")
     cli.print_metrics({"val_accuracy": 0.25})
     assert capsys.readouterr().out == "val_accuracy 0.5000 val_loss 0.3333\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_ends_any_command(number: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """As process 1 of a container, too, which no signal ends that it does not handle."""
+    events = []
+
+    def command(argv: list[str]) -> None:
+        assert signal.getsignal(number) not in (signal.SIG_DFL, signal.SIG_IGN, None)
+        try:
+            signal.raise_signal(number)
+            events.append("went on")
+        except Exception:
+            events.append("swallowed")
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as caught:
+        run(command)
+    assert caught.value.code == 143
+    assert events == []
+    assert signal.getsignal(number) is before
+    assert capfd.readouterr().err == "ended on request: there was nothing to save\n"
+
+
+def test_a_terminal_that_knows_ascii_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert run(lambda argv: print("\u5b57 \udcff")) == 0
+    assert terminal.buffer.getvalue() == rb"\u5b57 \udcff" + b"\n"  # type: ignore[attr-defined]
+
+
+_OTHER_MACHINE = """
+import os, signal, sys
+del os.sched_getaffinity, signal.SIGUSR1
+sys.modules["fcntl"] = sys.modules["resource"] = None
+sys.path.insert(0, "scripts")
+import {module} as command
+sys.argv[1:] = ["list"]
+print(command.main())
+"""
+
+
+@pytest.mark.parametrize("module", ["detect.__main__", "pretrain.__main__", "data"])
+def test_windows_is_told_of_in_a_line(module: str) -> None:
+    """As far as can be simulated: without the modules and names that Windows lacks."""
+    done = subprocess.run(
+        [sys.executable, "-c", _OTHER_MACHINE.format(module=module)],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.stdout, done.stderr.count("\n")) == ("2\n", 1), done.stderr
+    assert "WSL" in done.stderr
