@@ -141,8 +141,9 @@ class Predictor:
 
     def _rows(self, chunk: list[Photo], size: int, threshold: float) -> Iterator[torch.Tensor]:
         network, recipe = self._network, self._recipe
-        # Above it, as in torchvision; what lies below goes in `_prediction`, which keeps equals.
-        network.score_thresh = min(threshold, recipe.detector.score_threshold)
+        # A network keeps what lies above, as in torchvision; here equal scores count, too.
+        below = float(np.nextafter(np.float32(threshold), np.float32(-1)))
+        network.score_thresh = min(below, self.settings.score_threshold)
         shapes = [padded_shape(_shape(photo.resized)) for photo in chunk]
         for batch in batches_of_one_shape(shapes, size):
             items = [_without_objects(chunk[index].resized) for index in batch]
