@@ -13,10 +13,9 @@ from common.errors import InputError
 from common.text import in_line
 
 _MAX_QUOTED = 80  # characters of a file in a message
-_YEAR_AND_SET = re.compile(r"[0-9]{4}:(.+)")
 Item = TypeVar("Item")
-NO_SET = "none"
-"""The name of the validation set of a training without one."""
+_USUAL = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
+"""Words for the same set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,8 @@ class Annotation:
             devkit's.
         labels: (n,) index into the class names, from 0.
         difficult: (n,) objects that scoring neither demands nor punishes.
+        areas: (n,) square pixels that the annotation states, as COCO's metric counts sizes; None:
+            those of the boxes.
     """
 
     image_id: str
@@ -41,6 +42,7 @@ class Annotation:
     boxes: NDArray[np.float64]
     labels: NDArray[np.int64]
     difficult: NDArray[np.bool_]
+    areas: NDArray[np.float64] | None = None
 
     def usable(self, difficult: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return what a training learns from: boxes within the image, with an area, and labels.
@@ -72,6 +74,7 @@ class Entry:
 
     Attributes:
         image_id: Unique within its set.
+        name: File name of the picture without suffix, as far as it is known beforehand.
         listed: The file or folder that makes it one of the set, for messages.
         source: The file that holds its annotation, for messages.
         annotate: Reads the annotation, and the file name of the picture that it states, if any;
@@ -81,6 +84,7 @@ class Entry:
     """
 
     image_id: str
+    name: str
     listed: Path
     source: Path
     annotate: Callable[[], tuple[Annotation, str]]
@@ -119,6 +123,8 @@ class DetectionData:
         sets: Names of the sets, in the order of the format.
         entries: Gives the images of one set.
         metric: Whose rules a score begins with.
+        has_years: Whether sets are named YEAR:SET.
+        category_ids: What a COCO results file calls each class; empty: 1, 2, and so on.
         notes: What else the user should know, a sentence each: what was passed over, and so on.
     """
 
@@ -128,6 +134,8 @@ class DetectionData:
     sets: tuple[str, ...]
     entries: Callable[[str], list[Entry]]
     metric: Literal["voc", "coco"] = "voc"
+    has_years: bool = False
+    category_ids: tuple[int | str, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     def read(self, split: str) -> list[LabelledImage]:
@@ -144,7 +152,34 @@ class DetectionData:
 
     def listed(self, split: str) -> list[Entry]:
         """Return the entries of one or more sets, comma-separated."""
-        return [entry for name in split.split(",") for entry in self.entries(name.strip())]
+        names = [self.set_called(name.strip()) for name in split.split(",")]
+        return [entry for name in names for entry in self.entries(name)]
+
+    def set_called(self, name: str) -> str:
+        """Return the set of a name, or of another word for it.
+
+        Raises:
+            InputError: There is none.
+        """
+        found = name if self.has_years else find_set(self.sets, name)
+        if found is None:
+            raise InputError(
+                f"{self.path}, {self.kind}, has no set {quoted(name)}; it has "
+                f"{', '.join(map(shown, self.sets)) or 'none'}"
+            )
+        return found
+
+
+def find_set(sets: Sequence[str], name: str) -> str | None:
+    """Return the set of a name, or of another word for it: valid for val, train2017 for train."""
+    if name in sets:
+        return name
+    words = next((usual for usual in _USUAL if name.lower() in usual), (name.lower(),))
+    for word in words:
+        for known in sets:
+            if re.fullmatch(rf"{re.escape(word)}[-_]?\d*", known.lower()):
+                return known
+    return None
 
 
 def read_all(entries: Sequence[Entry], read: Callable[[Entry], Item], split: str) -> list[Item]:
@@ -175,10 +210,33 @@ def read_all(entries: Sequence[Entry], read: Callable[[Entry], Item], split: str
     return list(items.values())
 
 
-def set_name(split: str) -> str:
-    """Return the set of YEAR:SET; a name without a year is the set itself."""
-    match = _YEAR_AND_SET.fullmatch(split)
-    return match[1] if match else split
+def label_map(
+    found: Sequence[str], wanted: str | None, where: Path
+) -> tuple[tuple[str, ...], dict[str, int | None]]:
+    """Number the classes.
+
+    Args:
+        found: Those of the data.
+        wanted: Comma-separated, those to use in this order; None: all.
+        where: The data, for the message.
+
+    Returns:
+        The classes to use, and what each class of the data becomes: a label, or None for no object.
+
+    Raises:
+        InputError: A wanted class is not among them, or wanted twice.
+    """
+    if wanted is None:
+        return tuple(found), {name: label for label, name in enumerate(found)}
+    names = [wanted] if wanted in found else [name.strip() for name in wanted.split(",")]
+    for name in names:
+        if name not in found or names.count(name) > 1:
+            fault = "twice" if name in found else "which is none of them"
+            raise InputError(
+                f"--classes names {quoted(name)}, {fault}: the classes of {where} are "
+                f"{', '.join(map(shown, found))}"
+            )
+    return tuple(names), {name: names.index(name) if name in names else None for name in found}
 
 
 def shown(text: str) -> str:

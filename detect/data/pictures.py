@@ -49,6 +49,10 @@ class Pictures:
             self._folders[folder] = names
         return self._folders[folder]
 
+    def names(self) -> list[str]:
+        """Return the stems of all images of the folder itself."""
+        return sorted(self._below(self.root))
+
     def find(self, image_id: str, stated: str = "") -> Path:
         """Find the picture of an annotation.
 

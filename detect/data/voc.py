@@ -180,8 +180,9 @@ def sets_of(main: Path) -> list[str]:
     return sorted(path.stem for path in main.glob("*.txt") if not is_flagged(path))
 
 
-def _sets_found(root: Path) -> list[str]:
-    years = sorted(root.glob("VOC[0-9][0-9][0-9][0-9]"))
+def devkit_sets(devkit: Path) -> list[str]:
+    """Return the YEAR:SET that a devkit has, without the lists of one class."""
+    years = sorted(devkit_root(devkit).glob("VOC[0-9][0-9][0-9][0-9]"))
     return [f"{y.name[3:]}:{name}" for y in years for name in sets_of(y / "ImageSets/Main")]
 
 
@@ -190,7 +191,7 @@ def _list_path(root: Path, year: str, name: str) -> Path:
     path = folder / "ImageSets" / "Main" / f"{name}.txt"
     if not path.is_file():
         broken = folder.is_dir() and not (folder / "ImageSets" / "Main").is_dir()
-        if (found := _sets_found(root)) and not broken:
+        if (found := devkit_sets(root)) and not broken:
             raise InputError(f"{root} has no set {year}:{name}; it has {', '.join(found)}")
         expected = f"""
             VOC{year}/
@@ -236,6 +237,7 @@ def voc_entries(
     """Return the entries of images whose annotations are XML files in one folder."""
     return [
         Entry(
+            image_id,
             image_id,
             listed,
             annotations / f"{image_id}.xml",

@@ -1,0 +1,318 @@
+"""COCO's annotation files.
+
+    annotations/instances_<set>.json   <set>/, images/<set>/ or images/     COCO, CVAT
+    <set>/_annotations.coco.json       beside its images                    Roboflow
+    any.json                           with --images, or beside its images
+
+Crowds (and what other tools mark "ignore") are difficult objects; segmentations are not looked at.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import InputError
+from detect.data.dataset import (
+    Annotation,
+    DetectionData,
+    Entry,
+    MissingFileError,
+    label_map,
+    quoted,
+    shown,
+)
+from detect.data.options import DataOptions
+from detect.data.pictures import check_image_id
+from detect.data.splits import ALL
+from detect.data.voc_xml import read_bytes
+
+_MAX_JSON_BYTES = 4_000_000_000
+_OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
+_NO_CLASS = ("background", "_background_", "__background__", "__ignore__")
+_USED = re.compile(rb'"category_id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
+_PREFIX = re.compile(r"^(instances|annotations)[-_.]")
+_MAX_CATEGORIES = 10_000_000  # bytes
+_TRIED = 20  # file names by which the folder of the images is found
+_KEYS = ("category_id", "bbox", "iscrowd", "ignore", "area")
+_SLACK = 1.0  # pixels that a box may lie outside: roundings of tools
+
+
+# ---- where the files are ------------------------------------------------------------------------
+
+
+def find_json(path: Path) -> dict[str, Path]:
+    """Return the annotation files of COCO data by set; none where it is no such data."""
+    if path.is_file():
+        return {_set_of(path): path} if path.suffix.lower() == ".json" else {}
+    found = {}
+    for folder in sorted(child for child in path.iterdir() if child.is_dir()):
+        file = folder / "_annotations.coco.json"
+        if file.is_file():
+            found[folder.name] = file
+    if found:
+        return found
+    for folder in (path / "annotations", path / "Annotations", path):
+        files = sorted(folder.glob("*.json"))
+        files = [file for file in files if not file.name.lower().startswith(_OTHER_TASKS)]
+        files = [file for file in files if _categories_of(file) is not None]
+        if files:
+            return {_set_of(file): file for file in files}
+    return {}
+
+
+def _set_of(file: Path) -> str:
+    return _PREFIX.sub("", file.stem) if file.stem.strip("_") != "annotations.coco" else ALL
+
+
+def _categories_of(file: Path) -> list[dict[str, Any]] | None:
+    """Read the categories alone, for the file may be large; None where it has none."""
+    data = _read(file)
+    for match in re.finditer(rb'"categories"\s*:\s*\[', data):
+        start = match.end() - 1
+        text = data[start : start + _MAX_CATEGORIES].decode("utf-8", "ignore")
+        try:
+            value, _ = json.JSONDecoder().raw_decode(text)
+        except (ValueError, RecursionError):
+            continue
+        if all(isinstance(c, dict) and isinstance(c.get("id"), int | str) for c in value):
+            return [c for c in value if isinstance(c.get("name"), str | int)]
+    return None
+
+
+def _read(file: Path) -> bytes:
+    return read_bytes(file, "COCO annotation file", _MAX_JSON_BYTES)
+
+
+# ---- one file -----------------------------------------------------------------------------------
+
+
+def _categories(files: Mapping[str, Path]) -> tuple[dict[int | str, str], list[str]]:
+    """Return the categories of all files, by id, and the names of those that are none.
+
+    These are backgrounds and supercategories without objects: Roboflow writes one of the latter.
+    """
+    found: dict[int | str, str] = {}
+    above: set[str] = set()
+    for file in files.values():
+        for category in _categories_of(file) or ():
+            number, name = category["id"], str(category["name"])
+            if found.setdefault(number, name) != name:
+                raise InputError(
+                    f"{file}: category {number!r} is {quoted(name)}, elsewhere "
+                    f"{quoted(found[number])}: export the sets together"
+                )
+            if category.get("supercategory") not in (None, name):
+                above.add(str(category["supercategory"]))
+    doubtful = {k for k, name in found.items() if name in above or name.lower() in _NO_CLASS}
+    used = set().union(*map(_used, files.values())) if doubtful else set()
+    if all(isinstance(number, int) for number in found):
+        found = dict(sorted(found.items(), key=lambda item: int(item[0])))
+    kept = {number: name for number, name in found.items() if number not in doubtful - used}
+    return kept, [found[number] for number in found if number not in kept]
+
+
+def _used(file: Path) -> set[int | str]:
+    """Return the categories that objects have."""
+    return {json.loads(text) for text in set(_USED.findall(_read(file)))}
+
+
+def _load(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(file).decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON ({error}): export it again") from None
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise InputError(
+                f"{file} is no COCO annotation file, for it has no list {key!r}: give one with "
+                "images, annotations and categories"
+            )
+    return dict(content)
+
+
+def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> DetectionData:
+    """Open COCO data.
+
+    Args:
+        path: What the user named.
+        files: What `find_json` found.
+        options: How to read it.
+
+    Raises:
+        InputError: The files do not fit each other, or a wanted class is none of them.
+    """
+    categories, skipped = _categories(files)
+    names = list(categories.values())
+    for name in names:
+        if names.count(name) > 1 or not name.isprintable():
+            fault = "two categories are called" if name.isprintable() else "a category is called"
+            raise InputError(f"{path}: {fault} {quoted(name)}: rename one")
+    classes, label_of = label_map(names, options.classes, path)
+    id_of = {name: number for number, name in categories.items()}
+    notes = [f"the categories {', '.join(map(shown, skipped))} have no objects and are left out"]
+    return DetectionData(
+        path=path,
+        kind="COCO annotations",
+        classes=classes,
+        sets=tuple(files),
+        entries=partial(
+            _entries,
+            path if path.is_dir() else path.parent,
+            files,
+            {number: label_of[name] for number, name in categories.items()},
+            options.images,
+        ),
+        metric="coco",
+        category_ids=tuple(id_of[name] for name in classes),
+        notes=tuple(notes if skipped else ()),
+    )
+
+
+# ---- images -------------------------------------------------------------------------------------
+
+
+def _entries(
+    root: Path,
+    files: dict[str, Path],
+    label_of: Mapping[int | str, int | None],
+    folder: Path | None,
+    name: str,
+) -> list[Entry]:
+    file = files[name]
+    content = _load(file)
+    objects: dict[Any, list[dict[str, Any]]] = {}
+    images: dict[Any, dict[str, Any]] = {}
+    for number, image in enumerate(content["images"], start=1):
+        where = f"{file}, image {number}"
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+            raise InputError(f"{where} has no file_name: export it again")
+        if not isinstance(image.get("id"), int | str) or image["id"] in images:
+            raise InputError(f"{where} has no id of its own: export it again")
+        check_image_id(_relative(image["file_name"]), where)
+        images[image["id"]] = image
+    for number, item in enumerate(content["annotations"], start=1):
+        if not isinstance(item, dict) or item.get("image_id") not in images:
+            raise InputError(
+                f"{file}, annotation {number}: image_id {item.get('image_id')!r} is none of its "
+                f"{len(images)} images: export it again"
+            )
+        kept = {key: item.get(key) for key in _KEYS}
+        objects.setdefault(item["image_id"], []).append({**kept, "number": number})
+    ids = list(images)
+    if all(isinstance(number, int) for number in ids):
+        ids.sort()
+    bases = _bases(root, file, name, folder)
+    base = _base(bases, [_relative(images[number]["file_name"]) for number in ids[:_TRIED]])
+    return [
+        Entry(
+            str(number),
+            _relative(images[number]["file_name"]).rpartition(".")[0],
+            file,
+            file,
+            partial(_annotate, file, images[number], objects.get(number, []), label_of),
+            partial(_picture, base, _relative(images[number]["file_name"])),
+        )
+        for number in ids
+    ]
+
+
+def _relative(name: str) -> str:
+    """Return a file name below the folder of the images; its last part, if it leads elsewhere."""
+    path = name.replace("\\", "/").removeprefix("./")
+    parts = path.split("/")
+    return parts[-1] if {"", "..", "."} & set(parts) or ":" in parts[0] else path
+
+
+def _bases(root: Path, file: Path, name: str, folder: Path | None) -> list[Path]:
+    """Where the images may be, the likeliest first."""
+    if folder:
+        return [folder, folder / name]
+    beside = [file.parent, file.parent.parent]
+    inside = [place / sub for place in (root, *beside) for sub in (name, f"images/{name}")]
+    return [
+        *inside,
+        *(p / s for p in (root, *beside) for s in ("images", "JPEGImages", "data", "")),
+    ]
+
+
+def _base(bases: list[Path], names: list[str]) -> Path:
+    for base in bases:
+        if any((base / name).is_file() for name in names):
+            return base
+    for base in bases:  # the names may hold the folders of another machine
+        if any((base / name.rpartition("/")[2]).is_file() for name in names):
+            return base
+    return next((base for base in bases if base.is_dir()), bases[0])
+
+
+def _picture(base: Path, name: str, stated: str) -> Path:
+    for candidate in (base / name, base / name.rpartition("/")[2]):
+        if candidate.is_file():
+            return candidate
+    raise MissingFileError(base, name)
+
+
+def _annotate(
+    file: Path,
+    image: dict[str, Any],
+    objects: list[dict[str, Any]],
+    label_of: Mapping[int | str, int | None],
+) -> tuple[Annotation, str]:
+    where = f"{file}, image {image['id']}"
+    width: Any = image.get("width")
+    height: Any = image.get("height")
+    if not _is_side(width) or not _is_side(height):
+        raise InputError(f"{where} has no width and height in pixels: export it again")
+    width, height = int(width), int(height)
+    rows, labels, difficult, areas = [], [], [], []
+    for item in objects:
+        at = f"{file}, annotation {item['number']}"
+        if item["category_id"] not in label_of:
+            raise InputError(
+                f"{at}: category_id {item['category_id']!r} is none of the categories "
+                f"{', '.join(map(repr, list(label_of)[:20]))}: export it again"
+            )
+        box = _box(item["bbox"], width, height, at)
+        label = label_of[item["category_id"]]
+        if label is not None:
+            rows.append(box)
+            labels.append(label)
+            difficult.append(bool(item["iscrowd"]) or bool(item["ignore"]))
+            area = item["area"]
+            stated = isinstance(area, int | float) and math.isfinite(area)
+            areas.append(area if stated else (box[2] - box[0]) * (box[3] - box[1]))
+    annotation = Annotation(
+        image_id=str(image["id"]),
+        width=width,
+        height=height,
+        boxes=np.array(rows, np.float64).reshape(-1, 4),
+        labels=np.array(labels, np.int64),
+        difficult=np.array(difficult, np.bool_),
+        areas=np.array(areas, np.float64),
+    )
+    return annotation, ""
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int | float) and value >= 1 and value == int(value)
+
+
+def _box(bbox: Any, width: int, height: int, where: str) -> tuple[float, ...]:
+    numbers = isinstance(bbox, list) and all(isinstance(v, int | float) for v in bbox)
+    if not numbers or len(bbox) != 4 or not all(map(math.isfinite, bbox)):
+        raise InputError(f"{where}: bbox {quoted(str(bbox))} is not four numbers: export it again")
+    x, y, w, h = map(float, bbox)
+    told = f"{where}: bbox [{x:g}, {y:g}, {w:g}, {h:g}]"
+    if w < 0 or h < 0:
+        raise InputError(f"{told} has a negative side: give [x, y, width, height]")
+    if min(x, y) < -_SLACK or x + w > width + _SLACK or y + h > height + _SLACK:
+        corners = x < w <= width + _SLACK and y < h <= height + _SLACK
+        hint = "if these are corners, give [x, y, width, height]" if corners else "mend it"
+        raise InputError(f"{told} lies outside the image of {width} x {height} pixels: {hint}")
+    return x, y, x + w, y + h

@@ -1,0 +1,30 @@
+"""How data are to be read, beside where they are; free of torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from detect.data.voc_xml import Coordinates
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """The flags that every command with --data takes, beside it."""
+
+    images: Path | None = None
+    """Folder of the images, where --data is the JSON of COCO data; None: found beside it."""
+    classes: str | None = None
+    """Classes to use, comma-separated, such as helmet,vest; objects of others are none."""
+    coordinates: Coordinates = "voc"
+    """How VOC's XML counts: 1-based inclusive pixels, or edges from 0 (CVAT, LabelMe)."""
+    split_by: float | None = None
+    """Share of the images to keep for validation, such as 0.2, where the data have no such set;
+    which ones, a hash of their file names says: other images stay where they were."""
+
+    empty_images: bool = True
+    """Train on images without an object (of --classes), too: nothing is to be found there."""
+
+    def __post_init__(self) -> None:
+        if self.split_by is not None and not 0 < self.split_by < 1:
+            raise ValueError(f"--split-by {self.split_by} is not between 0 and 1, such as 0.2")
+        if self.classes is not None and not any(map(str.strip, self.classes.split(","))):
+            raise ValueError("--classes names no class: write for example --classes helmet,vest")
