@@ -148,6 +148,11 @@ def read_text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return decode_text(content, path)
+
+
+def decode_text(content: bytes, path: Path) -> str:
+    """Decode what `path` holds, as `read_text` does."""
     encoding = "utf-8-sig"
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"

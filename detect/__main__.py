@@ -13,6 +13,7 @@ from common.command.flags import RunFlags
 from common.processes import launcher
 from common.recipe import check_range
 from common.storage import read_json, to_json
+from common.text import in_line
 from detect.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m detect"
@@ -74,7 +75,8 @@ class ScoreFlags:
     """Flags of score."""
 
     detections: Path
-    """Folder of VOC text files (comp4_det_test_<class>.txt), or a COCO results file (.json)."""
+    """Folder of VOC text files (comp4_det_test_<class>.txt) or of one text file an image, or a COCO
+    results file (.json, .json.gz)."""
     data: Path
     """VOC devkit, the folder that holds VOC2007 and VOC2012."""
     split: str
@@ -88,7 +90,12 @@ class ScoreFlags:
     against: Path | None = None
     """Detections, or a folder of evaluate or score, on the same split: is the difference real?"""
     coco: bool = True
-    """Score by COCO too, which takes most of the time; without, its values are null."""
+    """Score by COCO too; without, its values are null."""
+    coco_engine: Literal["own", "pycocotools"] = "own"
+    """Who scores by COCO: both give the same numbers, pycocotools takes far longer."""
+    recall: Literal["integer", "float"] = "integer"
+    """How the 11 points compare recall: 10 TP >= k objects in integers, or as py-faster-rcnn does,
+    TP / objects >= 0.1 k in floating point, which misses 3/10, 6/10 and 7/10."""
 
     def __post_init__(self) -> None:
         check_range(self, "iou", high=1, above=True)
@@ -266,7 +273,12 @@ def _score(argv: list[str]) -> None:
     from detect.scoring.scored_folder import Scoring, score_detections
 
     scoring = Scoring(
-        ious=flags.iou, resamples=flags.bootstrap, coco=flags.coco, against=flags.against
+        ious=flags.iou,
+        resamples=flags.bootstrap,
+        coco=flags.coco,
+        engine=flags.coco_engine,
+        recall=flags.recall,
+        against=flags.against,
     )
     metrics = score_detections(flags.detections, flags.data, flags.split, flags.out, scoring)
     _print(metrics, flags.out)
@@ -276,8 +288,12 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
     """Print what a scored folder holds."""
     analysis = read_json(out / "analysis.json")
     voc, coco, intervals = metrics["voc"], metrics["coco"], analysis["intervals"]
+    for note in analysis["reading"]:
+        print(f"note: {note}")
     for name, values in voc["per_class"].items():
-        print(f"{name:14} {_percent(values['ap_11point'])}  of {values['objects']} objects")
+        print(
+            f"{in_line(name):14} {_percent(values['ap_11point'])}  of {values['objects']} objects"
+        )
     means = [
         f"{_percent(voc[name])}{_ends(intervals and intervals[name])} ({kind})"
         for name, kind in _MEANS.items()
@@ -288,6 +304,20 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
         f"VOC mAP {', '.join(means)}; COCO AP {_percent(coco['ap'])}; "
         f"written to {out / 'metrics.json'}"
     )
+    recall = analysis["recall"]
+    if recall["differs"]:
+        rule, other = (
+            ("integers", "float") if recall["rule"] == "integer" else ("floats", "integer")
+        )
+        theirs = "py-faster-rcnn's comparison" if other == "float" else "integers"
+        print(
+            f"11-point recall compared in {rule}; {theirs} would give "
+            f"{_percent(recall[other]['map_11point']).strip()} "
+            f"({', '.join(map(in_line, recall['differs']))} differ); --recall {other} scores so"
+        )
+    suspected = sum(analysis["label_errors"].values())
+    if suspected:
+        print(f"{suspected} likely label errors, ranked: {out / 'label_errors.json'}")
     if analysis["against"]:
         told = [
             f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in _MEANS.items()

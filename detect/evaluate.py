@@ -19,7 +19,8 @@ from detect.inference import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.operating_point import remember_evaluation
 from detect.recipes import Recipe
-from detect.scoring.detections import write_coco_json, write_voc_text
+from detect.scoring.formats.class_texts import write_class_texts
+from detect.scoring.formats.coco_json import write_coco_json
 from detect.scoring.scored_folder import Scoring, data_fingerprint, score_into
 from detect.task import EvaluationSet, detect
 from detect.train import prepare
@@ -75,7 +76,7 @@ def evaluate_run(
     if not world.is_main:
         return {}
     speed = _speed(network, test, recipe, world.device, seconds)
-    write_voc_text(detections, test.truth, out / "voc")
+    write_class_texts(detections, test.truth, out / "voc")
     write_coco_json(detections, test.truth, out / "detections.json")
     facts = {
         "title": title_of(run.name, recipe.focus, run.fact("backbone")),
@@ -87,7 +88,7 @@ def evaluate_run(
         "images_per_second": len(test.images) / seconds,
         **speed,
         "training": str(folder.resolve()),
-        "data_fingerprint": data_fingerprint(test.images, split),
+        "data_fingerprint": data_fingerprint(test.truth, split),
         "recipe": asdict(recipe),
         "environment": run.environment,
         "backbone": run.fact("backbone"),

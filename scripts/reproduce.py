@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 H100_IMAGES_PER_SECOND: dict[NetworkName, float] = {}
 """Training images a second of one H100, by network, as measured: none was yet."""
+ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "python scripts/reproduce.py"
 OVERVIEW = f"""usage: {PROGRAM} EXPERIMENT --data DIR [flags] [-- flags of every training]
 
@@ -75,14 +76,8 @@ class Flags:
     """auto (GPUs where there are any), cpu or cuda."""
     plan: bool = False
     """Show the plan and the results so far; train nothing."""
-    results: Path | None = None
-    """Table that finished runs are appended to, their metrics kept in logs/ beside it; None:
-    OUT/results.csv. The repository's, for the evidence: pretrain/results.csv."""
-
-    @property
-    def table(self) -> Path:
-        """Where finished runs are written."""
-        return self.results or self.out / "results.csv"
+    results: Path = ROOT / "pretrain" / "results.csv"
+    """Finished runs are appended to this table, and their metrics kept in logs/ beside it."""
 
     def __post_init__(self) -> None:
         check_range(self, "scale", high=1, above=True)
@@ -120,7 +115,7 @@ def reproduce(name: str, argv: list[str]) -> None:
     if not flags.plan:
         _run_all(todo, slots, flags)
     rows = {run.folder: row for run in runs if (row := row_of(run.folder))}
-    record_runs(flags.table, Row, rows)
+    record_runs(flags.results, Row, rows)
     table = render(experiment, runs, rows)
     target = flags.out / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -291,7 +286,7 @@ def _run_all(todo: Sequence[Run], slots: Sequence[Slot], flags: Flags) -> None:
         if row is None:
             print(f"{head} ended with exit code {code}: {_last_line(job.log)}", flush=True)
             return
-        record_runs(flags.table, Row, {by_name[job.name].folder: row})
+        record_runs(flags.results, Row, {by_name[job.name].folder: row})
         print(
             f"{head} best {row.best_accuracy:.2%} (epoch {row.best_epoch}), "
             f"last {row.last_accuracy:.2%}, {_duration(row.seconds)}; "

@@ -18,7 +18,8 @@ from detect.data.dataset import LabelledImage
 from detect.data.voc import read_classes, read_split
 from detect.scoring.analysis import Analysis
 from detect.scoring.bootstrap import Interval, paired_bootstrap
-from detect.scoring.detections import Detections, GroundTruth, ground_truth, read_detections
+from detect.scoring.detections import Detections, GroundTruth, ground_truth
+from detect.scoring.scored_folder import load_scored, recall_of
 from detect.scoring.voc import VocScore, score_voc
 
 
@@ -174,8 +175,10 @@ def _distinct_titles(records: Sequence[_Record]) -> list[str]:
 
 def _score(record: _Record, title: str, truth: GroundTruth, devkit: Path) -> Run:
     path = record.folder / record.evaluation["detections"]
-    detections = read_detections(path, truth)
-    voc = score_voc(truth, detections, record.voc["iou"])
+    scored = load_scored(record.folder, truth, record.voc["iou"])
+    detections, matches = scored.detections, scored.matches
+    rule = recall_of(record.folder)
+    voc = score_voc(truth, detections, record.voc["iou"], matches, rule)
     recorded = flatten(record.voc)
     for key, value in flatten(voc.metrics()).items():
         if key not in recorded or not _agree(value, recorded[key]):
@@ -190,7 +193,7 @@ def _score(record: _Record, title: str, truth: GroundTruth, devkit: Path) -> Run
         record.coco,
         detections,
         voc,
-        Analysis.of(truth, detections, voc),
+        Analysis.of(truth, detections, voc, matches, scored.resampled),
         _training(record.evaluation.get("training")),
     )
 

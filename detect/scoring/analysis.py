@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.scoring.bootstrap import Interval, bootstrap_map, paired_bootstrap
+from detect.scoring.bootstrap import Interval, intervals_of, mean_of_classes
+from detect.scoring.calibration import calibration
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.error_kinds import (
     ErrorAnalysis,
@@ -17,17 +18,10 @@ from detect.scoring.error_kinds import (
     confusion_matrix,
     pooled,
 )
-from detect.scoring.voc import (
-    ClassScore,
-    VocScore,
-    best_overlaps,
-    mean_of_known,
-    score_overlaps,
-    score_voc,
-)
+from detect.scoring.matches import Matches, match
+from detect.scoring.sizes import SIZES, size_of
+from detect.scoring.voc import ClassScore, Recall, VocScore, mean_of_known, score_voc
 
-SIZES = ("small", "medium", "large")
-_SMALL, _LARGE = 32.0**2, 96.0**2  # COCO's, in square pixels of the original image
 _FOREGROUND, _BACKGROUND = 0.5, 0.1  # TIDE's
 _SEED = 0
 
@@ -74,19 +68,29 @@ class Analysis:
 
     @staticmethod
     def of(
-        truth: GroundTruth, detections: Detections, result: VocScore, resamples: int = 1000
+        truth: GroundTruth,
+        detections: Detections,
+        result: VocScore,
+        matches: Matches | None = None,
+        resampled: NDArray[np.float64] | None = None,
     ) -> "Analysis":
-        """Analyses detections that `result` has scored; 0 resamples give no intervals."""
+        """Analyses detections that `result` has scored.
+
+        Args:
+            truth: The objects of the split.
+            detections: What a detector found in it.
+            result: Its score.
+            matches: Of the two, where they are known.
+            resampled: What `resampled_ap` gives of them; None for no intervals.
+        """
+        matches = matches or match(truth, detections)
         overall = operating_point(pooled(result, detections))
-        intervals = (
-            bootstrap_map(truth, detections, result.iou, resamples, _SEED) if resamples else {}
-        )
         return Analysis(
             overall=overall,
             by_class={name: operating_point(score) for name, score in result.per_class.items()},
-            errors=analyse_errors(truth, detections, _FOREGROUND, _BACKGROUND),
-            confusion=confusion_matrix(truth, detections, _threshold(overall), result.iou),
-            intervals=intervals,
+            errors=analyse_errors(truth, detections, _FOREGROUND, _BACKGROUND, matches),
+            confusion=confusion_matrix(truth, detections, _threshold(overall), result.iou, matches),
+            intervals={} if resampled is None else intervals_of(mean_of_classes(resampled)),
         )
 
     @property
@@ -111,7 +115,12 @@ def operating_point(score: ClassScore) -> OperatingPoint | None:
 
 
 def analyse(
-    truth: GroundTruth, detections: Detections, ious: Sequence[float], resamples: int
+    truth: GroundTruth,
+    detections: Detections,
+    ious: Sequence[float],
+    matches: Matches,
+    resampled: NDArray[np.float64] | None,
+    recall: Recall = "integer",
 ) -> dict[str, Any]:
     """Computes the content of analysis.json.
 
@@ -122,20 +131,25 @@ def analyse(
         truth: The objects of the split.
         detections: What a detector found in it.
         ious: The overlaps that make a hit, in (0, 1]; at least one.
-        resamples: Of the bootstrap; 0 for no intervals.
+        matches: Of the two.
+        resampled: What `resampled_ap` gives at the first overlap; None for no intervals.
+        recall: How the 11 points compare recall, as for `score_voc`.
     """
-    iou = ious[0]
-    result = score_voc(truth, detections, iou)
-    analysis = Analysis.of(truth, detections, result, resamples)
+    results = [score_voc(truth, detections, iou, matches, recall) for iou in ious]
+    result = results[0]
+    analysis = Analysis.of(truth, detections, result, matches, resampled)
     return {
-        "iou": iou,
-        "by_iou": [score_voc(truth, detections, value).metrics() for value in ious],
+        "iou": result.iou,
+        "by_iou": [other.metrics() for other in results],
         "by_size": {
             name: _size_metrics(score)
-            for name, score in score_by_size(truth, detections, iou).items()
+            for name, score in score_by_size(truth, detections, result.iou, matches, recall).items()
         },
-        "intervals": _bootstrap_record(analysis.intervals, resamples) if resamples else None,
+        "intervals": None
+        if resampled is None
+        else bootstrap_record(analysis.intervals, len(resampled) - 1),
         "against": None,
+        "recall": _recall_record(truth, detections, result, matches, recall),
         "errors": {
             "foreground": _FOREGROUND,
             "background": _BACKGROUND,
@@ -147,6 +161,7 @@ def analyse(
             "classes": [*truth.classes, "background"],
             "matrix": analysis.confusion.tolist(),
         },
+        "calibration": calibration(truth, detections, result),
         "per_class": {
             name: _class_counts(score, analysis.by_class[name])
             for name, score in result.per_class.items()
@@ -154,16 +169,30 @@ def analyse(
     }
 
 
-def compare(
-    truth: GroundTruth, first: Detections, second: Detections, iou: float, resamples: int
+def _recall_record(
+    truth: GroundTruth,
+    detections: Detections,
+    result: VocScore,
+    matches: Matches,
+    recall: Recall,
 ) -> dict[str, Any]:
-    """Computes the "against" part of analysis.json: second - first on the same resamples."""
-    differences = paired_bootstrap(truth, first, second, iou, resamples, _SEED)
-    return _bootstrap_record(differences, resamples)
+    """What the other comparison of recall gives: the one of py-faster-rcnn, or the exact one."""
+    other: Recall = "float" if recall == "integer" else "integer"
+    compared = score_voc(truth, detections, result.iou, matches, other)
+    ap = {name: score.ap_11point for name, score in compared.per_class.items()}
+    return {
+        "rule": recall,
+        other: {"map_11point": mean_of_known(ap.values()), "per_class": ap},
+        "differs": [n for n, score in result.per_class.items() if score.ap_11point != ap[n]],
+    }
 
 
 def score_by_size(
-    truth: GroundTruth, detections: Detections, iou: float = 0.5
+    truth: GroundTruth,
+    detections: Detections,
+    iou: float = 0.5,
+    matches: Matches | None = None,
+    recall: Recall = "integer",
 ) -> dict[str, VocScore]:
     """Scores by VOC's rules the objects of one size at a time.
 
@@ -175,30 +204,17 @@ def score_by_size(
         A score for each of `SIZES`, in which objects of other sizes count as difficult, and
         detections of other sizes are gone but for true positives.
     """
-    overlap, nearest = best_overlaps(truth, detections)
+    matches = matches or match(truth, detections)
     object_size, found_size = size_of(truth.box), size_of(detections.box)
     scores = {}
     for size, name in enumerate(SIZES):
         of_size = replace(truth, difficult=truth.difficult | (object_size != size))
-        result = score_overlaps(of_size, detections, overlap, nearest, iou)
+        result = score_voc(of_size, detections, iou, matches, recall)
         kept = (found_size == size) | result.true_positive
-        scores[name] = score_overlaps(
-            of_size, detections.select(kept), overlap[kept], nearest[kept], iou
+        scores[name] = score_voc(
+            of_size, detections.select(kept), iou, matches.select(kept), recall
         )
     return scores
-
-
-def size_of(box: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Tells the size of boxes (n, 4).
-
-    A box is small below 32 * 32 square pixels of the original image, large above 96 * 96, else
-    medium.
-
-    Returns:
-        (n,) index into `SIZES`.
-    """
-    area = (box[:, 2:] - box[:, :2]).prod(axis=1)
-    return np.asarray((area >= _SMALL).astype(np.int64) + (area > _LARGE))
 
 
 def _size_metrics(score: VocScore) -> dict[str, Any]:
@@ -223,7 +239,8 @@ def _class_counts(score: ClassScore, best: OperatingPoint | None) -> dict[str, A
     }
 
 
-def _bootstrap_record(intervals: Mapping[str, Interval], resamples: int) -> dict[str, Any]:
+def bootstrap_record(intervals: Mapping[str, Interval], resamples: int) -> dict[str, Any]:
+    """The "intervals" and "against" parts of analysis.json."""
     record: dict[str, Any] = {"level": 0.95, "resamples": resamples, "seed": _SEED}
     for name, interval in intervals.items():
         numbers = {"value": interval.value, "low": interval.low, "high": interval.high}

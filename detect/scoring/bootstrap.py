@@ -8,7 +8,8 @@ counts as two: all its objects and detections do.
 Detections match objects of their own image only, so who hits whom is the same in every resample.
 Scoring one therefore means counting each detection and object as often as its image was drawn,
 copies of a detection in a row. A run of true positives only raises precision and one of false
-positives only lowers it, so the last copy of each true positive holds all that AP asks for.
+positives only lowers it, so the last copy of each true positive holds all that AP asks for: of the
+false ones only their number before each true one, a product of a sparse matrix with the draws.
 
 The envelope of a curve takes the better of what chance offers, and copies offer it more chances: an
 interval of AP lies a little high and need not hold the value in its middle. In a difference of two
@@ -25,12 +26,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.scoring.detections import Detections, GroundTruth
-from detect.scoring.voc import by_class, score_voc
+from detect.scoring.matches import Matches, match
+from detect.scoring.voc import FLOAT_RECALLS, Recall, score_voc
 
 KINDS = ("map_11point", "map_area")
 _ENDS = (2.5, 97.5)
 _BLOCK = 2**20
-"""Copies at a time: (resamples, detections of a class) of int64 should stay near the processor."""
+"""Copies at a time: (true positives of a class, resamples) should stay near the processor."""
+_EXACT = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,12 @@ def draw_images(images: int, resamples: int, seed: int) -> NDArray[np.int64]:
 
 
 def resampled_ap(
-    truth: GroundTruth, detections: Detections, draws: NDArray[np.int64], iou: float
+    truth: GroundTruth,
+    detections: Detections,
+    draws: NDArray[np.int64],
+    iou: float,
+    matches: Matches | None = None,
+    recall: Recall = "integer",
 ) -> NDArray[np.float64]:
     """Scores every class of every resample.
 
@@ -133,24 +141,31 @@ def resampled_ap(
         detections: What a detector found in it.
         draws: (resamples, images) how often each resample holds each image.
         iou: The overlap that makes a hit, in (0, 1].
+        matches: Of the two, where they are known.
+        recall: How the 11 points compare recall, as for `score_voc`.
 
     Returns:
         (resamples, classes, 2) 11-point AP and area; NaN without counted objects.
     """
-    result = score_voc(truth, detections, iou)
-    order, bounds = by_class(detections.label, detections.score, len(truth.classes))
+    matches = matches or match(truth, detections)
+    result = score_voc(truth, detections, iou, matches)
     ap = np.full((len(draws), len(truth.classes), 2), np.nan)
+    # float32 is exact below 2**24 copies, and no resample has sixteen times what the split has.
+    exact: type[np.floating] = np.float32 if len(matches.order) < _EXACT else np.float64
+    copies: NDArray[np.floating] = np.ascontiguousarray(draws.T, dtype=exact)
     for label in range(len(truth.classes)):
-        rows = order[bounds[label] : bounds[label + 1]]
-        rows = rows[~result.ignored[rows]]
-        image, true_positive = detections.image[rows], result.true_positive[rows]
         counted = truth.image[(truth.label == label) & ~truth.difficult]
-        objects = draws @ np.bincount(counted, minlength=draws.shape[1])
-        step = max(1, _BLOCK // max(1, len(rows)))
+        there = np.bincount(counted, minlength=len(copies)).astype(exact)
+        objects: NDArray[np.floating] = np.asarray(there @ copies)
+        rows = matches.order[matches.bounds[label] : matches.bounds[label + 1]]
+        rows = rows[~result.ignored[rows]]
+        true = np.flatnonzero(result.true_positive[rows])
+        step = max(1, _BLOCK // max(1, len(true)))
         for start in range(0, len(draws), step):
             block = slice(start, start + step)
-            copies = np.take(draws[block], image, axis=1)
-            ap[block, label] = _average_precision(copies, true_positive, objects[block])
+            ap[block, label] = _average_precision(
+                copies[:, block], detections.image[rows], true, objects[block], recall
+            )
         ap[objects == 0, label] = np.nan
     return ap
 
@@ -164,10 +179,14 @@ def mean_of_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def resampled_map(
-    truth: GroundTruth, detections: Detections, draws: NDArray[np.int64], iou: float
+    truth: GroundTruth,
+    detections: Detections,
+    draws: NDArray[np.int64],
+    iou: float,
+    matches: Matches | None = None,
 ) -> NDArray[np.float64]:
     """Scores every resample: (resamples, 2) the means of `resampled_ap` over the classes."""
-    return mean_of_classes(resampled_ap(truth, detections, draws, iou))
+    return mean_of_classes(resampled_ap(truth, detections, draws, iou, matches))
 
 
 def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np.int64]:
@@ -189,25 +208,49 @@ def intervals_of(sampled: NDArray[np.float64]) -> dict[str, Interval]:
 
 
 def _average_precision(
-    copies: NDArray[np.int64], true_positive: NDArray[np.bool_], objects: NDArray[np.int64]
+    copies: NDArray[np.floating],
+    image: NDArray[np.int64],
+    true: NDArray[np.int64],
+    objects: NDArray[np.floating],
+    recall: Recall,
 ) -> NDArray[np.float64]:
     """11-point AP and area (resamples, 2) of one class, 0 without counted objects.
 
     Args:
-        copies: (resamples, points) how often each counted detection is there, by falling score.
-        true_positive: (points,) which of them are.
+        copies: (images, resamples) how often each image is there.
+        image: (points,) of each counted detection, by falling score.
+        true: (t,) which of them are true positives.
         objects: (resamples,) counted objects.
+        recall: How the 11 points compare recall.
     """
-    points = np.flatnonzero(true_positive)
-    true_copies = np.take(copies, points, axis=1)
-    true = np.cumsum(true_copies, axis=1)
-    found = np.take(np.cumsum(copies, axis=1), points, axis=1)
-    precision = true / np.maximum(found, 1)
-    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    ap_area = (true_copies * envelope).sum(axis=1) / np.maximum(objects, 1)
+    true_copies = copies[image[true]]
+    hits = np.cumsum(true_copies, axis=0)
+    found = np.cumsum(_found_between(copies, image, true), axis=0)
+    precision = hits.astype(np.float64)
+    precision /= np.maximum(found, 1, out=found)
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    ap_area = np.einsum("ij,ij->j", true_copies, envelope) / np.maximum(objects, 1)
     ap_11point = np.zeros(len(objects))
-    ended = np.hstack([envelope, np.zeros((len(objects), 1))])
-    for tenths in range(11):  # the first point at recall tenths/10, compared in integers
-        below = np.count_nonzero(10 * true < tenths * objects[:, None], axis=1)
-        ap_11point += ended[np.arange(len(objects)), below]
+    ended = np.vstack([envelope, np.zeros((1, len(objects)))])
+    reached = hits / np.maximum(objects, 1) if recall == "float" else 10.0 * hits
+    for tenths in range(11):  # the first point at recall tenths/10
+        least = FLOAT_RECALLS[tenths] if recall == "float" else tenths * objects
+        below = np.count_nonzero(reached < least, axis=0)
+        ap_11point += ended[below, np.arange(len(objects))]
     return np.where(objects[:, None] > 0, np.stack([ap_11point / 11, ap_area], axis=1), 0.0)
+
+
+def _found_between(
+    copies: NDArray[np.floating], image: NDArray[np.int64], true: NDArray[np.int64]
+) -> NDArray[np.floating]:
+    """Copies (t, resamples) of the detections after one true positive up to the next."""
+    if not len(true):
+        return copies[:0]
+    from scipy.sparse import csr_array
+
+    bounds = np.append(0, true + 1)
+    counts = csr_array(
+        (np.ones(bounds[-1], copies.dtype), image[: bounds[-1]], bounds),
+        shape=(len(true), len(copies)),
+    )
+    return np.asarray(counts @ copies)

@@ -1,78 +1,185 @@
-"""The COCO detection metric by pycocotools: 101 recall points, 100 detections per class and image.
+"""The COCO detection metric: 101 recall points, ten overlaps, 100 detections per class and image.
 
-VOC's `difficult` has no counterpart: pycocotools overwrites `ignore` by `iscrowd`. Difficult
-objects are therefore scored as crowds (iscrowd = 1), the nearest it offers: they are not counted
-and absorb any number of detections. It forgives more than VOC does, because the overlap with a
-crowd is the intersection over the area of the detection alone: a small box inside a difficult
-object is ignored here and false there. Two more rules differ from `detect.scoring.voc`: a detection
-whose best object is taken may take the next, and tied scores of different images are ordered by
-image.
+The same numbers as pycocotools, to the last digits, from overlaps that are known already (the tests
+hold the two against each other; `coco_by_pycocotools` is the other). Its rules, which differ from
+those of `detect.scoring.voc`:
+
+1. Of each image and class, the 100 detections of the highest scores count; equals keep their order.
+2. By falling score, a detection takes the counted object that it overlaps most, at least by the
+   threshold, among those not yet taken; the last of equals. Without one it may take an ignored
+   object, and is ignored itself.
+3. Difficult objects are crowds: ignored, however many detections take them, and what counts is the
+   share of the detection that lies inside. VOC's `difficult` has no nearer counterpart, since
+   pycocotools overwrites `ignore` by `iscrowd`. That forgives more than VOC does: a small box
+   inside a difficult object is ignored here and false there.
+4. Objects outside the range of areas are ignored, and so are detections outside it without an
+   object.
+5. Tied scores of different images are ordered by image.
+
+What happens at the ten thresholds in the four ranges of areas is forty answers of yes or no: they
+are kept as the bits of one integer, bit 10 * range + threshold.
 """
 
-import contextlib
-import io
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.matches import Matches, match
 
-NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")  # COCOeval.stats[:6]
+NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
+_OVERLAPS = np.linspace(0.5, 0.95, 10)
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_AREAS = ((0.0, 1e10), (0.0, 32.0**2), (32.0**2, 96.0**2), (96.0**2, 1e10))
+_MOST = 100
+_BITS = len(_AREAS) * len(_OVERLAPS)
+_EVERY_AREA = sum(1 << len(_OVERLAPS) * number for number in range(len(_AREAS)))
+_EVERY_OVERLAP = (1 << len(_OVERLAPS)) - 1
 
 
-def score_coco(truth: GroundTruth, detections: Detections) -> dict[str, float | None]:
+def score_coco(
+    truth: GroundTruth, detections: Detections, matches: Matches | None = None
+) -> dict[str, float | None]:
     """Returns the "coco" part of metrics.json.
 
     Object sizes are box areas in original pixels: small below 32 * 32, large above 96 * 96.
 
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it.
+        matches: Of the two, where they are known.
+
     Returns:
         Fractions by name; None where no class has counted objects of that size.
     """
-    objects = _annotations(truth.image, truth.label, truth.box)
-    for entry, difficult in zip(objects, truth.difficult.tolist(), strict=True):
-        entry["iscrowd"] = int(difficult)
-    found = _annotations(detections.image, detections.label, detections.box)
-    for entry, score in zip(found, detections.score.tolist(), strict=True):
-        entry["score"] = score
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_index(truth, objects), _index(truth, found), iouType="bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    stats = (float(value) for value in evaluation.stats[: len(NAMES)])
-    return {name: None if value < 0 else value for name, value in zip(NAMES, stats, strict=True)}
+    matches = matches or match(truth, detections)
+    kept = _highest(truth, detections)
+    true, ignored = _take(truth, detections, matches, kept)
+    false = ~(true | ignored | _outside(detections.box))
 
+    objects = np.zeros((len(_AREAS), len(truth.classes)), dtype=np.int64)
+    outside = _outside(truth.box)
+    for area, row in enumerate(objects):
+        inside = ~truth.difficult & (outside >> area * len(_OVERLAPS) & 1 == 0)
+        row[:] = np.bincount(truth.label[inside], minlength=len(truth.classes))
 
-def _annotations(
-    image: NDArray[np.int64], label: NDArray[np.int64], box: NDArray[np.float64]
-) -> list[dict[str, Any]]:
-    """COCO entries of boxes; every id starts at 1, since pycocotools takes 0 for "unmatched"."""
-    rows: Iterator[tuple[int, int, list[float]]] = zip(
-        image.tolist(), label.tolist(), box.tolist(), strict=True
-    )
-    return [
-        {
-            "id": number,
-            "image_id": image + 1,
-            "category_id": label + 1,
-            "bbox": [x1, y1, x2 - x1, y2 - y1],
-            "area": (x2 - x1) * (y2 - y1),
-            "iscrowd": 0,
-        }
-        for number, (image, label, (x1, y1, x2, y2)) in enumerate(rows, start=1)
-    ]
+    # Recall is reached at true detections alone, so precision is asked for only there.
+    precision = np.full((len(_AREAS), len(_OVERLAPS), len(truth.classes), len(_RECALLS)), -1.0)
+    precision[np.broadcast_to(objects[:, None] > 0, precision.shape[:3])] = 0.0
+    order = kept[np.lexsort((detections.image[kept], -detections.score[kept]))]
+    order = order[np.argsort(detections.label[order], kind="stable")]
+    label = detections.label[order]
+    starts = np.searchsorted(label, np.arange(len(truth.classes)))
+    found_true, found_false = true[order], false[order]
+    for bit in range(_BITS):
+        area, overlap = divmod(bit, len(_OVERLAPS))
+        rows = np.flatnonzero(found_true >> bit & 1)
+        wrong = np.append(0, np.cumsum(found_false >> bit & 1, dtype=np.int64))
+        for name, part in _runs(label[rows], rows):
+            if objects[area, name]:
+                curve = _interpolated(wrong[part] - wrong[starts[name]], int(objects[area, name]))
+                precision[area, overlap, name] = curve
 
-
-def _index(truth: GroundTruth, annotations: list[dict[str, Any]]) -> COCO:
-    coco = COCO()
-    coco.dataset = {
-        "images": [{"id": number} for number in range(1, len(truth.image_ids) + 1)],
-        "categories": [{"id": number} for number in range(1, len(truth.classes) + 1)],
-        "annotations": annotations,
+    means = [precision[0], precision[0, 0], precision[0, 5], *precision[1:]]
+    known = [values[values > -1] for values in means]
+    return {
+        name: float(values.mean()) if len(values) else None
+        for name, values in zip(NAMES, known, strict=True)
     }
-    coco.createIndex()
-    return coco
+
+
+def _highest(truth: GroundTruth, detections: Detections) -> NDArray[np.int64]:
+    """The detections that count, by image and class, then by falling score."""
+    cell = detections.image * len(truth.classes) + detections.label
+    order = np.lexsort((-detections.score, cell))
+    sorted_cell = cell[order]
+    first = np.append(True, sorted_cell[1:] != sorted_cell[:-1])[: len(order)]
+    place = np.arange(len(order))
+    rank = place - np.maximum.accumulate(np.where(first, place, 0))
+    return order[rank < _MOST]
+
+
+def _take(
+    truth: GroundTruth, detections: Detections, matches: Matches, kept: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hands out the objects.
+
+    Returns:
+        Bits (d,) where a detection took a counted object, and where it took an ignored one.
+    """
+    rank = np.full(len(detections.score), -1)
+    rank[kept] = np.arange(len(kept))
+    detection, target = matches.pairs[rank[matches.pairs[:, 0]] >= 0].T
+    overlap = _overlap(detections.box[detection], truth.box[target], truth.difficult[target])
+    # min(threshold, 1 - 1e-10) of pycocotools matters at no threshold of these.
+    reached = np.searchsorted(_OVERLAPS, overlap, side="right")
+    order = np.lexsort((-target, -overlap, rank[detection]))
+    order = order[reached[order] > 0]
+    detection, target, reached = detection[order], target[order], reached[order]
+
+    bits = ((1 << reached) - 1) * _EVERY_AREA
+    ignoring = np.where(truth.difficult, _EVERY_AREA * _EVERY_OVERLAP, _outside(truth.box))
+    crowd = truth.difficult.tolist()
+    unused, taken = ignoring.tolist(), [0] * len(crowd)
+    true = np.zeros(len(detections.score), dtype=np.int64)
+    ignored = np.zeros(len(detections.score), dtype=np.int64)
+    for found, part in _runs(detection, np.arange(len(detection))):
+        hits, passed = 0, 0
+        pairs = list(zip(target[part].tolist(), bits[part].tolist(), strict=True))
+        for number, free in pairs:
+            won = free & ~unused[number] & ~taken[number] & ~hits
+            taken[number] |= won
+            hits |= won
+        for number, free in pairs:
+            won = free & unused[number] & ~(hits | passed)
+            if not crowd[number]:
+                won &= ~taken[number]
+                taken[number] |= won
+            passed |= won
+        true[found], ignored[found] = hits, passed
+    return true, ignored
+
+
+def _overlap(
+    a: NDArray[np.float64], b: NDArray[np.float64], crowd: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """The overlap (n,) in the arithmetic of pycocotools, which keeps corner, width and height."""
+    size, other = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
+    sides = np.minimum(size + a[:, :2], other + b[:, :2]) - np.maximum(a[:, :2], b[:, :2])
+    sides = np.maximum(sides, 0.0)
+    shared, alone = sides[:, 0] * sides[:, 1], size[:, 0] * size[:, 1]
+    union = np.where(crowd, alone, alone + other[:, 0] * other[:, 1] - shared)
+    overlap: NDArray[np.float64] = np.divide(
+        shared, union, out=np.zeros(len(shared)), where=shared > 0
+    )
+    return overlap
+
+
+def _outside(box: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Bits (n,) of the ranges that the area of boxes (n, 4) lies outside."""
+    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
+    bits = np.zeros(len(box), dtype=np.int64)
+    for number, (low, high) in enumerate(_AREAS):
+        bits |= ((area < low) | (area > high)) * (_EVERY_OVERLAP << number * len(_OVERLAPS))
+    return bits
+
+
+def _interpolated(wrong: NDArray[np.int64], objects: int) -> NDArray[np.float64]:
+    """Precision at the 101 recalls: `wrong` (n,) false detections before each true one."""
+    true = np.arange(1.0, len(wrong) + 1)
+    precision = true / (wrong + true + np.spacing(1))
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    reached = np.searchsorted(true / objects, _RECALLS)
+    return np.append(envelope, 0.0)[np.minimum(reached, len(envelope))]
+
+
+def _runs(
+    key: NDArray[np.int64], values: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """The values of each run of equal keys."""
+    if not len(key):
+        return
+    starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))
+    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(key)], strict=True):
+        yield int(key[start]), values[start:stop]

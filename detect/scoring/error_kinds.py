@@ -34,15 +34,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.matches import Matches, by_label, match
 from detect.scoring.voc import (
     ClassScore,
     VocScore,
     average_precision,
-    best_overlaps,
-    by_label,
     class_score,
     mean_of_known,
-    score_overlaps,
     score_voc,
 )
 
@@ -71,7 +69,11 @@ class ErrorAnalysis:
 
 
 def analyse_errors(
-    truth: GroundTruth, detections: Detections, foreground: float = 0.5, background: float = 0.1
+    truth: GroundTruth,
+    detections: Detections,
+    foreground: float = 0.5,
+    background: float = 0.1,
+    matches: Matches | None = None,
 ) -> ErrorAnalysis:
     """Sorts the errors of a detector into TIDE's kinds and measures the weight of each.
 
@@ -80,15 +82,17 @@ def analyse_errors(
         detections: What a detector found in it.
         foreground: The overlap that makes a hit.
         background: Up to here an overlap is chance.
+        matches: Of the two, where they are known.
 
     Raises:
         ValueError: Not 0 < background < foreground <= 1.
     """
     if not 0.0 < background < foreground <= 1.0:
         raise ValueError(f"not 0 < background {background} < foreground {foreground} <= 1")
-    same, same_object = best_overlaps(truth, detections)
-    other, other_object = best_overlaps(truth, detections, other_classes=True)
-    result = score_overlaps(truth, detections, same, same_object, foreground)
+    matches = matches or match(truth, detections)
+    same, same_object = matches.overlap, matches.nearest
+    other, other_object = matches.other_overlap, matches.other_nearest
+    result = score_voc(truth, detections, foreground, matches)
 
     kind = np.select(
         [
@@ -177,7 +181,11 @@ def _mean_ap(
 
 
 def confusion_matrix(
-    truth: GroundTruth, detections: Detections, score_threshold: float, iou: float = 0.5
+    truth: GroundTruth,
+    detections: Detections,
+    score_threshold: float,
+    iou: float = 0.5,
+    matches: Matches | None = None,
 ) -> NDArray[np.int64]:
     """Counts which class was taken for which, from the detections of a score and above.
 
@@ -191,20 +199,23 @@ def confusion_matrix(
         detections: What a detector found in it.
         score_threshold: The least score of a detection that counts.
         iou: The overlap that makes a hit, in (0, 1].
+        matches: Of the two, where they are known.
 
     Returns:
         (classes + 1, classes + 1) true classes by detected ones; the last is background.
     """
-    kept = np.flatnonzero(detections.score >= score_threshold)
+    matches = matches or match(truth, detections)
+    # Who takes an object has the highest score of those who hit it, so a threshold changes nothing.
+    result = score_voc(truth, detections, iou, matches)
+    kept = np.flatnonzero((detections.score >= score_threshold) & ~result.ignored)
     kept = kept[np.argsort(-detections.score[kept], kind="stable")]
-    shown = detections.select(kept)
-    result = score_voc(truth, shown, iou)
-    object_of = np.where(result.true_positive, result.match, -1)
+    true = result.true_positive[kept]
+    object_of = np.where(true, result.match[kept], -1)
     free = ~truth.difficult
-    free[result.match[result.true_positive]] = False
+    free[object_of[true]] = False
 
-    overlap, nearest = best_overlaps(truth, shown, other_classes=True)
-    taking = np.flatnonzero(~result.true_positive & ~result.ignored & (overlap >= iou))
+    overlap, nearest = matches.other_overlap[kept], matches.other_nearest[kept]
+    taking = np.flatnonzero(~true & (overlap >= iou))
     taking = taking[free[nearest[taking]]]
     taken, first = np.unique(nearest[taking], return_index=True)
     object_of[taking[first]] = taken
@@ -213,7 +224,7 @@ def confusion_matrix(
     background = len(truth.classes)
     matrix = np.zeros((background + 1, background + 1), dtype=np.int64)
     row = np.append(truth.label, background)[object_of]  # -1 is the appended one
-    np.add.at(matrix, (row[~result.ignored], shown.label[~result.ignored]), 1)
+    np.add.at(matrix, (row, detections.label[kept]), 1)
     matrix[:background, background] = _per_class(truth, free)
     return matrix
 

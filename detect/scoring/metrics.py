@@ -2,16 +2,26 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.storage import write_text
 from detect.scoring.coco import NAMES, score_coco
 from detect.scoring.detections import Detections, GroundTruth
-from detect.scoring.voc import score_voc
+from detect.scoring.matches import Matches, match
+from detect.scoring.voc import Recall, score_voc
+
+CocoEngine = Literal["own", "pycocotools"]
 
 
 def score(
-    truth: GroundTruth, detections: Detections, iou: float = 0.5, coco: bool = True
+    truth: GroundTruth,
+    detections: Detections,
+    iou: float = 0.5,
+    coco: bool = True,
+    *,
+    matches: Matches | None = None,
+    recall: Recall = "integer",
+    engine: CocoEngine = "own",
 ) -> dict[str, Any]:
     """Scores detections by VOC and by COCO.
 
@@ -19,16 +29,24 @@ def score(
         truth: The objects of the split.
         detections: What a detector found in it.
         iou: The overlap that makes a hit for VOC, in (0, 1]; COCO has its own ten.
-        coco: Whether to score by COCO, which takes most of the time.
+        coco: Whether to score by COCO.
+        matches: Of the two, where they are known.
+        recall: How VOC's 11 points compare recall, as for `score_voc`.
+        engine: Who scores by COCO; both give the same numbers, pycocotools takes long.
 
     Returns:
         `{"voc": ..., "coco": ...}`. AP values are fractions; None where nothing is counted,
         or for COCO if it is left out.
     """
-    return {
-        "voc": score_voc(truth, detections, iou).metrics(),
-        "coco": score_coco(truth, detections) if coco else dict.fromkeys(NAMES),
-    }
+    matches = matches or match(truth, detections)
+    metrics = {"voc": score_voc(truth, detections, iou, matches, recall).metrics()}
+    if not coco:
+        return metrics | {"coco": dict.fromkeys(NAMES)}
+    if engine == "own":
+        return metrics | {"coco": score_coco(truth, detections, matches)}
+    from detect.scoring import coco_by_pycocotools
+
+    return metrics | {"coco": coco_by_pycocotools.score_coco(truth, detections)}
 
 
 def write_metrics(metrics: dict[str, Any], file: Path) -> None:

@@ -2,11 +2,13 @@
 
 ```
 metrics.json       VOC mAP and COCO AP
-analysis.json      other overlaps, sizes, intervals, kinds of error, confusion, counts per class
+analysis.json      other overlaps, sizes, intervals, kinds of error, confusion, calibration
+label_errors.json  likely errors of the annotations, ranked
+matches.npz        detections and overlaps, computed once: the report goes on from them
 evaluation.json    what was evaluated, on what, and how
 ```
 
-Free of torch: scoring detections takes no network.
+Free of torch: scoring detections takes no network. Free of pictures: annotations are enough.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +20,20 @@ from typing import Any
 from common.errors import InputError
 from common.runs.environment import describe_environment
 from common.storage import read_json, write_json
-from detect.data.dataset import LabelledImage
-from detect.data.voc import read_classes, read_split
-from detect.scoring.analysis import analyse, compare
-from detect.scoring.detections import Detections, GroundTruth, ground_truth, read_detections
-from detect.scoring.metrics import score, write_metrics
+from detect.data.dataset import read_all
+from detect.data.voc import devkit_entries, read_classes
+from detect.scoring import label_errors
+from detect.scoring.analysis import analyse, bootstrap_record
+from detect.scoring.bootstrap import intervals_of, mean_of_classes, resampled_ap, split_and_draws
+from detect.scoring.detections import Detections, GroundTruth, ground_truth
+from detect.scoring.formats.hints import hints
+from detect.scoring.formats.reading import read_detections
+from detect.scoring.matches import match
+from detect.scoring.matches_file import Scored, read_scored, truth_digest, write_scored
+from detect.scoring.metrics import CocoEngine, score, write_metrics
+from detect.scoring.voc import Recall
+
+_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,20 +43,36 @@ class Scoring:
     Attributes:
         ious: Overlaps that make a hit, in (0, 1]; metrics.json has the first.
         resamples: Of the bootstrap; 0 for no intervals.
-        coco: Whether COCO's metric is, which takes most of the time.
+        coco: Whether COCO's metric is.
+        engine: Who computes it: both give the same numbers, pycocotools takes long.
+        recall: How VOC's 11 points compare recall, as for `score_voc`.
         against: Detections, or an evaluated folder, to compare with on the same resamples.
     """
 
     ious: Sequence[float] = (0.5, 0.75)
     resamples: int = 1000
     coco: bool = True
+    engine: CocoEngine = "own"
+    recall: Recall = "integer"
     against: Path | None = None
+
+
+def read_truth(data: Path, split: str) -> GroundTruth:
+    """Read the objects of a split; pictures need not be there.
+
+    Raises:
+        InputError: If the data cannot be read, or have no such split.
+    """
+    classes = read_classes(data)
+    label_of = {name: label for label, name in enumerate(classes)}
+    entries = devkit_entries(data, split, label_of)
+    return ground_truth(read_all(entries, lambda entry: entry.annotate()[0], split), classes)
 
 
 def score_detections(
     path: Path, data: Path, split: str, out: Path, scoring: Scoring
 ) -> dict[str, Any]:
-    """Score anybody's detections: VOC text or a COCO results file.
+    """Score anybody's detections, in any format of `read_detections`.
 
     Returns:
         The content of metrics.json.
@@ -53,19 +80,18 @@ def score_detections(
     Raises:
         InputError: If the detections or the data cannot be read, or do not fit each other.
     """
-    classes = read_classes(data)
-    images = read_split(data, split, classes)
-    truth = ground_truth([image.annotation for image in images], classes)
-    detections = read_detections(path, truth)
+    truth = read_truth(data, split)
+    notes: list[str] = []
+    detections = read_detections(path, truth, notes)
     unknown = "checkpoint epoch seconds images_per_second latency throughput training".split()
     facts = {
         "title": path.resolve().stem,
         "detections": str(path.resolve()),
         **dict.fromkeys([*unknown, "recipe", "environment", "backbone"]),
-        "data_fingerprint": data_fingerprint(images, split),
+        "data_fingerprint": data_fingerprint(truth, split),
         "command": describe_environment("cpu", 1)["command"],
     }
-    return score_into(out, truth, detections, data, split, facts, scoring)
+    return score_into(out, truth, detections, data, split, facts, scoring, notes)
 
 
 def score_into(
@@ -76,8 +102,19 @@ def score_into(
     split: str,
     facts: Mapping[str, Any],
     scoring: Scoring,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Write the three files; `facts` are those of evaluation.json that differ by origin.
+    """Write the files of the folder.
+
+    Args:
+        out: The folder.
+        truth: The objects of the split.
+        detections: What a detector found in it.
+        data: Where the data lie.
+        split: Of the data.
+        facts: Those of evaluation.json that differ by origin.
+        scoring: What is computed.
+        notes: What was said when the detections were read.
 
     Returns:
         The content of metrics.json.
@@ -85,19 +122,84 @@ def score_into(
     Raises:
         InputError: If what to compare with cannot be read or is of another split.
     """
+    iou, recall = scoring.ious[0], scoring.recall
     baseline = scoring.against and _read_baseline(scoring.against, truth, split)
-    metrics = score(truth, detections, scoring.ious[0], scoring.coco)
-    analysis = analyse(truth, detections, scoring.ious, scoring.resamples)
-    if baseline:
-        difference = compare(truth, baseline, detections, scoring.ious[0], scoring.resamples)
-        analysis["against"] = {"detections": str(scoring.against), **difference}
+    matches = match(truth, detections)
+    draws = split_and_draws(truth, scoring.resamples, _SEED) if scoring.resamples else None
+    resampled = (
+        None if draws is None else resampled_ap(truth, detections, draws, iou, matches, recall)
+    )
+    metrics = score(
+        truth,
+        detections,
+        iou,
+        scoring.coco,
+        matches=matches,
+        recall=recall,
+        engine=scoring.engine,
+    )
+    analysis = analyse(truth, detections, scoring.ious, matches, resampled, recall)
+    analysis["reading"] = [*notes, *hints(truth, detections, matches)]
+    if baseline and draws is not None and resampled is not None:
+        before = resampled_ap(truth, baseline, draws, iou, recall=recall)
+        difference = intervals_of(mean_of_classes(resampled) - mean_of_classes(before))
+        record = bootstrap_record(difference, scoring.resamples)
+        analysis["against"] = {"detections": str(scoring.against), **record}
+    suspected = label_errors.find_label_errors(truth, detections, matches)
+    analysis["label_errors"] = label_errors.counts(suspected)
     write_metrics(metrics, out / "metrics.json")
     write_metrics(analysis, out / "analysis.json")
+    write_json(out / "label_errors.json", label_errors.describe(truth, detections, suspected))
+    source = out / facts["detections"]
+    write_scored(out, Scored(detections, matches, resampled), truth, source, iou, recall)
     evaluation = {**facts, "data": str(data.resolve()), "split": split}
     evaluation |= {"images": len(truth.image_ids), "classes": list(truth.classes)}
-    # The last of the three: with it the folder is whole.
+    # The last one: with it the folder is whole.
     write_json(out / "evaluation.json", evaluation)
     return metrics
+
+
+def load_scored(folder: Path, truth: GroundTruth, iou: float, resamples: int = 1000) -> Scored:
+    """Load what a folder was scored from: as it was computed, or again where that is not there.
+
+    Args:
+        folder: As `score_into` wrote it.
+        truth: The objects of the split.
+        iou: The overlap that makes a hit.
+        resamples: Of the images; 0 for none.
+
+    Raises:
+        InputError: If the folder is incomplete, or its detections are gone or do not fit.
+    """
+    source, recall = folder / detections_of(folder), recall_of(folder)
+    scored = read_scored(folder, truth, source if source.exists() else None, iou, recall)
+    if scored is None:
+        detections = read_detections(source, truth)
+        scored = Scored(detections, match(truth, detections), None)
+    if resamples and (scored.resampled is None or len(scored.resampled) != resamples + 1):
+        draws = split_and_draws(truth, resamples, _SEED)
+        found, matches = scored.detections, scored.matches
+        ap = resampled_ap(truth, found, draws, iou, matches, recall)
+        scored = Scored(found, matches, ap)
+    return scored
+
+
+def detections_of(folder: Path) -> str:
+    """Read where the detections of an evaluated folder lie."""
+    record = folder / "evaluation.json"
+    if not record.is_file():
+        raise InputError(f"{record} is missing: give a folder of detect evaluate or detect score")
+    named = read_json(record).get("detections")
+    if not isinstance(named, str):
+        raise InputError(f"{record}: 'detections' is not a text: evaluate again")
+    return named
+
+
+def recall_of(folder: Path) -> Recall:
+    """Read how the 11 points of a folder compared recall."""
+    file = folder / "analysis.json"
+    record = read_json(file).get("recall") if file.is_file() else None
+    return "float" if isinstance(record, dict) and record.get("rule") == "float" else "integer"
 
 
 def _read_baseline(path: Path, truth: GroundTruth, split: str) -> Detections:
@@ -105,25 +207,12 @@ def _read_baseline(path: Path, truth: GroundTruth, split: str) -> Detections:
     record = path / "evaluation.json"
     if not record.is_file():
         return read_detections(path, truth)
-    evaluation = read_json(record)
-    if evaluation.get("split") != split:
-        raise InputError(
-            f"{path} was evaluated on {evaluation.get('split')}, not {split}: compare on one split"
-        )
-    if not isinstance(evaluation.get("detections"), str):
-        raise InputError(f"{record}: 'detections' is not a text: evaluate again")
-    return read_detections(path / evaluation["detections"], truth)
+    told = read_json(record).get("split")
+    if told != split:
+        raise InputError(f"{path} was evaluated on {told}, not {split}: compare on one split")
+    return read_detections(path / detections_of(path), truth)
 
 
-def data_fingerprint(images: Sequence[LabelledImage], split: str) -> str:
-    """Return a SHA-256 over the split's name, the ids in order, and their files' sizes in bytes.
-
-    Both files of an image count, JPEG and annotation; their content is not read.
-    """
-    digest = sha256(f"{split}\n".encode())
-    for image in images:
-        image_id = image.annotation.image_id
-        annotation = image.path.parents[1] / "Annotations" / f"{image_id}.xml"
-        sizes = image.path.stat().st_size, annotation.stat().st_size
-        digest.update(f"{image_id} {sizes[0]} {sizes[1]}\n".encode())
-    return digest.hexdigest()
+def data_fingerprint(truth: GroundTruth, split: str) -> str:
+    """Return a SHA-256 over the split's name, its classes, and its ids and objects in order."""
+    return sha256(f"{split}\n{truth_digest(truth)}".encode()).hexdigest()

@@ -11,7 +11,9 @@ For each class by itself:
 5. Recall is counted over the objects that are not difficult.
 6. AP as in 2007: the mean over recall 0, 0.1, .., 1 of the highest precision at that recall or
    above, 0 where it is not reached. Recall is compared in integers, 10 * TP >= k * objects, so that
-   a recall of exactly 3/10, 6/10 or 7/10 reaches its threshold; binary fractions would miss it.
+   a recall of exactly 3/10, 6/10 or 7/10 reaches its threshold. "float" compares as py-faster-rcnn
+   does, TP / objects >= np.arange(0, 1.1, 0.1)[k]: there those three fail, for the binary fraction
+   of the right side is one digit too large, and a class can be lower by up to 1/11 of a step.
 7. AP since 2010: the area under the precision envelope, from recall 0 to 1.
 
 The kit counts inclusive pixels, width = xmax - xmin + 1. Boxes here are continuous,
@@ -23,16 +25,16 @@ whose detections are all ignored has AP 0.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.matches import Matches, match
 
-_BLOCK = 2**15
-"""Detections matched at a time: what is computed of them should stay near the processor."""
+Recall = Literal["integer", "float"]
+FLOAT_RECALLS = np.arange(0.0, 1.1, 0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,39 +98,37 @@ class VocScore:
         }
 
 
-def score_voc(truth: GroundTruth, detections: Detections, iou: float = 0.5) -> VocScore:
+def score_voc(
+    truth: GroundTruth,
+    detections: Detections,
+    iou: float = 0.5,
+    matches: Matches | None = None,
+    recall: Recall = "integer",
+) -> VocScore:
     """Scores detections by the rules above.
 
     Args:
         truth: The objects of the split.
         detections: What a detector found in it, in any order.
         iou: The overlap that makes a hit, in (0, 1].
+        matches: Of the two, where they are known; no threshold changes them.
+        recall: How the 11 points compare recall (rule 6).
 
     Raises:
         ValueError: `iou` is outside (0, 1].
     """
-    return score_overlaps(truth, detections, *best_overlaps(truth, detections), iou)
-
-
-def score_overlaps(
-    truth: GroundTruth,
-    detections: Detections,
-    overlap: NDArray[np.float64],
-    nearest: NDArray[np.int64],
-    iou: float,
-) -> VocScore:
-    """Does the same from what `best_overlaps` found, which no threshold changes."""
     if not 0.0 < iou <= 1.0:
         raise ValueError(f"iou is {iou}; it must lie in (0, 1]")
-    match = np.where(overlap >= iou, nearest, -1)
-    ignored = np.append(truth.difficult, False)[match]  # -1 is the appended one
+    matches = matches or match(truth, detections)
+    hit = np.where(matches.overlap >= iou, matches.nearest, -1)
+    ignored = np.append(truth.difficult, False)[hit]  # -1 is the appended one
 
     # The first hit on an object takes it: written last to first, that of the first stays.
-    order, bounds = by_class(detections.label, detections.score, len(truth.classes))
+    order, bounds = matches.order, matches.bounds
     backwards = order[::-1]
-    backwards = backwards[((match >= 0) & ~ignored)[backwards]]
+    backwards = backwards[((hit >= 0) & ~ignored)[backwards]]
     taker = np.full(len(truth.label), -1)
-    taker[match[backwards]] = backwards
+    taker[hit[backwards]] = backwards
     true_positive = np.zeros(len(order), dtype=np.bool_)
     true_positive[taker[taker >= 0]] = True
 
@@ -146,102 +146,37 @@ def score_overlaps(
             objects=objects[label],
             difficult=difficult[label],
             detections=len(rows),
+            recall_rule=recall,
         )
-    return VocScore(iou, per_class, overlap, match, true_positive, ignored)
-
-
-def by_class(
-    label: NDArray[np.int64], score: NDArray[np.float64], classes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorts detections by class, then by falling score; equals keep their order.
-
-    Returns:
-        Order (d,), and bounds (classes + 1,) between which a class lies in it.
-    """
-    order, bounds = by_label(label, classes)
-    for start, stop in pairwise(bounds.tolist()):
-        rows = order[start:stop]
-        order[start:stop] = rows[np.argsort(-score[rows], kind="stable")]
-    return order, bounds
-
-
-def by_label(label: NDArray[np.int64], labels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorts rows by labels in [0, labels), equals in their order; returns as `by_class`."""
-    bounds = np.append(0, np.cumsum(np.bincount(label, minlength=labels)))
-    # Integers of up to 16 bits are sorted by radix: time linear in the rows.
-    return np.argsort(label.astype(np.min_scalar_type(labels)), kind="stable"), bounds
-
-
-def best_overlaps(
-    truth: GroundTruth, detections: Detections, other_classes: bool = False
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Finds the object that each detection overlaps most in its image.
-
-    Args:
-        truth: The objects of the split.
-        detections: What a detector found in it.
-        other_classes: Look among the objects of all other classes, not of the detection's own.
-
-    Returns:
-        IoU (d,) and index of the object (d,), the first of equals; 0 and -1 where none overlaps.
-    """
-    object_cell, detection_cell, cells = truth.image, detections.image, len(truth.image_ids)
-    if not other_classes:
-        classes = len(truth.classes)
-        object_cell = object_cell * classes + truth.label
-        detection_cell = detection_cell * classes + detections.label
-        cells *= classes
-    objects, bounds = by_label(object_cell, cells)
-
-    overlap = np.zeros(len(detection_cell), dtype=np.float64)
-    nearest = np.full(len(detection_cell), -1, dtype=np.int64)
-    for first in range(0, len(detection_cell), _BLOCK):
-        cell = detection_cell[first : first + _BLOCK]
-        start, stop = bounds[cell], bounds[cell + 1]
-        # Round k compares with the k-th object of the cell all detections that have one.
-        rows = np.flatnonzero(start < stop)
-        while len(rows):
-            found, candidate = first + rows, objects[start[rows]]
-            iou = paired_iou(detections.box[found], truth.box[candidate])
-            better = iou > overlap[found]
-            if other_classes:
-                better &= truth.label[candidate] != detections.label[found]
-            overlap[found[better]] = iou[better]
-            nearest[found[better]] = candidate[better]
-            start[rows] += 1
-            rows = rows[start[rows] < stop[rows]]
-    return overlap, nearest
-
-
-def paired_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU (n,) of continuous boxes (n, 4) with the boxes (n, 4) in the same rows; `b` has area."""
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    intersection = _area(np.maximum(sides, 0.0))
-    return intersection / (_area(a[:, 2:] - a[:, :2]) + _area(b[:, 2:] - b[:, :2]) - intersection)
-
-
-def _area(sides: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(sides[:, 0] * sides[:, 1])  # prod(axis=1) takes several times as long
+    return VocScore(iou, per_class, matches.overlap, hit, true_positive, ignored)
 
 
 def average_precision(
-    true_positive: NDArray[np.bool_], objects: int
+    true_positive: NDArray[np.bool_], objects: int, recall: Recall = "integer"
 ) -> tuple[float, float] | tuple[None, None]:
     """Computes the 11-point AP and the area of one class.
 
     Args:
         true_positive: (points,) counted detections by falling score.
         objects: Counted objects; without any there is no AP.
+        recall: How the 11 points compare recall.
     """
     if not objects:
         return None, None
     true = np.cumsum(true_positive)
     precision = true / np.arange(1, len(true) + 1)
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    reached = np.searchsorted(10 * true, objects * np.arange(11))  # first point at recall k/10
+    reached = np.searchsorted(true, least_true(objects, recall))  # first point at recall k/10
     ap_11point = float(envelope[reached[reached < len(true)]].sum() / 11)
     ap_area = float(envelope[true_positive].sum() / objects)  # each adds 1 / objects of recall
     return ap_11point, ap_area
+
+
+def least_true(objects: int, recall: Recall) -> NDArray[np.int64]:
+    """The true positives (11,) from which on the recalls 0, 0.1, .., 1 are reached."""
+    if recall == "integer":
+        return -(-objects * np.arange(11) // 10)
+    return np.searchsorted(np.arange(objects + 2) / objects, FLOAT_RECALLS)
 
 
 def class_score(
@@ -250,12 +185,13 @@ def class_score(
     objects: int,
     difficult: int,
     detections: int,
+    recall_rule: Recall = "integer",
 ) -> ClassScore:
     """The curve and AP of one class from its counted detections by falling score."""
     true = np.cumsum(true_positive)
     precision = true / np.arange(1, len(true) + 1)
     recall = true / objects if objects else np.full(len(true), np.nan)
-    ap_11point, ap_area = average_precision(true_positive, objects)
+    ap_11point, ap_area = average_precision(true_positive, objects, recall_rule)
     return ClassScore(ap_11point, ap_area, objects, difficult, detections, recall, precision, score)
 
 

@@ -10,7 +10,8 @@ from detect.data.voc import VOC_CLASSES
 from detect.scoring.bootstrap import bootstrap_map
 from detect.scoring.coco import score_coco
 from detect.scoring.detections import Detections, GroundTruth
-from detect.scoring.voc import by_class, score_voc
+from detect.scoring.matches import by_class
+from detect.scoring.voc import score_voc
 
 IMAGES, DETECTIONS = 4952, 200_000  # images of VOC2007 test
 IOU = 0.5

@@ -16,6 +16,7 @@ from pretrain import paper
 from pretrain import results as pretrained
 from reproduction.side_by_side import Job, find_slots, run_side_by_side
 
+ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "python scripts/reproduce.py table5"
 DESCRIPTION = f"""Table 5 of the paper: does a backbone trained with FocusedDropout detect better?
 
@@ -23,8 +24,8 @@ Pretrain a backbone with and without the method for each seed, fine-tune the sam
 each, once without and once with FocusedDropout in the fine-tuning, and one from random weights;
 evaluate, compare, and write table5.md and, of the first seed, the report of the detectors
 (table5-report.html) and class activation maps of the backbones (table5-cam.png). What is done is
-not repeated, what was interrupted goes on. Rows go to pretrain-results.csv and
-detect-results.csv in the output folder.
+not repeated, what was interrupted goes on. Rows go to pretrain/results.csv and
+detect/results.csv.
 
   full   ImageNet, ResNet-50, 300 epochs; voc-retinanet-paper on VOC07+12, VOC07 test
   small  Tiny ImageNet, ResNet-50, 60 epochs; voc-retinanet-small, 24 epochs, VOC2012 train to val
@@ -56,12 +57,10 @@ class Flags:
     """auto (GPUs where there are any), cpu or cuda."""
     plan: bool = False
     """Show the plan and the results so far; train nothing."""
-    pretrain_results: Path | None = None
-    """Table that finished classifiers are appended to, their metrics kept in logs/ beside it; None:
-    OUT/pretrain-results.csv. The repository's: pretrain/results.csv."""
-    detect_results: Path | None = None
-    """The same of evaluated detectors; None: OUT/detect-results.csv. The repository's:
-    detect/results.csv."""
+    pretrain_results: Path = ROOT / "pretrain" / "results.csv"
+    """Finished classifiers are appended to this table, their metrics kept in logs/ beside it."""
+    detect_results: Path = ROOT / "detect" / "results.csv"
+    """Evaluated detectors are appended to this table, their metrics kept in logs/ beside it."""
 
     def __post_init__(self) -> None:
         check_range(self, "jobs", low=1)
@@ -143,17 +142,10 @@ def run(argv: list[str]) -> None:
     if jobs and not flags.plan:
         run_side_by_side(jobs, slots, _done, _status)
     classifiers = _classifiers(flags)
-    record_runs(
-        flags.pretrain_results or flags.out / "pretrain-results.csv", pretrained.Row, classifiers
-    )
+    record_runs(flags.pretrain_results, pretrained.Row, classifiers)
     rows = _detectors(flags)
     trained = {_detector(flags, arm, seed): row for (arm, seed), row in rows.items()}
-    record_runs(
-        flags.detect_results or flags.out / "detect-results.csv",
-        detected.Row,
-        trained,
-        detected.KEY,
-    )
+    record_runs(flags.detect_results, detected.Row, trained, detected.KEY)
     flags.out.mkdir(parents=True, exist_ok=True)
     table = render(flags, rows)
     (flags.out / "table5.md").write_text(table)

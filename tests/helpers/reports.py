@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 from detect.data.voc import read_split
-from detect.scoring.detections import ground_truth, read_detections
+from detect.scoring.detections import ground_truth
+from detect.scoring.formats.reading import read_detections
 from detect.scoring.metrics import score, write_metrics
 
 CLASSES = ("cat", "dog", "emu")

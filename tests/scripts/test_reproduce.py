@@ -39,7 +39,7 @@ def arguments(name: str, data: Path, out: Path) -> list[str]:
     return [
         *(name, "--data", str(data), "--out", str(out), "--dataset", "cifar10"),
         *("--networks", "resnet20", "--scale", "0.003", "--seeds", "0", "--jobs", "2"),
-        *("--device", "cpu", "--", *FAST),
+        *("--device", "cpu", "--results", str(out / "results.csv"), "--", *FAST),
     ]
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from detect.report.comparison import Comparison, Run
 from detect.report.writers.blocks import Block, Cell, Column, Span, Table, Text
-from detect.scoring.analysis import SIZES, size_of
 from detect.scoring.bootstrap import Interval
 from detect.scoring.detections import GroundTruth
+from detect.scoring.sizes import SIZES, size_of
 
 KINDS = {"map_11point": "11-point", "map_area": "area"}
 

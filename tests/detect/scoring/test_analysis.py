@@ -14,13 +14,32 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scenes import detections_of
 
-from detect.scoring.analysis import SIZES, analyse, compare, score_by_size
-from detect.scoring.bootstrap import bootstrap_map, paired_bootstrap
+from detect.scoring import analysis
+from detect.scoring.analysis import bootstrap_record, score_by_size
+from detect.scoring.bootstrap import (
+    bootstrap_map,
+    paired_bootstrap,
+    resampled_ap,
+    split_and_draws,
+)
 from detect.scoring.error_kinds import KINDS, analyse_errors, confusion_matrix
+from detect.scoring.matches import match
+from detect.scoring.sizes import SIZES
 from detect.scoring.voc import score_voc
 
 CLASSES = ("cat", "dog")
 SMALL, MEDIUM, LARGE = (0, 0, 31, 31), (100, 100, 150, 150), (200, 200, 300, 300)
+
+
+def analyse(truth, detections, ious, resamples):
+    matches = match(truth, detections)
+    draws = split_and_draws(truth, resamples, 0) if resamples else None
+    ap = None if draws is None else resampled_ap(truth, detections, draws, ious[0], matches)
+    return analysis.analyse(truth, detections, ious, matches, ap)
+
+
+def compare(truth, first, second, iou, resamples):
+    return bootstrap_record(paired_bootstrap(truth, first, second, iou, resamples, 0), resamples)
 
 
 def truth_of(objects, images=3):

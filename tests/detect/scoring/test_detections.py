@@ -2,29 +2,28 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scenes import detections_of, truth_of
 
 from common.errors import InputError
-from detect.scoring.detections import (
-    Detections,
-    ground_truth,
-    read_detections,
-    write_coco_json,
-    write_voc_text,
-)
+from detect.scoring.detections import Detections, ground_truth
+from detect.scoring.formats.class_texts import write_class_texts
+from detect.scoring.formats.coco_json import write_coco_json
+from detect.scoring.formats.reading import read_detections
 
 CLASSES = ("cat", "dog")
 GOOD = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": 0.5}
 
 
 def split(image_ids=("000001", "2008_000008"), classes=CLASSES):
-    return truth_of([], classes, image_ids)
+    truth = truth_of([], classes, image_ids)
+    return replace(truth, sizes=np.full((len(image_ids), 2), 2000))
 
 
 def assert_same(found, expected):
@@ -102,7 +101,7 @@ def test_ground_truth_refuses_an_image_twice():
 
 def test_voc_text_is_the_kits(tmp_path):
     rows = [(1, 1, 0.25, (0, 1, 10, 20)), (0, 1, 0.5, (7.5, 0, 8, 9))]
-    write_voc_text(detections_of(rows), split(), tmp_path / "new" / "folder")
+    write_class_texts(detections_of(rows), split(), tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert (folder / "comp4_det_test_cat.txt").read_text() == ""
     assert (folder / "comp4_det_test_dog.txt").read_text() == (
@@ -121,14 +120,14 @@ def test_coco_json_is_cocos(tmp_path):
 
 @pytest.mark.parametrize("image_ids", [("a1", "000002"), ("000001", "1"), ("1_1", "11")])
 def test_image_ids_without_an_integer_form_stay_strings(tmp_path, image_ids):
-    detections = detections_of([(1, 0, 0.5, (0, 0, 1, 1)), (0, 0, 0.5, (0, 0, 1, 1))])
+    detections = detections_of([(1, 0, 0.5, (0, 0, 9, 9)), (0, 0, 0.5, (0, 0, 9, 9))])
     truth = split(image_ids)
     write_coco_json(detections, truth, tmp_path / "d.json")
     entries = json.loads((tmp_path / "d.json").read_text())
     assert [entry["image_id"] for entry in entries] == [image_ids[1], image_ids[0]]
     assert_same(read_detections(tmp_path / "d.json", truth), detections)
-    with pytest.raises(InputError, match="entry 1: image 1 is not in the split"):
-        read_detections(json_file(tmp_path, [GOOD]), truth)
+    with pytest.raises(InputError, match="entry 1: image 77 is not in the split"):
+        read_detections(json_file(tmp_path, [GOOD | {"image_id": 77}]), truth)
 
 
 def test_both_forms_of_image_id_are_read(tmp_path):
@@ -170,6 +169,7 @@ extent = st.floats(2.0**-9, 500, width=32)
 def float32_boxes(draw):
     x1, y1 = draw(start), draw(start)
     x2, y2 = (float(np.float32(v + draw(extent))) for v in (x1, y1))
+    assume(max(x2, y2) > 3)  # a file of boxes within one pixel is one of shares
     return x1, y1, x2, y2
 
 
@@ -183,7 +183,7 @@ rows_of_float32 = st.lists(
 @given(rows_of_float32)
 def test_round_trips_are_exact(tmp_path_factory, rows):
     folder, detections = tmp_path_factory.mktemp("d"), detections_of(rows)
-    write_voc_text(detections, split(), folder)
+    write_class_texts(detections, split(), folder)
     assert_same(read_detections(folder, split()), by_class(detections))
     write_coco_json(detections, split(), folder / "d.json")
     assert_same(read_detections(folder / "d.json", split()), detections)
@@ -193,8 +193,8 @@ def test_round_trips_are_exact(tmp_path_factory, rows):
 @given(st.lists(st.floats(0, 1000), min_size=2, max_size=2))
 def test_float64_boxes_move_by_rounding_only(tmp_path_factory, corner):
     folder = tmp_path_factory.mktemp("d")
-    detections = detections_of([(0, 0, 0.5, (*corner, corner[0] + 1 / 3, corner[1] + 1e-3))])
-    write_voc_text(detections, split(), folder)
+    detections = detections_of([(0, 0, 0.5, (*corner, corner[0] + 7 / 3, corner[1] + 1e-3))])
+    write_class_texts(detections, split(), folder)
     write_coco_json(detections, split(), folder / "d.json")
     for path in (folder, folder / "d.json"):
         np.testing.assert_allclose(read_detections(path, split()).box, detections.box, 0, 2e-13)
@@ -210,16 +210,14 @@ def test_nothing_detected(tmp_path):
     ("line", "message"),
     [
         ("000001 0.5 1 1 2", "is not 'image_id score xmin ymin xmax ymax'"),
-        ("000001 0.5 1 1 2 2 3", "is not 'image_id score xmin ymin xmax ymax'"),
+        ("000001 0.5 1 1 2 2 3", "image '000001 0.5' is not in the split"),
         ("000001 0.5 1 1 2 two", "is not 'image_id score xmin ymin xmax ymax'"),
         ("000002 0.5 1 1 2 2", "image '000002' is not in the split"),
-        ("1 0.5 1 1 2 2", "image '1' is not in the split"),
+        ("3 0.5 1 1 2 2", "image '3' is not in the split"),
         ("000001 nan 1 1 2 2", "must be finite"),
         ("000001 -inf 1 1 2 2", "must be finite"),
         ("000001 0.5 1 1 inf 2", "must be finite"),
         ("000001 0.5 nan 1 2 2", "must be finite"),
-        ("000001 0.5 5 1 4 2", "have an area"),
-        ("000001 0.5 1 5 2 4", "have an area"),
     ],
 )
 def test_bad_line(tmp_path, line, message):
@@ -243,17 +241,16 @@ def test_bad_line(tmp_path, line, message):
         (GOOD | {"bbox": 1}, "not a detection"),
         (GOOD | {"score": None}, "not a detection"),
         (GOOD | {"score": 10**400}, "not a detection"),
-        (GOOD | {"image_id": [1]}, "not a detection"),
-        (GOOD | {"image_id": 2}, "image 2 is not in the split"),
-        (GOOD | {"image_id": "1"}, "image '1' is not in the split"),
-        (GOOD | {"category_id": 0}, "category_id 0 is not one of 1..2"),
-        (GOOD | {"category_id": 3}, "category_id 3 is not one of 1..2"),
-        (GOOD | {"category_id": "cat"}, "category_id 'cat' is not one of 1..2"),
+        (GOOD | {"image_id": [1]}, "[1] is neither a number nor a name"),
+        (GOOD | {"image_id": True}, "True is neither a number nor a name"),
+        (GOOD | {"image_id": 3}, "image 3 is not in the split"),
+        (GOOD | {"image_id": "3"}, "image '3' is not in the split"),
+        (GOOD | {"category_id": -1}, "class -1 is not one of 1..2"),
+        (GOOD | {"category_id": 3}, "class 3 is not one of 1..2"),
+        (GOOD | {"category_id": "cow"}, "class 'cow' is not one of 1..2"),
         (GOOD | {"score": math.nan}, "must be finite"),
         (GOOD | {"bbox": [0, 0, math.inf, 1]}, "must be finite"),
         (GOOD | {"bbox": [math.nan, 0, 1, 1]}, "must be finite"),
-        (GOOD | {"bbox": [0, 0, 0, 1]}, "have an area"),
-        (GOOD | {"bbox": [0, 0, 1, -1]}, "have an area"),
     ],
 )
 def test_bad_entry(tmp_path, entry, message):
@@ -268,9 +265,10 @@ def test_bad_entry(tmp_path, entry, message):
     ("content", "message"),
     [
         ("[", "is not JSON"),
-        ("", "is not JSON"),
+        ("", "is empty"),
         pytest.param("[" * 200_000, "is not JSON", id="deep"),
-        ('{"annotations": []}', "one list of detections"),
+        ('{"images": []}', "one list of detections"),
+        ('{"results": [], "annotations": []}', "one list of detections"),
     ],
 )
 def test_bad_json(tmp_path, content, message):
@@ -285,22 +283,22 @@ def test_missing_path(tmp_path):
 
 def test_neither_folder_nor_json(tmp_path):
     (tmp_path / "d.pkl").write_bytes(b"\x80")
-    with pytest.raises(InputError, match=r"d\.pkl is neither a folder"):
+    with pytest.raises(InputError, match=r"d\.pkl is no text, and opening a pickle"):
         read_detections(tmp_path / "d.pkl", split())
 
 
 @pytest.mark.parametrize("name", ["comp4_det_test_cat.txt", "d.json"])
 def test_not_text(tmp_path, name):
     text_folder(tmp_path)
-    (tmp_path / name).write_bytes(b"\xff\xfe")
+    (tmp_path / name).write_bytes(b"\xff\xff")
     path = tmp_path if name.endswith("txt") else tmp_path / name
-    with pytest.raises(InputError, match=f"{name} cannot be read as text"):
+    with pytest.raises(InputError, match=f"{name} is no text in UTF-8"):
         read_detections(path, split())
 
 
 def test_no_class_file(tmp_path):
     (tmp_path / "comp4_det_test_unicorn.txt").write_text("")
-    with pytest.raises(InputError, match=r"holds no comp4_det_test_<class>\.txt"):
+    with pytest.raises(InputError, match=r"unicorn\.txt is named by no class and by no image"):
         read_detections(tmp_path, split())
 
 
@@ -319,5 +317,5 @@ def test_unknown_class_file(tmp_path):
 def test_several_sets_of_class_files(tmp_path):
     text_folder(tmp_path, prefix="comp3_det_test")
     text_folder(tmp_path, prefix="comp4_det_val")
-    with pytest.raises(InputError, match=r"several sets .*comp3_det_test, comp4_det_val"):
+    with pytest.raises(InputError, match=r"several sets .*'comp3_det_test', 'comp4_det_val'"):
         read_detections(tmp_path, split())

@@ -3,13 +3,13 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from detect import __main__ as command
-from detect.data.voc import read_split
-from detect.scoring.scored_folder import data_fingerprint
+from detect.scoring.scored_folder import data_fingerprint, read_truth
 
 OBJECT = (
     "<object><name>disc</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>40</xmax><ymax>40</ymax>"
@@ -155,10 +155,12 @@ def test_flags_out_of_range(score, tmp_path, flags, message):
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error
 
 
-def test_the_data_fingerprint_tells_files_of_equal_sizes_apart(devkit):
-    images = read_split(devkit, "2007:test", ("disc", "ring"))
-    first, second = (data_fingerprint([image], "2007:test") for image in images[:2])
-    assert first != second
+def test_the_data_fingerprint_tells_objects_apart(devkit):
+    truth = read_truth(devkit, "2007:test")
+    moved = replace(truth, box=truth.box + 1e-9)
+    first, second = (data_fingerprint(objects, "2007:test") for objects in (truth, moved))
+    assert first != second == data_fingerprint(moved, "2007:test")
+    assert data_fingerprint(truth, "2007:val") != first
 
 
 def test_scoring_does_not_wait_for_torch():

@@ -10,8 +10,9 @@ import scenes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detect.scoring import voc
-from detect.scoring.voc import VocScore, best_overlaps, by_label, paired_iou, score_voc
+from detect.scoring import matches as matching
+from detect.scoring.matches import by_label, match, paired_iou
+from detect.scoring.voc import VocScore, score_voc
 
 CLASSES = ("cat", "dog", "emu")
 IMAGES = ("000001", "000002", "000003")
@@ -307,7 +308,7 @@ def test_agrees_with_the_kit(objects, rows):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_the_kit_on_crowded_images(monkeypatch, seed):
-    monkeypatch.setattr(voc, "_BLOCK", 7)  # of 400 detections
+    monkeypatch.setattr(matching, "_BLOCK", 7)  # of 400 detections
     rng = np.random.default_rng(seed)
 
     def random_boxes(count):
@@ -337,12 +338,10 @@ def test_continuous_overlap_is_the_kits(first, second):
     assert ours.tolist() == [max(kit_overlap(first, second), 0.0)]
 
 
-def test_best_overlaps_without_an_object_in_reach():
-    overlap, nearest = best_overlaps(
-        truth_of([(0, 0, A, False)]), detections_of([(0, 0, 0.9, FAR), (1, 0, 0.9, A)])
-    )
-    assert overlap.tolist() == [0, 0]
-    assert nearest.tolist() == [-1, -1]
+def test_matches_without_an_object_in_reach():
+    found = match(truth_of([(0, 0, A, False)]), detections_of([(0, 0, 0.9, FAR), (1, 0, 0.9, A)]))
+    assert found.overlap.tolist() == found.other_overlap.tolist() == [0, 0]
+    assert found.nearest.tolist() == found.other_nearest.tolist() == [-1, -1]
 
 
 @pytest.mark.parametrize("labels", [1, 255, 256, 257, 65536, 70000])

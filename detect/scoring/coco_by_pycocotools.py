@@ -1,0 +1,77 @@
+"""The COCO detection metric by pycocotools: 101 recall points, 100 detections per class and image.
+
+VOC's `difficult` has no counterpart: pycocotools overwrites `ignore` by `iscrowd`. Difficult
+objects are therefore scored as crowds (iscrowd = 1), the nearest it offers: they are not counted
+and absorb any number of detections. It forgives more than VOC does, because the overlap with a
+crowd is the intersection over the area of the detection alone: a small box inside a difficult
+object is ignored here and false there. Two more rules differ from `detect.scoring.voc`: a detection
+whose best object is taken may take the next, and tied scores of different images are ordered by
+image.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from detect.scoring.coco import NAMES
+from detect.scoring.detections import Detections, GroundTruth
+
+
+def score_coco(truth: GroundTruth, detections: Detections) -> dict[str, float | None]:
+    """Returns the "coco" part of metrics.json.
+
+    Object sizes are box areas in original pixels: small below 32 * 32, large above 96 * 96.
+
+    Returns:
+        Fractions by name; None where no class has counted objects of that size.
+    """
+    objects = _annotations(truth.image, truth.label, truth.box)
+    for entry, difficult in zip(objects, truth.difficult.tolist(), strict=True):
+        entry["iscrowd"] = int(difficult)
+    found = _annotations(detections.image, detections.label, detections.box)
+    for entry, score in zip(found, detections.score.tolist(), strict=True):
+        entry["score"] = score
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(_index(truth, objects), _index(truth, found), iouType="bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    stats = (float(value) for value in evaluation.stats[: len(NAMES)])
+    return {name: None if value < 0 else value for name, value in zip(NAMES, stats, strict=True)}
+
+
+def _annotations(
+    image: NDArray[np.int64], label: NDArray[np.int64], box: NDArray[np.float64]
+) -> list[dict[str, Any]]:
+    """COCO entries of boxes; every id starts at 1, since pycocotools takes 0 for "unmatched"."""
+    rows: Iterator[tuple[int, int, list[float]]] = zip(
+        image.tolist(), label.tolist(), box.tolist(), strict=True
+    )
+    return [
+        {
+            "id": number,
+            "image_id": image + 1,
+            "category_id": label + 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "area": (x2 - x1) * (y2 - y1),
+            "iscrowd": 0,
+        }
+        for number, (image, label, (x1, y1, x2, y2)) in enumerate(rows, start=1)
+    ]
+
+
+def _index(truth: GroundTruth, annotations: list[dict[str, Any]]) -> COCO:
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": number} for number in range(1, len(truth.image_ids) + 1)],
+        "categories": [{"id": number} for number in range(1, len(truth.classes) + 1)],
+        "annotations": annotations,
+    }
+    coco.createIndex()
+    return coco

@@ -1,0 +1,1 @@
+"""Reading and writing detections in the formats that detectors write."""

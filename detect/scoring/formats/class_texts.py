@@ -1,0 +1,146 @@
+"""VOC text: one file a class, `comp4_det_test_<class>.txt`, as the development kit reads it.
+
+A line is `image_id score xmin ymin xmax ymax` in 1-based inclusive pixels. Files may carry another
+prefix, if the folder holds only that one, or none (`car.txt`), and commas between the columns.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import InputError
+from common.storage import read_text
+from common.text import in_file_name
+from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.formats.boxes import read_boxes
+from detect.scoring.formats.names import UnknownNameError, find_images, refusal
+
+PREFIX = "comp4_det_test"
+_LINE = "image_id score xmin ymin xmax ymax"
+
+
+def class_files(folder: Path, classes: Sequence[str]) -> list[Path] | None:
+    """The result file of each class, all of one prefix; None where no file is named by a class.
+
+    Raises:
+        InputError: There are several sets, a file is missing, or one names no class.
+    """
+    prefixes = set()
+    stems = {file.stem for file in folder.glob("*.txt")}
+    names = {name: in_file_name(name) for name in classes}
+    for stem in stems:
+        ends = [f"_{name}" for name in names.values() if stem.endswith(f"_{name}")]
+        if stem in names.values():
+            prefixes.add("")
+        elif ends:
+            prefixes.add(stem.removesuffix(max(ends, key=len)) + "_")
+    if not prefixes:
+        return None
+    if f"{PREFIX}_" in prefixes:
+        prefixes = {f"{PREFIX}_"}
+    if len(prefixes) > 1:
+        told = ", ".join(repr(prefix.rstrip("_")) for prefix in sorted(prefixes))
+        raise InputError(
+            f"{folder} holds several sets of class files ({told}); give a folder with one"
+        )
+    prefix = prefixes.pop()
+    wanted = [f"{prefix}{name}.txt" for name in names.values()]
+    for stem in sorted(stems):
+        if prefix and stem.startswith(prefix) and f"{stem}.txt" not in wanted:
+            raise InputError(
+                f"{folder / stem}.txt names no class of the data; remove it or add the class"
+            )
+    for name in wanted:
+        if not (folder / name).is_file():
+            raise InputError(
+                f"{folder / name} is missing; write it, empty for a class without detections"
+            )
+    return [folder / name for name in wanted]
+
+
+def read_class_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]) -> Detections:
+    """Reads the files of `class_files`; see `read_detections`."""
+    names: list[str] = []
+    columns: list[list[float]] = [[], [], [], [], []]
+    ends = []
+    for file in files:
+        rows = [_split(line) for line in read_text(file).splitlines() if line.strip()]
+        try:
+            if rows:
+                ids, *values = zip(*rows, strict=True)
+                numbers = [list(map(float, column)) for column in values]
+                if len(numbers) != 5:
+                    raise ValueError
+                names += ids
+                for column, more in zip(columns, numbers, strict=True):
+                    column += more
+        except ValueError:
+            raise _first_fault(file) from None
+        ends.append(len(names))
+    table = np.array(columns, dtype=np.float64)
+    if not np.isfinite(table).all():
+        row = int(np.flatnonzero(~np.isfinite(table).all(axis=0))[0])
+        raise InputError(
+            f"{_place(files, ends, row)}: score and xmin ymin xmax ymax must be finite numbers: "
+            "leave the line out or write it again"
+        )
+    label = np.searchsorted(ends, np.arange(len(names)), side="right")
+    try:
+        image = find_images(names, truth, notes)
+    except UnknownNameError as error:
+        raise refusal(_place(files, ends, error.place), error) from None
+    box = read_boxes(table[1:].T.copy(), truth.sizes[image], "inclusive corners", notes)
+    return Detections(image, label.astype(np.int64), table[0].copy(), box)
+
+
+def write_class_texts(detections: Detections, truth: GroundTruth, folder: Path) -> None:
+    """Writes one file per class into `folder`, an empty one for a class without detections."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = detections.box + np.array([1.0, 1.0, 0.0, 0.0])
+    for label, name in enumerate(truth.classes):
+        rows = np.flatnonzero(detections.label == label)
+        columns = zip(
+            detections.image[rows].tolist(),
+            detections.score[rows].tolist(),
+            pixels[rows].tolist(),
+            strict=True,
+        )
+        lines = [
+            f"{truth.image_ids[image]} {score!r} {x1!r} {y1!r} {x2!r} {y2!r}\n"
+            for image, score, (x1, y1, x2, y2) in columns
+        ]
+        file = folder / f"{PREFIX}_{in_file_name(name)}.txt"
+        file.write_text("".join(lines), encoding="utf-8")
+
+
+def _split(line: str) -> list[str]:
+    """The columns of a line, between blanks, commas or tabs; an image id may hold blanks."""
+    columns = line.split()
+    if "," in line and any("," in column for column in columns[-5:]):
+        columns = [column for column in re.split(r"[\s,]+", line) if column]
+    return [" ".join(columns[:-5]), *columns[-5:]] if len(columns) > 6 else columns
+
+
+def _first_fault(file: Path) -> InputError:
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        try:
+            if line.strip():
+                _, *values = _split(line)
+                _ = [float(value) for value in values]
+                if len(values) != 5:
+                    raise ValueError
+        except ValueError:
+            shown = line.strip() if len(line) <= 80 else f"{line.strip()[:77]}..."
+            return InputError(f"{file}, line {number}: {shown!r} is not {_LINE!r}: write it again")
+    return InputError(f"{file} is not lines of {_LINE!r}: write it again")
+
+
+def _place(files: Sequence[Path], ends: Sequence[int], row: int) -> str:
+    """The file and line of a row, blank lines counted."""
+    number = int(np.searchsorted(ends, row, side="right"))
+    within = row - (ends[number - 1] if number else 0)
+    lines = read_text(files[number]).splitlines()
+    line = [n for n, text in enumerate(lines, start=1) if text.strip()][within]
+    return f"{files[number]}, line {line}"

@@ -1,0 +1,154 @@
+"""COCO results: one JSON list of `{"image_id", "category_id", "bbox", "score"}`.
+
+`bbox` is [x, y, width, height] in continuous coordinates. `category_id` counts the classes from 1.
+`image_id` is written as an integer, the VOC id without its underscore ("2008_000008" is 2008000008,
+"000001" is 1), when every id of the split converts and no two meet; otherwise it is the id itself.
+
+So write pycocotools, detectron2 (`coco_instances_results.json`), mmdetection (`--format-only`,
+`*.bbox.json`), ultralytics (`save_json`) and torchvision's references, each with ids of its own;
+`names` and `boxes` say how those are read.
+"""
+
+import contextlib
+import gc
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from common.storage import decode_text
+from detect.scoring.detections import Detections, GroundTruth, integer_ids
+from detect.scoring.formats.boxes import read_boxes
+from detect.scoring.formats.names import UnknownNameError, find_classes, find_images, refusal
+
+_LISTS = ("annotations", "detections", "predictions", "results")
+_NUMBER = int | float
+
+
+def read_coco_json(file: Path, truth: GroundTruth, notes: list[str]) -> Detections:
+    """Reads a results file, also one packed by gzip; see `read_detections`."""
+    entries = _entries(file)
+    names, classes, score, box = _columns(entries, file)
+    try:
+        image = find_images(names, truth, notes)
+        label = find_classes(classes, truth, notes)
+    except UnknownNameError as error:
+        raise refusal(f"{file}, entry {error.place + 1}", error) from None
+    box = read_boxes(box, truth.sizes[image], "corner and size", notes)
+    return Detections(image, label, score, box)
+
+
+def write_coco_json(detections: Detections, truth: GroundTruth, file: Path) -> None:
+    """Writes a COCO results file, in the order of `detections`."""
+    image_ids = integer_ids(truth.image_ids) or truth.image_ids
+    columns = zip(
+        detections.image.tolist(),
+        detections.label.tolist(),
+        detections.score.tolist(),
+        detections.box.tolist(),
+        strict=True,
+    )
+    entries = [
+        {
+            "image_id": image_ids[image],
+            "category_id": label + 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for image, label, score, (x1, y1, x2, y2) in columns
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(entries), encoding="utf-8")
+
+
+def _entries(file: Path) -> list[Any]:
+    try:
+        content = file.read_bytes()
+        if content.startswith(b"\x1f\x8b"):
+            content = gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{file} cannot be read ({error}): write or copy it again") from None
+    if not content.strip():
+        raise InputError(f"{file} is empty: write it again; a file without detections holds []")
+    try:
+        with _uncollected():
+            entries = json.loads(decode_text(content, file))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not JSON ({error}); write it again") from None
+    if isinstance(entries, dict):
+        lists = [entries[key] for key in _LISTS if isinstance(entries.get(key), list)]
+        if len(lists) == 1:
+            entries = lists[0]
+    if not isinstance(entries, list):
+        raise InputError(
+            f"{file} is not a COCO results file: write one list of detections, each with "
+            "image_id, category_id, bbox and score"
+        )
+    return entries
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the search for cycles, which has none to find in JSON and takes half the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _columns(
+    entries: list[Any], file: Path
+) -> tuple[list[object], list[object], NDArray[np.float64], NDArray[np.float64]]:
+    try:
+        key = "image_id" if all("image_id" in entry for entry in entries) else "file_name"
+        names = [entry[key] for entry in entries]
+        classes = [entry["category_id"] for entry in entries]
+        scores = [entry["score"] for entry in entries]
+        boxes = [entry["bbox"] for entry in entries]
+        if not all(isinstance(score, _NUMBER) for score in scores):
+            raise TypeError
+        score = np.array(scores, dtype=np.float64).reshape(-1)
+        box = np.array(boxes or np.empty((0, 4)), dtype=np.float64)
+        if box.shape != (len(entries), 4):
+            raise ValueError
+        if np.isfinite(score).all() and np.isfinite(box).all():
+            return names, classes, score, box
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass
+    raise _first_fault(entries, file)
+
+
+def _first_fault(entries: list[Any], file: Path) -> InputError:
+    """What is wrong with the first entry that is wrong."""
+    for number, entry in enumerate(entries, start=1):
+        where = f"{file}, entry {number}"
+        try:
+            _ = entry["image_id"] if "image_id" in entry else entry["file_name"]
+            _ = entry["category_id"]
+            if not isinstance(entry["score"], _NUMBER):
+                raise TypeError
+            values = [float(entry["score"]), *map(float, entry["bbox"])]
+            if len(values) != 5 or isinstance(entry["bbox"], str):
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
+            hint = ""
+            if isinstance(entry, dict) and "bbox" in entry and "score" not in entry:
+                hint = "; annotations have no score, detections do"
+            return InputError(
+                f"{where}: not a detection with numbers for image_id, category_id, "
+                f"bbox [x, y, width, height] and score{hint}: write it again"
+            )
+        if not np.isfinite(values).all():
+            return InputError(
+                f"{where}: score and bbox must be finite numbers: leave it out or write it again"
+            )
+    return InputError(f"{file} is not a COCO results file: write it again")

@@ -1,0 +1,237 @@
+"""Likely errors of the annotations: where a detector and the annotation disagree.
+
+A detector that has learnt a class from thousands of boxes is a second opinion on each. Five kinds:
+
+- missing: a sure detection where no object is annotated;
+- spurious: an object that nothing was found of, where objects of its class and size are found;
+- wrong class: an object that a sure detection of another class lies on, and none of its own;
+- displaced: an object that a sure detection of its class meets, but fits badly, and none fits;
+- duplicate: two objects of a class in one place; no detection is asked.
+
+Each candidate has a suspicion in [0, 1], which ranks those of its kind: a list to look through from
+the top, not a verdict. A detector trained on the same errors has learnt some of them, and what is
+hard to see heads the list as well as what is wrong.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.matches import Matches, by_label, paired_iou
+from detect.scoring.sizes import SIZES, size_of
+
+KINDS = ("missing", "spurious", "wrong class", "displaced", "duplicate")
+MOST = 200
+"""Candidates of a kind that are listed."""
+_LEAST = 0.1
+"""Suspicion of a candidate that is listed."""
+_APART, _MEETS, _FITS, _SAME = 0.3, 0.1, 0.6, 0.7  # overlaps
+_PRIOR = 5.0  # objects' worth of all classes in what is expected of one
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A likely error.
+
+    Attributes:
+        kind: One of `KINDS`.
+        suspicion: In [0, 1]; ranks the candidates of a kind.
+        object: Index of the suspected object; None where one is missing.
+        detection: Index of the detection that speaks against it, or that shows what is missing.
+        other: Index of the object that a duplicate repeats.
+    """
+
+    kind: str
+    suspicion: float
+    object: int | None = None
+    detection: int | None = None
+    other: int | None = None
+
+
+def find_label_errors(
+    truth: GroundTruth, detections: Detections, matches: Matches
+) -> list[Candidate]:
+    """Finds what in the annotations is likely wrong, the likeliest first.
+
+    Args:
+        truth: The objects of the split.
+        detections: What a detector found in it, with scores in [0, 1].
+        matches: Of the two.
+
+    Returns:
+        At most `MOST` candidates of each kind.
+    """
+    if not len(detections.score) or detections.score.min() < 0 or detections.score.max() > 1:
+        return sorted(_duplicates(truth, matches), key=_rank)
+    found = (
+        _missing(detections, matches),
+        _spurious(truth, detections, matches),
+        _of_wrong_class(truth, detections, matches),
+        _displaced(truth, detections, matches),
+        _duplicates(truth, matches),
+    )
+    return sorted((candidate for kind in found for candidate in kind), key=_rank)
+
+
+def _rank(candidate: Candidate) -> tuple[float, int]:
+    return -candidate.suspicion, KINDS.index(candidate.kind)
+
+
+def describe(
+    truth: GroundTruth, detections: Detections, candidates: Sequence[Candidate]
+) -> dict[str, Any]:
+    """Computes the content of label_errors.json; boxes are continuous, objects count from 1."""
+    order, bounds = by_label(truth.image, len(truth.image_ids))
+    number = np.empty(len(order), np.int64)
+    number[order] = np.arange(len(order)) - bounds[truth.image[order]] + 1
+    entries = []
+    for rank, candidate in enumerate(candidates, start=1):
+        found, suspect, other = candidate.detection, candidate.object, candidate.other
+        shown = (detections, found) if suspect is None else (truth, suspect)
+        against = (truth, other) if other is not None else (detections, found)
+        told = suspect is not None and against[1] is not None
+        entries.append(
+            {
+                "rank": rank,
+                "kind": candidate.kind,
+                "suspicion": candidate.suspicion,
+                "image": truth.image_ids[shown[0].image[shown[1]]],
+                "class": truth.classes[shown[0].label[shown[1]]],
+                "box": shown[0].box[shown[1]].tolist(),
+                "object": None if suspect is None else int(number[suspect]),
+                "other_class": truth.classes[against[0].label[against[1]]] if told else None,
+                "other_box": against[0].box[against[1]].tolist() if told else None,
+                "score": None if found is None else float(detections.score[found]),
+            }
+        )
+    return {"kinds": list(KINDS), "most": MOST, "entries": entries}
+
+
+def counts(candidates: Sequence[Candidate]) -> dict[str, int]:
+    """Counts the candidates of each kind."""
+    return {kind: sum(c.kind == kind for c in candidates) for kind in KINDS}
+
+
+def _missing(detections: Detections, matches: Matches) -> Iterator[Candidate]:
+    """Detections away from every object; of several of one place, the surest."""
+    apart = np.maximum(matches.overlap, matches.other_overlap) < _APART
+    alone = np.flatnonzero(apart & (detections.score >= _LEAST))
+    alone = alone[np.argsort(-detections.score[alone], kind="stable")]
+    seen: dict[int, list[int]] = {}
+    listed = 0
+    for row in alone.tolist():
+        there = seen.setdefault(int(detections.image[row]), [])
+        repeated = np.repeat(detections.box[row : row + 1], len(there), axis=0)
+        if there and paired_iou(repeated, detections.box[there]).max() >= _APART:
+            continue
+        there.append(row)
+        yield Candidate("missing", float(detections.score[row]), detection=row)
+        listed += 1
+        if listed == MOST:
+            return
+
+
+def _spurious(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Candidate]:
+    """Objects without support, by the support that others of their class and size have."""
+    support = np.maximum(
+        _support(truth, matches.nearest, matches.overlap, detections.score, _APART),
+        _support(truth, matches.other_nearest, matches.other_overlap, detections.score, _APART),
+    )
+    counted = ~truth.difficult
+    cell = truth.label * len(SIZES) + size_of(truth.box)
+    cells = len(truth.classes) * len(SIZES)
+    number = np.bincount(cell[counted], minlength=cells)
+    total = np.bincount(cell[counted], weights=support[counted], minlength=cells)
+    usual = support[counted].mean() if counted.any() else 0.0
+    expected = (total + _PRIOR * usual) / (number + _PRIOR)
+    suspicion = np.where(counted, expected[cell] * (1 - support), 0.0)
+    for row in _highest(suspicion):
+        yield Candidate("spurious", float(suspicion[row]), object=row)
+
+
+def _of_wrong_class(
+    truth: GroundTruth, detections: Detections, matches: Matches
+) -> Iterator[Candidate]:
+    """Objects that a detection of another class lies on, which no object of its class explains."""
+    score = np.where(matches.overlap < _FITS, detections.score, 0.0)
+    own = _support(truth, matches.nearest, matches.overlap, detections.score, 0.5)
+    other = _support(truth, matches.other_nearest, matches.other_overlap, score, 0.5)
+    suspicion = np.where(truth.difficult, 0.0, other * (1 - own))
+    surest = _surest(truth, matches.other_nearest, matches.other_overlap, score, 0.5)
+    for row in _highest(suspicion):
+        yield Candidate("wrong class", float(suspicion[row]), row, int(surest[row]))
+
+
+def _displaced(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Candidate]:
+    """Objects that a detection of their class meets, where none fits."""
+    fits = _support(truth, matches.nearest, matches.overlap, detections.score, _FITS)
+    far = detections.score * (1 - matches.overlap)
+    met = _support(truth, matches.nearest, matches.overlap, far, _MEETS)
+    suspicion = np.where(truth.difficult, 0.0, met * (1 - fits))
+    surest = _surest(truth, matches.nearest, matches.overlap, far, _MEETS)
+    for row in _highest(suspicion):
+        yield Candidate("displaced", float(suspicion[row]), row, int(surest[row]))
+
+
+def _duplicates(truth: GroundTruth, matches: Matches) -> Iterator[Candidate]:
+    """Pairs of one class and image in nearly one place; the worse fitting is suspected."""
+    order, bounds = by_label(truth.image, len(truth.image_ids))
+    most = int(np.diff(bounds).max(initial=0))
+    fit = np.zeros(len(truth.label))
+    reached = matches.nearest >= 0
+    np.maximum.at(fit, matches.nearest[reached], matches.overlap[reached])
+    worst: dict[int, Candidate] = {}
+    for apart in range(1, most):
+        one, two = order[:-apart], order[apart:]
+        same = (truth.image[one] == truth.image[two]) & (truth.label[one] == truth.label[two])
+        one, two = one[same], two[same]
+        overlap = paired_iou(truth.box[one], truth.box[two])
+        near = overlap >= _SAME
+        for first, second, iou in zip(
+            one[near].tolist(), two[near].tolist(), overlap[near].tolist(), strict=True
+        ):
+            suspect, kept = (first, second) if fit[first] < fit[second] else (second, first)
+            if suspect not in worst or worst[suspect].suspicion < iou:
+                worst[suspect] = Candidate("duplicate", iou, suspect, other=kept)
+    yield from sorted(worst.values(), key=lambda candidate: -candidate.suspicion)[:MOST]
+
+
+def _support(
+    truth: GroundTruth,
+    nearest: NDArray[np.int64],
+    overlap: NDArray[np.float64],
+    score: NDArray[np.float64],
+    least: float,
+) -> NDArray[np.float64]:
+    """The highest score (objects,) of the detections that overlap each by `least`; 0 without."""
+    support = np.zeros(len(truth.label))
+    near = (nearest >= 0) & (overlap >= least)
+    np.maximum.at(support, nearest[near], score[near])
+    return support
+
+
+def _surest(
+    truth: GroundTruth,
+    nearest: NDArray[np.int64],
+    overlap: NDArray[np.float64],
+    score: NDArray[np.float64],
+    least: float,
+) -> NDArray[np.int64]:
+    """The detection (objects,) that `_support` has the score of; -1 without."""
+    near = np.flatnonzero((nearest >= 0) & (overlap >= least))
+    rising = near[np.argsort(score[near], kind="stable")]
+    surest = np.full(len(truth.label), -1)
+    surest[nearest[rising]] = rising  # written last, the highest stays
+    return surest
+
+
+def _highest(suspicion: NDArray[np.float64]) -> list[int]:
+    """The rows of the `MOST` highest suspicions, falling."""
+    rows = np.flatnonzero(suspicion >= _LEAST)
+    rows = rows[np.argsort(-suspicion[rows], kind="stable")][:MOST]
+    listed: list[int] = rows.tolist()
+    return listed

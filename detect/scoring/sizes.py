@@ -1,0 +1,20 @@
+"""The sizes of objects, as COCO has them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIZES = ("small", "medium", "large")
+_SMALL, _LARGE = 32.0**2, 96.0**2  # in square pixels of the original image
+
+
+def size_of(box: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Tells the size of boxes (n, 4).
+
+    A box is small below 32 * 32 square pixels of the original image, large above 96 * 96, else
+    medium.
+
+    Returns:
+        (n,) index into `SIZES`.
+    """
+    area = np.maximum(box[:, 2:] - box[:, :2], 0.0).prod(axis=1)
+    return np.asarray((area >= _SMALL).astype(np.int64) + (area > _LARGE))
