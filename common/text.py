@@ -15,7 +15,7 @@ _JOINERS = "\u200c\u200d"
 _MARKUP = re.compile(
     r"[\\`*\[\]{}|~<>&!]"
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it means nothing
-    r"|^[#+=-]|^\d+(?=[.)])|(?<=\w):(?=//)|(?<=www)\."
+    r"|^[#=]|^[+-](?![\w.])|^\d+(?=[.)](?:\s|$))|(?<=\w):(?=//)|(?<=www)\."
 )
 _FORMULA = ("=", "+", "-", "@")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)

@@ -13,6 +13,7 @@ from common.command.flags import RunFlags
 from common.processes import launcher
 from common.recipe import check_range
 from common.storage import to_json
+from common.text import in_line
 from pretrain.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m pretrain"
@@ -195,7 +196,7 @@ def _inspect(argv: list[str]) -> None:
     )
     from pretrain.export.inspection import inspect
 
-    print("\n".join(inspect(flags.file)))
+    print("\n".join(map(in_line, inspect(flags.file))))
 
 
 def _verify(argv: list[str]) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from common.errors import InputError
 from common.storage import previous, write_atomically
+from common.text import in_line
 
 
 def save(state: dict[str, Any], path: Path, *, keep_previous: bool = False) -> None:
@@ -65,7 +66,7 @@ def load_last(path: Path) -> dict[str, Any]:
         if not previous(path).exists():
             raise
         problem = error if path.exists() else f"{path} is missing: its writing was cut short"
-        print(f"{problem}; going on from {previous(path).name}", flush=True)
+        print(f"{in_line(str(problem))}; going on from {previous(path).name}", flush=True)
         state = load(previous(path))
         if path.exists():
             path.replace(path.with_suffix(f".damaged{path.suffix}"))

@@ -17,6 +17,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.processes import launcher
 from common.storage import read_json, write_atomically, write_json
+from common.text import in_line
 from common.weights.layouts import Layout, check_ending, encode
 from common.weights.reading import read_weights
 from common.weights.resnets import TORCHVISION, is_body, recognise
@@ -135,7 +136,7 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
         )
     taken = weights.describe()
     if taken and launcher.is_main():
-        print(f"{path}: {taken}", flush=True)
+        print(f"{in_line(str(path))}: {taken}", flush=True)
     return weights.tensors, card
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.runs.over_seeds import mean_and_deviation
+from common.text import in_markdown
 from common.weights.backbone import card_path
 from pretrain.export.consumers import LANGUAGES, quoted
 
@@ -125,7 +126,7 @@ def model_card(card: Card, rows: Rows = ()) -> str:
     name = Path(card["file"]).stem
     sections = [
         f"---\n{_head(card, data, name)}\n---\n\n{_MARK}",
-        f"# {name}",
+        f"# {in_markdown(name)}",
         _summary(card, data),
         f"## How to use it\n\nFor {card['layout']}, beside the file:\n\n"
         + _fenced(card["use"], LANGUAGES.get(card["layout"], "python")),
@@ -316,7 +317,7 @@ def _table(head: tuple[str, str], rows: Any) -> str:
 
 
 def _cell(value: object) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return in_markdown(str(value))
 
 
 def _plain(value: object) -> str:

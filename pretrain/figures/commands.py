@@ -30,6 +30,7 @@ from common.runs.folder import read_description
 from common.runs.metrics_log import read_metrics
 from common.runs.results import flat
 from common.storage import write_text
+from common.text import in_csv
 from pretrain.data.augment import normalize
 from pretrain.data.datasets import load
 from pretrain.data.splits import Split, open_split
@@ -417,7 +418,8 @@ def run_labels(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
 def write_csv(out: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
     """Write the numbers of a picture beside it, and return their path."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    lines = [[in_csv(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    csv.writer(text, lineterminator="\n").writerows([header, *lines])
     path = out.with_suffix(".csv")
     write_text(path, text.getvalue())
     return path

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.errors import InputError
 from common.storage import write_atomically
+from common.text import in_line
 
 DPI = 150
 OPTIONS = {"font.size": 8.0, "text.parse_math": False}
@@ -117,6 +118,7 @@ def _top_channels(counts: NDArray[np.int64]) -> str:
 
 
 def _short(name: str, length: int) -> str:
+    name = in_line(name)
     return name if len(name) <= length else name[: length - 2] + ".."
 
 

@@ -50,6 +50,8 @@ def nasty(test):  # type: ignore[no-untyped-def]
 
 
 def test_plain_names_stay_as_they_are() -> None:
+    for number in ("0.7500", "-0.35", "+1"):
+        assert in_markdown(number) == in_csv(number) == number
     for name in ("aeroplane", "diningtable", "stop sign", "T-shirt", "v1.5", "snake_case"):
         for escape in (in_line, in_lines, in_html, in_markdown, in_csv, in_file_name):
             assert escape(name) == name
@@ -105,6 +107,7 @@ def test_markdown_shows_the_name(text: str) -> None:
     assert not re.search(r"[`*\[\]|<>&~]|\w://", bare)
     assert re.findall(r"<(\w+)", markdown.markdown(f"x {shown}")) == ["p"]
     assert set(re.findall(r"<(\w+)", markdown.markdown(shown))) <= {"p"}
+    assert set(re.findall(r"<(\w+)", markdown.markdown(f"x\n\n{shown}\n{shown}"))) <= {"p"}
 
 
 @nasty

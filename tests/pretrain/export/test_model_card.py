@@ -96,6 +96,14 @@ def test_any_file_name_in_the_head(drawn_run: MakeRun, tmp_path: Path) -> None:
     assert head(text)["model-index"][0]["name"] == name
 
 
+def test_any_class_name_in_a_table(drawn_run: MakeRun, tmp_path: Path) -> None:
+    classes = ("a|b", "<img src=x>", "__proto__", "# c\nd", "[e](f)", *"ghijk")
+    text = card_of(drawn_run, tmp_path, "toy-resnet18", classes, network="cifar-resnet20")
+    (row,) = [line for line in text.splitlines() if line.startswith("| classes |")]
+    shown = r"10: a\|b, &lt;img src=x&gt;, \_\_proto\_\_, # c d, \[e\](f), g, h, i, j, k"
+    assert row == f"| classes | {shown} |"
+
+
 @pytest.mark.parametrize(
     ("recipe", "classes", "name", "type", "licence"),
     [
