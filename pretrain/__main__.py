@@ -24,6 +24,7 @@ Images to a trained classifier to a backbone file.
   list                      the recipes, one a line, with what each reproduces
   train RECIPE --data DIR --out RUN      train; goes on where RUN left off
   evaluate --run RUN --data DIR          score a run on the validation images
+  predict --run RUN|--weights FILE --images PATH --out DIR      classes of your own photos
   export --run RUN --format torchvision --out FILE.safetensors
   inspect FILE                           what a file of weights or a run is, and what it fits
   verify --data DIR --dataset imagenet   check every image before a training does
@@ -58,6 +59,39 @@ class EvaluateFlags:
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     workers: int | None = None
     """Processes that read images; None: as many as cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictFlags:
+    """Flags of predict."""
+
+    images: tuple[Path, ...]
+    """Photos: files, folders (searched with those below them), patterns such as "photos/*.jpg"."""
+    out: Path
+    """Folder for predictions.csv and predictions.json."""
+    run: Path | None = None
+    """Folder of a run; or --weights."""
+    weights: Path | None = None
+    """File of weights that inspect knows: our exports, checkpoints, ResNets of torchvision and
+    timm."""
+    top_k: int = 5
+    """Classes of a photo, the likeliest first."""
+    checkpoint: Checkpoint = "best"
+    """Of a run: weights of the best evaluation, or the last ones."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    workers: int | None = None
+    """Processes that read images; None: as many as cores, 0: none but this one."""
+    verbose: bool = False
+    """Print a line for each photo: its name, and its likeliest class."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "top_k", low=1)
+        check_range(self, "workers")
+        if not self.images:
+            raise ValueError("--images needs a file, a folder or a pattern")
+        if (self.run is None) == (self.weights is None):
+            raise ValueError("predict needs either --run or --weights")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +204,32 @@ def _evaluate(argv: list[str]) -> None:
         print(to_json(result), end="")
 
 
+def _predict(argv: list[str]) -> None:
+    program = f"{PROGRAM} predict"
+    flags = cli.parse(
+        PredictFlags,
+        argv,
+        program,
+        "Classify photos: classes and scores, as CSV and as JSON.\n"
+        "Exit code 2 if a photo could not be read; the others are done.\n\n"
+        f"example: {program} --run RUN --images photos --out classified",
+    )
+    from pretrain.predict import predict_files
+
+    source = flags.run or flags.weights
+    assert source is not None
+    predict_files(
+        source,
+        flags.images,
+        flags.out,
+        top_k=flags.top_k,
+        checkpoint=flags.checkpoint,
+        device=flags.device,
+        workers=flags.workers,
+        verbose=flags.verbose,
+    )
+
+
 def _export(argv: list[str]) -> None:
     program = f"{PROGRAM} export"
     example = f"Write a backbone.\n\nexample: {program} --run RUN --out backbone.safetensors"
@@ -251,6 +311,7 @@ def main() -> int:
         "list": _list,
         "train": _train,
         "evaluate": _evaluate,
+        "predict": _predict,
         "export": _export,
         "inspect": _inspect,
         "verify": _verify,

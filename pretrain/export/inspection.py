@@ -60,7 +60,7 @@ def inspect(path: Path) -> list[str]:
 def _weights(tensors: Mapping[str, Tensor], path: Path, part: str | None) -> Iterator[str]:
     yield from _numbers(tensors)
     name = recognise(tensors)
-    ours = None if name else _small_network(tensors)
+    ours = None if name else small_network(tensors)
     if ours:
         network, block = ours
         kind = f"{network} of {block} blocks" if block else network
@@ -116,7 +116,7 @@ def _fits(name: str, path: Path, *, plain: bool) -> Iterator[str]:
     yield "fits not: detectron2, whose names differ: export --format detectron2"
 
 
-def _small_network(tensors: Mapping[str, Tensor]) -> tuple[str, Block | None] | None:
+def small_network(tensors: Mapping[str, Tensor]) -> tuple[str, Block | None] | None:
     """Name a network of pretrain.networks, and its blocks, with just these keys and shapes."""
     head = tensors.get("fc.weight")
     if head is None:
@@ -215,7 +215,7 @@ def _checkpoint(content: Mapping[str, Any]) -> Iterator[str]:
     yield f"kind: checkpoint of epoch {content['epoch']}, step {content['step']}; {kind}"
     yield f"metrics: {_metrics(content['metrics'])}"
     yield from _numbers(weights)
-    name = recognise(weights) or (_small_network(weights) or ("not known",))[0]
+    name = recognise(weights) or (small_network(weights) or ("not known",))[0]
     yield f"architecture: {'a detector' if detector else name}, by keys and shapes"
     if detector:
         yield "fits: python -m detect evaluate"
