@@ -17,6 +17,10 @@ from torch import Tensor, nn
 Gamma = float | Tensor
 GammaPer = Literal["image", "unit", "batch"]
 
+_IDLE_STEPS = 1000
+"""After so many training steps a layer that was never active warns."""
+_SEEN_ACTIVE = -1
+
 
 class FocusStatistics(TypedDict):
     """What the layer did since the last reset, over the steps in which it was active."""
@@ -129,6 +133,14 @@ def _check_gamma(gamma: Gamma, x: Tensor) -> None:
         raise ValueError(f"gamma must lie in [0, 1), not {gamma}: at 1 no unit would be kept")
 
 
+def _in_function_transform() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None  # torch.func has no such name
+
+
+def _is_traced(x: object) -> bool:
+    return isinstance(x, torch.fx.Proxy) or bool(torch._C._get_tracing_state())
+
+
 class FocusedDropout(nn.Module):
     """FocusedDropout as a layer; `FocusedTraining` decides in which steps it takes part.
 
@@ -173,14 +185,29 @@ class FocusedDropout(nn.Module):
         self.gamma_per = gamma_per
         self.active = False
         self._quiet = signed
+        self._hooked = False  # insert_after says so
+        self._idle = 0
         # Kept units, units, unmasked images, images, signed images: sums, so that ranks can add
         # theirs up. Not a buffer: buffers are saved and broadcast.
         self.totals = torch.zeros(5, dtype=torch.int64)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mask `x`, shape (N, C, H, W), in an active training step; else return `x` itself."""
-        if not (self.training and self.active):
+        if not self.training:
             return x
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            if torch.compiler.is_exporting() or _is_traced(x):
+                self._warn_of_trace()
+            if not self.active:
+                if not torch.compiler.is_compiling():  # a count would be compiled in
+                    self._note_idle()
+                return x
+            if not torch.compiler.is_compiling():
+                self._idle = _SEEN_ACTIVE
+            return self._mask(x)
+        raise RuntimeError("a scripted FocusedDropout cannot train: script the network in eval()")
+
+    def _mask(self, x: Tensor) -> Tensor:
         low, high = self.gamma
         gamma: Gamma = low
         if high > low:
@@ -199,6 +226,8 @@ class FocusedDropout(nn.Module):
 
     @torch.no_grad()
     def _count(self, mask: Tensor, empty: Tensor, signed: Tensor) -> None:
+        if not torch.compiler.is_compiling() and _in_function_transform():
+            return  # vmap and grad allow no sums outside of them
         if self.totals.device != mask.device:  # built after the network was moved
             self.totals = self.totals.to(mask.device)
         self.totals[0] += mask.sum()
@@ -245,13 +274,45 @@ class FocusedDropout(nn.Module):
         images, signed = self.totals[3:].tolist()
         if signed:
             self._quiet = True
-            where = "" if self.place is None else f" after {self.place!r}"
             warnings.warn(
-                f"FocusedDropout{where} meets signed maps ({signed} of {images} images): it drops "
-                "negative units however large; place it behind the activation, or, if it is "
-                "meant so, build it with signed=True",
+                f"FocusedDropout{self._where()} meets signed maps ({signed} of {images} images): "
+                "it drops negative units however large; place it behind the activation, or, if it "
+                "is meant so, build it with signed=True",
                 stacklevel=stacklevel + 1,
             )
+
+    def _note_idle(self) -> None:
+        """Warn, once, of a layer that nobody switches on; `FocusedTraining.step` sets the count."""
+        if self._idle == _SEEN_ACTIVE:
+            return
+        self._idle += 1
+        if self._idle == _IDLE_STEPS:
+            warnings.warn(
+                f"FocusedDropout{self._where()} was never active in {_IDLE_STEPS:,} training "
+                "steps: run them in `with focus.step(step)` of a FocusedTraining of this very "
+                "network (a copy has other layers), or call remove_focused_dropout",
+                stacklevel=2,
+            )
+
+    def _warn_of_trace(self) -> None:
+        state = "on" if self.active else "off"
+        warnings.warn(
+            f"a trace of a training network keeps FocusedDropout{self._where()} {state} for good: "
+            "trace in eval(), or trace first and then insert_after",
+            stacklevel=2,
+        )
+
+    def _where(self) -> str:
+        return "" if self.place is None else f" after {self.place!r}"
+
+    def __prepare_scriptable__(self) -> Self:
+        """Refuse what `torch.jit.script` cannot compile; it calls this on every module."""
+        if self._hooked:
+            raise RuntimeError(
+                f"torch.jit.script cannot compile the hook of FocusedDropout{self._where()}: "
+                "call remove_focused_dropout(network) first, or use torch.jit.trace in eval()"
+            )
+        return self
 
     def extra_repr(self) -> str:
         """Name what tells this layer from another in `print(model)`."""

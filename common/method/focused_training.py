@@ -7,11 +7,8 @@ the weight decay is raised. Nothing here holds state: what happens at step t is 
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
-from hashlib import blake2b
-from operator import index
 from typing import Any
 
 import torch
@@ -21,76 +18,17 @@ from torch.optim import Optimizer
 
 from .controls import InParticipatingSteps
 from .dropout import FocusedDropout
+from .magnified import (
+    Magnified,
+    hide_magnified_decay,
+    innermost_of,
+    warn_of_no_magnification,
+)
+from .participation import participates
+from .restarts import Restarts
 
 _CHANCE = 1e-9
 """An epoch without participation is an error where it is less likely than this."""
-
-
-def _uniform(seed: int, step: int) -> float:
-    """Hash (seed, step) to [0, 1)."""
-    digest = blake2b(f"{seed} {step}".encode(), digest_size=8, person=b"participates").digest()
-    # 53 bits, the precision of a float: all 64 could round up to 1.
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
-
-
-@lru_cache(maxsize=4)
-def _exact_steps(rate: float, seed: int, epoch: int, steps_per_epoch: int) -> frozenset[int]:
-    first = epoch * steps_per_epoch
-    steps = range(first, first + steps_per_epoch)
-    return frozenset(
-        sorted(steps, key=lambda step: (_uniform(seed, step), step))[: round(rate * len(steps))]
-    )
-
-
-def participates(rate: float, seed: int, step: int, steps_per_epoch: int | None = None) -> bool:
-    """Decide whether a step uses FocusedDropout.
-
-    By default each step is drawn by itself, with probability `rate`. With `steps_per_epoch` = N
-    exactly round(rate * N) of the N steps of each epoch take part.
-
-    Args:
-        rate: Participation rate, in [0, 1].
-        seed: Any integer.
-        step: Optimizer step, counted from 0 over the whole training.
-        steps_per_epoch: Optimizer steps of an epoch, for an exact number of them.
-
-    Raises:
-        ValueError: If `step` is negative.
-    """
-    step = index(step)
-    if step < 0:
-        raise ValueError(f"steps count from 0; there is no step {step}")
-    if steps_per_epoch is None:
-        return _uniform(seed, step) < rate
-    return step in _exact_steps(rate, seed, step // steps_per_epoch, steps_per_epoch)
-
-
-def _warn_of_no_magnification(optimizer: Optimizer, weight_decay: float) -> None:
-    largest = max(group.get("weight_decay", 0) for group in optimizer.param_groups)
-    if largest == 0:
-        warnings.warn(
-            "no parameter group has a weight decay to magnify: give the optimizer one, "
-            "or pass weight_decay=None",
-            stacklevel=3,
-        )
-    elif largest > weight_decay:
-        warnings.warn(
-            f"the magnified weight decay {weight_decay} is below the optimizer's own {largest}: "
-            "raise it (AdamW needs larger decays than SGD), or pass weight_decay=None",
-            stacklevel=3,
-        )
-
-
-def _innermost(optimizer: Optimizer) -> Optimizer:
-    """Find the optimizer inside the wrappers of Accelerate, Lightning and timm's Lookahead.
-
-    It is the one that state dicts come from, and the one that keeps its groups when loaded anew.
-    """
-    for name in ("optimizer", "_base_optimizer"):
-        inner = getattr(optimizer, name, None)
-        if isinstance(inner, Optimizer) and inner.param_groups is optimizer.param_groups:
-            return _innermost(inner)
-    return optimizer
 
 
 class FocusedTraining:
@@ -113,8 +51,8 @@ class FocusedTraining:
     Args:
         model: The network; its FocusedDropout layers are found among `model.modules()`, and those
             that `common.method.controls.InParticipatingSteps` holds.
-        optimizer: Any torch optimizer, also wrapped by Accelerate, Lightning or timm's Lookahead.
-            Groups with a weight decay of zero keep zero.
+        optimizer: Any torch optimizer, also wrapped by Accelerate, Lightning or timm's Lookahead,
+            or a list of several. Groups with a weight decay of zero keep zero.
         participation_rate: Share of steps that take part, in [0, 1]; the paper's is 0.1.
         weight_decay: Decay of the participating steps, absolute; 1e-3 is the best of the paper's
             Figure 6c (ResNet-56, CIFAR-100). None leaves the decay alone ("without MWD", Table 4).
@@ -138,7 +76,7 @@ class FocusedTraining:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         participation_rate: float = 0.1,
         weight_decay: float | None = 1e-3,
         seed: int = 0,
@@ -160,31 +98,43 @@ class FocusedTraining:
             )
         if decay_only and weight_decay is None:
             raise ValueError("decay_only without a weight_decay would do nothing")
-        found = [module for module in model.modules() if isinstance(module, FocusedDropout)]
-        if not found and not decay_only:
+        self.optimizers = innermost_of(optimizer)
+        self.optimizer = self.optimizers[0]
+        self._model = model
+        self._decay_only = decay_only
+        self._freeze = freeze_bn_stats and not decay_only
+        self._find_modules()
+        if not self.layers and not decay_only:
             raise ValueError(
                 f"{type(model).__name__} has no FocusedDropout layer among its "
                 f"{sum(1 for _ in model.modules())} modules: place one with insert_after, "
                 "or ask for decay_only"
             )
         if weight_decay is not None:
-            _warn_of_no_magnification(optimizer, weight_decay)
-        self.layers = [] if decay_only else found
-        self._rivals = [m for m in model.modules() if isinstance(m, InParticipatingSteps)]
-        self._norms: list[_BatchNorm] = []
-        if freeze_bn_stats and not decay_only:
-            norms = (module for module in model.modules() if isinstance(module, _BatchNorm))
-            self._norms = [norm for norm in norms if norm.track_running_stats]
-        self.optimizer = _innermost(optimizer)
+            warn_of_no_magnification(self._groups(), weight_decay)
         self.participation_rate = participation_rate
         self.weight_decay = weight_decay
         self.seed = seed
         self.steps_per_epoch = steps_per_epoch
-        self._base_decays: list[float] | None = None
+        self._inside = False
         self._seen = self._took_part = self._repeats = 0
         self._last_step: int | None = None
-        self._looked_for_signs = False
-        self.optimizer.register_state_dict_post_hook(self._hide_magnified_decay)
+        self._restarts = Restarts()
+        self._looked_for_signs = self._told_of_decay = self._told_of_layers = False
+        for one in self.optimizers:
+            one.register_state_dict_post_hook(hide_magnified_decay)
+
+    def _find_modules(self) -> None:
+        """Look anew: a network may be changed after this was built, as SyncBatchNorm does."""
+        modules = list(self._model.modules())
+        self._found = [module for module in modules if isinstance(module, FocusedDropout)]
+        self.layers = [] if self._decay_only else self._found
+        self._rivals = [module for module in modules if isinstance(module, InParticipatingSteps)]
+        norms = [module for module in modules if isinstance(module, _BatchNorm)]
+        self._norms = [n for n in norms if n.track_running_stats] if self._freeze else []
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for one in self.optimizers for group in one.param_groups]
 
     def participates(self, step: int) -> bool:
         """Tell whether optimizer step `step` takes part; a pure function of (seed, step)."""
@@ -204,48 +154,87 @@ class FocusedTraining:
             RuntimeError: If a participating block lies inside another one.
 
         Warns:
-            UserWarning: After the first participating step, of signed maps; this reads a count from
-                the device.
+            UserWarning: Once each: after the first participating step, of signed maps, which reads
+                a count from the device; if the steps start again, as within an epoch; if somebody
+                set a weight decay inside the block (that value stays); if the layers are gone.
         """
         participating = self.participates(step)
-        if step == self._last_step:  # another micro-batch
-            self._repeats += 1
-        else:
-            self._last_step = step
-            self._seen += 1
-            self._took_part += participating
+        if self._inside and participating:
+            raise RuntimeError("FocusedTraining.step does not nest")
+        self._count(step, participating)
+        self._touch()
         if not participating:
             yield False
             return
-        if self._base_decays is not None:
-            raise RuntimeError("FocusedTraining.step does not nest")
-        groups = self.optimizer.param_groups
+        self._find_modules()
         switched: list[FocusedDropout | InParticipatingSteps] = [*self.layers, *self._rivals]
         were_active = [layer.active for layer in switched]
-        self._base_decays = [group.get("weight_decay", 0) for group in groups]
+        norms, groups, self._inside = self._norms, self._groups(), True
+        magnified: list[tuple[dict[str, Any], Magnified]] = []
         try:
             for layer in switched:
                 layer.active = True
-            for norm in self._norms:
+            for norm in norms:
                 norm.track_running_stats = False
             if self.weight_decay is not None:
                 for group in groups:
-                    if group.get("weight_decay", 0) > 0:
-                        group["weight_decay"] = self.weight_decay
+                    base = group.get("weight_decay", 0)
+                    if base > 0:
+                        group["weight_decay"] = Magnified(self.weight_decay, base)
+                        magnified.append((group, group["weight_decay"]))
             yield True
         finally:
             for layer, active in zip(switched, were_active, strict=True):
                 layer.active = active
-            for norm in self._norms:
+            for norm in norms:
                 norm.track_running_stats = True
-            for group, decay in zip(groups, self._base_decays, strict=False):
-                if "weight_decay" in group:
-                    group["weight_decay"] = decay
-            self._base_decays = None
+            changed = [g["weight_decay"] for g, ours in magnified if g["weight_decay"] is not ours]
+            for group, ours in magnified:
+                if group["weight_decay"] is ours:
+                    group["weight_decay"] = ours.base
+            self._inside = False
+            self._touch()
+        self._warn_after_step(step, changed)
         if not self._looked_for_signs:
             self._looked_for_signs = True
-            for layer in self.layers:
-                layer.warn_if_signed(stacklevel=3)  # this generator, contextlib, the user's line
+            for focused in self.layers:
+                focused.warn_if_signed(stacklevel=3)  # this generator, contextlib, the user's line
+
+    def _count(self, step: int, participating: bool) -> None:
+        if step == self._last_step:  # another micro-batch
+            self._repeats += 1
+            return
+        self._last_step = step
+        self._seen += 1
+        self._took_part += participating
+        if self._restarts.notice(step):
+            warnings.warn(
+                f"the steps start again at {step}, as within an epoch, so the same ones take part "
+                "each time: give focus.step a step that counts up over the whole training",
+                stacklevel=4,  # this, the generator, contextlib, the user's line
+            )
+
+    def _touch(self) -> None:
+        """Let the layers know that somebody decides for them, on or off."""
+        for layer in self._found:
+            layer._idle = 0
+
+    def _warn_after_step(self, step: int, changed: list[float]) -> None:
+        """Tell, once, what went past the method in a participating step."""
+        if changed and not self._told_of_decay:
+            self._told_of_decay = True
+            warnings.warn(
+                f"a weight decay was set to {changed[0]:g} inside the block of step {step}, so it "
+                "was not magnified; it stays as it was set: set it before the block instead",
+                stacklevel=4,
+            )
+        if not self.layers and not self._decay_only and not self._told_of_layers:
+            self._told_of_layers = True
+            warnings.warn(
+                f"{type(self._model).__name__} has no FocusedDropout any more, so only the decay "
+                "changes: insert one, or build a FocusedTraining with decay_only",
+                stacklevel=4,
+            )
 
     def end_epoch(self) -> dict[str, float | int | None]:
         """Report on the steps since the last call, and start counting anew.
@@ -263,6 +252,7 @@ class FocusedTraining:
         """
         seen, took_part, repeats = self._seen, self._took_part, self._repeats
         self._seen = self._took_part = self._repeats = 0
+        self._restarts.end_epoch()
         # One and the same step all the time is rather a step that does not count.
         due = seen + repeats if seen == 1 else seen
         if due and not took_part and (1 - self.participation_rate) ** due < _CHANCE:
@@ -296,10 +286,3 @@ class FocusedTraining:
         self._seen, self._took_part = counts["seen"], counts["took_part"]
         for layer, totals in zip(self.layers, counts["totals"], strict=True):
             layer.totals[: len(totals)].copy_(torch.tensor(totals))  # older checkpoints have fewer
-
-    def _hide_magnified_decay(self, optimizer: Optimizer, state: dict[str, Any]) -> None:
-        """Keep the magnified decay out of a state dict taken inside a step."""
-        if self._base_decays is not None:
-            for group, decay in zip(state["param_groups"], self._base_decays, strict=False):
-                if "weight_decay" in group:
-                    group["weight_decay"] = decay

@@ -47,6 +47,7 @@ def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:
     layer.place = name
     if not _calls_members_in_turn(owner):
         model.get_submodule(name).register_forward_hook(layer._after)
+        layer._hooked = True
 
 
 def insert_layer_after(model: nn.Module, name: str, layer: nn.Module, label: str) -> None:
@@ -96,7 +97,7 @@ def remove_focused_dropout(model: nn.Module) -> None:
         for label, layer in list(module._modules.items()):
             if isinstance(layer, FocusedDropout) and layer.place is not None:
                 del module._modules[label]
-                layer.place = None
+                layer.place, layer._hooked = None, False
         for key, hook in list(module._forward_hooks.items()):
             if isinstance(getattr(hook, "__self__", None), FocusedDropout):
                 del module._forward_hooks[key]
