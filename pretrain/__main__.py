@@ -14,7 +14,7 @@ from common.processes import launcher
 from common.recipe import check_range
 from common.storage import to_json
 from common.text import in_line
-from pretrain.recipes import RECIPES, Recipe
+from pretrain.recipes import RECIPES, Dataset, Recipe
 
 PROGRAM = "python -m pretrain"
 OVERVIEW = f"""usage: {PROGRAM} COMMAND ...
@@ -27,7 +27,7 @@ Images to a trained classifier to a backbone file.
   predict --run RUN|--weights FILE --images PATH --out DIR      classes of your own photos
   export --run RUN --format torchvision --out FILE.safetensors
   inspect FILE                           what a file of weights or a run is, and what it fits
-  verify --data DIR --dataset imagenet   check every image before a training does
+  verify --data DIR                      check every image before a training does
   look FIGURE --runs RUN [RUN ...] --out FILE.png      draw what finished runs show
 
 {PROGRAM} COMMAND --help shows the flags.
@@ -154,8 +154,8 @@ class VerifyFlags:
 
     data: Path
     """Folder of the data set."""
-    dataset: Literal["imagenet", "tiny-imagenet", "cifar10", "cifar100"]
-    """Its layout; imagenet stands for any class folders."""
+    dataset: Dataset = "folders"
+    """What it is."""
     workers: int | None = None
     """Processes that read images; None: as many as cores, 0: none but this one."""
 
@@ -267,7 +267,7 @@ def _verify(argv: list[str]) -> None:
         program,
         "Decode every image and check the layout; print each fault on a line, then a summary.\n"
         "Exit code 2 if there are faults.\n\n"
-        f"example: {program} --data imagenet --dataset imagenet",
+        f"example: {program} --data cifar10 --dataset cifar10",
     )
     from pretrain.data.verify import verify
 

@@ -14,10 +14,11 @@ from common.method.controls import InParticipatingSteps
 from common.method.dropout import FocusedDropout
 from common.optimization.optimizer import compile_network, place_focused_dropout
 from common.processes.ranks import World
-from common.runs.data_parts import IMAGES
+from common.text import in_line
 from common.training import launch
 from common.training.loop import Task
-from pretrain.data.splits import Split, open_split
+from pretrain.data.report import report
+from pretrain.data.splits import Split, data_parts, open_split
 from pretrain.networks import build_network
 from pretrain.networks.dropouts import place_dropouts, set_progress
 from pretrain.recipes import Recipe
@@ -48,6 +49,13 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Task, Mapping
     train, val = (_open(recipe, flags, split, world) for split in ("train", scored))
     if val.classes != train.classes:
         raise InputError(f"{flags.data}: train and val do not have the same classes")
+    if len(train.classes) < 2:
+        raise InputError(
+            f"{flags.data} holds images of one class only, {in_line(train.classes[0])}: there is "
+            "nothing to tell apart; put each class into a folder of its own"
+        )
+    if world.is_main:
+        report(recipe.images, train, val)
     torch.manual_seed(flags.seed)
     network, at_step = build_model(recipe, len(train.classes))
     _try_dropouts(network, recipe)
@@ -61,7 +69,7 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Task, Mapping
     task = Task(
         model=network,
         num_images=train.num_images,
-        data={IMAGES: train.digest},
+        data=data_parts(train, val),
         load=train.load,
         loss=classification_loss(recipe, train.finish),
         evaluate=partial(
@@ -74,6 +82,9 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Task, Mapping
         metric="val_accuracy",
         compile=compile_network if recipe.optimization.compile else None,
         at_step=at_step,
+        balanced_over=train.images.labels.tolist()
+        if recipe.images.sampling == "balanced" and train.images
+        else None,
     )
     facts = {
         "data": str(flags.data.resolve() if flags.data.exists() else flags.data),  # or a URL
@@ -133,4 +144,5 @@ def _open(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:
         training=split == "train",
         seed=flags.seed,
         cache=None if flags.dry_run else flags.out.resolve().parent,
+        limit=flags.limit_images,
     )

@@ -25,11 +25,11 @@ from common.images.decoding import decode_image, read_content
 from common.images.loading import default_workers
 from common.recipe import check_range
 from common.storage import write_atomically, write_text
-from pretrain.data.datasets import class_folders, is_tiny_imagenet, tiny_imagenet_files
+from pretrain.data.datasets import class_folders
 from pretrain.data.file_paths import Paths, encode
 from pretrain.data.image_sets import FileSet
 from pretrain.data.shard_cache import locked
-from pretrain.data.shards import INDEX, Shard, ShardSet, read_index, write_index
+from pretrain.data.shards import INDEX, Shard, ShardSet, member_stem, read_index, write_index
 
 PROGRAM = "python scripts/make_shards.py"
 DESCRIPTION = f"""Pack images in class folders into tar shards for WebDataset and `pretrain train`.
@@ -110,8 +110,7 @@ def pack(flags: Flags, data: Path, out: Path) -> ShardSet:
             other images or options, or a damaged index.
         OSError: If the folder cannot be made.
     """
-    layout = tiny_imagenet_files if is_tiny_imagenet(data) else class_folders
-    files, folder = layout(data, flags.split), out / flags.split
+    files, folder = class_folders(data, flags.split), out / flags.split
     jobs = plan(files, folder, flags)
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / ".lock"):
@@ -212,8 +211,7 @@ def _write_tar(job: Job, file: BinaryIO) -> Packed:
     members = zip(job.positions.tolist(), job.paths, job.labels.tolist(), strict=True)
     for position, path, label in members:
         content, kind = read_shrunk(path, job.resize)
-        # WebDataset takes all behind the first dot for the kind of a member.
-        key = f"{position:07d}_{re.sub('[^A-Za-z0-9_-]', '_', path.stem)[:60]}"
+        key = f"{position:07d}_{member_stem(path.stem)}"
         samples.append((f"{key}.{kind}", label, end + _BLOCK, len(content)))
         write(_member(f"{key}.{kind}", content))
         write(_member(f"{key}.cls", str(label).encode()))

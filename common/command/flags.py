@@ -33,6 +33,8 @@ class RunFlags:
     """How long a rank waits for the others; then it takes them for dead and ends."""
     dry_run: bool = False
     """Two steps, evaluate, save, load, exit; leaves nothing behind."""
+    limit_images: int | None = None
+    """Train and validate on at most N images each, of every class its share: a quick try."""
     overfit_batches: int | None = None
     """Train on N batches only, drawn once: the loss must fall to zero."""
     deterministic: bool = False
@@ -42,7 +44,7 @@ class RunFlags:
     """Print the resolved recipe as JSON and exit."""
 
     def __post_init__(self) -> None:
-        check_range(self, "evaluate_every overfit_batches", low=1)
+        check_range(self, "evaluate_every limit_images overfit_batches", low=1)
         check_range(self, "seed", high=2**32 - 1)
         check_range(self, "workers skip_bad checkpoint_minutes")
         check_range(self, "timeout_minutes", high=10_080, above=True)  # a week: torch overflows

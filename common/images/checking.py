@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import BinaryIO
@@ -23,7 +24,7 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.images.decoding import decode_image, read_content
-from common.images.headers import SUFFIXES, read_header
+from common.images.headers import SUFFIXES, read_header, read_orientation
 from common.processes.launcher import usable_cores
 from common.text import in_line
 
@@ -41,12 +42,18 @@ class Result:
     Attributes:
         faults: Path and what is wrong there.
         notes: What is unusual but read correctly, such as "grey".
-        size: Width and height, if the image could be read.
+        size: Width and height as stored, if the image could be read; with it the rest.
+        format: Such as "JPEG".
+        orientation: Of EXIF, 1 to 8; 1: stored upright.
+        digest: Of the file's content.
     """
 
     faults: list[tuple[Path, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     size: tuple[int, int] | None = None
+    format: str = ""
+    orientation: int = 1
+    digest: bytes = b""
 
 
 Check = Callable[[int], Result]
@@ -76,9 +83,14 @@ def check_image(path: Path, read: Callable[[], bytes]) -> Result:
     if damage:
         reason = damage[0].decode("ascii", "replace")
         return Result(faults=[(path, f"damaged within ({reason}): fetch it again")])
-    result = Result(size=(pixels.shape[1], pixels.shape[0]))
     header = read_header(data)
     assert header is not None
+    result = Result(
+        size=(pixels.shape[1], pixels.shape[0]),
+        format=header.format,
+        orientation=read_orientation(data),
+        digest=blake2b(data, digest_size=16).digest(),
+    )
     if header.mode != "RGB":
         result.notes.append(header.mode)
     if SUFFIXES.get(path.suffix.lower()) != header.format:
@@ -121,6 +133,7 @@ class Report:
         workers: int | None,
         label: str,
         unit: str = "images",
+        seen: Callable[[int, Result], None] | None = None,
     ) -> None:
         """Check images in processes, with a bar.
 
@@ -130,6 +143,7 @@ class Report:
             workers: Number of processes; 0 checks in this one; None: as many as cores.
             label: Name of the bar.
             unit: What they are; anything but images is not counted as such.
+            seen: Called with the position and the result of each.
         """
         workers = usable_cores() if workers is None else workers
         images = range(len(paths))
@@ -140,6 +154,8 @@ class Report:
             self.images += unit == "images"
             for place, reason in result.faults:
                 self.fault(place, reason)
+            if seen:
+                seen(image, result)
             self._notes.update(result.notes)
             for note in result.notes:
                 self._examples.setdefault(note, paths[image])

@@ -1,38 +1,64 @@
-"""Folder trees in error messages: what a reader expected beside what it found."""
+"""What a reader of a folder expected beside what it found, in one line of an error message."""
 
+import re
 import textwrap
 from pathlib import Path
 
-MAX_ENTRIES = 12
+from common.text import in_line
+
+MAX_ENTRIES = 6
 MAX_NESTED = 3
 
 
-def _found(folder: Path, limit: int, nested: int = 0) -> list[str]:
-    """Names in a folder, folders first and with a slash; ``nested`` names inside each of those."""
-    lines: list[str] = []
-    for path in sorted(folder.iterdir(), key=lambda path: (not path.is_dir(), path.name)):
-        if len(lines) >= limit:
-            return [*lines[:limit], "..."]
-        lines.append(f"{path.name}/" if path.is_dir() else path.name)
-        if nested and path.is_dir():
-            lines += [f"  {line}" for line in _found(path, nested)]
-    return lines
-
-
 def compare_trees(root: Path, expected: str) -> str:
-    """Render the tree that should be below a folder, and what is there.
+    """Tell what should be below a folder, and what is there.
 
     Args:
         root: The folder a user named.
-        expected: The tree that a reader needs, one entry a line, indented by level.
+        expected: The tree that a reader needs, one entry a line, indented by level; what stands
+            behind two blanks is a remark.
 
     Returns:
-        Two indented blocks, "expected" and "found"; of what is found, two levels, cut short.
+        A line of paths below the folder, as expected and as found; of what is found, two levels,
+        cut short.
     """
-    if root.is_dir():
-        found = _found(root, MAX_ENTRIES, MAX_NESTED) or ["nothing: the folder is empty"]
-    else:
-        found = ["nothing: it is a file" if root.exists() else "nothing: no such folder"]
-    blocks = textwrap.dedent(expected).strip("\n"), "\n".join(found)
-    wanted, there = (textwrap.indent(block, "    ") for block in blocks)
-    return f"  expected in {root}:\n{wanted}\n  found:\n{there}"
+    return f"  expected: {'; '.join(_leaves(expected))}. Found in {root}: {_found(root)}"
+
+
+def _leaves(tree: str) -> list[str]:
+    """Return the paths of a tree's leaves."""
+    lines = textwrap.dedent(tree).strip("\n").splitlines()
+    leaves, above = [], list[tuple[int, str]]()
+    for number, line in enumerate(lines):
+        level = len(line) - len(line.lstrip())
+        name, *remark = re.split(r"\s{2,}", line.strip())
+        above = [(depth, folder) for depth, folder in above if depth < level]
+        following = lines[number + 1] if number + 1 < len(lines) else ""
+        if len(following) - len(following.lstrip()) > level and following:
+            above.append((level, f"{name} {remark[0]} " if remark else name))
+        else:
+            path = "".join(folder for _, folder in above) + name
+            leaves.append(" ".join([path, *remark]))
+    return leaves
+
+
+def _found(root: Path) -> str:
+    if not root.is_dir():
+        return "nothing: it is a file" if root.exists() else "nothing: no such folder"
+    return ", ".join(_entries(root, MAX_ENTRIES, MAX_NESTED)) or "nothing: the folder is empty"
+
+
+def _entries(folder: Path, limit: int, nested: int = 0) -> list[str]:
+    """Names in a folder, folders first and with a slash; `nested` names inside each of those."""
+    shown: list[str] = []
+    try:
+        paths = sorted(folder.iterdir(), key=lambda path: (not path.is_dir(), path.name))
+    except OSError:
+        return ["not to be listed"]
+    for path in paths[:limit]:
+        name = in_line(path.name)
+        if path.is_dir():
+            inner = _entries(path, nested) if nested else []
+            name += f"/ ({', '.join(inner)})" if inner else "/"
+        shown.append(name)
+    return [*shown, "..."] if len(paths) > limit else shown

@@ -46,6 +46,8 @@ class Sampling:
         drawn_from: Images in the data set, if an epoch uses only a part: a random one, the same in
             every epoch.
         groups: Group of each image of the data set, if batches are to be of one group.
+        balanced_over: Class of each image of the data set, if an epoch is to hold as many images of
+            each class, to one: those of a rare class several times, of a frequent one only a part.
     """
 
     num_images: int
@@ -56,6 +58,7 @@ class Sampling:
     accumulate: int = 1
     drawn_from: int | None = None
     groups: Sequence[int] | None = None
+    balanced_over: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < self._parts:
@@ -84,9 +87,11 @@ class Sampling:
         return (step % self.steps_per_epoch + 1) * self.batch_size <= self.num_images
 
     def order(self, epoch: int) -> NDArray[np.int64]:
-        """Return the epoch's permutation of the images."""
+        """Return the images of an epoch: a permutation of all, unless they are balanced."""
         rng = np.random.default_rng((self.seed, epoch))
         order = rng.permutation(self.num_images)
+        if self.balanced_over is not None and self.drawn_from is None:
+            order = _balanced(np.asarray(self.balanced_over), rng)
         if self.drawn_from is not None:
             order = np.random.default_rng(self.seed).permutation(self.drawn_from)[order]
         if self.groups is None:
@@ -105,6 +110,22 @@ class Sampling:
             parts = np.array_split(batch, self._parts)
             for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
                 yield MicroBatch(epoch, part, len(part) / len(batch))
+
+
+def _balanced(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw as many images as there are, of each class as many, in a random order.
+
+    No image of a class comes once more before all others of it came as often.
+    """
+    present = rng.permutation(np.unique(classes))  # the first have one more, if it does not divide
+    quotas = np.full(len(present), len(classes) // len(present))
+    quotas[: len(classes) % len(present)] += 1
+    drawn = []
+    for one, quota in zip(present.tolist(), quotas.tolist(), strict=True):
+        members = np.flatnonzero(classes == one)
+        rounds = -(-quota // len(members))
+        drawn.append(np.concatenate([rng.permutation(members) for _ in range(rounds)])[:quota])
+    return rng.permutation(np.concatenate(drawn))
 
 
 def _in_groups(

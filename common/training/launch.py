@@ -55,6 +55,7 @@ def run(
         "name": name,
         "seed": flags.seed,
         "overfit_batches": flags.overfit_batches,
+        **({"limit_images": flags.limit_images} if flags.limit_images else {}),
     }
 
     def once(flags: RunFlags, world: World) -> dict[str, float]:

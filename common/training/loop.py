@@ -109,6 +109,7 @@ class _Run:
             accumulate=settings.accumulate,
             drawn_from=task.num_images if num_images < task.num_images else None,
             groups=task.groups,
+            balanced_over=task.balanced_over,
         )
         self.steps_per_epoch = self.sampling.steps_per_epoch
         extents = gather(self._extent())

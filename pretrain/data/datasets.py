@@ -1,10 +1,9 @@
 """Reading classification data sets: which images there are, with which labels.
 
 Classes are numbered in the order of their names. A split is "train" or "val"; "test" is another
-name for the latter where a data set calls it so.
+name for the latter where a data set calls it so. How images may be kept is in `layout`.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -13,149 +12,250 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
+from common.text import in_line
 from pretrain.data import cifar
 from pretrain.data.file_paths import Paths, encode
-from pretrain.data.image_sets import FileSet, PixelSet, select_classes
-from pretrain.data.shards import INDEX, ShardSet, open_shards
+from pretrain.data.image_sets import FileSet, PixelSet, select_classes, split_by_name
+from pretrain.data.label_tables import Row, by_name, check_labels, read_table
+from pretrain.data.layout import Place, describe, find_place, no_train
+from pretrain.data.listing import READ, Findings, class_names, images_below
+from pretrain.data.shards import INDEX, ShardSet, is_url, open_shards
 
-_SUFFIXES = (".jpg", ".jpeg", ".png")
+Kind = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folders"]
+Images = FileSet | PixelSet | ShardSet
 
 
 def load(
-    kind: Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet"],
+    kind: Kind,
     root: Path,
     split: str,
     num_classes: int | None = None,
-) -> FileSet | PixelSet | ShardSet:
+    split_by: float | None = None,
+    findings: Findings | None = None,
+) -> Images:
     """Read a split of a data set, or what it holds of its first classes.
 
     Args:
-        kind: "imagenet" stands for any class folders; it and "tiny-imagenet" may be in shards.
+        kind: CIFAR also comes as archives; the others in the folders of `layout`, or in shards.
         root: Folder of the data set, or its archive, or the URL of shards.
         split: "train", "val" or "test".
         num_classes: How many classes, in the order of their names; None for all.
+        split_by: Share of the training images that is the validation split where there is none,
+            chosen by a hash of their names; None: there must be one.
+        findings: Takes note of what is passed over, and of faults.
 
     Raises:
         InputError: If data is missing, inconsistent or damaged.
     """
-    readers: dict[str, Callable[[Path, str], FileSet | PixelSet | ShardSet]] = {
+    inner = root / "tiny-imagenet-200"
+    root = inner if kind == "tiny-imagenet" and inner.is_dir() else root
+    findings = findings or Findings(root)
+    readers: dict[str, Callable[[Path, str, Findings], Images]] = {
         "cifar10": cifar10,
         "cifar100": cifar100,
-        "tiny-imagenet": tiny_imagenet,
-        "imagenet": imagenet,
     }
-    return select_classes(readers[kind](root, split), num_classes)
+    read = readers.get(kind, folders_or_shards)
+    if split_by is None or has_validation(kind, root):
+        return select_classes(read(root, split, findings), num_classes)
+    kept, validation = split_by_name(read(root, "train", findings), split_by)
+    return select_classes(kept if split == "train" else validation, num_classes)
 
 
-def imagenet(root: Path, split: str) -> FileSet | ShardSet:
-    """Open a split in shards if there is an index of them, else in class folders."""
-    return open_shards(root, _split_names(split)) or class_folders(root, split)
-
-
-def class_folders(root: Path, split: str) -> FileSet:
-    """List ROOT/{train,val}/<class>/*.{jpg,jpeg,png}, as ImageNet is kept.
-
-    Raises:
-        InputError: If the split is missing, has a class without images, or if train and val have
-            different classes.
-    """
-    folder = _split_folder(root, split)
-    if folder is None:
-        expected = """
-            train/
-              <class>/
-                <any name>.jpg, .jpeg or .png
-            val/    (or test/)
-              <class>/
-        """
-        tree = compare_trees(root, expected)
-        raise InputError(f"{root} holds no {split} images in class folders\n{tree}")
-    classes = _subfolders(folder)
-    other = _split_folder(root, "val" if _is_train(split) else "train")
-    if other is not None and not (other / INDEX).is_file():
-        _check_same_classes(folder, classes, other, _subfolders(other))
-    return _list_images(classes, [folder / name for name in classes])
-
-
-def tiny_imagenet(root: Path, split: str) -> FileSet | ShardSet:
-    """Open Tiny ImageNet in shards if there is an index of them, else as it was published."""
-    return open_shards(root, _split_names(split)) or tiny_imagenet_files(root, split)
-
-
-def is_tiny_imagenet(root: Path) -> bool:
-    """Tell whether `root` is, or holds, `tiny-imagenet-200` as it was published."""
-    names = ("", "tiny-imagenet-200")
-    return any((root / name / "val" / "val_annotations.txt").is_file() for name in names)
-
-
-def tiny_imagenet_files(root: Path, split: str) -> FileSet:
-    """List Tiny ImageNet as it was published; `root` is `tiny-imagenet-200` or holds it.
-
-    The published test split has no labels, so "test" is the validation split too.
+def has_validation(kind: Kind, root: Path) -> bool:
+    """Tell whether a data set has validation images of its own.
 
     Raises:
-        InputError: If files are missing, or annotations and images do not fit each other.
+        InputError: If it seems so, but nothing says their classes.
     """
-    folder = root / "tiny-imagenet-200"
-    folder = folder if folder.is_dir() else root
-    is_train = _is_train(split)
-    annotations = folder / "val" / "val_annotations.txt"
-    if not (folder / "train").is_dir() or not (is_train or annotations.is_file()):
-        expected = """
-            train/
-              <wnid>/
-                images/
-                  <wnid>_<number>.JPEG
-            val/
-              images/
-                val_<number>.JPEG
-              val_annotations.txt
-        """
-        tree = compare_trees(folder, expected)
-        raise InputError(f"{folder} does not hold Tiny ImageNet's {split} images\n{tree}")
-    classes = _subfolders(folder / "train")
-    if is_train:
-        return _list_images(classes, [folder / "train" / name / "images" for name in classes])
-    return _annotated_images(annotations, classes)
+    if is_url(root) or any((root / name / INDEX).is_file() for name in ("val", "test")):
+        return True
+    if kind in ("cifar10", "cifar100") and not _in_folders(root, "train"):
+        return True
+    return find_place(root, "val") is not None
 
 
-def cifar10(root: Path, split: str, *, official: bool = True) -> PixelSet | FileSet:
+def folders_or_shards(root: Path, split: str, findings: Findings | None = None) -> Images:
+    """Open a split in shards if there is an index of them, else in folders."""
+    return open_shards(root, _split_names(split)) or class_folders(root, split, findings)
+
+
+def class_folders(
+    root: Path, split: str, findings: Findings | None = None, known: tuple[str, ...] = ()
+) -> FileSet:
+    """List the images of a split, as `layout` finds them.
+
+    Args:
+        root: Folder of the data set.
+        split: "train", "val" or "test".
+        findings: Takes note of what is passed over, and of faults.
+        known: Class names of which a list beside the images may use a part only.
+
+    Raises:
+        InputError: If the split is missing, has a class without images, or if it is not for
+            training and has other classes than the training images.
+    """
+    names = _split_names(split)
+    findings = findings or Findings(root)
+    place = find_place(root, split)
+    if place is None:
+        if split == "train" or find_place(root, "train") is None:
+            raise no_train(root)
+        raise InputError(
+            f"{root} holds no validation images: make a folder {names[0]}/ of them, or choose some "
+            "of the training images with --images.held-out N"
+        )
+    trained = None if split == "train" else _trained_classes(root)
+    if place.table:
+        return _in_one_folder(place, trained, findings, known)
+    classes = class_names(place.folder, findings)
+    if not classes and not findings.faults:
+        raise InputError(f"{place.folder} holds no class folders")
+    if trained:
+        _check_same_classes(place.folder, classes, trained, findings)
+    return _in_class_folders(place, classes, findings)
+
+
+def _in_class_folders(place: Place, classes: tuple[str, ...], findings: Findings) -> FileSet:
+    found, counts = [], []
+    for name in classes:
+        below = list(images_below(place.folder / name, findings))
+        counts.append(sum(len(names) for _, names in below))
+        if not counts[-1]:
+            findings.fault(
+                place.folder / name,
+                f"a class folder that holds no {READ} images: fill it, or remove it from every "
+                "split",
+            )
+        found += [(folder, encode(names)) for folder, names in below if names]
+    paths = Paths.in_folders([folder for folder, _ in found], [names for _, names in found])
+    labels = np.repeat(np.arange(len(classes)), counts)
+    return FileSet(paths, labels, classes, describe(place, findings), findings.passed_over)
+
+
+def _in_one_folder(
+    place: Place,
+    trained: tuple[tuple[str, ...], Path] | None,
+    findings: Findings,
+    known: tuple[str, ...],
+) -> FileSet:
+    """List images of which a list says the classes."""
+    assert place.table is not None
+    rows = read_table(place.table, by_name(place.images))
+    if trained:
+        check_labels(place.table, rows, trained[0])
+    named = {row.label for row in rows} - {""}
+    classes = trained[0] if trained else tuple(sorted(named))
+    all_known = named <= set(known)
+    classes = known if all_known else classes
+    unseen = set(place.images)
+    numbers = {name: number for number, name in enumerate(classes)}
+    taken: list[Row] = []
+    for row in rows:
+        line, image = f"line {row.number}", in_line(row.image)
+        if row.image not in unseen:
+            there = row.image in place.images
+            reason = "came before" if there else f"is not in {place.folder}"
+            findings.fault(place.table, f"{line}: the image {image!r} {reason}: correct the line")
+        elif row.label not in numbers:
+            label = in_line(row.label)
+            where = f"{trained[1]} does not have" if trained else "is none"
+            findings.fault(place.table, f"{line}: {image} has the class {label!r}, which {where}")
+        else:
+            taken.append(row)
+        unseen.discard(row.image)
+    for name in sorted(unseen):
+        findings.fault(place.folder / name, f"{place.table} does not say its class: add a line")
+    labels = np.array([numbers[row.label] for row in taken], np.int64)
+    absent = set() if all_known else set(range(len(classes))) - set(labels.tolist())
+    for number in sorted(absent):
+        findings.fault(place.table, f"names no image of the class {in_line(classes[number])}")
+    paths = Paths.in_folders([place.folder], [encode(row.image for row in taken)])
+    return FileSet(paths, labels, classes, describe(place, findings), findings.passed_over)
+
+
+def _trained_classes(root: Path) -> tuple[tuple[str, ...], Path] | None:
+    """Return the classes of the training images and where they are, if they are in folders."""
+    try:
+        place = find_place(root, "train")
+    except InputError:  # shards, or faults that whoever reads the training images is told
+        return None
+    if place is None:
+        return None
+    unheard = Findings(root, keep_faults=True)
+    if place.table:
+        rows = read_table(place.table, by_name(place.images))
+        return tuple(sorted({row.label for row in rows} - {""})), place.table
+    return class_names(place.folder, unheard), place.folder
+
+
+def _check_same_classes(
+    folder: Path,
+    classes: tuple[str, ...],
+    trained: tuple[tuple[str, ...], Path],
+    findings: Findings,
+) -> None:
+    others, other = trained
+    for here, there, missing in (
+        (folder, other, sorted(set(classes) - set(others))),
+        (other, folder, sorted(set(others) - set(classes))),
+    ):
+        if missing and not findings.keep_faults:
+            raise InputError(
+                f"class {in_line(missing[0])} is in {here} but not in {there} "
+                f"({len(missing)} such in all): give both splits the same class folders"
+            )
+        for name in missing:
+            findings.fault(here / name, f"{there} has no such class")
+
+
+def cifar10(
+    root: Path, split: str, findings: Findings | None = None, *, official: bool = True
+) -> PixelSet | FileSet:
     """Read CIFAR-10 from its archive, from what that unpacks to, or from class folders.
 
     Args:
         root: `cifar-10-binary.tar.gz` or `cifar-10-python.tar.gz`, or what holds one of them, or
             `cifar-10-batches-bin` or `cifar-10-batches-py`, or what holds one of them, or holds
-            `{train,test}/<class>/*.{jpg,jpeg,png}`.
+            images as in `class_folders`.
         split: "train", "val" or "test".
+        findings: As for `class_folders`.
         official: Demand the published digests (archives, Python) and numbers of images (binary).
 
     Raises:
         InputError: If files are missing or not the published ones.
     """
-    return _cifar(cifar.CIFAR10, root, split, official=official)
+    return _cifar(cifar.CIFAR10, root, split, findings, official=official)
 
 
-def cifar100(root: Path, split: str, *, official: bool = True) -> PixelSet | FileSet:
+def cifar100(
+    root: Path, split: str, findings: Findings | None = None, *, official: bool = True
+) -> PixelSet | FileSet:
     """Read CIFAR-100 with its fine labels; the rest as `cifar10`.
 
     Args:
         root: As for `cifar10`, with `cifar-100-binary` and `cifar-100-python`, packed or not.
         split: "train", "val" or "test".
+        findings: As for `class_folders`.
         official: As for `cifar10`.
 
     Raises:
         InputError: If files are missing or not the published ones.
     """
-    return _cifar(cifar.CIFAR100, root, split, official=official)
+    return _cifar(cifar.CIFAR100, root, split, findings, official=official)
 
 
 def _cifar(
-    published: cifar.Published, root: Path, split: str, *, official: bool
+    published: cifar.Published,
+    root: Path,
+    split: str,
+    findings: Findings | None,
+    *,
+    official: bool,
 ) -> PixelSet | FileSet:
     batches = published.train if _is_train(split) else published.test
     images = cifar.read_unpacked(published, root, batches, official=official)
-    if images is None and _split_folder(root, split) is not None:
-        return class_folders(root, split)
+    if images is None and _in_folders(root, split):
+        return class_folders(root, split, findings, published.classes)
     if images is None:
         images = cifar.read_archive(published, root, batches, official=official)
     if images is not None:
@@ -168,12 +268,18 @@ def _cifar(
         or class folders
         train/
           <class>/
-            <any name>.jpg, .jpeg or .png
+            <any name>.png, .jpg or so
         test/
           <class>/
     """
     tree = compare_trees(root, expected)
     raise InputError(f"{root} does not hold {published.name}: put an archive there\n{tree}")
+
+
+def _in_folders(root: Path, split: str) -> bool:
+    """Tell whether a split has a folder: those of an archive are no classes."""
+    place = find_place(root, split)
+    return place is not None and place.split != ""
 
 
 def _is_train(split: str) -> bool:
@@ -185,79 +291,3 @@ def _is_train(split: str) -> bool:
 def _split_names(split: str) -> tuple[str, ...]:
     """Return what the folder of a split may be called; "val" and "test" stand in for each other."""
     return ("train",) if _is_train(split) else (split, "val", "test")
-
-
-def _split_folder(root: Path, split: str) -> Path | None:
-    folders = (root / name for name in _split_names(split))
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    """List a folder without its hidden entries; ImageNet has 1.3 million, so none is looked at."""
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise InputError(f"cannot list the folder {folder}: {error.strerror}") from error
-
-
-def _subfolders(folder: Path) -> tuple[str, ...]:
-    names = sorted(entry.name for entry in _scan(folder) if entry.is_dir())
-    if not names:
-        hint = f"; tar files need an index: python scripts/make_shards.py --index {folder}"
-        raise InputError(f"{folder} holds no class folders{hint * any(folder.glob('*.tar'))}")
-    return tuple(names)
-
-
-def _image_names(folder: Path) -> list[str]:
-    return sorted(e.name for e in _scan(folder) if e.name.lower().endswith(_SUFFIXES))
-
-
-def _check_same_classes(
-    folder: Path, classes: tuple[str, ...], other: Path, other_classes: tuple[str, ...]
-) -> None:
-    for here, there, missing in (
-        (folder, other, set(classes) - set(other_classes)),
-        (other, folder, set(other_classes) - set(classes)),
-    ):
-        if missing:
-            raise InputError(
-                f"class {min(missing)} is in {here} but not in {there} "
-                f"({len(missing)} such in all): give both splits the same class folders"
-            )
-
-
-def _list_images(classes: tuple[str, ...], folders: list[Path]) -> FileSet:
-    """List one folder of images per class."""
-    names = [encode(_image_names(folder)) for folder in folders]
-    for folder, found in zip(folders, names, strict=True):
-        if not len(found):
-            raise InputError(f"the class folder {folder} holds no .jpg, .jpeg or .png images")
-    labels = np.repeat(np.arange(len(classes)), [len(found) for found in names])
-    return FileSet(Paths.in_folders(folders, names), labels, classes)
-
-
-def _annotated_images(annotations: Path, classes: tuple[str, ...]) -> FileSet:
-    """List Tiny ImageNet's validation images: lines of file name, wnid and box, tab-separated."""
-    folder = annotations.parent / "images"
-    unseen = set(_image_names(folder))
-    numbers = {wnid: number for number, wnid in enumerate(classes)}
-    names, labels = [], []
-    lines = annotations.read_text(encoding="ascii", errors="replace").splitlines()
-    for line_number, line in enumerate(lines, start=1):
-        name, wnid, *_ = *line.split("\t"), ""
-        place = f"{annotations}, line {line_number},"
-        if name not in unseen:
-            raise InputError(f"{place} names {name!r}, which {folder} lacks or which came before")
-        if wnid not in numbers:
-            raise InputError(f"{place} gives {name} the class {wnid!r}, which train/ does not have")
-        unseen.remove(name)
-        names.append(name)
-        labels.append(numbers[wnid])
-    if unseen:
-        raise InputError(f"{annotations} does not name {min(unseen)}, which is in {folder}")
-    absent = set(numbers) - {classes[label] for label in labels}
-    if absent:
-        raise InputError(f"{annotations} names no image of class {min(absent)}, which train/ has")
-    paths = Paths.in_folders([folder], [encode(names)])
-    return FileSet(paths, np.array(labels, np.int64), classes)

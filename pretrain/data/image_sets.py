@@ -1,5 +1,6 @@
 """Sets of images with labels: in files or in memory, taken in part, decoded."""
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from common.errors import InputError, SourceError
 from common.images.decoding import read_content, read_image
 from pretrain.data.file_paths import Paths
+from pretrain.data.listing import Passed
 from pretrain.data.shards import ShardSet
 
 
@@ -27,11 +29,15 @@ class FileSet:
         paths: One file per image.
         labels: (N,) index into the class names.
         classes: Class names.
+        form: How they were found to be kept.
+        passed_over: What was found beside them and left out.
     """
 
     paths: Sequence[Path]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
+    form: str = ""
+    passed_over: tuple[Passed, ...] = ()
 
     @property
     def described(self) -> str:
@@ -108,22 +114,74 @@ def hold_out(data: Data, count: int, seed: int) -> tuple[Data, Data]:
     total = len(data.labels)
     if not 1 <= count < total:
         raise InputError(f"cannot hold out {count} of {total} images: choose 1 to {total - 1}")
+    held_out = _drawn(data, count, seed)
+    sizes = np.bincount(data.labels, minlength=len(data.classes))
+    kept = np.bincount(data.labels[~held_out], minlength=len(data.classes))
+    emptied = np.flatnonzero((kept == 0) & (sizes > 0))
+    if len(emptied):
+        name = data.classes[emptied[0]]
+        raise InputError(f"holding out {count} images leaves class {name} without any: take fewer")
+    return _take(data, np.flatnonzero(~held_out)), _take(data, np.flatnonzero(held_out))
+
+
+def limit_images(data: Data, most: int | None) -> Data:
+    """Keep at most so many images, with about the same share of every class; always the same ones.
+
+    None keeps all.
+    """
+    if most is None or most >= len(data.labels):
+        return data
+    return _take(data, np.flatnonzero(_drawn(data, most, 0)))
+
+
+def _drawn(data: FileSet | PixelSet | ShardSet, count: int, seed: int) -> NDArray[np.bool_]:
+    """Choose images at random, of each class its share; see `hold_out`."""
+    total = len(data.labels)
     sizes = np.bincount(data.labels, minlength=len(data.classes))
     quotas, remainders = np.divmod(count * sizes, total)
     rounded_up = np.argsort(-remainders, kind="stable")[: count - quotas.sum()]
     quotas[rounded_up] += 1
-    emptied = np.flatnonzero((quotas == sizes) & (sizes > 0))
-    if len(emptied):
-        name = data.classes[emptied[0]]
-        raise InputError(f"holding out {count} images leaves class {name} without any: take fewer")
     key = blake2b(f"{seed} {count}".encode(), digest_size=8, person=b"hold out").digest()
     # One raw number per image: these, unlike numpy's shuffles, never change with its version.
     raw = np.random.Philox(key=int.from_bytes(key, "big")).random_raw(total)
     by_class = np.lexsort((raw, data.labels))
     rank_in_class = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    held_out = np.zeros(total, bool)
-    held_out[by_class] = rank_in_class < np.repeat(quotas, sizes)
-    return _take(data, np.flatnonzero(~held_out)), _take(data, np.flatnonzero(held_out))
+    drawn = np.zeros(total, bool)
+    drawn[by_class] = rank_in_class < np.repeat(quotas, sizes)
+    return drawn
+
+
+def split_by_name(data: Data, share: float) -> tuple[Data, Data]:
+    """Split images in two by a hash of class and file name.
+
+    An image stays on its side when others come or go, but for the last one that a class has there:
+    neither side lacks a class that has two images or more.
+
+    Args:
+        data: The images.
+        share: About how many of them, 0 to 1, go to the second part.
+
+    Returns:
+        The two parts, each in the old order.
+    """
+    names = data.names if isinstance(data, ShardSet) else [p.name for p in _paths(data)]
+    drawn = np.empty(len(data.labels))
+    for position, (name, label) in enumerate(zip(names, data.labels.tolist(), strict=True)):
+        key = os.fsencode(data.classes[label]) + b"/" + os.fsencode(name)
+        digest = blake2b(key, digest_size=8, person=b"split by name").digest()
+        drawn[position] = int.from_bytes(digest, "big") / 2**64
+    second = drawn < share
+    for label in range(len(data.classes)):
+        members = np.flatnonzero(data.labels == label)
+        if len(members):
+            in_order = members[np.argsort(drawn[members], kind="stable")]
+            second[in_order[0]], second[in_order[-1]] = True, False  # the last of one is the first
+    return _take(data, np.flatnonzero(~second)), _take(data, np.flatnonzero(second))
+
+
+def _paths(data: FileSet | PixelSet) -> Sequence[Path]:
+    assert isinstance(data, FileSet)  # archives have their own validation images
+    return data.paths
 
 
 def _take(data: Data, chosen: NDArray[np.int64]) -> Data:

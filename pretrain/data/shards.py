@@ -180,6 +180,14 @@ def _check_size(path: Path, size: int, expected: int) -> None:
         )
 
 
+def member_stem(stem: str) -> str:
+    """Return how an image is called in a shard, by the name of its file without suffix.
+
+    WebDataset takes all behind the first dot for the kind of a member.
+    """
+    return re.sub("[^A-Za-z0-9_-]", "_", stem)[:60]
+
+
 # ---- the index ----
 
 
@@ -214,6 +222,11 @@ def open_shards(root: Path, splits: Sequence[str]) -> ShardSet | None:
     if fetch_index(source.replace("{}", INDEX), folder / INDEX, known_by):
         _open.cache_clear()  # shards of an older set
     return read_index(folder, source)
+
+
+def is_url(root: Path) -> bool:
+    """Tell whether data are to be fetched from elsewhere."""
+    return _url(root) is not None
 
 
 def _url(root: Path) -> str | None:

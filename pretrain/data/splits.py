@@ -1,7 +1,9 @@
 """A split of a data set, opened: how many images, of which classes, and batches of them."""
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path
@@ -16,18 +18,22 @@ from common.errors import InputError
 from common.images.loading import Reading, stream
 from common.images.sampling import MicroBatch
 from common.images.transfer import transferred
+from common.runs.data_parts import IMAGES, Parts, digest
+from common.text import in_line
 from pretrain.data.augment import ResidentImages, eval_image, train_image
 from pretrain.data.datasets import load
 from pretrain.data.gpu_decoding import check_gpu_decoding, collate_files, decode_batch, read_item
-from pretrain.data.image_sets import Data, FileSet, PixelSet, decode, hold_out
+from pretrain.data.image_sets import Data, FileSet, PixelSet, decode, hold_out, limit_images
 from pretrain.data.pixel_cache import cached_decode
-from pretrain.data.shards import ShardSet
+from pretrain.data.shards import ShardSet, member_stem
 from pretrain.recipes import Images
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W), uint8, and labels (B,), on the device."""
 Finish = Callable[[Any], Batch]
 Load = Callable[[Iterable[MicroBatch]], Iterator[Any]]
+_NUMBERED = re.compile(r"^\d{7}_")
+"""What make_shards puts before a name."""
 _RESIDENT_FACTOR = 4
 """Of small images that lie on a GPU: their batches of 250 take less time than to start them."""
 
@@ -51,6 +57,8 @@ class Split:
     """Operations on the device alone: part of a training step, so that a CUDA graph holds them."""
     digest: str = ""
     """Of the classes and labels, in order, and of what was done to the pixels before."""
+    images: FileSet | PixelSet | ShardSet | None = None
+    """What was opened; of images that are decoded at once, their files."""
     batch_factor: int = 1
     """Times as many images as elsewhere are in a batch of an evaluation."""
 
@@ -64,6 +72,7 @@ def open_split(
     training: bool,
     seed: int,
     cache: Path | None = None,
+    limit: int | None = None,
 ) -> Split:
     """Open a split of a data set.
 
@@ -78,32 +87,41 @@ def open_split(
         training: Crop and flip at random, or not at all.
         seed: Of crops and flips, and of what is kept back where the recipe says so.
         cache: Folder for decoded pixels; None keeps none.
+        limit: At most so many images, of every class its share.
 
     Raises:
         InputError: If data is missing or damaged.
     """
-    data = load(images.dataset, root, "val" if split == "val" else "train", images.num_classes)
+    # Of what is held out nothing else need be there.
+    share = None if images.held_out else images.split_by
+    part = "val" if split == "val" else "train"
+    data = load(images.dataset, root, part, images.num_classes, share)
     source = data.described
+    chosen = limit_images(_part(data, images, split, seed), limit)
     if images.crop == "pad":
-        pixels = _part(_in_memory(data, images.size, cache), images, split, seed)
+        # Whole, as far as it goes, for what is held out: both parts then have one cache.
+        whole = data if limit is None else chosen
+        pixels = _in_memory(whole, images.size, cache)
+        pixels = _part(pixels, images, split, seed) if limit is None else pixels
         _check_size(pixels, images, root)
         padding = images.padding if training else 0
         resident = ResidentImages(pixels, padding, seed, reading.device)
-        return _resident_split(pixels, source, resident, reading.device, training=training)
-    if isinstance(data, PixelSet):
+        opened = _resident_split(pixels, source, resident, reading.device, training=training)
+        return replace(opened, images=chosen)
+    if isinstance(chosen, PixelSet):
         raise InputError(f"{root} is an archive of small images: use --images.crop pad")
-    data = _part(data, images, split, seed)
     if training and images.decode == "gpu":
         check_gpu_decoding(reading.device)
-        source, batches = f"{source}, nvJPEG", _gpu_batches(data, images, seed, reading)
+        source, batches = f"{source}, nvJPEG", _gpu_batches(chosen, images, seed, reading)
     else:
-        batches = _file_batches(data, images, seed if training else None, reading)
+        batches = _file_batches(chosen, images, seed if training else None, reading)
     return Split(
-        num_images=len(data.labels),
-        classes=data.classes,
+        num_images=len(chosen.labels),
+        classes=chosen.classes,
         source=source,
         load=batches,
-        digest=_digest(data),
+        digest=_digest(chosen),
+        images=chosen,
     )
 
 
@@ -137,6 +155,26 @@ def _digest(data: FileSet | PixelSet | ShardSet) -> str:
     if isinstance(data, ShardSet) and data.pixels != "":
         digest.update(data.described.encode())
     return digest.hexdigest()
+
+
+def data_parts(train: Split, val: Split) -> Parts:
+    """Return what a run's data are known by when it goes on."""
+    return {
+        "class list": ", ".join(map(in_line, train.classes)),
+        IMAGES: train.digest,
+        "names of the training images": digest(_names(train.images)),
+        "validation images": digest([val.digest, *_names(val.images)]),
+    }
+
+
+def _names(data: FileSet | PixelSet | ShardSet | None) -> Iterator[str]:
+    """Yield the names of images as make_shards packs them: a run may go on from its shards."""
+    if isinstance(data, FileSet):
+        yield from (member_stem(path.stem) for path in data.paths)
+    elif isinstance(data, ShardSet):
+        for name in data.names.tolist():
+            stem = os.fsdecode(name).rpartition("/")[2].partition(".")[0]
+            yield _NUMBERED.sub("", stem)
 
 
 # ---- images in memory ----

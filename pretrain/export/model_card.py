@@ -52,8 +52,8 @@ _DATA = {
         "Tiny ImageNet", "tiny-imagenet", f"derived from ImageNet. {_IMAGENET_TERMS}"
     ),
     "imagenet": _Data("ImageNet", "imagenet-1k", _IMAGENET_TERMS),
+    "folders": _Data("images in class folders", "imagefolder", "not known to this program"),
 }
-_FOLDERS = _Data("images in class folders", "imagefolder", "not known to this program")
 
 
 def markdown_path(path: Path) -> Path:
@@ -146,7 +146,7 @@ def _data(card: Card) -> _Data:
     classes = card["classes"]
     if data.type == "imagenet-1k":  # any class folders are read under this name
         if not all(_WORDNET_ID.fullmatch(name) for name in classes):
-            return _FOLDERS
+            return _DATA["folders"]
         if len(classes) < 1000:
             return _Data(f"ImageNet, {len(classes)} classes", "imagefolder", data.licence)
     return data

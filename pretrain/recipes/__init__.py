@@ -37,5 +37,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         backbones.imagenet_resnet50_fd,
         backbones.imagenet_resnet50_90,
         backbones.imagenet_resnet50_90_fd,
+        backbones.folders_resnet50,
+        backbones.folders_resnet50_fd,
     )
 }

@@ -5,7 +5,7 @@ from typing import Literal
 
 from common.recipe import Focus, Optimization, check_range
 
-Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet"]
+Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folders"]
 NetworkName = Literal[
     "resnet18",
     "resnet34",
@@ -26,7 +26,7 @@ class Images:
     """Training images and their augmentation."""
 
     dataset: Dataset
-    """Layout: CIFAR-10 archive or folders, Tiny ImageNet, or class folders."""
+    """What the images are; folders: your own, in class folders or beside a list of classes."""
     size: int
     """Side of the network's input, pixels."""
     crop: Literal["pad", "resized"]
@@ -39,6 +39,11 @@ class Images:
     """Who decodes training images for a resized crop: the workers, or nvJPEG, to other pixels."""
     num_classes: int | None = None
     """Use the first N classes only; None: all."""
+    sampling: Literal["uniform", "balanced"] = "uniform"
+    """Each image once an epoch, or as many of each class: rare ones several times."""
+    split_by: float | None = 0.2
+    """Share of the training images that validates where the data has no images for it, chosen by a
+    hash of the file names; None: there must be some."""
     held_out: int = 0
     """Training images kept back to choose the epoch by; 0: the validation images choose."""
     held_out_by_seed: bool = False
@@ -48,6 +53,7 @@ class Images:
         check_range(self, "size num_classes", low=1)
         check_range(self, "padding held_out")
         check_range(self, "min_scale", high=1, above=True)
+        check_range(self, "split_by", high=0.9, above=True)
         if self.decode == "gpu" and self.crop != "resized":
             raise ValueError("images.decode gpu goes with images.crop resized")
 

@@ -196,13 +196,13 @@ def test_wrong_arguments_are_one_line_and_exit_2(
 
 
 def test_a_missing_data_folder_shows_both_trees(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "data" / "training").mkdir(parents=True)
+    (tmp_path / "data" / "pictures").mkdir(parents=True)
     code, _, err = run(
         "train", "toy-resnet18", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY
     )
     assert code == 2
     assert err.startswith("error: ")
-    assert "train/" in err and "training/" in err
+    assert "train/<class>/" in err and "pictures/" in err
 
 
 def test_a_truncated_jpeg_is_named(run: Run, folders: Path, tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_every_cell_of_tables_1_to_4_has_a_recipe() -> None:
     assert {("cifar100", "resnet56", arm) for _, arm in paper.TABLE_4} <= cells
     # VGG and WRN have a base decay of 5e-4, so that one constant decay is their baseline.
     assert len(PAPER) == (6 + 6 + 1) * 20 - 4
-    assert len(RECIPES) == len(PAPER) + 10
+    assert len(RECIPES) == len(PAPER) + 12
 
 
 @pytest.mark.parametrize("name", PAPER)

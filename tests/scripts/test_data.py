@@ -353,7 +353,7 @@ def test_counts_of_classes(call: Call, mirror: Mirror, sources: Path, tmp_path: 
         "train images, most of a class 4 3 differs",
         "val images - 2 differs",
     ]
-    assert "val_annotations.txt, line 1, names 'val_0.JPEG'" in lines[6]
+    assert "val_annotations.txt: line 1: the image 'val_0.JPEG' is not in" in lines[6]
 
 
 def test_counts_of_too_much_and_of_damage(call: Call, mirror: Mirror, sources: Path) -> None:
@@ -410,7 +410,7 @@ def test_verify_hands_over(call: Call, sources: Path, tmp_path: Path) -> None:
     code, out, _ = call("verify", "voc2007", "--data", tmp_path, "--workers", 0)
     assert code == 0 and out.startswith("2007:test is not there\nno faults; 3 images checked")
     code, out, _ = call("verify", "tiny-imagenet", "--data", tmp_path, "--workers", 0)
-    assert code == 0 and out.startswith("no faults; 8 images checked")
+    assert code == 0 and "no faults; 8 images checked" in out
     for broken in (
         "VOCdevkit/VOC2007/JPEGImages/000005.jpg",
         "tiny-imagenet-200/val/images/val_1.JPEG",

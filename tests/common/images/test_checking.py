@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,10 @@ def jpeg() -> bytes:
     return cv2.imencode(".jpg", noise())[1].tobytes()
 
 
+def digest_of(path: Path) -> bytes:
+    return blake2b(path.read_bytes(), digest_size=16).digest()
+
+
 def check(path: Path) -> Result:
     return check_path([path], 0)
 
@@ -35,7 +40,8 @@ def check(path: Path) -> Result:
 def test_a_good_image_and_its_size(tmp_path: Path) -> None:
     path = tmp_path / "a.JPEG"
     path.write_bytes(cv2.imencode(".jpg", noise()[:50])[1].tobytes())
-    assert check(path) == Result(size=(96, 50))
+    expected = Result(size=(96, 50), format="JPEG", digest=digest_of(path))
+    assert check(path) == expected
 
 
 @pytest.mark.parametrize(
@@ -90,7 +96,8 @@ def test_what_is_read_correctly_is_only_noted(
     path = tmp_path / f"a{suffix}"
     with Image.fromarray(noise()) as image:
         image.convert(mode).save(path, kind)
-    assert check(path) == Result(notes=notes, size=(96, 96))
+    digest = digest_of(path)
+    assert check(path) == Result(notes=notes, size=(96, 96), format=kind, digest=digest)
 
 
 def test_an_error_of_the_reading_function_is_a_fault(tmp_path: Path) -> None:

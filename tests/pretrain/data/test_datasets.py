@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from pretrain.data import cifar
-from pretrain.data.datasets import cifar10, cifar100, class_folders, load, tiny_imagenet
+from pretrain.data.datasets import cifar10, cifar100, class_folders, load
 from pretrain.data.file_paths import Paths
 from pretrain.data.image_sets import (
     FileSet,
@@ -115,13 +115,13 @@ def test_val_may_be_called_test(tmp_path: Path) -> None:
     assert names_of(class_folders(tmp_path, "test"), tmp_path) == ["test/a/2.jpg"]
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize(("has", "lacks"), [("train", "val"), ("val", "train")])
-def test_splits_with_different_classes(tmp_path: Path, split: str, has: str, lacks: str) -> None:
+def test_splits_with_different_classes(tmp_path: Path, has: str, lacks: str) -> None:
     touch(tmp_path, "train/a/1.jpg", "val/a/2.jpg", f"{has}/b/3.jpg")
     message = f"class b is in {tmp_path / has} but not in {tmp_path / lacks}"
     with pytest.raises(InputError, match=re.escape(message)):
-        class_folders(tmp_path, split)
+        class_folders(tmp_path, "val")
+    assert len(class_folders(tmp_path, "train").classes) == (2 if has == "train" else 1)
 
 
 def test_empty_class_folder(tmp_path: Path) -> None:
@@ -131,18 +131,21 @@ def test_empty_class_folder(tmp_path: Path) -> None:
 
 
 def test_missing_split_shows_what_is_there(tmp_path: Path) -> None:
-    touch(tmp_path, "images/a/1.jpg")
-    with pytest.raises(InputError, match=r"(?s)no train images.*<class>/.*images/"):
+    touch(tmp_path, "val/a/1.jpg", "list.txt")
+    with pytest.raises(
+        InputError, match=r"(?s)no train images.*\n.*<class>/.*val/ \(a/\), list"
+    ) as e:
         class_folders(tmp_path, "train")
+    assert str(e.value).count("\n") == 1
     with pytest.raises(InputError, match="no such folder"):
         class_folders(tmp_path / "absent", "train")
     (tmp_path / "train").mkdir()
-    with pytest.raises(InputError, match="holds no class folders"):
+    with pytest.raises(InputError, match="train holds nothing: the folder is empty"):
         class_folders(tmp_path, "train")
 
 
 def test_unknown_split(tmp_path: Path) -> None:
-    readers: list[Callable[[Path, str], object]] = [class_folders, tiny_imagenet, cifar10, cifar100]
+    readers: list[Callable[[Path, str], object]] = [class_folders, cifar10, cifar100]
     for read in readers:
         with pytest.raises(InputError, match="'training'"):
             read(tmp_path, "training")
@@ -162,7 +165,7 @@ def write_tiny(root: Path, annotations: str | None = None) -> None:
 def test_tiny_imagenet(tmp_path: Path, below: str) -> None:
     root = tmp_path / below
     write_tiny(root)
-    train, val = tiny_imagenet(tmp_path, "train"), tiny_imagenet(tmp_path, "val")
+    train, val = class_folders(tmp_path, "train"), class_folders(tmp_path, "val")
     assert train.classes == val.classes == ("n01", "n02")
     assert [path.name for path in train.paths] == ["n01_0.JPEG", "n02_0.JPEG", "n02_1.JPEG"]
     assert train.labels.tolist() == [0, 1, 1]
@@ -173,32 +176,33 @@ def test_tiny_imagenet(tmp_path: Path, below: str) -> None:
 @pytest.mark.parametrize(
     ("annotations", "message"),
     [
-        ("val_0.JPEG\tn02\nval_7.JPEG\tn01\n", "line 2, names 'val_7.JPEG'"),
-        ("../train/n01/images/n01_0.JPEG\tn01\n", "line 1, names '../train"),
-        ("val_0.JPEG\tn02\nval_0.JPEG\tn01\n", "line 2, names 'val_0.JPEG'"),
-        ("val_0.JPEG\tn02\nval_1.JPEG\tn03\n", "line 2, gives val_1.JPEG the class 'n03'"),
-        ("val_0.JPEG\tn02\nval_1.JPEG\n", "line 2, gives val_1.JPEG the class ''"),
-        ("val_0.JPEG\tn02\n", "does not name val_1.JPEG"),
-        ("val_0.JPEG\tn02\nval_1.JPEG\tn02\n", "no image of class n01"),
-        ("", "does not name val_0.JPEG"),
+        ("val_0.JPEG\tn02\nval_7.JPEG\tn01\n", "line 2: the image 'val_7.JPEG' is not in"),
+        ("val_7.JPEG\tn01\nval_0.JPEG\tn02\nval_1.JPEG\tn01\n", "line 1: the image 'val_7.JPEG'"),
+        ("../train/n01/images/n01_0.JPEG\tn01\n", "val_annotations.txt names none of them"),
+        ("val_0.JPEG\tn02\nval_0.JPEG\tn01\n", "line 2: the image 'val_0.JPEG' came before"),
+        ("val_0.JPEG\tn02\nval_1.JPEG\tn03\n", "line 2: val_1.JPEG has the class 'n03', which"),
+        ("val_0.JPEG\tn02\nval_1.JPEG\n", "line 2: val_1.JPEG has the class '', which"),
+        ("val_0.JPEG\tn02\n", "val_1.JPEG: "),
+        ("val_0.JPEG\tn02\nval_1.JPEG\tn02\n", "no image of the class n01"),
+        ("", "val_annotations.txt names none of them"),
     ],
 )
 def test_tiny_imagenet_annotations(tmp_path: Path, annotations: str, message: str) -> None:
     write_tiny(tmp_path, annotations)
     with pytest.raises(InputError, match=re.escape(message)):
-        tiny_imagenet(tmp_path, "val")
+        class_folders(tmp_path, "val")
 
 
 def test_incomplete_tiny_imagenet(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"(?s)does not hold.*val_annotations"):
-        tiny_imagenet(tmp_path, "train")
+    with pytest.raises(InputError, match="the folder is empty"):
+        class_folders(tmp_path, "train")
     write_tiny(tmp_path)
     touch(tmp_path, "train/n03/n03.txt")
-    with pytest.raises(InputError, match=re.escape(str(tmp_path / "train/n03/images"))):
-        tiny_imagenet(tmp_path, "train")
+    with pytest.raises(InputError, match=re.escape(str(tmp_path / "train/n03"))):
+        class_folders(tmp_path, "train")
     (tmp_path / "val/val_annotations.txt").unlink()
-    with pytest.raises(InputError, match="does not hold Tiny ImageNet's val"):
-        tiny_imagenet(tmp_path, "val")
+    with pytest.raises(InputError, match="val/images holds 2 images in no class folders"):
+        class_folders(tmp_path, "val")
 
 
 # ---- CIFAR, the rest of which is in test_cifar.py ----

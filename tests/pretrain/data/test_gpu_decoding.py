@@ -130,7 +130,7 @@ def test_damage_that_nobody_can_decode_is_told(files: Path) -> None:
 
 
 def split_of(root: Path, *, training: bool, workers: int = 0) -> Split:
-    images = Images(dataset="imagenet", size=24, crop="resized", decode="gpu")
+    images = Images(dataset="imagenet", size=24, crop="resized", decode="gpu", split_by=None)
     reading = Reading(workers=workers, device=CPU)
     return open_split(images, root, "train", reading, training=training, seed=SEED)
 

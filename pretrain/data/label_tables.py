@@ -1,0 +1,148 @@
+"""Lists that say the classes of images: `trainLabels.csv`, `LOC_val_solution.csv` and their kind.
+
+A line has the name of an image, with or without its folder and suffix, and its class; commas,
+semicolons, tabs or blanks between them; a first line may name the columns.
+"""
+
+import csv
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import InputError
+from common.storage import read_text
+from common.text import in_line
+from pretrain.data.listing import is_image
+
+_SPLIT_WORDS = {"train": "train(ing)?", "val": "val(id(ation)?)?", "test": "test(ing)?"}
+_KINDS = "labels?|annotations?|solution|images?|map|list|data|metadata|ground_?truth"
+_GENERAL = re.compile(rf"_?({_KINDS})", re.IGNORECASE)
+_SUFFIXES = (".csv", ".tsv", ".txt")
+_IMAGE_COLUMNS = (
+    "image_id imageid id filename file_name file image name image_name path img image_path".split()
+)
+_CLASS_COLUMNS = (
+    "label class category breed species target class_name classname predictionstring wnid tag y"
+).split()
+_TRIED = 100  # lines in which an image must be named, if a file is a list of these images
+
+
+class Row(NamedTuple):
+    """A line of a list: its number, an image, what the list calls its class."""
+
+    number: int
+    image: str
+    label: str
+
+
+def find_table(
+    split: str, folders: Sequence[Path], images: Mapping[str, str]
+) -> tuple[Path | None, Path | None]:
+    """Find the list of a split's classes: one named after the split, else `labels.csv` or so.
+
+    Args:
+        split: "train", "val" or "test".
+        folders: Where it may lie; the first counts most.
+        images: Image by name with and without suffix, as `by_name` returns.
+
+    Returns:
+        The list, and one of that name that names none of these images.
+    """
+    other = None
+    word = _SPLIT_WORDS[split]
+    special = re.compile(rf"(loc_)?{word}([_-]?({_KINDS}))?", re.IGNORECASE)
+    for name in (special, _GENERAL):
+        for folder in folders:
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                fits = name.fullmatch(path.stem) and path.suffix.lower() in _SUFFIXES
+                if not (fits and path.is_file()):
+                    continue
+                if next(_known(path, images), None):
+                    return path, None
+                other = other or path
+    return None, other
+
+
+def by_name(names: Sequence[str]) -> dict[str, str]:
+    """Return images by their names and, where those are single, by names without suffix."""
+    stems: dict[str, str] = {}
+    for name in names:
+        stem = name.rpartition(".")[0]
+        stems[stem] = "" if stem in stems else name
+    return {**{stem: name for stem, name in stems.items() if name}, **{n: n for n in names}}
+
+
+def _known(path: Path, images: Mapping[str, str]) -> Iterator[Row]:
+    try:
+        rows = _rows(path)
+    except InputError:
+        return
+    yield from (row for row in rows[:_TRIED] if row.image in images and row.label)
+
+
+def read_table(path: Path, images: Mapping[str, str]) -> list[Row]:
+    """Read a list of images and their classes.
+
+    Args:
+        path: The list.
+        images: As for `find_table`.
+
+    Returns:
+        A row for each line, its image by full name where it is one of `images`.
+
+    Raises:
+        InputError: If it is no such list.
+    """
+    rows = _rows(path)
+    if rows and rows[0].image not in images and not is_image(rows[0].image):
+        title, others = rows[0].label, {row.label for row in rows[1:]}
+        if title.lower() in _CLASS_COLUMNS or title not in others:
+            del rows[0]  # what the columns are called
+    return [row._replace(image=images.get(row.image, row.image)) for row in rows]
+
+
+def _rows(path: Path) -> list[Row]:
+    lines = read_text(path).splitlines()
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = next((mark for mark in "\t,;" if mark in first), None)
+    if delimiter:
+        try:
+            cells: list[list[str]] = list(csv.reader(lines, delimiter=delimiter))
+        except csv.Error as error:
+            raise InputError(f"{path} is no table of images and classes: {error}") from error
+    else:
+        cells = [line.split() for line in lines]
+    titles = [title.strip().lower() for title in cells[0]] if cells else []
+    image = _column(titles, _IMAGE_COLUMNS)
+    label = _column(titles, _CLASS_COLUMNS)
+    if image is None or label is None:
+        image, label = 0, 1
+    boxes = titles[label : label + 1] == ["predictionstring"]  # class, box, class, box ...
+    rows = []
+    for number, line in enumerate(cells, start=1):
+        if not any(cell.strip() for cell in line):
+            continue
+        found = line[label].strip() if label < len(line) else ""
+        name = re.split(r"[/\\]", line[image].strip())[-1] if image < len(line) else ""
+        rows.append(Row(number, name, found.split()[0] if boxes and found else found))
+    return rows
+
+
+def _column(titles: Sequence[str], known: Sequence[str]) -> int | None:
+    return next((titles.index(name) for name in known if name in titles), None)
+
+
+def check_labels(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> None:
+    """See that the classes of a list are those of the training images.
+
+    Raises:
+        InputError: If there is a number where they have names.
+    """
+    unknown = next((row for row in rows if row.label not in set(classes)), None)
+    if unknown and all(row.label.isdigit() for row in rows):
+        raise InputError(
+            f"{path} has numbers ({in_line(unknown.label)}) where the training images have class "
+            f"names ({in_line(classes[0])}): write the names, for which number is which is not "
+            "said"
+        )

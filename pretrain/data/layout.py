@@ -1,0 +1,205 @@
+"""Where in a data set the images of a split lie: the forms in which people keep them.
+
+Class folders, `train/<class>/...`, also below `ILSVRC/Data/CLS-LOC` or `train/images`; or all
+images of a split in one folder, with a list of their classes beside it. A split has one of several
+names, in any case: `train`, `Training`, `train_images`; `val`, `valid`, `validation`; `test`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import InputError
+from common.images.folder_trees import compare_trees
+from common.text import in_line
+from pretrain.data.label_tables import by_name, find_table
+from pretrain.data.listing import Findings, is_folder, is_hidden, is_image, scan
+
+_INNER = ("tiny-imagenet-200", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
+_WORDS = {
+    **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "validationset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+}
+_NEUTRAL = {"set", "images", "image", "imgs", "img", "data", "seg", "split", "dataset"}
+_NEUTRAL |= {"folder", "imagenet", "ilsvrc2012"}
+EXPECTED = """
+    train/
+      <class>/
+        <any name>.jpg, .jpeg, .png, .bmp, .gif or .webp
+    val/    (or valid/, validation/, test/; none: a share of train/)
+      <class>/
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the images of a split are.
+
+    Attributes:
+        split: As it is called there: "train", "val" or "test"; "" where nothing is split.
+        folder: Of the class folders, or of all images.
+        table: What says the classes of images in one folder; None: they are in class folders.
+        images: Their names, if they are in one folder.
+    """
+
+    split: str
+    folder: Path
+    table: Path | None = None
+    images: tuple[str, ...] = ()
+
+
+def find_place(root: Path, split: str) -> Place | None:
+    """Find the images of a split; None if there is no such split.
+
+    Args:
+        root: Of the data set, or a folder around it.
+        split: "train", "val" or "test"; each of the latter stands in for the other.
+
+    Raises:
+        InputError: If a split is there, but nothing says the classes of its images.
+    """
+    if not root.is_dir():
+        return None
+    inner = data_folder(root)
+    splits = split_folders(inner)
+    wanted = ("train",) if split == "train" else ("val", "test")
+    wanted = wanted[::-1] if split == "test" else wanted
+    problem = ""
+    for name in (name for name in wanted if name in splits):
+        found = _place(root, inner, name, _unwrapped(splits[name]))
+        if isinstance(found, Place):
+            return found
+        # Images to be classified, as competitions have them in test/, are no validation split.
+        if name != "test":
+            raise InputError(problem or found)
+        problem = found if split == "test" else ""
+    if problem:
+        raise InputError(problem)
+    if split == "train" and not splits:
+        found = _place(root, inner, "", _unwrapped(inner))
+        return found if isinstance(found, Place) else None
+    return None
+
+
+def no_train(root: Path) -> InputError:
+    """Make the error of a folder without training images."""
+    splits = split_folders(data_folder(root)) if root.is_dir() else {}
+    hint = ""
+    if not splits and root.is_dir() and any(root.glob("*.tar")):
+        hint = f"; tar files need an index: python scripts/make_shards.py --index {root}"
+    tree = compare_trees(root, EXPECTED)
+    return InputError(f"{root} holds no train images in class folders{hint}\n{tree}")
+
+
+def data_folder(root: Path) -> Path:
+    """Return the folder that holds the splits: `root`, or one that an archive unpacked below it."""
+    for folder in (root, *(root / inner for inner in _INNER)):
+        if split_folders(folder):
+            return folder
+    folders = _folders(root)
+    inner = root / folders[0] if len(folders) == 1 else root
+    return inner if split_folders(inner) else root
+
+
+def split_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of the splits in a folder, by "train", "val" and "test".
+
+    Raises:
+        InputError: If two have names of the same split.
+    """
+    found: dict[str, Path] = {}
+    for name in _folders(folder):
+        split = _split_of(name)
+        if split is None or (split in found and found[split].name == split):
+            continue
+        if split in found and name != split:
+            raise InputError(
+                f"{folder} has two folders of {split} images, {in_line(found[split].name)} and "
+                f"{in_line(name)}: rename the one that is not meant"
+            )
+        found[split] = folder / name
+    return found
+
+
+def _split_of(name: str) -> str | None:
+    words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
+    splits = {_WORDS[word] for word in words if word in _WORDS}
+    others = {word for word in words if word not in _WORDS} - _NEUTRAL
+    return splits.pop() if len(splits) == 1 and not others else None
+
+
+def _folders(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(e.name for e in scan(folder) if not is_hidden(e.name) and is_folder(e))
+
+
+def _unwrapped(folder: Path) -> Path:
+    """Go into the only folder of a folder, if it is called `images` or as the one around it."""
+    while True:
+        folders = _folders(folder)
+        if len(folders) != 1 or folders[0].lower() not in ("images", folder.name.lower()):
+            return folder
+        if any(is_image(entry.name) for entry in scan(folder)):
+            return folder
+        folder = folder / folders[0]
+
+
+def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
+    """Look how a split is kept; a text if nothing says the classes."""
+    entries = [entry for entry in scan(folder) if not is_hidden(entry.name)]
+    if any(is_folder(e) or (e.is_symlink() and not is_image(e.name)) for e in entries):
+        return Place(split, folder)
+    names = sorted(entry.name for entry in entries if is_image(entry.name))
+    if not names:
+        return f"{folder} holds {_instead(folder, entries)}"
+    around = [folder, folder.parent, inner, root, *_above_kaggle(inner)]
+    places = list(dict.fromkeys(path for path in around if path == root or root in path.parents))
+    places += [path for path in _above_kaggle(inner) if path not in places]
+    table, other = find_table(split or "train", places, by_name(names))
+    if table is None and other is not None:
+        return (
+            f"{folder} holds {len(names)} images in no class folders, and {in_line(str(other))} "
+            "names none of them: correct it (a line each: file name,class)"
+        )
+    if table is None:
+        kaggle = f"LOC_{split}_solution.csv, " if names[0].startswith("ILSVRC2012") else ""
+        return (
+            f"{folder} holds {len(names)} images in no class folders, and no list of their classes "
+            f"is beside it: put {kaggle}{split or 'train'}.csv there (a line each: file name,class)"
+        )
+    return Place(split, folder, table, tuple(names))
+
+
+def _above_kaggle(inner: Path) -> list[Path]:
+    """Return where Kaggle keeps the lists of ILSVRC/Data/CLS-LOC."""
+    if inner.parts[-2:] == ("Data", "CLS-LOC"):
+        return [inner.parent, inner.parents[1], inner.parents[2]]
+    return []
+
+
+def _instead(folder: Path, entries: Sequence[object]) -> str:
+    """Tell what a split without images and class folders holds, and what to do."""
+    tars = sorted(folder.glob("*.tar"))
+    if tars and all(re.fullmatch(r"n\d{8}", tar.stem) for tar in tars):
+        return (
+            f"one tar file for each class: cd {folder} && for f in *.tar; do mkdir ${{f%.tar}} && "
+            "tar xf $f -C ${f%.tar}; done"
+        )
+    if tars:
+        return (
+            "no class folders; tar files need an index: python scripts/make_shards.py --index "
+            f"{folder}"
+        )
+    return "no class folders" if entries else "nothing: the folder is empty"
+
+
+def describe(place: Place, findings: Findings) -> str:
+    """Tell in a few words how a split is kept."""
+    name = place.folder.relative_to(findings.root) if findings.root != place.folder else Path()
+    where = in_line(str(name)) if str(name) != "." else "the folder itself"
+    if place.table is None:
+        return f"class folders in {where}"
+    return f"images in {where}, their classes in {in_line(place.table.name)}"

@@ -1,0 +1,153 @@
+"""Listing folders of images: what is taken, what is passed over, what is at fault."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from common.errors import InputError
+from common.images.headers import SUFFIXES
+from common.text import in_line
+
+READ = ".jpg, .jpeg, .png, .bmp, .gif or .webp"
+_NOT_READ = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".ppm", ".pgm")
+_LEFT_BEHIND = ("__macosx", "@eadir", "$recycle.bin")
+"""Folders that systems put beside images, with copies of them, in lower case."""
+
+
+class Passed(NamedTuple):
+    """What a listing left out: of which kind, how many, and one of them."""
+
+    kind: str
+    number: int
+    example: str
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.kind} (such as {in_line(self.example)})"
+
+
+class Findings:
+    """What a listing finds beside images.
+
+    Args:
+        root: What is passed over is named from here.
+        keep_faults: Collect them; otherwise the first is raised.
+    """
+
+    def __init__(self, root: Path, *, keep_faults: bool = False) -> None:
+        self.root, self.keep_faults = root, keep_faults
+        self.faults: list[tuple[Path, str]] = []
+        self._passed: dict[str, tuple[int, str]] = {}
+
+    def fault(self, path: Path, reason: str) -> None:
+        """Take note of a fault.
+
+        Raises:
+            InputError: Of it, unless faults are kept.
+        """
+        if not self.keep_faults:
+            raise InputError(f"{in_line(str(path))}: {reason}")
+        self.faults.append((path, reason))
+
+    def pass_over(self, kind: str, path: Path | str) -> None:
+        """Count what is left out."""
+        count, example = self._passed.get(kind, (0, ""))
+        self._passed[kind] = count + 1, example or os.path.relpath(path, self.root)
+
+    @property
+    def passed_over(self) -> tuple[Passed, ...]:
+        """What was left out, by kind."""
+        return tuple(Passed(kind, *found) for kind, found in self._passed.items())
+
+
+def scan(folder: Path) -> list[os.DirEntry[str]]:
+    """List a folder. ImageNet has 1.3 million entries, so none is looked at.
+
+    Raises:
+        InputError: If it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise InputError(f"cannot list the folder {folder}: {error.strerror}") from error
+
+
+def is_hidden(name: str) -> bool:
+    """Tell whether a file or folder is none of a data set's."""
+    return name.startswith(".") or name.lower() in _LEFT_BEHIND
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def is_image(name: str) -> bool:
+    """Tell by its name whether a file is of a format that is read."""
+    return PurePath(name).suffix.lower() in SUFFIXES
+
+
+def class_names(folder: Path, findings: Findings) -> tuple[str, ...]:
+    """Return the names of the class folders in a folder, in order."""
+    names = []
+    for entry in sorted(scan(folder), key=lambda entry: entry.name):
+        path = folder / entry.name
+        if is_hidden(entry.name):
+            findings.pass_over("hidden", path)
+        elif is_folder(entry) and entry.is_symlink() and _leads_above(folder, path):
+            findings.fault(path, "a link to a folder above it: remove it, or link a class folder")
+        elif is_folder(entry):
+            names.append(entry.name)
+        elif entry.is_symlink() and not path.exists():
+            target = in_line(str(path.readlink()))
+            reason = f"a class folder that is a dangling link, to {target}: mend or remove it"
+            findings.fault(path, reason)
+        elif is_image(entry.name):
+            findings.pass_over("images beside the class folders", path)
+        else:
+            _pass_over(path, findings)
+    return tuple(names)
+
+
+def images_below(folder: Path, findings: Findings) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder and those below it, each with the names of its images, in order."""
+    names, inner = [], []
+    for entry in scan(folder):
+        if is_hidden(entry.name):
+            findings.pass_over("hidden", entry.path)
+        elif is_folder(entry):
+            if entry.is_symlink() and _leads_above(folder, Path(entry.path)):
+                findings.pass_over("links to a folder above them", entry.path)
+            else:
+                inner.append(entry.name)
+        elif is_image(entry.name):
+            if entry.is_symlink() and not Path(entry.path).exists():
+                target = in_line(str(Path(entry.path).readlink()))
+                reason = f"a dangling link, to {target}: fetch what it leads to, or remove it"
+                findings.fault(Path(entry.path), reason)
+            else:
+                names.append(entry.name)
+        elif entry.name != f"{folder.name}_boxes.txt":  # Tiny ImageNet's, which are known
+            _pass_over(Path(entry.path), findings)
+    yield folder, sorted(names)
+    for name in sorted(inner):
+        yield from images_below(folder / name, findings)
+
+
+def _pass_over(path: Path, findings: Findings) -> None:
+    suffix = path.suffix.lower()
+    if suffix in _NOT_READ:
+        findings.pass_over(f"{suffix} images, which are not read: convert them to .png", path)
+    elif path.is_symlink() and not path.exists():
+        findings.pass_over("dangling links", path)
+    else:
+        findings.pass_over("other files", path)
+
+
+def _leads_above(folder: Path, link: Path) -> bool:
+    """Tell whether a link in a folder leads to that folder or one that it is in."""
+    return folder.resolve().is_relative_to(link.resolve())

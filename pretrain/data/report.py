@@ -1,0 +1,115 @@
+"""What data were found to be, in the lines that a training prints before it begins."""
+
+import os
+import re
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+from common.images.decoding import read_content
+from common.text import in_line
+from pretrain.data.image_sets import FileSet
+from pretrain.data.splits import Split
+from pretrain.recipes import Images
+
+WORDNET_ID = re.compile(r"n\d{8}")
+_SHOWN = 10
+_MOST_COMPARED = 50_000  # images whose sizes are asked for; `verify` compares all
+
+
+def report(images: Images, train: Split, val: Split) -> None:
+    """Print classes, images, what was passed over, and what is likely not as it was meant."""
+    for line in lines(images, train, val):
+        print(line, flush=True)
+
+
+def lines(images: Images, train: Split, val: Split) -> list[str]:
+    """Return the lines of `report`."""
+    shown = ", ".join(map(in_line, train.classes[:_SHOWN]))
+    more = ", ..." if len(train.classes) > _SHOWN else ""
+    told = [
+        f"data: {len(train.classes)} classes ({shown}{more}); "
+        f"train {train.num_images:,} images, {_form(train)}; val {val.num_images:,}, "
+        f"{_validation_form(images, train, val)}"
+    ]
+    passed = {str(one): None for split in (train, val) for one in _passed_over(split)}
+    if passed:
+        told.append(f"passed over: {', '.join(passed)}")
+    if images.dataset == "imagenet" and not all(map(WORDNET_ID.fullmatch, train.classes)):
+        told.append(
+            "these are not ImageNet's classes: they are trained on as they are; "
+            "--images.dataset folders calls them what they are, in the model card too"
+        )
+    lacking = set(range(len(train.classes))) - set(_labels(val))
+    if lacking:
+        first = in_line(train.classes[min(lacking)])
+        told.append(
+            f"warning: {len(lacking)} without a validation image, such as the class {first}"
+        )
+    shared = shared_files(train.images, val.images)
+    if shared:
+        first, second = (in_line(str(path)) for path in shared[0])
+        told.append(
+            f"warning: of {val.num_images:,} validation images {len(shared)} also in train "
+            f"({second} is {first}): the score flatters; take them out of one"
+        )
+    return told
+
+
+def _form(split: Split) -> str:
+    return split.images.form if isinstance(split.images, FileSet) else split.source
+
+
+def _validation_form(images: Images, train: Split, val: Split) -> str:
+    if images.held_out:
+        return "held out of the training images"
+    if isinstance(val.images, FileSet) and _form(train) == _form(val):
+        return f"split off by a hash of the file names (--images.split-by {images.split_by:g})"
+    return _form(val)
+
+
+def _passed_over(split: Split) -> Sequence[object]:
+    return split.images.passed_over if isinstance(split.images, FileSet) else ()
+
+
+def _labels(split: Split) -> list[int]:
+    return [] if split.images is None else split.images.labels.tolist()
+
+
+def shared_files(train: object, val: object) -> list[tuple[Path, Path]]:
+    """Find validation images whose file has the content of a training image's; pairs of both.
+
+    Only of files, and of no more than can be asked for their sizes at the start of a training.
+    """
+    if not (isinstance(train, FileSet) and isinstance(val, FileSet)):
+        return []
+    if len(train.paths) + len(val.paths) > _MOST_COMPARED:
+        return []
+    by_size: dict[int, list[Path]] = {}
+    for path in train.paths:
+        by_size.setdefault(_size(path), []).append(path)
+    digests: dict[int, dict[bytes, Path]] = {}
+    pairs = []
+    for path in val.paths:
+        size = _size(path)
+        if size and size in by_size:
+            if size not in digests:
+                digests[size] = {_digest(other): other for other in reversed(by_size[size])}
+            other = digests[size].get(_digest(path))
+            if other is not None:
+                pairs.append((other, path))
+    return pairs
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # told when the image is to be read
+        return 0
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        return blake2b(read_content(path), digest_size=16).digest()
+    except ValueError:  # likewise; equal to none
+        return os.urandom(16)

@@ -1,0 +1,270 @@
+"""The forms in which people keep images: what is read, what is told, what is refused."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from pretrain.data.datasets import load
+from pretrain.data.image_sets import FileSet
+from pretrain.data.listing import Findings
+
+GOOD = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].tobytes()
+Pairs = dict[str, str]
+
+
+def write(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(GOOD)
+
+
+def read(root: Path, split: str, **options: object) -> tuple[Pairs, list[str]]:
+    """The class of each image by its path below the folder, and what was passed over."""
+    data = load("folders", root, split, **options)  # type: ignore[arg-type]
+    assert isinstance(data, FileSet)
+    names = [data.classes[label] for label in data.labels]
+    pairs = {str(p.relative_to(root)): c for p, c in zip(data.paths, names, strict=True)}
+    assert len(pairs) == len(data.paths)
+    return pairs, [str(one) for one in data.passed_over]
+
+
+def refused(root: Path, split: str, **options: object) -> str:
+    with pytest.raises(InputError) as caught:
+        load("folders", root, split, **options)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert message.count("\n") <= 1  # never more than two lines
+    return message
+
+
+def test_every_format_at_any_depth_and_what_is_passed_over(tmp_path: Path) -> None:
+    taken = ["1.jpg", "2.JPEG", "3.png", "4.bmp", "5.gif", "6.WebP", "7.jfif", "8.jpe", "x/y/9.jpg"]
+    write(tmp_path, *(f"train/a/{name}" for name in taken), "train/b/1.jpg")
+    write(tmp_path, "train/a/t.tif", "train/b/u.TIF", "train/b/v.heic", "train/b/notes.txt")
+    write(tmp_path, "train/a/.z.jpg", "train/__MACOSX/a/1.jpg", "train/beside.jpg")
+    pairs, passed = read(tmp_path, "train")
+    assert pairs == {**{f"train/a/{name}": "a" for name in taken}, "train/b/1.jpg": "b"}
+    assert sorted(line.replace("z.jpg", "").split(" (")[0] for line in passed) == [
+        "1 .heic images, which are not read: convert them to .png",
+        "1 images beside the class folders",
+        "1 other files",
+        "2 .tif images, which are not read: convert them to .png",
+        "2 hidden",
+    ]
+    assert "1 other files (such as train/b/notes.txt)" in passed
+
+
+def test_links(tmp_path: Path) -> None:
+    """To images and folders they count; into nothing they are faults; upwards they end."""
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "elsewhere/2.jpg")
+    (tmp_path / "train/c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train/a/link.jpg").symlink_to(tmp_path / "elsewhere/2.jpg")
+    (tmp_path / "train/a/up").symlink_to(tmp_path / "train")
+    (tmp_path / "train/a/gone").symlink_to("nowhere")
+    pairs, passed = read(tmp_path, "train")
+    assert sorted(pairs) == ["train/a/1.jpg", "train/a/link.jpg", "train/b/1.jpg", "train/c/2.jpg"]
+    assert passed == [
+        "1 links to a folder above them (such as train/a/up)",
+        "1 dangling links (such as train/a/gone)",
+    ] or passed == [
+        "1 dangling links (such as train/a/gone)",
+        "1 links to a folder above them (such as train/a/up)",
+    ]
+    (tmp_path / "train/b/9.jpg").symlink_to("nowhere.jpg")
+    assert "train/b/9.jpg: a dangling link, to nowhere.jpg: fetch" in refused(tmp_path, "train")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_class_whose_folder_is_a_dangling_link(tmp_path: Path, split: str) -> None:
+    """In both splits, where a reader that skips it sees two that agree."""
+    for part in ("train", "val"):
+        write(tmp_path, f"{part}/a/1.jpg", f"{part}/b/1.jpg")
+        (tmp_path / part / "emu").symlink_to("nowhere")
+    wanted = f"{split}/emu: a class folder that is a dangling link, to nowhere: mend or remove it"
+    assert wanted in refused(tmp_path, split)
+    findings = Findings(tmp_path, keep_faults=True)
+    load("folders", tmp_path, split, findings=findings)
+    assert [path.name for path, _ in findings.faults] == ["emu"]
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("train", "val"),
+        ("Training", "Validation"),
+        ("train", "valid"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("training_set/training_set", "test_set/test_set"),
+        ("train/images", "val/images"),
+        ("flowers/train", "flowers/val"),
+        ("ILSVRC/Data/CLS-LOC/train", "ILSVRC/Data/CLS-LOC/val"),
+        ("TRAIN", "TEST"),
+    ],
+)
+def test_names_of_splits(tmp_path: Path, train: str, val: str) -> None:
+    write(tmp_path, *(f"{train}/{name}/{n}.jpg" for name in "ab" for n in "123"))
+    write(tmp_path, *(f"{val}/{name}/{n}.jpg" for name in "ab" for n in "45"))
+    assert {path: path.split("/")[-2] for path in read(tmp_path, "train")[0]} == read(
+        tmp_path, "train", split_by=0.2
+    )[0]
+    assert sorted(read(tmp_path, "train")[0]) == [
+        f"{train}/{c}/{n}.jpg" for c in "ab" for n in "123"
+    ]
+    assert sorted(read(tmp_path, "val")[0]) == [f"{val}/{c}/{n}.jpg" for c in "ab" for n in "45"]
+
+
+def test_two_folders_of_one_split(tmp_path: Path) -> None:
+    write(tmp_path, "Training/a/1.jpg", "train_images/a/1.jpg")
+    assert "two folders of train images, Training and train_images" in refused(tmp_path, "train")
+    write(tmp_path, "train/a/1.jpg")
+    assert list(read(tmp_path, "train")[0]) == ["train/a/1.jpg"]
+
+
+IMAGENET = "ILSVRC2012_val_0000000"
+
+
+@pytest.mark.parametrize("below", ["", "ILSVRC/Data/CLS-LOC/"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_imagenet_as_kaggle_has_it(tmp_path: Path, below: str, encoding: str, end: str) -> None:
+    write(tmp_path, f"{below}train/n01/n01_1.JPEG", f"{below}train/n02/n02_1.JPEG")
+    write(tmp_path, *(f"{below}val/{IMAGENET}{n}.JPEG" for n in "123"))
+    write(tmp_path, f"{below}test/ILSVRC2012_test_00000001.JPEG")
+    lines = [
+        "ImageId,PredictionString",
+        f"{IMAGENET}1,n02 1 2 30 40",
+        f"{IMAGENET}3,n01 1 2 30 40 n01 5 6 70 80",
+        f"{IMAGENET}2,n02 1 2 30 40",
+        "",
+    ]
+    (tmp_path / "LOC_val_solution.csv").write_bytes(end.join(lines).encode(encoding))
+    assert read(tmp_path, "val")[0] == {
+        f"{below}val/{IMAGENET}{n}.JPEG": wnid for n, wnid in zip("132", ("n02", "n01", "n02"), strict=True)
+    }
+    assert len(read(tmp_path, "train", split_by=0.5)[0]) == 2  # nothing is split off
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("val.csv", "image,label\n1.jpg,a\n2.jpg,b\n"),
+        ("val_labels.csv", "filename,extra,class\nval/1.jpg,7,a\nval/2.jpg,8,b\n"),
+        ("val/labels.txt", "1.jpg a\n2.jpg b\n"),
+        ("val/val_annotations.txt", "1.jpg\ta\t0\t0\n2.jpg\tb\t0\t0\n"),
+        ("valid.tsv", "id\tspecies\n1\ta\n2\tb\n"),
+        ("Validation_Map.txt", "fname;klass\n1;a\n2;b\n"),
+        ("labels.csv", '"1.jpg","a"\n"2.jpg","b"\n'),
+    ],
+)
+def test_lists_of_classes(tmp_path: Path, name: str, text: str) -> None:
+    write(tmp_path, "train/a/3.jpg", "train/b/3.jpg", "val/1.jpg", "val/2.jpg")
+    (tmp_path / name).write_text(text)
+    assert read(tmp_path, "val")[0] == {"val/1.jpg": "a", "val/2.jpg": "b"}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (None, "val holds 2 images in no class folders, and no list of their classes is beside it"),
+        ("id,label\n1,a\n", "val/2.jpg: "),
+        ("id,label\n1,a\n2,c\n", "line 3: 2.jpg has the class 'c', which "),
+        ("id,label\n1,a\n2,\n", "line 3: 2.jpg has the class '', which "),
+        ("id,label\n1,a\n1,b\n2,b\n", "line 3: the image '1.jpg' came before"),
+        ("id,label\n1,a\n7,b\n2,b\n", "line 3: the image '7' is not in "),
+        ("id,label\n1,0\n2,1\n", "numbers (0) where the training images have class names (a)"),
+        ("id,label\n7,a\n8,b\n", "val.csv names none of them"),
+        ("id,label\n1,a\n2,a\n", "val.csv: names no image of the class b"),
+    ],
+)
+def test_flat_validation_images_that_lack_classes(
+    tmp_path: Path, text: str | None, reason: str
+) -> None:
+    write(tmp_path, "train/a/3.jpg", "train/b/3.jpg", "val/1.jpg", "val/2.jpg")
+    if text is not None:
+        (tmp_path / "val.csv").write_text(text)
+    for share in (None, 0.2):
+        assert reason in refused(tmp_path, "val", split_by=share)
+
+
+def test_cifar_as_kaggle_has_it(tmp_path: Path) -> None:
+    write(tmp_path, *(f"train/{n}.png" for n in range(1, 41)), "test/1.png")
+    labels = "".join(f"{n},{'frog' if n % 4 else 'ship'}\r\n" for n in range(1, 41))
+    (tmp_path / "trainLabels.csv").write_bytes(b"id,label\r\n" + labels.encode())
+    pairs = read(tmp_path, "train")[0]
+    assert pairs == {f"train/{n}.png": "frog" if n % 4 else "ship" for n in range(1, 41)}
+    parts = [read(tmp_path, split, split_by=0.2)[0] for split in ("train", "val")]
+    assert {**parts[0], **parts[1]} == pairs and len(parts[0]) + len(parts[1]) == 40
+    data = load("cifar10", tmp_path, "train", split_by=0.2)
+    assert len(data.classes) == 10 and data.classes[int(data.labels[0])] == "frog"
+
+
+@pytest.mark.parametrize("inner", ["", "images/"])
+@pytest.mark.parametrize("train_inner", ["", "images/"])
+@pytest.mark.parametrize("kind", ["tiny-imagenet", "imagenet", "folders"])
+def test_restructured_tiny_imagenet(
+    tmp_path: Path, inner: str, train_inner: str, kind: str
+) -> None:
+    for wnid in ("n01", "n02"):
+        write(
+            tmp_path, f"train/{wnid}/{train_inner}{wnid}_1.JPEG", f"train/{wnid}/{wnid}_boxes.txt"
+        )
+        write(tmp_path, f"val/{wnid}/{inner}val_{wnid}.JPEG")
+    (tmp_path / "val/val_annotations.txt").write_text("val_n01.JPEG\tn01\nval_n02.JPEG\tn02\n")
+    for split in ("train", "val"):
+        data = load(kind, tmp_path, split)  # type: ignore[arg-type]
+        assert data.classes == ("n01", "n02") and data.labels.tolist() == [0, 1]
+    (tmp_path / "val/images").mkdir()
+    for wnid in ("n01", "n02"):
+        (tmp_path / "val" / wnid).rename(tmp_path / "val/images" / wnid)
+    assert load(kind, tmp_path, "val").labels.tolist() == [0, 1]  # type: ignore[arg-type]
+
+
+def test_no_validation_images(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{name}/{n}.jpg" for name in "abc" for n in range(50)), "c/only.jpg")
+    whole = read(tmp_path, "train")[0]  # class folders alone
+    assert whole == {path: path[0] for path in whole} and len(whole) == 151
+    assert "--images.held-out N" in refused(tmp_path, "val")
+    train, val = (read(tmp_path, split, split_by=0.2)[0] for split in ("train", "val"))
+    assert not train.keys() & val.keys() and {**train, **val} == whole
+    assert 18 <= len(val) <= 42  # 30 +- 5 of 151
+    write(tmp_path, *(f"{name}/more{n}.jpg" for name in "abc" for n in range(50)))
+    later = read(tmp_path, "val", split_by=0.2)[0]
+    assert {path for path in later if "more" not in path} == set(val)  # stable as images come
+
+
+def test_neither_side_lacks_a_class(tmp_path: Path) -> None:
+    write(tmp_path, *(f"train/c{n:02}/{image}.jpg" for n in range(40) for image in "12"))
+    write(tmp_path, "train/single/1.jpg")
+    train, val = (read(tmp_path, split, split_by=0.2)[0] for split in ("train", "val"))
+    assert sorted(train.values()) == [*(f"c{n:02}" for n in range(40)), "single"]
+    assert sorted(val.values()) == [f"c{n:02}" for n in range(40)]
+
+
+@pytest.mark.parametrize("test", ["test/1.jpg", "test/unknown.csv", "Testing/images/1.jpg"])
+def test_what_is_not_used_is_not_checked(tmp_path: Path, test: str) -> None:
+    write(tmp_path, *(f"train/{name}/{n}.jpg" for name in "ab" for n in "1234"), test)
+    assert len(read(tmp_path, "train")[0]) == 8
+    assert len(read(tmp_path, "train", split_by=0.25)[0]) < 8
+
+
+def test_tars_of_the_classes(tmp_path: Path) -> None:
+    for name in ("n01440764", "n01443537"):
+        write(tmp_path, f"train/{name}.tar")
+    assert "&& tar xf $f" in refused(tmp_path, "train").replace("; do mkdir ${f%.tar}", "")
+    (tmp_path / "train/n01440764.tar").rename(tmp_path / "train/other.tar")
+    assert f"make_shards.py --index {tmp_path}" in refused(tmp_path, "train")
+
+
+def test_a_folder_that_cannot_be_listed_or_is_none(tmp_path: Path) -> None:
+    assert "no such folder" in refused(tmp_path / "none", "train")
+    (tmp_path / "file").write_text("")
+    assert "it is a file" in refused(tmp_path / "file", "train")
+
+
+def test_names_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "train/a\n\x1b[31m/1.jpg", "train/b/1.jpg", "val/b/1.jpg", "train/b/\x07.tif")
+    message = refused(tmp_path, "val")
+    assert "class a\\n\\x1b[31m is in" in message and "\x1b" not in message
+    assert "\x07" not in " ".join(read(tmp_path, "train")[1])
