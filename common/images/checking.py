@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from common.errors import InputError
 from common.images.decoding import decode_image, read_content
-from common.images.headers import SUFFIXES, read_header, read_orientation
+from common.images.headers import SUFFIXES, read_header
+from common.images.orientation import exif_orientation
 from common.processes.launcher import usable_cores
 from common.text import in_line
 
@@ -88,7 +89,7 @@ def check_image(path: Path, read: Callable[[], bytes]) -> Result:
     result = Result(
         size=(pixels.shape[1], pixels.shape[0]),
         format=header.format,
-        orientation=read_orientation(data),
+        orientation=exif_orientation(data),
         digest=blake2b(data, digest_size=16).digest(),
     )
     if header.mode != "RGB":

@@ -9,7 +9,6 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _MAX_JPEG_SEGMENTS = 10_000
-_ORIENTATION = 0x0112  # tag of EXIF
 _JPEG_MODES = {1: "grey", 3: "RGB", 4: "CMYK"}
 _PNG_MODES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGB with alpha"}
 
@@ -64,39 +63,6 @@ def read_header(data: bytes) -> Header | None:
     except struct.error:  # it ends too early
         return None
     return None
-
-
-def read_orientation(data: bytes) -> int:
-    """Read the EXIF orientation of an image, 1 to 8; 1, stored upright, where it says none."""
-    if data.startswith(_JPEG_START):
-        start = data.find(b"Exif\0\0", 0, data.find(_JPEG_SCAN) + 1 or None)
-        block = data[start + 6 :] if start > 0 else b""
-    elif data.startswith(b"\x89PNG"):
-        start = data.find(b"eXIf")
-        block = data[start + 4 :] if start > 0 else b""
-    elif data[8:12] == b"WEBP":
-        start = data.find(b"EXIF", 12)
-        block = data[start + 8 :].removeprefix(b"Exif\0\0") if start > 0 else b""
-    else:
-        block = b""
-    try:
-        return _exif_orientation(block)
-    except struct.error:  # it ends too early
-        return 1
-
-
-def _exif_orientation(block: bytes) -> int:
-    """Find the tag in the first directory of a TIFF header."""
-    if block[:4] not in (b"II*\0", b"MM\0*"):
-        return 1
-    order = "<" if block.startswith(b"II") else ">"
-    (start,) = struct.unpack_from(f"{order}I", block, 4)
-    (count,) = struct.unpack_from(f"{order}H", block, start)
-    for entry in range(count):
-        tag, _, _, value = struct.unpack_from(f"{order}HHIH", block, start + 2 + 12 * entry)
-        if tag == _ORIENTATION:
-            return value if 1 <= value <= 8 else 1
-    return 1
 
 
 def _jpeg_header(data: bytes) -> Header | None:

@@ -141,7 +141,8 @@ def test_imagenet_as_kaggle_has_it(tmp_path: Path, below: str, encoding: str, en
     ]
     (tmp_path / "LOC_val_solution.csv").write_bytes(end.join(lines).encode(encoding))
     assert read(tmp_path, "val")[0] == {
-        f"{below}val/{IMAGENET}{n}.JPEG": wnid for n, wnid in zip("132", ("n02", "n01", "n02"), strict=True)
+        f"{below}val/{IMAGENET}{n}.JPEG": wnid
+        for n, wnid in zip("132", ("n02", "n01", "n02"), strict=True)
     }
     assert len(read(tmp_path, "train", split_by=0.5)[0]) == 2  # nothing is split off
 
