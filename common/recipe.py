@@ -5,10 +5,10 @@ Free of torch, so that help and lists appear at once.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, TypeVar, get_type_hints
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, Protocol, TypeVar, get_type_hints, runtime_checkable
 
-Recipe = TypeVar("Recipe")
+T = TypeVar("T")
 
 
 def check_range(
@@ -121,6 +121,11 @@ class Optimization:
     cuda_graphs: bool = False
     """Replay captured CUDA graphs, one for each kind of step."""
 
+    @property
+    def tied_to_epochs(self) -> str | None:
+        """What in the schedule depends on the number of epochs; None: nothing does."""
+        return None if self.schedule == "step" else f"the {self.schedule} schedule"
+
     def __post_init__(self) -> None:
         check_range(self, "lr batch_size accumulate epochs lr_factor clip_norm", above=True)
         check_range(self, "momentum weight_decay milestones warmup_steps")
@@ -129,6 +134,29 @@ class Optimization:
             raise ValueError(f"ema_decay must lie between 0 and 1, not {self.ema_decay}")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum > 0:
             raise ValueError("nesterov needs a momentum above 0")
+
+
+@runtime_checkable
+class Recipe(Protocol):
+    """What the loop reads of a stage's recipe, which has more: a frozen dataclass."""
+
+    @property
+    def optimization(self) -> Optimization:
+        """Optimizer, schedule and precision."""
+        ...
+
+    @property
+    def focus(self) -> Focus:
+        """FocusedDropout and magnified weight decay."""
+        ...
+
+    @property
+    def tied_to_epochs(self) -> str | None:
+        """What in the training depends on the number of its epochs; None: nothing does."""
+        ...
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def learning_rate(optimization: Optimization, step: int, steps_per_epoch: int) -> float:
@@ -145,7 +173,16 @@ def learning_rate(optimization: Optimization, step: int, steps_per_epoch: int) -
     return o.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def from_json(kind: type[Recipe], values: Mapping[str, Any]) -> Recipe:
+def lengthened(before: Any, now: Any) -> bool:
+    """Tell whether two recipes differ by their epochs alone, of which the later one has more."""
+    if not (isinstance(before, Recipe) and isinstance(now, Recipe)):
+        return False
+    epochs = now.optimization.epochs
+    longer = replace(before.optimization, epochs=epochs)
+    return epochs > before.optimization.epochs and replace(before, optimization=longer) == now  # type: ignore[type-var]
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     """Rebuild a recipe from the JSON that a run folder keeps.
 
     Raises:

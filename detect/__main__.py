@@ -2,9 +2,9 @@
 
 import inspect
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -12,9 +12,8 @@ from common.command import cli
 from common.command.flags import RunFlags
 from common.processes import launcher
 from common.recipe import check_range
-from common.storage import read_json, to_json
+from common.storage import read_json
 from common.text import in_line
-from detect.recipes import RECIPES, Recipe
 
 PROGRAM = "python -m detect"
 OVERVIEW = f"""usage: {PROGRAM} COMMAND ...
@@ -38,7 +37,7 @@ _MEANS = {"map_11point": "11-point", "map_area": "area"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainFlags(RunFlags):
+class TrainFlags(RunFlags[Recipe]):
     """What every fine-tuning takes, beside its recipe."""
 
     backbone: Path
@@ -47,7 +46,6 @@ class TrainFlags(RunFlags):
     focused_dropout: str | None = None
     """Stage of the body, such as layer3, that FocusedDropout follows in fine-tuning, with ten times
     the weight decay in its steps: short for --focus.after and --focus.weight-decay."""
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,34 +166,27 @@ def _list(argv: list[str]) -> None:
 def _train(argv: list[str]) -> None:
     name, rest, program = cli.recipe_name(argv, RECIPES, PROGRAM)
     needed = cli.unless_printing(rest)
-
-    def parse(recipe: Recipe) -> TrainFlags:
-        return cli.parse(
-            TrainFlags,
-            rest,
-            program,
-            f"{inspect.getdoc(RECIPES[name])}\n\nexample: {program} "
-            f"--backbone backbone.safetensors --data VOCdevkit --out runs/{name}",
-            default=TrainFlags(data=needed, out=needed, backbone=needed, recipe=recipe),
-        )
-
-    flags = parse(RECIPES[name]())
-    scratch = flags.backbone == Path("scratch")
-    if scratch or flags.focused_dropout:
-        # These change defaults of the recipe, which flags of their own override still.
-        recipe = RECIPES[name]()
-        if scratch:
-            recipe = recipe.from_scratch()
-        if flags.focused_dropout:
-            recipe = recipe.focused(flags.focused_dropout, flags.recipe.optimization.weight_decay)
-        flags = parse(recipe)
+    recipe = RECIPES[name]()
+    # These change defaults of the recipe, which flags of their own override still.
+    if cli.given(rest, "--backbone") == SCRATCH:
+        recipe = recipe.from_scratch()
+    stage = cli.given(rest, "--focused-dropout")
+    if stage is not None:
+        recipe = recipe.focused(stage, cli.given(rest, "--optimization.weight-decay"))
+    flags = cli.parse(
+        TrainFlags,
+        rest,
+        program,
+        f"{inspect.getdoc(RECIPES[name])}\n\nexample: {program} "
+        f"--backbone backbone.safetensors --data VOCdevkit --out runs/{name}",
+        default=TrainFlags(name=name, data=needed, out=needed, backbone=needed, recipe=recipe),
+    )
     if flags.print_config:
-        print(to_json({"name": name, "seed": flags.seed, "recipe": asdict(flags.recipe)}), end="")
+        cli.print_recipe(flags)
         return
     from detect.train import run
 
-    backbone = None if scratch else flags.backbone
-    cli.print_metrics(run(name, flags.recipe, backbone, flags))
+    cli.print_metrics(run(flags, None if flags.backbone == Path(SCRATCH) else flags.backbone))
 
 
 def _evaluate(argv: list[str]) -> None:

@@ -14,6 +14,7 @@ from common.processes import ranks
 from common.recipe import Focus
 from common.runs.environment import describe_environment
 from common.runs.finished import open_run
+from common.training.network import prepare
 from detect.data.voc import read_classes, read_split
 from detect.inference import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
@@ -23,7 +24,6 @@ from detect.scoring.formats.class_texts import write_class_texts
 from detect.scoring.formats.coco_json import write_coco_json
 from detect.scoring.scored_folder import Scoring, data_fingerprint, score_into
 from detect.task import EvaluationSet, detect
-from detect.train import prepare
 
 
 def evaluate_run(
@@ -66,7 +66,7 @@ def evaluate_run(
             recipe.detector, recipe.body, len(classes), pixels["mean"], pixels["std"]
         )
         run.load_into(network)
-        prepare(network, recipe, world.device)
+        prepare(network, recipe.optimization, world.device)
         network.eval()
         workers = default_workers() if workers is None else workers
         started = time.perf_counter()

@@ -4,12 +4,16 @@ The first line of a docstring is what `python -m detect list` shows. The paper d
 detector settings; use one recipe unchanged for both backbones and compare differences.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from common.recipe import Focus, Optimization, check_range
+
+SCRATCH = "scratch"
+"""What is given, and said, in place of a backbone where a run begins with random weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,20 +119,28 @@ class Recipe:
     focus: Focus = field(default_factory=Focus)
     """FocusedDropout in the body during fine-tuning (the paper's future work)."""
 
+    @property
+    def tied_to_epochs(self) -> str | None:
+        """What in the training depends on the number of its epochs; None: nothing does."""
+        return self.optimization.tied_to_epochs
+
     def from_scratch(self) -> "Recipe":
         """Return the recipe for random weights: all of the body is trained, BatchNorm too."""
         return replace(self, detector=replace(self.detector, norm="batch", trainable_stages=5))
 
-    def focused(self, after: str, weight_decay: float) -> "Recipe":
+    def focused(self, after: str, weight_decay: str | None) -> "Recipe":
         """Return the recipe with FocusedDropout after a stage of the body, and MWD.
 
         Args:
             after: The stage, such as layer3.
-            weight_decay: Of the steps that do not take part; in the others it is ten times as much,
-                as in our classification recipes.
+            weight_decay: Of the steps that do not take part, as it was typed; None: the recipe's.
+                In the others it is ten times as much, as in our classification recipes.
         """
-        focus = replace(self.focus, after=after, weight_decay=10 * weight_decay)
-        return replace(self, focus=focus)
+        base = self.optimization.weight_decay
+        if weight_decay is not None:
+            with contextlib.suppress(ValueError):  # what is no number, the parser refuses
+                base = float(weight_decay)
+        return replace(self, focus=replace(self.focus, after=after, weight_decay=10 * base))
 
 
 def toy_retinanet() -> Recipe:

@@ -14,9 +14,10 @@ from common.images.decoding import read_image
 from common.images.loading import Reading, stream
 from common.images.sampling import MicroBatch
 from common.images.transfer import transferred
-from common.optimization.optimizer import autocast
+from common.optimization.precision import autocast
 from common.processes.ranks import World, broadcast, gather_rows, sum_over_ranks
 from common.processes.signals import Terminated, stop_asked
+from common.training.task import Metrics
 from detect.data.augment import augment, make_augmentation
 from detect.data.batches import (
     Collated,
@@ -243,14 +244,14 @@ def _columns(table: NDArray[np.float64], test: EvaluationSet, settings: Detector
 
 def evaluate(
     network: nn.Module, test: EvaluationSet, recipe: Recipe, world: World, workers: int
-) -> dict[str, float]:
-    """Score a detector during training: VOC mAP and COCO AP, fractions, 0 where undefined."""
+) -> Metrics:
+    """Score a detector during training: VOC mAP and COCO AP, fractions, None where undefined."""
     if not isinstance(network, BatchedRetinaNet):
         raise TypeError(f"expected a BatchedRetinaNet, not {type(network).__name__}")
     detections = detect(network, test, recipe, world, workers)
     metrics = broadcast(score(test.truth, detections) if world.is_main else {})
     return {
-        "val_map_11point": metrics["voc"]["map_11point"] or 0.0,
-        "val_map_area": metrics["voc"]["map_area"] or 0.0,
-        "val_coco_ap": metrics["coco"]["ap"] or 0.0,
+        "val_map_11point": metrics["voc"]["map_11point"],
+        "val_map_area": metrics["voc"]["map_area"],
+        "val_coco_ap": metrics["coco"]["ap"],
     }

@@ -12,15 +12,15 @@ from torch import nn
 from common.command.flags import RunFlags
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
-from common.optimization.optimizer import place_focused_dropout
 from common.processes.ranks import World
 from common.training import launch
-from common.training.loop import Task
+from common.training.network import insert_layer, prepare
+from common.training.task import Metrics, Task
 from common.weights.backbone import card_path, fingerprint, load_backbone
 from detect.data.parts import data_parts
 from detect.data.voc import read_classes, read_split
-from detect.network.retinanet import BatchedRetinaNet, build_retinanet
-from detect.recipes import Recipe
+from detect.network.retinanet import build_retinanet
+from detect.recipes import SCRATCH, Recipe
 from detect.task import (
     EvaluationSet,
     aspect_groups,
@@ -29,20 +29,16 @@ from detect.task import (
     training_batches,
 )
 
-SCRATCH = "scratch"
-"""What a run from random weights says of its backbone."""
 _ALL_STAGES = 5
 _DRY_IMAGES = 4
 
 
-def run(name: str, recipe: Recipe, backbone: Path | None, flags: RunFlags) -> dict[str, float]:
+def run(flags: RunFlags[Recipe], backbone: Path | None) -> Metrics:
     """Fine-tune a recipe from a backbone file, or train it from random weights.
 
     Args:
-        name: The recipe's name.
-        recipe: What is trained.
+        flags: What is trained, and how.
         backbone: None: random weights.
-        flags: How the run is carried out.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -50,16 +46,9 @@ def run(name: str, recipe: Recipe, backbone: Path | None, flags: RunFlags) -> di
     Raises:
         InputError: If data, backbone or arguments are wrong.
     """
-    _check(recipe, scratch=backbone is None)
+    _check(flags.recipe, scratch=backbone is None)
     origin = fingerprint(backbone) if backbone else SCRATCH
-    return launch.run(
-        name,
-        flags,
-        {"stage": "detect", "recipe": recipe, "backbone": origin},
-        recipe.optimization,
-        recipe.focus,
-        partial(_build, recipe, backbone, flags),
-    )
+    return launch.run("detect", flags, partial(_build, flags, backbone), {"backbone": origin})
 
 
 def _check(recipe: Recipe, *, scratch: bool) -> None:
@@ -77,9 +66,9 @@ def _check(recipe: Recipe, *, scratch: bool) -> None:
 
 
 def _build(
-    recipe: Recipe, backbone: Path | None, flags: RunFlags, world: World
+    flags: RunFlags[Recipe], backbone: Path | None, world: World
 ) -> tuple[Task, Mapping[str, Any]]:
-    source = backbone or Path(SCRATCH)
+    recipe = flags.recipe
     weights, card = None, dict[str, Any](recipe_name=SCRATCH)
     if backbone:
         weights, card = load_backbone(backbone, recipe.body)
@@ -90,12 +79,8 @@ def _build(
         raise InputError(f"{flags.data}: {recipe.train_split} lists no images")
     test = EvaluationSet.of(test_images[:_DRY_IMAGES] if flags.dry_run else test_images, classes)
     reading = launch.reading(flags, world)
+    pixels = _pixel_statistics(card, backbone)
     torch.manual_seed(flags.seed)
-    pixels = card.get("preprocessing") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    if not isinstance(pixels, Mapping) or any(
-        np.shape(pixels.get(name, ())) != (3,) for name in ("mean", "std")
-    ):
-        raise InputError(f"{card_path(source)} lacks mean and std of the pixels: export again")
     network = build_retinanet(
         recipe.detector,
         recipe.body,
@@ -103,10 +88,10 @@ def _build(
         pixels["mean"],
         pixels["std"],
         weights,
-        source,
+        backbone or Path(SCRATCH),
     )
-    _place_focused_dropout(network.backbone.body, recipe)
-    prepare(network, recipe, world.device)
+    _insert_layer(network.backbone.body, recipe)
+    prepare(network, recipe.optimization, world.device)
     torch.manual_seed(flags.seed * 1000 + world.rank)
     task = Task(
         model=network,
@@ -116,7 +101,6 @@ def _build(
         loss=detection_loss,
         evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=reading.workers),
         metric="val_map_11point",
-        compile=BatchedRetinaNet.compile_parts if recipe.optimization.compile else None,
         groups=aspect_groups(images) if recipe.group_by_aspect else None,
     )
     facts = {
@@ -124,20 +108,35 @@ def _build(
         "train_images": len(images),
         "val_images": len(test_images),
         "classes": list(classes),
-        "pixels": {"mean": list(pixels["mean"]), "std": list(pixels["std"])},
-        "backbone": card or {"file": source.name},
+        "pixels": pixels,
+        "backbone": card or {"file": backbone.name if backbone else SCRATCH},
     }
     return task, facts
 
 
-def _place_focused_dropout(body: nn.Module, recipe: Recipe) -> None:
+def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[str, list[float]]:
+    """Return mean and standard deviation per channel, of the backbone's training or ImageNet's.
+
+    Raises:
+        InputError: If the backbone's card holds something else.
+    """
+    pixels = card.get("preprocessing") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if not isinstance(pixels, Mapping) or any(
+        np.shape(pixels.get(name, ())) != (3,) for name in ("mean", "std")
+    ):
+        path = card_path(backbone or Path(SCRATCH))
+        raise InputError(f"{path} lacks mean and std of the pixels: export again")
+    return {name: list(pixels[name]) for name in ("mean", "std")}
+
+
+def _insert_layer(body: nn.Module, recipe: Recipe) -> None:
     """Insert the recipe's layer, if it has one.
 
     Raises:
         InputError: If the body has no such stage, or it is not trained.
     """
     after = recipe.focus.after
-    place_focused_dropout(body, recipe.focus)
+    insert_layer(body, recipe.focus)
     trained = [
         name
         for name, stage in body.named_children()
@@ -149,12 +148,3 @@ def _place_focused_dropout(body: nn.Module, recipe: Recipe) -> None:
             f"(it trains {', '.join(trained) or 'no stage'}): name another stage, or raise "
             "--detector.trainable-stages"
         )
-
-
-def prepare(network: BatchedRetinaNet, recipe: Recipe, device: torch.device) -> None:
-    """Put a detector on its device, in its memory format, compiled if the recipe says so."""
-    network.to(device)
-    if recipe.optimization.channels_last:
-        network.to(memory_format=torch.channels_last)
-    if recipe.optimization.compile:
-        network.compile_parts()

@@ -2,9 +2,9 @@
 
 import inspect
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
@@ -36,13 +36,6 @@ On G GPUs: torchrun --nproc-per-node G -m -- pretrain COMMAND ...
 example: {PROGRAM} train cifar10-resnet20-fd --data cifar10 --out runs/fd"""
 
 Checkpoint = Literal["best", "last"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainFlags(RunFlags):
-    """What every training takes, beside its recipe."""
-
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,18 +172,18 @@ def _train(argv: list[str]) -> None:
     name, rest, program = cli.recipe_name(argv, RECIPES, PROGRAM)
     needed = cli.unless_printing(rest)
     flags = cli.parse(
-        TrainFlags,
+        RunFlags[Recipe],
         rest,
         program,
         f"{inspect.getdoc(RECIPES[name])}\n\nexample: {program} --data DIR --out runs/{name}",
-        default=TrainFlags(data=needed, out=needed, recipe=RECIPES[name]()),
+        default=RunFlags(name=name, data=needed, out=needed, recipe=RECIPES[name]()),
     )
     if flags.print_config:
-        print(to_json({"name": name, "seed": flags.seed, "recipe": asdict(flags.recipe)}), end="")
+        cli.print_recipe(flags)
         return
     from pretrain.train import run
 
-    cli.print_metrics(run(name, flags.recipe, flags))
+    cli.print_metrics(run(flags))
 
 
 def _evaluate(argv: list[str]) -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from common.errors import InputError
@@ -11,6 +10,7 @@ from common.images.loading import Reading, default_workers
 from common.processes import ranks
 from common.runs.finished import FinishedRun, open_run
 from common.storage import write_json
+from common.training.network import put
 from pretrain.data.splits import open_split
 from pretrain.networks import build_network
 from pretrain.recipes import Recipe
@@ -53,9 +53,8 @@ def evaluate_run(
         )
         if list(split.classes) != run.fact("classes"):
             raise InputError(f"{data} has other classes than the run {folder} was trained on")
-        network = build_classifier(run).to(world.device).eval()
-        if run.recipe.optimization.channels_last:
-            network.to(memory_format=torch.channels_last)
+        network = build_classifier(run).eval()
+        put(network, run.recipe.optimization, world.device)
         result: dict[str, Any] = {
             "run": str(folder),
             "checkpoint": checkpoint,

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
 from common.images.sampling import MicroBatch
-from common.optimization.optimizer import autocast, eager_if
+from common.optimization.precision import autocast
 from common.processes.ranks import World, sum_over_ranks
 from common.processes.signals import stop_asked
+from common.training.network import eager_if
 from pretrain.data.augment import (
     CIFAR10_MEAN,
     CIFAR10_STD,

@@ -1,7 +1,6 @@
 """`python -m pretrain train`: from a recipe and a data folder to a trained classifier."""
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -10,13 +9,11 @@ from torch import nn
 
 from common.command.flags import RunFlags
 from common.errors import InputError
-from common.method.controls import InParticipatingSteps
-from common.method.dropout import FocusedDropout
-from common.optimization.optimizer import compile_network, place_focused_dropout
 from common.processes.ranks import World
 from common.text import in_line
 from common.training import launch
-from common.training.loop import Task
+from common.training.network import insert_layer, prepare, try_layers
+from common.training.task import Metrics, Task
 from pretrain.data.report import report
 from pretrain.data.splits import Split, data_parts, open_split
 from pretrain.networks import build_network
@@ -25,7 +22,7 @@ from pretrain.recipes import Recipe
 from pretrain.task import classification_loss, evaluate
 
 
-def run(name: str, recipe: Recipe, flags: RunFlags) -> dict[str, float]:
+def run(flags: RunFlags[Recipe]) -> Metrics:
     """Train a recipe.
 
     Returns:
@@ -34,19 +31,13 @@ def run(name: str, recipe: Recipe, flags: RunFlags) -> dict[str, float]:
     Raises:
         InputError: If data or arguments are wrong.
     """
-    return launch.run(
-        name,
-        flags,
-        {"stage": "pretrain", "recipe": recipe},
-        recipe.optimization,
-        recipe.focus,
-        partial(_build, recipe, flags),
-    )
+    return launch.run("pretrain", flags, partial(_build, flags))
 
 
-def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Task, Mapping[str, Any]]:
+def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, Any]]:
+    recipe = flags.recipe
     scored = "held-out" if recipe.images.held_out else "val"
-    train, val = (_open(recipe, flags, split, world) for split in ("train", scored))
+    train, val = (_open(flags, split, world) for split in ("train", scored))
     if val.classes != train.classes:
         raise InputError(f"{flags.data}: train and val do not have the same classes")
     if len(train.classes) < 2:
@@ -58,12 +49,8 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Task, Mapping
         report(recipe.images, train, val)
     torch.manual_seed(flags.seed)
     network, at_step = build_model(recipe, len(train.classes))
-    _try_dropouts(network, recipe)
-    network.to(world.device)
-    if recipe.optimization.channels_last:
-        network.to(memory_format=torch.channels_last)
-    if recipe.optimization.compile:
-        compile_network(network)
+    try_layers(network, recipe.images.size, _placing(recipe))
+    prepare(network, recipe.optimization, world.device)
     # Ranks start from the same weights and draw their own gammas.
     torch.manual_seed(flags.seed * 1000 + world.rank)
     task = Task(
@@ -80,7 +67,6 @@ def _build(recipe: Recipe, flags: RunFlags, world: World) -> tuple[Task, Mapping
             limit=2 * recipe.optimization.batch_size if flags.dry_run else None,
         ),
         metric="val_accuracy",
-        compile=compile_network if recipe.optimization.compile else None,
         at_step=at_step,
         balanced_over=train.images.labels.tolist()
         if recipe.images.sampling == "balanced" and train.images
@@ -110,34 +96,23 @@ def build_model(
         InputError: If the recipe names a place that the network does not have.
     """
     network = build_network(recipe.network, num_classes, recipe.stem, recipe.block)
-    place_focused_dropout(network, recipe.focus)
+    insert_layer(network, recipe.focus)
     dropouts = place_dropouts(network, recipe.dropout)
-    scheduled = recipe.dropout.kind == "dropblock" and recipe.dropout.linear
-    return network, partial(set_progress, dropouts, recipe.dropout) if scheduled else None
-
-
-def _try_dropouts(network: nn.Module, recipe: Recipe) -> None:
-    """Send one image through a copy with the layers on: a bad place shows now, not at step 13."""
-    copy = deepcopy(network)
-    for module in copy.modules():
-        if isinstance(module, FocusedDropout | InParticipatingSteps):
-            module.active = True
-    focused, others = recipe.focus.after, " ".join(recipe.dropout.after)
-    given = f"--focus.after {focused} " * bool(focused) + f"--dropout.after {others} " * bool(
-        others
+    return network, (
+        partial(set_progress, dropouts, recipe.dropout) if recipe.dropout.rises else None
     )
-    try:
-        with torch.no_grad():
-            copy(torch.zeros(2, 3, recipe.images.size, recipe.images.size))
-    except (TypeError, ValueError) as error:
-        if given:
-            raise InputError(f"{given.strip()}: {error}") from error
-        raise
 
 
-def _open(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:
+def _placing(recipe: Recipe) -> str:
+    """Return the flags that say where layers stand."""
+    others = recipe.dropout.after
+    flags = [f"--focus.after {recipe.focus.after}"] if recipe.focus.after else []
+    return " ".join([*flags, *([f"--dropout.after {' '.join(others)}"] if others else [])])
+
+
+def _open(flags: RunFlags[Recipe], split: str, world: World) -> Split:
     return open_split(
-        recipe.images,
+        flags.recipe.images,
         flags.data,
         split,
         launch.reading(flags, world),

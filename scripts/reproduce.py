@@ -230,7 +230,7 @@ def _seconds_per_image(
     """Time two training steps behind one that warms up."""
     import torch
 
-    from common.optimization.optimizer import autocast
+    from common.optimization.precision import autocast
     from pretrain.networks import build_network
 
     model = build_network(network, 10, block=block).to(device)
@@ -270,7 +270,7 @@ def _name(run: Run) -> str:
 
 def _run_all(todo: Sequence[Run], slots: Sequence[Slot], flags: Flags) -> None:
     """Train what is not done, and add each run to the table of results as it ends."""
-    from common.training.loop import NonFiniteError
+    from common.training.non_finite import NonFiniteError
 
     by_name = {_name(run): run for run in todo}
     start = time.monotonic()

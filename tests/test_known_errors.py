@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from recipes import Training
 from torch import Tensor, nn
 
 from common import FocusedDropout, focus_mask, focused_dropout
+from common.command.flags import Options
 from common.method.focused_training import participates
 from common.processes.ranks import World
 from common.recipe import Focus, Optimization
-from common.training.loop import Options, Task, train
+from common.training.loop import train
+from common.training.task import Task
 from pretrain.data.augment import ResidentImages
 from pretrain.data.image_sets import PixelSet
 from pretrain.data.splits import Split
@@ -169,7 +172,7 @@ def train_counting(precision: str = "fp32", **settings: float) -> Counting:
         evaluate=lambda network: {"val_accuracy": 0.0},
         metric="val_accuracy",
     )
-    train(stage, optimization, Focus(), CPU, None, Options())
+    train(stage, Training(optimization, Focus()), Options(), CPU, None)
     return network
 
 

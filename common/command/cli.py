@@ -21,10 +21,11 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from common.command.flags import RunFlags
 from common.errors import InputError, outcome
 from common.processes import launcher
 from common.processes.signals import ending_at_once
-from common.storage import file_locks
+from common.storage import file_locks, to_json
 
 _TAIL = ("Argument helptext", "For full helptext")
 Args = TypeVar("Args")
@@ -146,10 +147,30 @@ def print_recipes(recipes: Mapping[str, object], argv: Sequence[str], program: s
         print(f"{name:{width}}  {(recipe.__doc__ or '').splitlines()[0]}")
 
 
-def print_metrics(metrics: Mapping[str, float]) -> None:
+def given(argv: Sequence[str], flag: str) -> str | None:
+    """Return what a flag is given, before the arguments are parsed; None: it is not there.
+
+    For flags that change the defaults of others.
+    """
+    value = None
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        name, equals, rest = word.partition("=")
+        if name.replace("_", "-") == flag:
+            value = rest if equals else following
+    return value
+
+
+def print_metrics(metrics: Mapping[str, float | None]) -> None:
     """Print a line of metrics, on one rank."""
     if launcher.is_main():
-        print(" ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
+        shown = {name: "undefined" if v is None else f"{v:.4f}" for name, v in metrics.items()}
+        print(" ".join(f"{name} {value}" for name, value in shown.items()))
+
+
+def print_recipe(flags: RunFlags[Any]) -> None:
+    """Print what --print-config shows."""
+    shown = {"name": flags.name, "seed": flags.seed, "recipe": flags.recipe}
+    print(to_json(shown), end="")
 
 
 def parse(

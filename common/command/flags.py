@@ -2,41 +2,67 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Generic
 
-from common.recipe import check_range
+from tyro.conf import Fixed, Suppress, arg
+
+from common.recipe import AnyRecipe, check_range
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFlags:
-    """How a run is carried out, as opposed to what is run."""
+class Options:
+    """How a training is carried out, as opposed to what is trained."""
+
+    name: Annotated[str, Fixed, Suppress] = "train"
+    """Of the recipe; what lines are printed under. No flag: it comes first on the command line."""
+    seed: int = 0
+    """Seed of weights, order, augmentation and participation."""
+    resume: str = "auto"
+    """auto: go on where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
+    evaluate_every: int = 1
+    """Epochs between evaluations; the last epoch always counts."""
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written at least this often; 0: after every step."""
+    overfit_batches: int | None = None
+    """Train on N batches only, drawn once: the loss must fall to zero."""
+    stop_step: Annotated[int | None, Fixed, Suppress] = None
+    """Stop after so many optimizer steps. No flag: --dry-run sets it."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "evaluate_every overfit_batches", low=1)
+        check_range(self, "seed", high=2**32 - 1)
+        check_range(self, "checkpoint_minutes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Folders:
+    """First in the help, as the base class that comes last."""
 
     data: Path
     """Folder of the data."""
     out: Path
     """Folder of the run; made if it is not there."""
-    seed: int = 0
-    """Seed of weights, order, augmentation and participation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFlags(Options, _Folders, Generic[AnyRecipe]):
+    """A run: what is trained, how, on which data and machine, in which folder."""
+
+    recipe: Annotated[AnyRecipe, arg(name="")]
+    """What is trained; the run's folder keeps it."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    resume: str = "auto"
-    """auto: go on where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
     workers: int | None = None
     """Processes that read images, per rank; None: the rank's share of the cores."""
     skip_bad: int = 0
     """Train past at most N unreadable images, each printed once and kept in RUN/unreadable.txt; the
     next readable image of the data set takes its place. Neither evaluation nor a dry run skips."""
-    evaluate_every: int = 1
-    """Epochs between evaluations; the last epoch always counts."""
-    checkpoint_minutes: float = 5.0
-    """A checkpoint is written at least this often; 0: after every step."""
     timeout_minutes: float = 10.0
     """How long a rank waits for the others; then it takes them for dead and ends."""
     dry_run: bool = False
     """Two steps, evaluate, save, load, exit; leaves nothing behind."""
     limit_images: int | None = None
     """Train and validate on at most N images each, of every class its share: a quick try."""
-    overfit_batches: int | None = None
-    """Train on N batches only, drawn once: the loss must fall to zero."""
     deterministic: bool = False
     """Deterministic algorithms alone: on a GPU, too, a resumed run is then equal to the bit to one
     that was not interrupted. Slower; on a CPU it is so without."""
@@ -44,7 +70,7 @@ class RunFlags:
     """Print the resolved recipe as JSON and exit."""
 
     def __post_init__(self) -> None:
-        check_range(self, "evaluate_every limit_images overfit_batches", low=1)
-        check_range(self, "seed", high=2**32 - 1)
-        check_range(self, "workers skip_bad checkpoint_minutes")
+        super().__post_init__()
+        check_range(self, "limit_images", low=1)
+        check_range(self, "workers skip_bad")
         check_range(self, "timeout_minutes", high=10_080, above=True)  # a week: torch overflows

@@ -10,9 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from common.method.dropout import FocusedDropout
-from common.optimization.loss_scaling import LossScaling
-from common.optimization.optimizer import autocast
-from common.processes.ranks import World
+from common.optimization.precision import LossScaling, autocast
 from common.recipe import Optimization
 
 
@@ -20,36 +18,30 @@ class StepParts:
     """The parts of a step, for a loop to put together.
 
     Args:
-        model: The network, on its device; with several ranks it is wrapped here.
+        network: On its device; with several ranks a DistributedDataParallel.
         loss: Means over a batch, as `Task.loss`.
         optimizer: Over the network's parameters, in one group.
         settings: Precision and clipping.
-        world: This process among its peers.
+        device: Of the network.
+        scaling: Of the loss, for fp16.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        network: nn.Module,
         loss: Callable[[nn.Module, Any], dict[str, Tensor]],
         optimizer: Optimizer,
         settings: Optimization,
-        world: World,
+        device: torch.device,
+        scaling: LossScaling | None = None,
     ) -> None:
-        self._network = model
+        self._network = network
         self._no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
-        if world.size > 1:
-            self._network = wrapped = DistributedDataParallel(
-                model,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-            )
-            # Else rank 0's BatchNorm overwrites the others', which `average_statistics` takes in.
-            # Not by the argument: versions of torch call it differently.
-            wrapped.broadcast_buffers = False
-            self._no_sync = wrapped.no_sync
+        if isinstance(network, DistributedDataParallel):
+            self._no_sync = network.no_sync
         self._loss, self._optimizer = loss, optimizer
-        self._settings, self._device = settings, world.device
-        self.scaling = LossScaling(world.device) if settings.precision == "fp16" else None
+        self._settings, self._device = settings, device
+        self._scaling = scaling
 
     def backward(self, batch: Any, weight: float, *, last: bool) -> dict[str, Tensor]:
         """Add the gradient of `weight` times the mean loss; return the means, detached.
@@ -63,7 +55,7 @@ class StepParts:
             with autocast(self._settings, self._device):
                 means = self._loss(self._network, batch)
             loss = means["loss"] * weight
-            (self.scaling.scale(loss) if self.scaling else loss).backward()
+            (self._scaling.scale(loss) if self._scaling else loss).backward()
         return {name: value.detach() for name, value in means.items()}
 
     def clip(self) -> dict[str, Tensor]:
@@ -73,16 +65,16 @@ class StepParts:
         """
         if self._settings.clip_norm is None:
             return {}
-        if self.scaling:
-            self.scaling.unscale(self._optimizer)
+        if self._scaling:
+            self._scaling.unscale(self._optimizer)
         parameters = self._optimizer.param_groups[0]["params"]
         norm = nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm)
-        return {"gradient_norm": torch.nan_to_num(norm, 0.0, 0.0) if self.scaling else norm}
+        return {"gradient_norm": torch.nan_to_num(norm, 0.0, 0.0) if self._scaling else norm}
 
     def update(self) -> None:
         """Change the weights, unless loss scaling skips the step; leave no gradients."""
-        if self.scaling:
-            self.scaling.step(self._optimizer)
+        if self._scaling:
+            self._scaling.step(self._optimizer)
         else:
             self._optimizer.step()
         self._optimizer.zero_grad()

@@ -12,9 +12,12 @@ class WeightAverage:
     """The average of a network's weights over its steps.
 
     It starts at the weights of the start: average = decay * average + (1 - decay) * weights after
-    each step. BatchNorm's statistics are averaged as well, since those of the moment belong to
-    other weights. `torch.optim.swa_utils.AveragedModel` does the same, but copies or averages each
-    count of batches in a kernel of its own at each step.
+    each step. Over the first steps the decay rises, min(decay, (1 + t) / (10 + t)), as TensorFlow's
+    does: else the random weights of the start would weigh as much as 1 / (1 - decay) steps.
+
+    BatchNorm's statistics are averaged as well, since those of the moment belong to other weights.
+    `torch.optim.swa_utils.AveragedModel` does the same, but copies or averages each count of
+    batches in a kernel of its own at each step.
 
     Args:
         model: The network, on its device; its tensors must stay the same ones.
@@ -24,12 +27,13 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._model = model
         self._average = deepcopy(model).eval().requires_grad_(False)
-        self._update = get_ema_multi_avg_fn(decay)
+        self._decay = decay
         self._averages, self._values = _floating(self._average), _floating(model)
 
-    def update(self) -> None:
-        """Take the weights after a step into the average."""
-        self._update(self._averages, self._values, None)
+    def update(self, step: int) -> None:
+        """Take the weights after step `step`, counted from 0, into the average."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        get_ema_multi_avg_fn(decay)(self._averages, self._values, None)
 
     def network(self) -> nn.Module:
         """Return the network with the averaged weights, in eval mode; not to be trained."""

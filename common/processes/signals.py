@@ -9,14 +9,25 @@ from types import FrameType
 
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 """Windows has the first alone."""
+_REQUESTS = (*_SIGNALS, signal.SIGINT)
+"""What asks a training to end: Ctrl-C, too, once there is something to save."""
 EXIT_TERMINATED = 128 + signal.SIGTERM
 """Exit code of a run that was asked to end and wrote its checkpoint."""
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+"""The same, where it was asked by Ctrl-C."""
 
 
 class Terminated(Exception):  # noqa: N818 - not an error: it was asked for
-    """The run was asked to end; a checkpoint is written."""
+    """The run was asked to end; a checkpoint is written.
 
-    exit_code = EXIT_TERMINATED
+    Args:
+        message: After which step.
+        interrupted: Whether Ctrl-C asked.
+    """
+
+    def __init__(self, message: str, *, interrupted: bool = False) -> None:
+        super().__init__(message)
+        self.exit_code = EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED
 
 
 ONE_REQUEST = 5.0
@@ -25,21 +36,31 @@ themselves."""
 
 
 class StopRequest:
-    """Remembers SIGTERM or SIGUSR1; the same one again, later, ends the process at once.
+    """Remembers SIGTERM, SIGUSR1 or Ctrl-C; the same one again, later, ends the process at once.
 
-    Not the other one: clusters announce the end by SIGUSR1 and follow it up with SIGTERM.
+    Not another one: clusters announce the end by SIGUSR1 and follow it up with SIGTERM. A second
+    Ctrl-C need not be later, unless a launcher repeats the first one, which the terminal sends to
+    all processes.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked = self.interrupted = False
         self._first: dict[int, float] = {}
-        self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        # Commands in the background of a script ignore Ctrl-C, which is meant for another.
+        numbers = [n for n in _REQUESTS if signal.getsignal(n) != signal.SIG_IGN or n in _SIGNALS]
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self._first.setdefault(number, now) > ONE_REQUEST:
+        now, again = time.monotonic(), number in self._first
+        interrupt = number == signal.SIGINT
+        one_request = 0.0 if interrupt and "TORCHELASTIC_RUN_ID" not in os.environ else ONE_REQUEST
+        if again and now - self._first[number] > one_request:
             os.write(2, b"ended at once, as asked a second time: the last checkpoint serves\n")
-            os._exit(EXIT_TERMINATED)
+            os._exit(EXIT_INTERRUPTED if interrupt else EXIT_TERMINATED)
+        self._first.setdefault(number, now)
+        if interrupt and not self.asked:
+            self.interrupted = True
+            os.write(2, b"\nending after a checkpoint; Ctrl-C again ends at once, without\n")
         self.asked = True
 
     def close(self) -> None:
@@ -53,7 +74,7 @@ def ignore_requests() -> None:
 
     torchrun sends SIGTERM to all ranks as soon as one has left.
     """
-    for number in _SIGNALS:
+    for number in _REQUESTS:
         signal.signal(number, signal.SIG_IGN)
 
 

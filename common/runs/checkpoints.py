@@ -51,6 +51,35 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_to_resume(path: Path) -> dict[str, Any]:
+    """Read the checkpoint that a training is to go on from.
+
+    Raises:
+        InputError: If it is something else; the message says what, and what serves.
+    """
+    serves = "--resume takes the last.pt of a run"
+    if path.is_dir():
+        raise InputError(f"--resume {path} is a folder: {serves}, such as {path / 'last.pt'}")
+    if not path.exists():
+        raise InputError(f"--resume {path} is missing: {serves}, and auto goes on with --out")
+    if path.suffix == ".safetensors":
+        raise InputError(f"--resume {path} holds weights alone, no state of a training: {serves}")
+    try:
+        state = load(path)
+    except InputError as error:
+        raise InputError(f"{error}; {serves}") from error
+    if {"model", "optimizer", "step"} <= set(state):
+        return state
+    if {"model", "epoch", "metrics"} <= set(state):
+        raise InputError(
+            f"--resume {path} holds the weights of an evaluation, such as best.pt, without the "
+            f"optimizer: {serves}"
+        )
+    weights = any(isinstance(value, torch.Tensor) for value in state.values())
+    held = "weights alone, no state of a training" if weights else "no checkpoint of ours"
+    raise InputError(f"--resume {path} holds {held}: {serves}")
+
+
 def load_last(path: Path) -> dict[str, Any]:
     """Read a checkpoint, or the one before it where it is missing or damaged.
 

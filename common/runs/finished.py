@@ -2,26 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from torch import nn
 
 from common.errors import InputError
+from common.recipe import AnyRecipe
 from common.runs import checkpoints
 from common.runs.folder import read_description
 from common.storage import read_json
 
-Recipe = TypeVar("Recipe")
-
 
 @dataclass(frozen=True)
-class FinishedRun(Generic[Recipe]):
+class FinishedRun(Generic[AnyRecipe]):
     """A run folder with a checkpoint."""
 
     folder: Path
     name: str
     seed: int
-    recipe: Recipe
+    recipe: AnyRecipe
     environment: dict[str, Any]
     state: dict[str, Any]
 
@@ -48,7 +47,9 @@ class FinishedRun(Generic[Recipe]):
             raise InputError(f"{self.folder} holds weights that do not fit: {reason}") from error
 
 
-def open_run(folder: Path, stage: str, kind: type[Recipe], checkpoint: str) -> FinishedRun[Recipe]:
+def open_run(
+    folder: Path, stage: str, kind: type[AnyRecipe], checkpoint: str
+) -> FinishedRun[AnyRecipe]:
     """Read a run folder.
 
     Args:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from common.errors import InputError, remedy
-from common.recipe import Recipe, from_json
+from common.recipe import AnyRecipe, Recipe, from_json, lengthened
 from common.storage import file_locks, read_json, to_json, write_json, write_text
 
 Resume = str
@@ -31,7 +31,7 @@ _OURS = (".last.", ".best.", ".metrics.", ".recipe.", ".environment.", ".non_fin
 """How the temporary files of a run begin."""
 
 
-def read_description(folder: Path, stage: str, kind: type[Recipe]) -> tuple[str, int, Recipe]:
+def read_description(folder: Path, stage: str, kind: type[AnyRecipe]) -> tuple[str, int, AnyRecipe]:
     """Return name, seed and recipe of a run, finished or not.
 
     Args:
@@ -109,12 +109,24 @@ class RunFolder:
             # What the version that wrote it did not have yet stands at its default.
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 before = {**before, "recipe": from_json(type(recipe), before["recipe"])}
+            if lengthened(before["recipe"], recipe) and self.checkpoint_exists():
+                self._check_lengthened(before["recipe"], now["recipe"])
+                before = {**before, "recipe": recipe}
         difference = _first_difference(*(json.loads(to_json(dict(d))) for d in (before, now)))
         if difference and self.checkpoint_exists():
             raise InputError(
                 f"{self.path} holds another run ({difference}): choose another --out, "
                 "or give the same recipe, flags and seed"
             )
+
+    def _check_lengthened(self, before: Recipe, now: Recipe) -> None:
+        epochs = before.optimization.epochs
+        if now.tied_to_epochs:
+            raise InputError(
+                f"{self.path} holds a run of {epochs} epochs, which cannot be lengthened: "
+                f"{now.tied_to_epochs} depends on their number; choose another --out"
+            )
+        print(f"{self.path}: lengthened from {epochs} epochs to {now.optimization.epochs}")
 
     @property
     def last(self) -> Path:

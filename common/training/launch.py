@@ -13,10 +13,10 @@ from common.processes import memory, ranks
 from common.processes.determinism import deterministic
 from common.processes.ranks import World
 from common.processes.signals import ending_at_once
-from common.recipe import Focus, Optimization
 from common.runs.environment import describe_environment
 from common.runs.folder import RunFolder
-from common.training.loop import Options, Task, train
+from common.training.loop import train
+from common.training.task import Metrics, Task
 
 DRY_STEPS = 2
 _SHARED = ("evaluate_every", "dry_run", "deterministic", "resume")
@@ -26,22 +26,15 @@ Build = Callable[[World], tuple[Task, Mapping[str, Any]]]
 
 
 def run(
-    name: str,
-    flags: RunFlags,
-    description: Mapping[str, Any],
-    optimization: Optimization,
-    focus: Focus,
-    build: Build,
-) -> dict[str, float]:
+    stage: str, flags: RunFlags[Any], build: Build, facts: Mapping[str, Any] | None = None
+) -> Metrics:
     """Train in a run folder; with `flags.dry_run`, two steps in one that is removed again.
 
     Args:
-        name: The recipe's name.
-        flags: How the run is carried out.
-        description: What is run; a folder is continued only with the same.
-        optimization: Optimizer and schedule.
-        focus: FocusedDropout and magnified weight decay.
+        stage: "pretrain" or "detect".
+        flags: What is trained, and how.
         build: Makes the task.
+        facts: What is trained beside the recipe, such as the digest of a backbone.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -51,34 +44,14 @@ def run(
         SystemExit: At SIGTERM or SIGUSR1 before the training; later as `train`.
     """
     description = {
-        **description,
-        "name": name,
+        "stage": stage,
+        "recipe": flags.recipe,
+        **(facts or {}),
+        "name": flags.name,
         "seed": flags.seed,
         "overfit_batches": flags.overfit_batches,
         **({"limit_images": flags.limit_images} if flags.limit_images else {}),
     }
-
-    def once(flags: RunFlags, world: World) -> dict[str, float]:
-        folder = _secure(flags, description, world)
-        try:
-            task, facts = build(world)
-            if folder:
-                environment = describe_environment(str(world.device), world.size)
-                folder.record({**environment, "deterministic": flags.deterministic, **facts})
-            options = Options(
-                seed=flags.seed,
-                resume=flags.resume,
-                label=name,
-                evaluate_every=flags.evaluate_every,
-                checkpoint_minutes=flags.checkpoint_minutes,
-                stop_step=DRY_STEPS if flags.dry_run else None,
-                overfit_batches=flags.overfit_batches,
-            )
-            return train(task, optimization, focus, world, folder, options)
-        finally:
-            if folder:
-                folder.close()
-
     with (
         ending_at_once(),
         ranks.start(flags.device, flags.timeout_minutes) as world,
@@ -87,18 +60,34 @@ def run(
         if world.device.type == "cpu":
             memory.keep_freed_memory()
         if not flags.dry_run:
-            return once(flags, world)
+            return _once(description, flags, build, world)
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
-            dry = replace(flags, out=Path(folder), resume="auto")
-            once(dry, world)
-            metrics = once(dry, world)  # goes on from the checkpoint that the first one saved
+            dry = replace(flags, out=Path(folder), resume="auto", stop_step=DRY_STEPS)
+            _once(description, dry, build, world)
+            # Goes on from the checkpoint that the first one saved.
+            metrics = _once(description, dry, build, world)
         if world.is_main:
             print("dry run: two steps, evaluation, save and load went well; nothing is kept")
         return metrics
 
 
-def reading(flags: RunFlags, world: World) -> Reading:
+def _once(
+    description: Mapping[str, Any], flags: RunFlags[Any], build: Build, world: World
+) -> Metrics:
+    folder = _secure(flags, description, world)
+    try:
+        task, facts = build(world)
+        if folder:
+            environment = describe_environment(str(world.device), world.size)
+            folder.record({**environment, "deterministic": flags.deterministic, **facts})
+        return train(task, flags.recipe, flags, world, folder)
+    finally:
+        if folder:
+            folder.close()
+
+
+def reading(flags: RunFlags[Any], world: World) -> Reading:
     """Say how training images are read; a dry run skips none, for it leaves no record behind."""
     return Reading(
         workers=default_workers() if flags.workers is None else flags.workers,
@@ -108,7 +97,7 @@ def reading(flags: RunFlags, world: World) -> Reading:
     )
 
 
-def _secure(flags: RunFlags, description: Mapping[str, Any], world: World) -> RunFolder | None:
+def _secure(flags: RunFlags[Any], description: Mapping[str, Any], world: World) -> RunFolder | None:
     """Take the run folder on rank 0; what is wrong with it, every rank must hear."""
     # Started by hand, each has a command line of its own. They would train on, or hang.
     told = {**description, **{name: getattr(flags, name) for name in _SHARED}}

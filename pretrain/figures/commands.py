@@ -22,7 +22,7 @@ from common.errors import InputError
 from common.images.loading import Reading, default_workers
 from common.images.sampling import MicroBatch
 from common.method.dropout import focus_mask
-from common.optimization.optimizer import autocast
+from common.optimization.precision import autocast
 from common.processes import ranks
 from common.processes.ranks import World, sum_over_ranks
 from common.runs.finished import FinishedRun, open_run
@@ -31,6 +31,7 @@ from common.runs.metrics_log import read_metrics
 from common.runs.results import flat
 from common.storage import write_text
 from common.text import in_csv
+from common.training.network import put
 from pretrain.data.augment import normalize
 from pretrain.data.datasets import load
 from pretrain.data.splits import Split, open_split
@@ -275,9 +276,8 @@ def _val_labels(recipe: Recipe, data: Path) -> NDArray[np.int64]:
 
 
 def _open_network(run: FinishedRun[Recipe], world: World) -> nn.Module:
-    network = build_classifier(run).to(world.device).eval()
-    if run.recipe.optimization.channels_last:
-        network.to(memory_format=torch.channels_last)
+    network = build_classifier(run).eval()
+    put(network, run.recipe.optimization, world.device)
     return network
 
 

@@ -75,6 +75,11 @@ class Dropout:
     linear: bool = True
     """DropBlock's rate rises linearly from 0 over the whole training."""
 
+    @property
+    def rises(self) -> bool:
+        """Whether the rate rises over the training."""
+        return self.kind == "dropblock" and self.linear
+
     def __post_init__(self) -> None:
         check_range(self, "rate", high=1)
         check_range(self, "block_size", low=1)
@@ -98,6 +103,13 @@ class Recipe:
     optimization: Optimization
     focus: Focus = field(default_factory=Focus)
     dropout: Dropout = field(default_factory=Dropout)
+
+    @property
+    def tied_to_epochs(self) -> str | None:
+        """What in the training depends on the number of its epochs; None: nothing does."""
+        return self.optimization.tied_to_epochs or (
+            "the rate of DropBlock" if self.dropout.rises else None
+        )
 
     def __post_init__(self) -> None:
         check_range(self, "label_smoothing", high=1)

@@ -15,12 +15,14 @@ from benchmarks import measure
 from benchmarks.loops import random_images, recipe_for
 from benchmarks.measure import Comparison, Run, Settings
 from benchmarks.timing import StepTimes
+from common.command.flags import Options
 from common.images.sampling import MicroBatch
 from common.processes import memory
 from common.processes.ranks import World
 from common.recipe import Focus
 from common.runs.folder import RunFolder
-from common.training.loop import Options, Task, train
+from common.training.loop import train
+from common.training.task import Task
 from pretrain.data.augment import ResidentImages
 from pretrain.data.splits import Batch
 from pretrain.networks import build_network
@@ -64,7 +66,8 @@ def one(settings: Settings) -> Run:
     with tempfile.TemporaryDirectory() as path:
         folder = RunFolder(Path(path), {"stage": "benchmark"})
         optimization = replace(recipe.optimization, epochs=steps * epochs // per_epoch)
-        train(task, optimization, Focus(), World(settings.device), folder, Options())
+        recipe = replace(recipe, optimization=optimization, focus=Focus())
+        train(task, recipe, Options(), World(settings.device), folder)
         folder.close()
     run = Run.of(times, settings.device)
     of_epoch, host = ([of_step * steps for of_step in its] for its in (run.seconds, run.host))

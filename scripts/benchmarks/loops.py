@@ -21,11 +21,13 @@ from torchvision import transforms
 
 from benchmarks.measure import Settings
 from benchmarks.timing import StepTimes
+from common.command.flags import Options
 from common.images.sampling import MicroBatch
 from common.processes import memory
 from common.processes.ranks import World
 from common.recipe import Focus
-from common.training.loop import Options, Task, train
+from common.training.loop import train
+from common.training.task import Task
 from pretrain.data.augment import CIFAR10_MEAN, CIFAR10_STD, ResidentImages
 from pretrain.data.image_sets import PixelSet
 from pretrain.data.splits import Batch
@@ -129,7 +131,7 @@ def train_ours(
         evaluate=lambda model: {"val_accuracy": 0.0},
         metric="val_accuracy",
     )
-    train(task, recipe.optimization, Focus(), world, None, Options())
+    train(task, replace(recipe, focus=Focus()), Options(), world, None)
 
 
 def recipe_for(network: str, batch: int, precision: Precision, *, graphed: bool = False) -> Recipe:

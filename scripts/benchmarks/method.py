@@ -16,11 +16,11 @@ from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import take_turns
 from common import FocusedTraining
 from common.optimization.cuda_graphs import WARM_UP_STEPS, Capture, GraphedStep
-from common.optimization.optimizer import build_optimizer, place_focused_dropout
+from common.optimization.optimizer import build_optimizer
 from common.optimization.step import StepParts
 from common.processes import memory
-from common.processes.ranks import World
 from common.recipe import Focus
+from common.training.network import insert_layer
 from pretrain.networks import build_network
 from pretrain.recipes import RECIPES
 from pretrain.task import classification_loss
@@ -69,12 +69,10 @@ class Trainer:
         self.network: nn.Module = build_network(
             recipe.network, case.classes, recipe.stem, recipe.block
         )
-        place_focused_dropout(self.network, focus)
+        insert_layer(self.network, focus)
         self.network.to(device).to(memory_format=torch.channels_last).train()
         optimizer = build_optimizer(self.network, settings)
-        parts = StepParts(
-            self.network, classification_loss(recipe), optimizer, settings, World(device)
-        )
+        parts = StepParts(self.network, classification_loss(recipe), optimizer, settings, device)
         self._whole = parts.whole
         self._graphed = (
             GraphedStep(parts.whole, optimizer, parts.changed, Capture(device))

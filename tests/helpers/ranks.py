@@ -11,14 +11,15 @@ import faults
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from recipes import Training
 from torch import Tensor, nn
 
 from common.command.flags import RunFlags
 from common.images.sampling import MicroBatch
 from common.processes.ranks import World
-from common.recipe import Focus, Optimization
+from common.recipe import Optimization
 from common.training import launch
-from common.training.loop import Task
+from common.training.task import Task
 
 IMAGES = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
 SETTINGS = Optimization(lr=0.1, batch_size=4, epochs=4)  # 10 steps an epoch
@@ -54,8 +55,8 @@ def train_rank(out: Path, hook: Hook, rank: int, **flags: Any) -> None:
         )
         return stage, {}
 
-    run_flags = RunFlags(data=out, out=out, device="cpu", **flags)
-    launch.run("test", run_flags, {"stage": "test"}, SETTINGS, Focus(), build)
+    recipe = Training(SETTINGS)
+    launch.run("test", RunFlags(data=out, out=out, recipe=recipe, device="cpu", **flags), build)
 
 
 def live(

@@ -11,11 +11,13 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
 import common.method.dropout
+from common.command.flags import Options
 from common.method.controls import InParticipatingSteps
 from common.method.dropout import FocusedDropout
 from common.method.focused_training import participates
 from common.processes.ranks import World
-from common.training.loop import Options, Task, train
+from common.training.loop import train
+from common.training.task import Task
 from pretrain import paper
 from pretrain.networks import GROUPS, Stem, build_network, penultimate
 from pretrain.networks.cifar_resnet import CifarResNet
@@ -204,9 +206,7 @@ def test_two_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(layers) == (recipe.focus.after is not None)
     world = World(device=torch.device("cpu"))
     try:
-        train(
-            stage, recipe.optimization, recipe.focus, world, None, Options(seed=on_then_off(name))
-        )
+        train(stage, recipe, Options(seed=on_then_off(name)), world, None)
     finally:
         handle.remove()
     always = recipe.focus.participation_rate == 1

@@ -164,9 +164,9 @@ def test_a_run_says_what_it_is_trained_and_scored_on(
 ) -> None:
     recipe, found = RECIPES["toy-resnet18"](), dict(zip(("train", "val"), sources, strict=True))
 
-    def opened(recipe: Recipe, flags: RunFlags, split: str, world: World) -> Split:
+    def opened(flags: RunFlags[Recipe], split: str, world: World) -> Split:
         return replace(split_of(torch.arange(10) % 2), source=found[split])
 
     monkeypatch.setattr(train, "_open", opened)
-    _, facts = train._build(recipe, RunFlags(data=tmp_path, out=tmp_path), CPU)
+    _, facts = train._build(RunFlags(data=tmp_path, out=tmp_path, recipe=recipe), CPU)
     assert facts["source"] == said

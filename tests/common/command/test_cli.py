@@ -12,16 +12,19 @@ from typing import Literal
 
 import pytest
 import torch
+from recipes import Training
 
 from common.command import cli
 from common.command.flags import RunFlags
 from common.errors import InputError
 from common.processes.signals import Terminated
-from common.training.loop import NonFiniteError
+from common.recipe import Optimization
+from common.training.non_finite import NonFiniteError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flags(RunFlags):
+class Flags(RunFlags[Training]):
+    recipe: Training = Training(Optimization(lr=0.1, batch_size=1, epochs=1))  # noqa: RUF009
     layout: Literal["timm", "mmdet"] = "timm"
     """Who will read it."""
 

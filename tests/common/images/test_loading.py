@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -168,8 +169,8 @@ def test_a_damaged_record_is_read_as_far_as_it_goes(tmp_path: Path) -> None:
 
 
 def test_the_flag(tmp_path: Path) -> None:
-    def flags(**given: int) -> RunFlags:
-        return RunFlags(data=tmp_path, out=tmp_path / "run", **given)  # type: ignore[arg-type]
+    def flags(**given: Any) -> RunFlags[Any]:
+        return RunFlags(data=tmp_path, out=tmp_path / "run", recipe=None, **given)
 
     def skip(**given: int) -> SkipBad | None:
         return launch.reading(flags(**given), World(CPU)).skip(9)

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from common import FocusedDropout, FocusedTraining, focus_mask, insert_after
 from common.method.controls import ControlDropout, InParticipatingSteps
 from common.method.focused_training import participates
-from common.optimization.optimizer import place_focused_dropout
 from common.recipe import Focus
+from common.training.network import insert_layer
 
 
 def active(layer: FocusedDropout) -> FocusedDropout:
@@ -169,7 +169,7 @@ def test_a_control_compiles_to_two_graphs() -> None:
 def test_the_layer_of_a_recipe(per: Literal["image", "unit", "batch"]) -> None:
     network = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU())
     focus = Focus(after="0", opposite=True, gamma_per=per, reference="random", places="shuffled")
-    place_focused_dropout(network, focus)
+    insert_layer(network, focus)
     (layer,) = (part for part in network.modules() if isinstance(part, FocusedDropout))
     assert isinstance(layer, ControlDropout)
     assert (layer.reference, layer.places, layer.opposite) == ("random", "shuffled", True)

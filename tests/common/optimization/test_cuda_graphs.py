@@ -16,10 +16,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from faults import same
+from recipes import Training
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from common import FocusedDropout
+from common.command.flags import Options
 from common.errors import InputError
 from common.images.sampling import MicroBatch
 from common.method.focused_training import participates
@@ -31,8 +33,9 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
-from common.training import loop
-from common.training.loop import NonFiniteError, Options, Task
+from common.training import loop, steps
+from common.training.non_finite import NonFiniteError
+from common.training.task import Task
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 CPU = torch.device("cpu")
@@ -166,7 +169,7 @@ class Trainer:
         folder = RunFolder(path, {"stage": "test"})
         try:
             world = World(self.device)
-            loop.train(stage, settings, FOCUS, world, folder, Options(**options))
+            loop.train(stage, Training(settings, FOCUS), Options(**options), world, folder)
         finally:
             folder.close()
         return checkpoints.load(path / "last.pt")
@@ -182,9 +185,9 @@ class Trainer:
             return GraphedStep(step, optimizer, changed, stand_in)
 
         self.events.clear()
-        self.monkeypatch.setattr(loop, "refuse", lambda *arguments, **more: None)
-        self.monkeypatch.setattr(loop, "Capture", lambda device: None)
-        self.monkeypatch.setattr(loop, "GraphedStep", build)
+        self.monkeypatch.setattr(steps, "refuse", lambda *arguments, **more: None)
+        self.monkeypatch.setattr(steps, "Capture", lambda device: None)
+        self.monkeypatch.setattr(steps, "GraphedStep", build)
 
 
 @pytest.fixture(params=["stand-in", pytest.param("gpu", marks=needs_gpu)])
@@ -380,7 +383,7 @@ def test_the_loop_refuses(at_step: Callable[[float], None] | None) -> None:
         at_step=at_step,
     )
     with pytest.raises(InputError, match="needs a GPU" if at_step is None else "rate changes"):
-        loop.train(stage, SETTINGS, FOCUS, world, None, Options())
+        loop.train(stage, Training(SETTINGS, FOCUS), Options(), world, None)
 
 
 def test_refuses_batches_of_changing_shape(tmp_path: Path) -> None:

@@ -6,13 +6,10 @@ import pytest
 import torch
 
 from common import FocusedDropout
-from common.optimization.optimizer import (
-    autocast,
-    build_optimizer,
-    load_optimizer,
-    place_focused_dropout,
-)
+from common.optimization.optimizer import build_optimizer, load_optimizer
+from common.optimization.precision import autocast
 from common.recipe import Focus, Optimization
+from common.training.network import insert_layer
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -74,7 +71,7 @@ def test_state_follows_the_memory_format_of_the_weights(
 )
 def test_the_layer_is_the_recipes(focus: Focus) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.ReLU())
-    place_focused_dropout(model, focus)
+    insert_layer(model, focus)
     (layer,) = (part for part in model.modules() if isinstance(part, FocusedDropout))
     assert (layer.place, layer.gamma, layer.opposite) == ("0", focus.gamma, focus.opposite)
     assert layer.gamma_per == focus.gamma_per

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from recipes import Training
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from common import FocusedDropout
+from common.command.flags import Options
 from common.images.sampling import MicroBatch
 from common.optimization.weight_average import WeightAverage
 from common.processes.ranks import World
@@ -24,13 +26,13 @@ from common.runs.finished import open_run
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.storage import to_json
-from common.training import loop
-from common.training.loop import Options, Task
+from common.training import loop, steps
+from common.training.task import Task
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
 LABELS = torch.arange(21) % 3
-DECAY = 0.75
+DECAY = 0.3
 SETTINGS = Optimization(lr=0.1, batch_size=8, epochs=2, ema_decay=DECAY)  # batches of 8, 8, 5
 FOCUS = Focus(after="3", participation_rate=0.5, weight_decay=0.05)
 Weights = dict[str, Tensor]
@@ -75,7 +77,7 @@ class Run:
         )
         folder = RunFolder(path, {"stage": "test"})
         try:
-            loop.train(stage, settings, FOCUS, World(CPU), folder, Options(**options))
+            loop.train(stage, Training(settings, FOCUS), Options(**options), World(CPU), folder)
         finally:
             folder.close()
         return checkpoints.load(path / "last.pt")
@@ -98,15 +100,16 @@ class Run:
 
 def test_equals_torchs_average_after_any_steps() -> None:
     model = network()
-    average = WeightAverage(model, 0.9)
-    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    average = WeightAverage(model, 0.3)
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.3), use_buffers=True)
     theirs.update_parameters(model)  # the first one copies
     for step in range(7):
+        theirs.multi_avg_fn = get_ema_multi_avg_fn(min(0.3, (1 + step) / (10 + step)))
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
         model(IMAGES[step : step + 4])  # changes the statistics
-        average.update()
+        average.update(step)
         theirs.update_parameters(model)
     ours, expected = average.network().state_dict(), theirs.module.state_dict()
     assert ours.pop("1.num_batches_tracked").item() == 7
@@ -125,7 +128,8 @@ def test_is_taken_after_each_step_evaluated_and_kept(tmp_path: Path, accumulate:
     names = [name for name in last["model"] if "num_batches" not in name]
     expected = {name: trajectory[0][name] for name in names}
     for step, weights in enumerate(trajectory[1:], start=1):
-        expected = {n: DECAY * expected[n] + (1 - DECAY) * weights[n] for n in names}
+        decay = (0.1, 2 / 11, 0.25, DECAY, DECAY, DECAY)[step - 1]  # (1 + t) / (10 + t), t from 0
+        expected = {n: decay * expected[n] + (1 - decay) * weights[n] for n in names}
         if step % 3 == 0:
             seen = run.evaluated[step // 3 - 1]
             torch.testing.assert_close({n: seen[n] for n in names}, expected)
@@ -164,9 +168,9 @@ def test_is_taken_of_captured_steps_too(tmp_path: Path, monkeypatch: pytest.Monk
     def build(step: Callable[[Any], Any], *rest: Any) -> Callable[..., Any]:
         return lambda batch, *, participating, full: step(batch)
 
-    monkeypatch.setattr(loop, "refuse", lambda *arguments, **more: None)
-    monkeypatch.setattr(loop, "Capture", lambda device: None)
-    monkeypatch.setattr(loop, "GraphedStep", build)
+    monkeypatch.setattr(steps, "refuse", lambda *arguments, **more: None)
+    monkeypatch.setattr(steps, "Capture", lambda device: None)
+    monkeypatch.setattr(steps, "GraphedStep", build)
     graphed = Run(network())(tmp_path / "graphed", replace(SETTINGS, cuda_graphs=True))
     eager = Run(network())(tmp_path / "eager")
     torch.testing.assert_close(graphed["average"], eager["average"], rtol=0, atol=0)

@@ -6,12 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from recipes import Training
 
 from common.command.flags import RunFlags
 from common.errors import InputError
 from common.processes import memory
 from common.processes.ranks import World
-from common.recipe import Focus, Optimization
+from common.recipe import Optimization
 from common.training import launch
 
 COUNT_PAGE_FAULTS = """
@@ -76,8 +77,8 @@ def test_a_training_on_a_cpu_keeps_its_memory(
         raise InputError("far enough")
 
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: calls.append("keep"))
-    flags = RunFlags(data=tmp_path, out=tmp_path / "run", device="cpu")
-    settings = Optimization(lr=0.1, batch_size=2, epochs=1)
+    recipe = Training(Optimization(lr=0.1, batch_size=2, epochs=1))
+    flags = RunFlags(data=tmp_path, out=tmp_path / "run", recipe=recipe, device="cpu")
     with pytest.raises(InputError, match="far enough"):
-        launch.run("x", flags, {}, settings, Focus(), build)  # type: ignore[arg-type]
+        launch.run("test", flags, build)  # type: ignore[arg-type]
     assert calls == ["keep", "build"]

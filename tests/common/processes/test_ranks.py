@@ -15,9 +15,11 @@ import faults
 import pytest
 import torch
 import torch.nn.functional as F
+from recipes import Training
 from torch import Tensor, nn
 
 from common import FocusedDropout
+from common.command.flags import Options
 from common.errors import InputError
 from common.images.sampling import MicroBatch
 from common.processes.ranks import (
@@ -34,7 +36,8 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
-from common.training.loop import Options, Task, train
+from common.training.loop import train
+from common.training.task import Task
 from pretrain.data.splits import Split
 from pretrain.recipes import RECIPES
 from pretrain.task import evaluate
@@ -93,7 +96,7 @@ def run(
     focus = Focus(after="3", participation_rate=0.5, weight_decay=1e-3)
     folder = RunFolder(path, {}) if world.is_main else None
     try:
-        train(task, settings, focus, world, folder, Options())
+        train(task, Training(settings, focus), Options(), world, folder)
     finally:
         if folder:
             folder.close()

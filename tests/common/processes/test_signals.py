@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from recipes import Training
 from torch import Tensor, nn
 
 from common import FocusedDropout
-from common.command.flags import RunFlags
+from common.command.flags import Options, RunFlags
 from common.images.sampling import MicroBatch
 from common.processes import ranks
 from common.processes.ranks import World
@@ -30,7 +31,7 @@ from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.training import launch, loop
-from common.training.loop import Options, Task
+from common.training.task import Task
 from detect.data.batches import Images
 from detect.data.dataset import Annotation, LabelledImage
 from detect.recipes import toy_retinanet
@@ -156,15 +157,17 @@ def test_in_set_up_there_is_nothing_to_save(tmp_path: Path) -> None:
         ask()
         raise AssertionError("set-up went on")
 
+    recipe = Training(SETTINGS, FOCUS)
     for dry_run in (False, True):
-        flags = RunFlags(data=tmp_path, out=out, device="cpu", dry_run=dry_run)
+        flags = RunFlags(data=tmp_path, out=out, recipe=recipe, device="cpu", dry_run=dry_run)
         with pytest.raises(SystemExit) as caught:
-            launch.run("test", flags, {"stage": "test"}, SETTINGS, FOCUS, build)
+            launch.run("test", flags, build)
         assert caught.value.code == 143
     assert handlers() == before
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
     assert sorted(path.name for path in out.iterdir()) == ["recipe.json", "run.lock"]
-    RunFolder(out, {"stage": "test", "name": "test", "seed": 0, "overfit_batches": None}).close()
+    known = {"stage": "test", "recipe": recipe, "name": "train", "seed": 0}
+    RunFolder(out, known | {"overfit_batches": None}).close()
 
 
 def test_asked_while_the_checkpoint_is_read(
@@ -265,7 +268,7 @@ def train(
     )
     folder = RunFolder(path, {"stage": "test"}) if world.is_main else None
     try:
-        loop.train(stage, settings, FOCUS, world, folder, Options(**options))
+        loop.train(stage, Training(settings, FOCUS), Options(**options), world, folder)
     finally:
         if folder:
             folder.close()

@@ -11,18 +11,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from faults import same
+from recipes import Training
 from torch import Tensor, fx, nn
 
 from common import FocusedDropout
+from common.command.flags import Options
 from common.images.sampling import MicroBatch, Sampling
 from common.method.focused_training import participates
-from common.optimization.optimizer import compile_network
 from common.processes.ranks import World
 from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.training import loop
-from common.training.loop import Options, Task
+from common.training.network import compile_network
+from common.training.task import Task
 
 # Of torch 2.11, whose compiler looks there itself.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -105,11 +107,10 @@ def train(path: Path, settings: Optimization = SETTINGS, focus: Focus = FOCUS) -
         loss=loss,
         evaluate=evaluate,
         metric="val_score",
-        compile=compile_network if settings.compile else None,
     )
     folder = RunFolder(path, {"stage": "test"})
     try:
-        loop.train(stage, settings, focus, CPU, folder, Options())
+        loop.train(stage, Training(settings, focus), Options(), CPU, folder)
     finally:
         folder.close()
     return checkpoints.load(path / "last.pt")

@@ -19,9 +19,11 @@ import faults
 import pytest
 import torch
 import torch.nn.functional as F
+from recipes import Training
 from torch import Tensor, nn
 
 from common import FocusedDropout
+from common.command.flags import Options
 from common.errors import InputError
 from common.images.sampling import MicroBatch, Sampling
 from common.method import focused_training
@@ -35,7 +37,7 @@ from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import MetricsLog
 from common.training import loop
-from common.training.loop import Options, Task
+from common.training.task import Task
 
 CPU = World(torch.device("cpu"))
 NEVER = faults.Moments(10**9)
@@ -142,7 +144,7 @@ def train(
     try:
         stage = task(path, model, settings, moments, hook, sign)
         options = Options(checkpoint_minutes=0.0 if every_step else 5.0)
-        loop.train(stage, settings, FOCUS, world, folder, options)
+        loop.train(stage, Training(settings, FOCUS), options, world, folder)
     finally:
         if folder:
             folder.close()
@@ -482,7 +484,7 @@ def test_ranks_with_other_images_say_so(tmp_path: Path, difference: dict[str, An
         with ranks.start("cpu") as world:
             stage = task(tmp_path, network(), LONG)
             stage = replace(stage, **difference) if rank else stage
-            loop.train(stage, LONG, FOCUS, world, None, Options())
+            loop.train(stage, Training(LONG, FOCUS), Options(), world, None)
 
     (line,) = "".join(said_by(work, tmp_path / "printed")).splitlines()  # of the first to end
     assert line.startswith("error: the processes found different training images")

@@ -14,9 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from faults import same
+from recipes import Training
 from torch import Tensor, nn
 
 from common import FocusedDropout, focused_dropout
+from common.command.flags import Options
 from common.images.loading import stream
 from common.images.sampling import MicroBatch
 from common.method.focused_training import participates
@@ -27,8 +29,8 @@ from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.training import loop
 from common.training.epoch_means import EpochSums
-from common.training.loop import Options, Task
 from common.training.non_finite import FiniteCheck, NonFiniteError
+from common.training.task import Task
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0)).double()
@@ -110,7 +112,7 @@ def train(
 ) -> dict[str, float]:
     folder = RunFolder(path, {"stage": "test"}, options.get("resume", "auto"))
     try:
-        return loop.train(task, settings, focus, World(CPU), folder, Options(**options))
+        return loop.train(task, Training(settings, focus), Options(**options), World(CPU), folder)
     finally:
         folder.close()
 

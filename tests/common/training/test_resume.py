@@ -13,9 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from faults import records, same
+from recipes import Training
 from torch import Tensor, nn
 
 from common import FocusedDropout
+from common.command.flags import Options
 from common.errors import InputError
 from common.images.loading import stream
 from common.images.sampling import MicroBatch
@@ -27,7 +29,7 @@ from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.training import loop
-from common.training.loop import Options, Task
+from common.training.task import Task
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -106,7 +108,7 @@ def train(
 ) -> dict[str, float]:
     folder = RunFolder(path, {"stage": "test"}, options.get("resume", "auto"))
     try:
-        return loop.train(task, settings, FOCUS, World(CPU), folder, Options(**options))
+        return loop.train(task, Training(settings, FOCUS), Options(**options), World(CPU), folder)
     finally:
         folder.close()
 
@@ -234,8 +236,33 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message) as caught:
         train(tmp_path, stage(network(channels=5)))
     assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match=r"does not fit this recipe.* \('num_images'\)"):
-        train(tmp_path / "new", stage(network()), resume=str(tmp_path / "best.pt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("best.pt", None, "best.pt holds the weights of an evaluation, such as best.pt, without"),
+        ("", None, "is a folder: .*, such as .*/last.pt$"),
+        ("absent.pt", None, "absent.pt is missing: "),
+        ("w.safetensors", b"{}", "w.safetensors holds weights alone, no state of a training: "),
+        ("w.pth", {"fc.weight": torch.ones(2)}, "w.pth holds weights alone, no state of a train"),
+        ("other.pt", {"epoch": 3}, "other.pt holds no checkpoint of ours: "),
+        ("notes.pt", b"text", "notes.pt is not a checkpoint that loads safely: .*; "),
+    ],
+)
+def test_resume_from_what_is_no_checkpoint(
+    tmp_path: Path, name: str, content: Any, message: str
+) -> None:
+    """A line says what it is, and what serves."""
+    train(tmp_path, stage(network()), replace(SETTINGS, epochs=1))
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(InputError, match=message) as caught:
+        train(tmp_path / "new", stage(network()), resume=str(tmp_path / name))
+    assert "--resume takes the last.pt of a run" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_going_on_in_more_parts_than_the_last_batch_has_images_is_refused(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from recipes import Training
 from torch import Tensor, nn
 
+from common.command.flags import Options
 from common.images.loading import stream
 from common.images.sampling import Sampling
 from common.processes.ranks import World
@@ -14,7 +16,7 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.training import loop
-from common.training.loop import Options, Task
+from common.training.task import Task
 
 CPU = World(torch.device("cpu"))
 
@@ -41,7 +43,7 @@ def train_until(path: Path, stop: int, num_images: int) -> list[tuple[int, int]]
     settings = Optimization(lr=0.1, batch_size=64, epochs=90)
     folder = RunFolder(path, {})
     try:
-        loop.train(stage, settings, Focus(), CPU, folder, Options(stop_step=stop))
+        loop.train(stage, Training(settings, Focus()), Options(stop_step=stop), CPU, folder)
     finally:
         folder.close()
     return read

@@ -457,9 +457,15 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for short, name in (("base", "cifar10-resnet20"), ("fd", "cifar10-resnet20-fd")):
         for seed in (0, 1):
             flags = RunFlags(
-                data=data, out=root / f"{short}{seed}", seed=seed, device="cpu", workers=0
+                name=name,
+                recipe=tiny(name),
+                data=data,
+                out=root / f"{short}{seed}",
+                seed=seed,
+                device="cpu",
+                workers=0,
             )
-            train(name, tiny(name), flags)
+            train(flags)
     return root
 
 

@@ -1,18 +1,34 @@
-"""Loss scaling for fp16, whose smallest numbers are too large for many gradients."""
+"""In which precision a network computes: autocast, and loss scaling for fp16."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from common.recipe import Optimization
+
 MOST_SKIPS_IN_A_ROW = 20
 """From its start at 2^16 the scale has then come down to 1/16: it is not to blame any more."""
 
 
-class LossScaling:
-    """torch's GradScaler, with a count of the steps that it skips.
+def autocast(settings: Optimization, device: torch.device) -> AbstractContextManager[Any]:
+    """Return the precision context of a recipe on a device."""
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    if precision == "fp32":
+        return nullcontext()
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    # A captured step casts its weights anew; a cast kept from outside would be an old weight.
+    return torch.autocast(device.type, dtype, cache_enabled=not settings.cuda_graphs)
 
+
+class LossScaling:
+    """torch's GradScaler, with a count of the steps that it skips; for fp16.
+
+    The smallest numbers of fp16 are too large for many gradients, so the loss is multiplied first.
     Ranks skip the same steps: an infinity in the gradient of one is one in the mean of all.
     """
 

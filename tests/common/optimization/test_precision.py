@@ -10,9 +10,11 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
+from recipes import Training
 from torch import Tensor, nn
 
 from common import FocusedDropout
+from common.command.flags import Options
 from common.errors import InputError
 from common.images.sampling import MicroBatch
 from common.optimization.cuda_graphs import refuse
@@ -24,8 +26,8 @@ from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.training import loop
-from common.training.loop import Options, Task
 from common.training.non_finite import NonFiniteError
+from common.training.task import Task
 
 CPU = torch.device("cpu")
 IMAGES = torch.randn(21, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -83,7 +85,7 @@ def train(
     )
     folder = RunFolder(path, {"stage": "test"})
     try:
-        loop.train(stage, settings, FOCUS, World(CPU), folder, Options())
+        loop.train(stage, Training(settings, FOCUS), Options(), World(CPU), folder)
     finally:
         folder.close()
     return checkpoints.load(path / "last.pt")
