@@ -14,6 +14,7 @@ from common.processes import launcher
 from common.recipe import check_range
 from common.storage import read_json
 from common.text import in_line
+from detect.recipes import RECIPES, SCRATCH, Recipe
 
 PROGRAM = "python -m detect"
 OVERVIEW = f"""usage: {PROGRAM} COMMAND ...

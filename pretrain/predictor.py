@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
 from common.images.photos import find_photos, read_photo
-from common.optimization.optimizer import autocast
+from common.optimization.precision import autocast
 from common.processes.ranks import choose_device
 from common.recipe import Optimization
 from common.runs.finished import open_run
