@@ -2,9 +2,9 @@
 
 import inspect
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -14,6 +14,7 @@ from common.processes import launcher
 from common.recipe import check_range
 from common.storage import read_json
 from common.text import in_line
+from detect.data.options import DataOptions
 from detect.recipes import RECIPES, SCRATCH, Recipe
 
 PROGRAM = "python -m detect"
@@ -27,6 +28,7 @@ Backbone file to a detector to a scored report.
   predict --run RUN --images PATH --out DIR      boxes on your own photos, drawn and as JSON
   verify --data VOCDEVKIT --split 2007:trainval,2012:trainval      check every file beforehand
   score --detections PATH --data VOCDEVKIT --split 2007:test --out DIR      anybody's detections
+  compare --baseline DIR ... --against DIR ...      two methods, several seeds each: which is better
   report DIR [DIR ...] --out report.html      compare evaluated folders; the first is the baseline
 
 {PROGRAM} COMMAND --help shows the flags.
@@ -95,6 +97,9 @@ class ScoreFlags:
     recall: Literal["integer", "float"] = "integer"
     """How the 11 points compare recall: 10 TP >= k objects in integers, or as py-faster-rcnn does,
     TP / objects >= 0.1 k in floating point, which misses 3/10, 6/10 and 7/10."""
+    data_options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(
+        default_factory=DataOptions
+    )
 
     def __post_init__(self) -> None:
         check_range(self, "iou", high=1, above=True)
@@ -146,6 +151,27 @@ class VerifyFlags:
 
     def __post_init__(self) -> None:
         check_range(self, "workers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFlags:
+    """Flags of compare."""
+
+    baseline: tuple[Path, ...]
+    """Folders that evaluate or score wrote, one a seed of the first method."""
+    against: tuple[Path, ...]
+    """Those of the second method."""
+    out: Path | None = None
+    """Folder for comparison.json; None: nothing is written."""
+    data: Path | None = None
+    """The data; None: where they were at the evaluation."""
+    bootstrap: int = 1000
+    """Resamples of the images."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "bootstrap", low=2)
+        if not self.baseline or not self.against:
+            raise ValueError("--baseline and --against need a folder each")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,7 +298,9 @@ def _score(argv: list[str]) -> None:
         recall=flags.recall,
         against=flags.against,
     )
-    metrics = score_detections(flags.detections, flags.data, flags.split, flags.out, scoring)
+    metrics = score_detections(
+        flags.detections, flags.data, flags.split, flags.out, scoring, flags.data_options
+    )
     _print(metrics, flags.out)
 
 
@@ -337,6 +365,37 @@ def _percent(value: float | None) -> str:
     return "  n/a" if value is None else f"{100 * value:5.2f}"
 
 
+def _compare(argv: list[str]) -> None:
+    program = f"{PROGRAM} compare"
+    flags = cli.parse(
+        CompareFlags,
+        argv,
+        program,
+        "Compare two methods, several seeds each, over seeds and images.\n\n"
+        f"example: {program} --baseline base-0/test base-1/test --against fd-0/test fd-1/test",
+    )
+    from detect.scoring.comparison import NAME, compare_folders
+
+    result = compare_folders(flags.baseline, flags.against, flags.out, flags.data, flags.bootstrap)
+    for key, kind in _MEANS.items():
+        numbers = result[key]
+        first, second = (
+            " ".join(_percent(value).strip() for value in numbers[side])
+            for side in ("baseline", "against")
+        )
+        print(f"{kind} mAP: {first} against {second}")
+        if numbers["low"] is not None:
+            value, low, high = (100 * numbers[name] for name in ("difference", "low", "high"))
+            better = 100 * numbers["probability_better"]
+            print(
+                f"  {value:+.2f} points [{low:+.2f}, {high:+.2f}], "
+                f"better with a probability of {better:.1f}%"
+            )
+        print(f"  {numbers['verdict']}")
+    if flags.out:
+        print(f"written to {flags.out / NAME}")
+
+
 def _report(argv: list[str]) -> None:
     program = f"{PROGRAM} report"
     flags = cli.parse(
@@ -362,6 +421,7 @@ def main() -> int:
         "predict": _predict,
         "verify": _verify,
         "score": _score,
+        "compare": _compare,
         "report": _report,
     }
     return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])

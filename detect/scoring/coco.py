@@ -43,7 +43,8 @@ def score_coco(
 ) -> dict[str, float | None]:
     """Returns the "coco" part of metrics.json.
 
-    Object sizes are box areas in original pixels: small below 32 * 32, large above 96 * 96.
+    Object sizes are areas in original pixels, small below 32 * 32, large above 96 * 96: those that
+    the data state (COCO's are of the outlines), else those of the boxes.
 
     Args:
         truth: The objects of the split.
@@ -55,11 +56,11 @@ def score_coco(
     """
     matches = matches or match(truth, detections)
     kept = _highest(truth, detections)
-    true, ignored = _take(truth, detections, matches, kept)
-    false = ~(true | ignored | _outside(detections.box))
+    outside = _outside(_area(truth.box) if truth.area is None else truth.area)
+    true, ignored = _take(truth, detections, matches, kept, outside)
+    false = ~(true | ignored | _outside(_area(detections.box)))
 
     objects = np.zeros((len(_AREAS), len(truth.classes)), dtype=np.int64)
-    outside = _outside(truth.box)
     for area, row in enumerate(objects):
         inside = ~truth.difficult & (outside >> area * len(_OVERLAPS) & 1 == 0)
         row[:] = np.bincount(truth.label[inside], minlength=len(truth.classes))
@@ -101,7 +102,11 @@ def _highest(truth: GroundTruth, detections: Detections) -> NDArray[np.int64]:
 
 
 def _take(
-    truth: GroundTruth, detections: Detections, matches: Matches, kept: NDArray[np.int64]
+    truth: GroundTruth,
+    detections: Detections,
+    matches: Matches,
+    kept: NDArray[np.int64],
+    outside: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Hands out the objects.
 
@@ -119,25 +124,28 @@ def _take(
     detection, target, reached = detection[order], target[order], reached[order]
 
     bits = ((1 << reached) - 1) * _EVERY_AREA
-    ignoring = np.where(truth.difficult, _EVERY_AREA * _EVERY_OVERLAP, _outside(truth.box))
+    ignoring = np.where(truth.difficult, _EVERY_AREA * _EVERY_OVERLAP, outside)
     crowd = truth.difficult.tolist()
     unused, taken = ignoring.tolist(), [0] * len(crowd)
-    true = np.zeros(len(detections.score), dtype=np.int64)
-    ignored = np.zeros(len(detections.score), dtype=np.int64)
-    for found, part in _runs(detection, np.arange(len(detection))):
-        hits, passed = 0, 0
-        pairs = list(zip(target[part].tolist(), bits[part].tolist(), strict=True))
-        for number, free in pairs:
-            won = free & ~unused[number] & ~taken[number] & ~hits
-            taken[number] |= won
-            hits |= won
-        for number, free in pairs:
-            won = free & unused[number] & ~(hits | passed)
+    hits, passes = [0] * len(kept), [0] * len(kept)
+    first = np.flatnonzero(np.append(True, detection[1:] != detection[:-1])[: len(detection)])
+    ends = np.append(first[1:], len(detection))[: len(first)].tolist()
+    places, numbers, frees = rank[detection[first]].tolist(), target.tolist(), bits.tolist()
+    for place, start, end in zip(places, first.tolist(), ends, strict=True):
+        won = passed = 0
+        for number, free in zip(numbers[start:end], frees[start:end], strict=True):
+            free &= ~(unused[number] | taken[number] | won)
+            taken[number] |= free
+            won |= free
+        for number, free in zip(numbers[start:end], frees[start:end], strict=True):
+            free &= unused[number] & ~(won | passed)
             if not crowd[number]:
-                won &= ~taken[number]
-                taken[number] |= won
-            passed |= won
-        true[found], ignored[found] = hits, passed
+                free &= ~taken[number]
+                taken[number] |= free
+            passed |= free
+        hits[place], passes[place] = won, passed
+    true, ignored = np.zeros((2, len(detections.score)), dtype=np.int64)
+    true[kept], ignored[kept] = hits, passes
     return true, ignored
 
 
@@ -156,10 +164,13 @@ def _overlap(
     return overlap
 
 
-def _outside(box: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bits (n,) of the ranges that the area of boxes (n, 4) lies outside."""
-    area = (box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])
-    bits = np.zeros(len(box), dtype=np.int64)
+def _area(box: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]))
+
+
+def _outside(area: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Bits (n,) of the ranges that areas (n,) lie outside."""
+    bits = np.zeros(len(area), dtype=np.int64)
     for number, (low, high) in enumerate(_AREAS):
         bits |= ((area < low) | (area > high)) * (_EVERY_OVERLAP << number * len(_OVERLAPS))
     return bits

@@ -34,6 +34,8 @@ def score_coco(truth: GroundTruth, detections: Detections) -> dict[str, float | 
     objects = _annotations(truth.image, truth.label, truth.box)
     for entry, difficult in zip(objects, truth.difficult.tolist(), strict=True):
         entry["iscrowd"] = int(difficult)
+    for entry, area in zip(objects, [] if truth.area is None else truth.area, strict=False):
+        entry["area"] = float(area)
     found = _annotations(detections.image, detections.label, detections.box)
     for entry, score in zip(found, detections.score.tolist(), strict=True):
         entry["score"] = score

@@ -28,6 +28,10 @@ class GroundTruth:
         label: (objects,) index into `classes`.
         box: (objects, 4) continuous [x1, y1, x2, y2] in pixels.
         difficult: (objects,) True for objects the metric does not count.
+        area: (objects,) by which COCO's metric tells sizes, where the data state it; None: of the
+            boxes.
+        category_ids: What a COCO results file calls each class; empty: 1, 2, and so on.
+        file_names: Of the images, without ending, where they are not their ids; else empty.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +41,9 @@ class GroundTruth:
     label: NDArray[np.int64]
     box: NDArray[np.float64]
     difficult: NDArray[np.bool_]
+    area: NDArray[np.float64] | None = None
+    category_ids: tuple[int | str, ...] = ()
+    file_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +67,19 @@ class Detections:
         return Detections(self.image[rows], self.label[rows], self.score[rows], self.box[rows])
 
 
-def ground_truth(annotations: Sequence["Annotation"], classes: Sequence[str]) -> GroundTruth:
+def ground_truth(
+    annotations: Sequence["Annotation"],
+    classes: Sequence[str],
+    category_ids: Sequence[int | str] = (),
+    file_names: Sequence[str] = (),
+) -> GroundTruth:
     """Stacks the annotations of a split.
+
+    Args:
+        annotations: One an image.
+        classes: The class names.
+        category_ids: As in `GroundTruth`.
+        file_names: As in `GroundTruth`; those that are the ids are left out.
 
     Raises:
         InputError: An image occurs twice.
@@ -72,6 +90,8 @@ def ground_truth(annotations: Sequence["Annotation"], classes: Sequence[str]) ->
         raise InputError(f"image {twice} is twice in the split; name sets that share no image")
     counts = [len(annotation.boxes) for annotation in annotations]
     sizes = [(annotation.width, annotation.height) for annotation in annotations]
+    stated = any(annotation.areas is not None for annotation in annotations)
+    named = tuple(file_names) != image_ids
     return GroundTruth(
         classes=tuple(classes),
         image_ids=image_ids,
@@ -80,7 +100,16 @@ def ground_truth(annotations: Sequence["Annotation"], classes: Sequence[str]) ->
         label=np.concatenate([np.empty(0, np.int64), *(a.labels for a in annotations)]),
         box=np.concatenate([np.empty((0, 4), np.float64), *(a.boxes for a in annotations)]),
         difficult=np.concatenate([np.empty(0, np.bool_), *(a.difficult for a in annotations)]),
+        area=np.concatenate([_areas(a) for a in annotations]) if stated else None,
+        category_ids=tuple(category_ids),
+        file_names=tuple(file_names) if named else (),
     )
+
+
+def _areas(annotation: "Annotation") -> NDArray[np.float64]:
+    if annotation.areas is not None:
+        return annotation.areas
+    return np.asarray((annotation.boxes[:, 2:] - annotation.boxes[:, :2]).prod(axis=1))
 
 
 def integer_ids(image_ids: Sequence[str]) -> list[int] | None:

@@ -12,7 +12,7 @@ Free of torch: scoring detections takes no network. Free of pictures: annotation
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from typing import Any
 from common.errors import InputError
 from common.runs.environment import describe_environment
 from common.storage import read_json, write_json
-from detect.data.dataset import read_all
-from detect.data.voc import devkit_entries, read_classes
+from detect.data.dataset import DetectionData, read_all
+from detect.data.opening import open_data
+from detect.data.options import DataOptions
 from detect.scoring import label_errors
 from detect.scoring.analysis import analyse, bootstrap_record
 from detect.scoring.bootstrap import intervals_of, mean_of_classes, resampled_ap, split_and_draws
@@ -57,20 +58,30 @@ class Scoring:
     against: Path | None = None
 
 
-def read_truth(data: Path, split: str) -> GroundTruth:
+def read_truth(data: Path, split: str, options: DataOptions | None = None) -> GroundTruth:
     """Read the objects of a split; pictures need not be there.
 
     Raises:
         InputError: If the data cannot be read, or have no such split.
     """
-    classes = read_classes(data)
-    label_of = {name: label for label, name in enumerate(classes)}
-    entries = devkit_entries(data, split, label_of)
-    return ground_truth(read_all(entries, lambda entry: entry.annotate()[0], split), classes)
+    return truth_of(open_data(data, options), split)
+
+
+def truth_of(data: DetectionData, split: str) -> GroundTruth:
+    """Read the objects of a split of data that are open."""
+    entries = data.listed(split)
+    annotations = read_all(entries, lambda entry: entry.annotate()[0], split)
+    names = [entry.name for entry in entries]
+    return ground_truth(annotations, data.classes, data.category_ids, names)
 
 
 def score_detections(
-    path: Path, data: Path, split: str, out: Path, scoring: Scoring
+    path: Path,
+    data: Path,
+    split: str,
+    out: Path,
+    scoring: Scoring,
+    options: DataOptions | None = None,
 ) -> dict[str, Any]:
     """Score anybody's detections, in any format of `read_detections`.
 
@@ -80,7 +91,9 @@ def score_detections(
     Raises:
         InputError: If the detections or the data cannot be read, or do not fit each other.
     """
-    truth = read_truth(data, split)
+    opened = open_data(data, options)
+    print(f"{data}: {'; '.join([opened.kind, *opened.notes])}")
+    truth = truth_of(opened, split)
     notes: list[str] = []
     detections = read_detections(path, truth, notes)
     unknown = "checkpoint epoch seconds images_per_second latency throughput training".split()
@@ -88,6 +101,7 @@ def score_detections(
         "title": path.resolve().stem,
         "detections": str(path.resolve()),
         **dict.fromkeys([*unknown, "recipe", "environment", "backbone"]),
+        "data_options": recorded(options),
         "data_fingerprint": data_fingerprint(truth, split),
         "command": describe_environment("cpu", 1)["command"],
     }
@@ -157,6 +171,28 @@ def score_into(
     # The last one: with it the folder is whole.
     write_json(out / "evaluation.json", evaluation)
     return metrics
+
+
+def recorded(options: DataOptions | None) -> dict[str, Any] | None:
+    """Return the options by which data were read, for evaluation.json."""
+    if options is None:
+        return None
+    images = options.images and str(options.images.resolve())
+    return {**asdict(options), "images": images}
+
+
+def options_of(evaluation: Mapping[str, Any]) -> DataOptions | None:
+    """Return the options by which the data of an evaluated folder were read."""
+    record = evaluation.get("data_options")
+    if not isinstance(record, dict):
+        return None
+    known = {f.name: record[f.name] for f in fields(DataOptions) if f.name in record}
+    if known.get("images"):
+        known["images"] = Path(known["images"])
+    try:
+        return DataOptions(**known)
+    except ValueError:
+        return None
 
 
 def load_scored(folder: Path, truth: GroundTruth, iou: float, resamples: int = 1000) -> Scored:

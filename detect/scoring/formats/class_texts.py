@@ -15,6 +15,7 @@ from common.storage import read_text
 from common.text import in_file_name
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.formats.boxes import read_boxes
+from detect.scoring.formats.memory import uncollected
 from detect.scoring.formats.names import UnknownNameError, find_images, refusal
 
 PREFIX = "comp4_det_test"
@@ -65,20 +66,21 @@ def read_class_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]
     names: list[str] = []
     columns: list[list[float]] = [[], [], [], [], []]
     ends = []
-    for file in files:
-        rows = [_split(line) for line in read_text(file).splitlines() if line.strip()]
-        try:
-            if rows:
-                ids, *values = zip(*rows, strict=True)
-                numbers = [list(map(float, column)) for column in values]
-                if len(numbers) != 5:
-                    raise ValueError
-                names += ids
-                for column, more in zip(columns, numbers, strict=True):
-                    column += more
-        except ValueError:
-            raise _first_fault(file) from None
-        ends.append(len(names))
+    with uncollected():
+        for file in files:
+            rows = _rows(read_text(file))
+            try:
+                if rows:
+                    ids, *values = zip(*rows, strict=True)
+                    numbers = [list(map(float, column)) for column in values]
+                    if len(numbers) != 5:
+                        raise ValueError
+                    names += ids
+                    for column, more in zip(columns, numbers, strict=True):
+                        column += more
+            except ValueError:
+                raise _first_fault(file) from None
+            ends.append(len(names))
     table = np.array(columns, dtype=np.float64)
     if not np.isfinite(table).all():
         row = int(np.flatnonzero(~np.isfinite(table).all(axis=0))[0])
@@ -113,6 +115,14 @@ def write_class_texts(detections: Detections, truth: GroundTruth, folder: Path) 
         ]
         file = folder / f"{PREFIX}_{in_file_name(name)}.txt"
         file.write_text("".join(lines), encoding="utf-8")
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The columns of the lines that are not blank."""
+    rows = [columns for columns in map(str.split, text.splitlines()) if columns]
+    if "," not in text and all(len(columns) == 6 for columns in rows):
+        return rows
+    return [_split(line) for line in text.splitlines() if line.strip()]
 
 
 def _split(line: str) -> list[str]:

@@ -1,20 +1,18 @@
 """COCO results: one JSON list of `{"image_id", "category_id", "bbox", "score"}`.
 
-`bbox` is [x, y, width, height] in continuous coordinates. `category_id` counts the classes from 1.
-`image_id` is written as an integer, the VOC id without its underscore ("2008_000008" is 2008000008,
-"000001" is 1), when every id of the split converts and no two meet; otherwise it is the id itself.
+`bbox` is [x, y, width, height] in continuous coordinates. `category_id` is that of the data's own
+COCO annotations, else it counts the classes from 1. `image_id` is written as an integer, the VOC id
+without its underscore ("2008_000008" is 2008000008, "000001" is 1), when every id of the split
+converts and no two meet; otherwise it is the id itself.
 
 So write pycocotools, detectron2 (`coco_instances_results.json`), mmdetection (`--format-only`,
 `*.bbox.json`), ultralytics (`save_json`) and torchvision's references, each with ids of its own;
 `names` and `boxes` say how those are read.
 """
 
-import contextlib
-import gc
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from common.errors import InputError
 from common.storage import decode_text
 from detect.scoring.detections import Detections, GroundTruth, integer_ids
 from detect.scoring.formats.boxes import read_boxes
+from detect.scoring.formats.memory import uncollected
 from detect.scoring.formats.names import UnknownNameError, find_classes, find_images, refusal
 
 _LISTS = ("annotations", "detections", "predictions", "results")
@@ -57,7 +56,7 @@ def write_coco_json(detections: Detections, truth: GroundTruth, file: Path) -> N
     entries = [
         {
             "image_id": image_ids[image],
-            "category_id": label + 1,
+            "category_id": truth.category_ids[label] if truth.category_ids else label + 1,
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": score,
         }
@@ -77,7 +76,7 @@ def _entries(file: Path) -> list[Any]:
     if not content.strip():
         raise InputError(f"{file} is empty: write it again; a file without detections holds []")
     try:
-        with _uncollected():
+        with uncollected():
             entries = json.loads(decode_text(content, file))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not JSON ({error}); write it again") from None
@@ -91,18 +90,6 @@ def _entries(file: Path) -> list[Any]:
             "image_id, category_id, bbox and score"
         )
     return entries
-
-
-@contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the search for cycles, which has none to find in JSON and takes half the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _columns(

@@ -100,12 +100,17 @@ def find_classes(
     folded = {name.casefold().strip(): label for label, name in enumerate(truth.classes)}
     numbers = {name: _integer(name) for name in distinct}
     table: dict[object, int] = {}
-    if all(isinstance(name, str) and name in exact for name in distinct):
+    by_id: dict[object, int] = (
+        {number: label for label, number in enumerate(truth.category_ids)} if first else {}
+    )
+    if distinct and all(name in by_id for name in distinct):
+        table = {name: by_id[name] for name in distinct}
+    elif all(isinstance(name, str) and name in exact for name in distinct):
         table = {name: exact[str(name)] for name in distinct}
     else:
         known = [number for number in numbers.values() if number is not None]
         start = _first_class(known, first, count)
-        if start != first:
+        if start != first or by_id:
             notes.append(f"class numbers are read as counted from {start}")
         for name, number in numbers.items():
             label = folded.get(str(name).casefold().strip()) if len(folded) == count else None
@@ -136,11 +141,19 @@ class _Images:
         self.numbers = {
             number: place for place, number in enumerate(integer_ids(truth.image_ids) or ())
         }
-        self.stems = _unique((_stem(name), place) for name, place in self.exact.items())
+        named = [*enumerate(truth.image_ids), *enumerate(truth.file_names)]
+        self.stems = _unique((_stem(name), place) for place, name in named)
+        self.paths = {name: place for place, name in enumerate(truth.file_names)}
 
     def find(self, name: object) -> int | None:
         if isinstance(name, str):
-            for table, key in ((self.exact, name), (self.exact, name.strip())):
+            trimmed = name.strip()
+            path = trimmed.replace("\\", "/").removeprefix("./")
+            for table, key in (
+                (self.exact, name),
+                (self.exact, trimmed),
+                (self.paths, _without_ending(path)),
+            ):
                 if key in table:
                     return table[key]
             if _stem(name) in self.stems:
@@ -164,7 +177,7 @@ def _unique(pairs: Iterable[tuple[object, int]]) -> dict[object, int]:
     table: dict[object, int] = {}
     twice = set()
     for key, place in pairs:
-        if key in table:
+        if table.get(key, place) != place:
             twice.add(key)
         table[key] = place
     return {key: place for key, place in table.items() if key not in twice}
@@ -188,11 +201,14 @@ def _as_places(numbers: Sequence[int | None], count: int, share: float) -> int |
 
 def _stem(name: str) -> str:
     """A file name without its folders and the ending of an image."""
-    last = PurePosixPath(name.strip().replace("\\", "/")).name
+    return _without_ending(PurePosixPath(name.strip().replace("\\", "/")).name)
+
+
+def _without_ending(name: str) -> str:
     for suffix in _SUFFIXES:
-        if last.lower().endswith(suffix):
-            return last[: -len(suffix)]
-    return last
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
 
 
 def _integer(name: object) -> int | None:

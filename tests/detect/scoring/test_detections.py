@@ -65,6 +65,7 @@ def annotation(image_id, boxes, labels, difficult, size=(500, 375)):
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         labels=np.array(labels, dtype=np.int64),
         difficult=np.array(difficult, dtype=np.bool_),
+        areas=None,
     )
 
 
