@@ -1,20 +1,33 @@
-"""The VOC metric against a loop over detections as the development kit has it, and pycocotools."""
+"""The VOC metric against a plain loop, COCO's against pycocotools, and the whole command."""
 
+import tempfile
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.measure import Comparison, Settings
+from benchmarks.startup import call
 from benchmarks.timing import Sides, in_turn
 from detect.data.voc import VOC_CLASSES
 from detect.scoring.bootstrap import bootstrap_map
 from detect.scoring.coco import score_coco
+from detect.scoring.coco_by_pycocotools import score_coco as score_by_pycocotools
 from detect.scoring.detections import Detections, GroundTruth
-from detect.scoring.matches import by_class
+from detect.scoring.formats.class_texts import write_class_texts
+from detect.scoring.matches import by_class, match
 from detect.scoring.voc import score_voc
 
-IMAGES, DETECTIONS = 4952, 200_000  # images of VOC2007 test
+IMAGES, DETECTIONS = 4952, 254_590  # images of VOC2007 test, boxes of a YOLO on them
+MANY = 50_000, 2_000_000
 IOU = 0.5
+TORCH = "import torch, torchvision"
+OBJECT = (
+    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>"
+    "<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+)
+XML = "<annotation><size><width>500</width><height>500</height></size>{}</annotation>"
 LOOP, SORTING = "loop over detections", "sorting by class and score"
 
 
@@ -97,12 +110,48 @@ def _eleven_points(hits: np.ndarray, misses: np.ndarray, objects: int) -> float:
     return total
 
 
+def write_files(folder: Path, truth: GroundTruth, detections: Detections) -> list[str]:
+    """Write a devkit without pictures and the detections as VOC text; return the command."""
+    year = folder / "VOCdevkit" / "VOC2007"
+    for name in ("Annotations", "ImageSets/Main"):
+        (year / name).mkdir(parents=True)
+    (year / "ImageSets/Main/test.txt").write_text("\n".join(truth.image_ids))
+    bounds = np.searchsorted(truth.image, np.arange(len(truth.image_ids) + 1)).tolist()
+    corners = (truth.box + [1, 1, 0, 0]).astype(np.int64).tolist()
+    for image, name in enumerate(truth.image_ids):
+        objects = "".join(
+            OBJECT.format(truth.classes[truth.label[row]], int(truth.difficult[row]), *corners[row])
+            for row in range(bounds[image], bounds[image + 1])
+        )
+        (year / "Annotations" / f"{name}.xml").write_text(XML.format(objects))
+    rounded = replace(
+        detections, box=np.round(detections.box, 3), score=np.round(detections.score, 6)
+    )
+    write_class_texts(rounded, truth, folder / "comp4")
+    given = ("--detections", folder / "comp4", "--data", folder / "VOCdevkit")
+    return ["-m", "detect", "score", *map(str, given), "--split", "2007:test", "--out"]
+
+
+def whole(folder: Path, images: int, count: int, rounds: int, alone: bool) -> Comparison:
+    """Time the command: both metrics, errors, calibration, label errors, resamples."""
+    command = write_files(folder, *synthetic(images, count))
+    sides: Sides = {"python -m detect score": partial(call, *command, str(folder / "scored"))}
+    if not alone:
+        sides |= {TORCH: partial(call, "-c", TORCH)}
+    return Comparison(
+        case=f"the whole command, {images:,} images, {count:,} detections",
+        seconds=in_turn(sides, rounds, warm_up=int(not alone)),
+        limit=30.0 if alone else None,
+        faster={} if alone else {TORCH: 1 / 1.5},
+    )
+
+
 def run(settings: Settings) -> list[Comparison]:
-    """Time the metric, and 1,000 resamples."""
+    """Time the metrics, 1,000 resamples, and the whole command."""
     images, count, rounds = (20, 400, 1) if settings.tiny else (IMAGES, DETECTIONS, 5)
     resamples = 20 if settings.tiny else 1000
     truth, detections = synthetic(images, count)
-    case = f"{images:,} images, {count:,} detections"
+    matches = match(truth, detections)
     ours = partial(score_voc, truth, detections)
     quick: Sides = {
         "score_voc": ours,
@@ -111,9 +160,12 @@ def run(settings: Settings) -> list[Comparison]:
     sorted_or_scored = in_turn(quick, rounds)
     slow: Sides = {"score_voc": ours, LOOP: partial(loop_score, truth, detections)}
     resample = {"bootstrap_map": partial(bootstrap_map, truth, detections, resamples=resamples)}
+    coco: Sides = {"score_coco, matched before": partial(score_coco, truth, detections, matches)}
+    if settings.coco:
+        coco |= {"pycocotools": partial(score_by_pycocotools, truth, detections)}
     comparisons = [
         Comparison(
-            case=case,
+            case=f"{images:,} images, {count:,} detections",
             seconds={"score_voc": sorted_or_scored["score_voc"]},
             limit=1.0,
             floor=(float(np.median(sorted_or_scored[SORTING])), SORTING),
@@ -126,9 +178,10 @@ def run(settings: Settings) -> list[Comparison]:
             seconds=in_turn(resample, 1, warm_up=0),
             limit=20.0,
         ),
+        Comparison(case="the same", seconds=in_turn(coco, 1, warm_up=0), limit=2.0),
     ]
-    if settings.coco:
-        coco = partial(score_coco, truth, detections)
-        both: Sides = {"score_voc": ours, "pycocotools, all its thresholds": coco}
-        comparisons.append(Comparison(case="the same", seconds=in_turn(both, 1, warm_up=0)))
+    with tempfile.TemporaryDirectory() as folder:
+        comparisons.append(whole(Path(folder, "a"), images, count, min(rounds, 3), alone=False))
+        if not settings.tiny:
+            comparisons.append(whole(Path(folder, "b"), *MANY, 1, alone=True))
     return comparisons

@@ -77,7 +77,7 @@ SIDES = {
     "loader": {"ours", "ours, up to the bytes for a GPU", "torchvision's preset on PIL"},
     "feeding": {"2 workers", "1 worker", "decode_jpeg on the CPU"},
     "retinanet": {"ours", "torchvision", "folded", "F.batch_norm"},
-    "score": {"score_voc", "loop over detections", "pycocotools, all its thresholds"},
+    "score": {"score_voc", "loop over detections", "pycocotools", "python -m detect score"},
     "checkpoint": {"ours, flushed, the one before kept", "torch.save, not flushed"},
     "epochs": {"with the end of an epoch", "within an epoch"},
     "scale": {"2 gloo ranks", "1 process", "400 images", "25 images", "50 detections"},
