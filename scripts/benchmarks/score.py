@@ -117,7 +117,7 @@ def write_files(folder: Path, truth: GroundTruth, detections: Detections) -> lis
         (year / name).mkdir(parents=True)
     (year / "ImageSets/Main/test.txt").write_text("\n".join(truth.image_ids))
     bounds = np.searchsorted(truth.image, np.arange(len(truth.image_ids) + 1)).tolist()
-    corners = (truth.box + [1, 1, 0, 0]).astype(np.int64).tolist()
+    corners = (truth.box + np.array([1, 1, 0, 0])).astype(np.int64).tolist()
     for image, name in enumerate(truth.image_ids):
         objects = "".join(
             OBJECT.format(truth.classes[truth.label[row]], int(truth.difficult[row]), *corners[row])
