@@ -18,7 +18,8 @@ from common.errors import InputError
 from common.processes import launcher
 from common.storage import read_json, write_atomically, write_json
 from common.text import in_line
-from common.weights.layouts import Layout, check_ending, encode
+from common.weights.finding import split_part
+from common.weights.layouts import Layout, check_ending, encode, torchvision_name
 from common.weights.reading import read_weights
 from common.weights.resnets import TORCHVISION, is_body, recognise
 
@@ -102,6 +103,7 @@ def fingerprint(path: Path) -> str:
     Raises:
         InputError: If it is not there.
     """
+    path, _ = split_part(path)
     if not path.is_file():
         raise InputError(f"{path} is not there: export a backbone with `python -m pretrain export`")
     with path.open("rb") as file:
@@ -111,8 +113,9 @@ def fingerprint(path: Path) -> str:
 def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a backbone file of ours, or the weights of a torchvision or timm ResNet.
 
-    Prefixes of DDP and torch.compile are taken off. Of a training checkpoint of timm or
-    torchvision the average of the weights is taken, where it has one; a line says so.
+    Containers and prefixes of training scripts (DDP, torch.compile, Lightning, MoCo) are taken off;
+    of a network and its average the average is taken; of a detector, the body. A line says so. Of
+    several networks `FILE#NAME` names one.
 
     Args:
         path: A .safetensors file, or a torch file of tensors and plain values.
@@ -123,7 +126,7 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
 
     Raises:
         InputError: If the file is missing, damaged, not what its card describes, or (by the card)
-            of another architecture.
+            of another architecture, or holds several networks.
     """
     sha256 = fingerprint(path)
     weights = read_weights(path)
@@ -134,10 +137,24 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
         raise InputError(
             f"{path} holds a {found}, but the recipe builds a {architecture}: {remedy} another file"
         )
-    taken = weights.describe()
+    tensors, taken = weights.tensors, weights.describe()
+    if "stem.conv1.weight" in tensors:
+        tensors = {torchvision_name(name): value for name, value in tensors.items()}
+        note = (
+            "translated detectron2's names (of its model zoo, R-50.pkl and R-101.pkl are for BGR)"
+        )
+        taken = "; ".join(filter(None, (taken, note)))
+    card = card or _pixels_of_run(path)
     if taken and launcher.is_main():
         print(f"{in_line(str(path))}: {taken}", flush=True)
-    return weights.tensors, card
+    return tensors, card
+
+
+def _pixels_of_run(checkpoint: Path) -> dict[str, Any]:
+    """Return what a run says beside its checkpoint of the pixels; empty where there is no run."""
+    environment = checkpoint.parent / "environment.json"
+    pixels = read_json(environment).get("pixels") if environment.is_file() else None
+    return {"preprocessing": pixels} if pixels else {}
 
 
 def read_card(path: Path, sha256: str) -> dict[str, Any]:

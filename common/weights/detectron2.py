@@ -41,7 +41,8 @@ def read_detectron2(path: Path) -> dict[str, NDArray[Any]]:
         with path.open("rb") as file:
             content = _ArraysOnly(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise InputError(f"{path} is not a pickle of arrays alone: {error}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is not a pickle of arrays alone: {reason}") from error
     model = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(model, dict) or not model:
         raise InputError(f'{path} holds no weights as detectron2 writes them, {{"model": ...}}')

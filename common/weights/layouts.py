@@ -87,3 +87,13 @@ def detectron2_name(name: str) -> str:
     for number in range(1, 4):
         name = name.replace(f"bn{number}", f"conv{number}.norm")
     return name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+
+
+def torchvision_name(name: str) -> str:
+    """Translate a detectron2 ResNet key to torchvision's, the reverse of `detectron2_name`."""
+    for number in range(1, 4):
+        name = name.replace(f"conv{number}.norm", f"bn{number}")
+    for stage in range(1, 5):
+        name = name.replace(f"res{stage + 1}.", f"layer{stage}.")
+    name = name.replace("shortcut.norm", "downsample.1").replace("shortcut", "downsample.0")
+    return name.removeprefix("stem.")

@@ -9,19 +9,24 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import InputError
+from common.weights.detectron2 import read_detectron2
+from common.weights.finding import (
+    containers,
+    find_container,
+    find_prefix,
+    is_state_dict,
+    split_part,
+)
 
-PARTS = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""Where training checkpoints of timm and torchvision keep weights; averages (EMA) come first."""
-
-_WRAPPERS = ("module.", "_orig_mod.")
 _AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 _CHECKPOINT = {"model", "step", "epoch", "metrics"}
 _EXPECTED = "a .safetensors file, or a .pth with a state dict of tensors"
@@ -52,15 +57,18 @@ class Weights:
     part: str | None = None
     """Key of the container that it was taken from."""
     prefix: str = ""
-    """What DDP, torch.compile or an average had put before the names."""
+    """What DDP, torch.compile, Lightning or a detector had put before the names."""
     averaged: bool = False
     """Whether torch's AveragedModel wrote it."""
+    left: int = 0
+    """Tensors that have another prefix: heads, decoders, other networks."""
 
     def describe(self) -> str:
         """Say what was taken; empty for a plain state dict."""
         taken = [f"took its {self.part!r}"] if self.part else []
         taken += ["took the averages of an AveragedModel"] if self.averaged else []
         taken += [f"took the prefix {self.prefix!r} off"] if self.prefix else []
+        taken += [f"left {self.left} tensors without it"] if self.left else []
         return "; ".join(taken)
 
 
@@ -68,12 +76,16 @@ def read_weights(path: Path) -> Weights:
     """Read the weights of a file.
 
     Of a container that holds weights and their average, the average is taken, as timm does.
+    Of several networks `FILE#NAME` names one.
 
     Raises:
         InputError: If the file is missing, damaged, or holds anything but weights; the message
             says what.
     """
-    return weights_of(read_content(path), path)
+    path, part = split_part(path)
+    if path.suffix == ".pkl":
+        return Weights({name: torch.from_numpy(a) for name, a in read_detectron2(path).items()})
+    return weights_of(read_content(path), path, part)
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -98,7 +110,8 @@ def read_content(path: Path) -> dict[str, Any]:
                 if archive.testzip():
                     raise zipfile.BadZipFile("a checksum does not fit, the file is damaged")
         # timm's and torchvision's training scripts keep their arguments: a class without code.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        # So are numpy's numbers, as which an accuracy is kept.
+        with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         raise InputError(f"{path} is not a file that loads safely: {_reason(error)}") from error
@@ -107,11 +120,22 @@ def read_content(path: Path) -> dict[str, Any]:
     return content
 
 
+def _numbers() -> list[Any]:
+    """Return what numpy rebuilds a number with, which runs no code."""
+    rebuild = np.float64(0).__reduce__()[0]
+    names = (f"numpy.{package}.multiarray.scalar" for package in ("core", "_core"))
+    kinds = {type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")}
+    return [*((rebuild, name) for name in names), np.dtype, *kinds]
+
+
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     refused = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", text)
     if refused:
-        return f"it names {refused[1]}, which is no tensor and no plain value"
+        return (
+            f"it names {refused[1]}, which is no tensor and no plain value: save the state_dict() "
+            "alone where the file was made"
+        )
     if "weights_only" in text or not text:  # torch's long advice
         return "it is no torch file, or a damaged one"
     return text[:200]
@@ -151,59 +175,52 @@ def is_checkpoint(content: Mapping[str, Any]) -> bool:
     """Whether this is a checkpoint of a training of ours, last.pt or best.pt."""
     return (
         set(content) >= _CHECKPOINT
-        and _is_state_dict(content["model"])
-        and _is_state_dict(content.get("average", content["model"]))
+        and is_state_dict(content["model"])
+        and is_state_dict(content.get("average", content["model"]))
         and isinstance(content["metrics"], Mapping)
     )
 
 
-def weights_of(content: Mapping[str, Any], path: Path) -> Weights:
+def is_detector(weights: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is that of a detector of ours, or of torchvision."""
+    return any(name.startswith("backbone.body.") for name in weights)
+
+
+def weights_of(content: Mapping[str, Any], path: Path, part: str | None = None) -> Weights:
     """Find the weights in what a file holds, under their own names.
 
     Args:
         content: As `read_content` returns it.
         path: Where it came from, for the message.
+        part: The one of several networks that is meant: its container, or its prefix.
 
     Raises:
-        InputError: If there are none, or this is a checkpoint of ours.
+        InputError: If there are none, or several, or this is a checkpoint of a classifier of ours.
     """
     if is_checkpoint(content):
-        raise InputError(f"{path} is a checkpoint of epoch {content['epoch']}: {_remedy(content)}")
-    part = next((name for name in PARTS if _is_state_dict(content.get(name))), None)
-    state = content[part] if part else content
-    if not _is_state_dict(state):
+        state: Any = content.get("average", content["model"])
+        if not is_detector(state):
+            raise InputError(
+                f"{path} is a checkpoint of epoch {content['epoch']}: export it with "
+                "`python -m pretrain export --run RUN --out NAME.safetensors`"
+            )
+        container = None
+    else:
+        container = find_container(content, path, part)
+        state = containers(content)[container] if container else content
+    if not is_state_dict(state):
         raise InputError(
             f"{path} holds {_summary(content)}, no plain state dict of tensors: give {_EXPECTED}; "
             "of a run of ours, `python -m pretrain export` writes it"
         )
     tensors = {name: value for name, value in state.items() if name != _AVERAGED}
-    first = next(iter(tensors), "")
-    clean = {_unwrapped(name): value for name, value in tensors.items()}
-    if len(clean) < len(tensors):
-        raise InputError(f"{path} holds some weights twice, with and without {_WRAPPERS[0]!r}")
-    prefix = first.removesuffix(_unwrapped(first))
-    return Weights(clean, part, prefix, _AVERAGED in state)
-
-
-def _is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
-    return (
-        isinstance(value, Mapping)
-        and bool(value)
-        and all(isinstance(key, str) for key in value)
-        and all(isinstance(tensor, Tensor) for tensor in value.values())
-    )
-
-
-def _unwrapped(name: str) -> str:
-    while name.startswith(_WRAPPERS):
-        name = name.split(".", 1)[1]
-    return name
-
-
-def _remedy(checkpoint: Mapping[str, Any]) -> str:
-    if any(name.startswith("backbone.") for name in checkpoint["model"]):
-        return "of a detector, which is no backbone; export the pretraining that it began with"
-    return "export it with `python -m pretrain export --run RUN --out NAME.safetensors`"
+    prefix = find_prefix(tensors, path, part)
+    found = {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+    return Weights(found, container, prefix, _AVERAGED in state, len(tensors) - len(found))
 
 
 def _summary(content: Mapping[str, Any]) -> str:

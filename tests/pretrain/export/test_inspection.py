@@ -136,9 +136,9 @@ def test_small_networks(tmp_path: Path, name: str, block: Any, told: str) -> Non
 
 
 def test_unknown_weights(tmp_path: Path) -> None:
-    torch.save({"encoder.w": torch.zeros(2, 2)}, tmp_path / "x.pth")
+    torch.save({"decoder.w": torch.zeros(2, 2)}, tmp_path / "x.pth")
     text = "\n".join(inspect(tmp_path / "x.pth"))
-    assert "architecture: not known (first keys: encoder.w)" in text
+    assert "architecture: not known (first keys: decoder.w)" in text
     assert "classifier: none" in text and "4 parameters" in text
 
 
