@@ -31,7 +31,8 @@ class Sampling:
     A step's batch is cut into `world_size * accumulate` nearly equal parts; rank r takes the r-th
     run of `accumulate` parts. One process that accumulates and several ranks that do not thus see
     the same parts. A last batch with fewer images than parts is left out: a rank would have nothing
-    to do.
+    to do. So is one that would leave a part with a single image where others have more: BatchNorm
+    has no variance over one value. Every epoch leaves out other images.
 
     With groups (landscape and portrait images, say) a full batch holds images of one group, as far
     as they go: what is left over of the groups forms the other batches, a short one the last.
@@ -80,7 +81,8 @@ class Sampling:
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         full, rest = divmod(self.num_images, self.batch_size)
-        return full + (rest >= self._parts)
+        fewest = 2 if full and self.batch_size >= 2 * self._parts else 1  # images of a part
+        return full + (rest >= fewest * self._parts)
 
     def is_full(self, step: int) -> bool:
         """Tell whether a step's batch has `batch_size` images; an epoch's last can have fewer."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from common import FocusedDropout
 from common.command.flags import Options, RunFlags
+from common.errors import outcome
 from common.images.sampling import MicroBatch
 from common.processes import ranks
 from common.processes.ranks import World
@@ -86,6 +87,48 @@ def test_a_request_is_remembered_and_told(number: int) -> None:
     request.close()
     assert handlers() == before
     assert not stop_asked()
+
+
+def test_ctrl_c_ends_a_training_after_a_checkpoint(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With a code of its own; the run goes on as one that was not interrupted."""
+    before = signal.getsignal(signal.SIGINT)
+    train(tmp_path / "straight", network())
+    with pytest.raises(Terminated, match="after step 5$") as caught:
+        train(tmp_path / "cut", network(), in_step=ask_at(4, signal.SIGINT))
+    assert outcome(caught.value)[0] == 130
+    assert "Ctrl-C again ends at once" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) == before
+    train(tmp_path / "cut", network())
+    assert_same(tmp_path / "straight", tmp_path / "cut")
+
+
+@pytest.mark.parametrize("launched", [False, True])
+def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch, launched: bool) -> None:
+    """Unless torchrun, which the terminal asks as well, may have repeated the first."""
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launched:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+
+    def work() -> None:
+        StopRequest()
+        ask(signal.SIGINT)
+        ask(signal.SIGINT)
+
+    assert fork(work) == (1 if launched else 130)
+
+
+def test_ctrl_c_of_another_is_not_heard() -> None:
+    """A shell lets the commands in its background ignore it."""
+
+    def work() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        request = StopRequest()
+        ask(signal.SIGINT)
+        os._exit(7 if request.asked else 0)
+
+    assert fork(work) == 0
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -211,8 +254,8 @@ def fail(call: int) -> None:
     raise ConnectionError
 
 
-def ask_at(call: int) -> Hook:
-    return lambda now: ask() if now == call else None
+def ask_at(call: int, number: int = signal.SIGTERM) -> Hook:
+    return lambda now: ask(number) if now == call else None
 
 
 def train(

@@ -430,3 +430,18 @@ def test_a_full_disk_does_not_hide_it(tmp_path: Path) -> None:
     check.begin(0, [MicroBatch(0, np.array([3]), 1.0)])
     with pytest.raises(NonFiniteError, match="training images 3 of step 0"):
         check.check(sums, 0)
+
+
+def test_a_metric_that_is_undefined_is_none(tmp_path: Path) -> None:
+    """It is no best, and no 0.0 in the log."""
+    scores = iter([None, -3.0, None])
+    task = replace(stage(network()), evaluate=lambda model: {"val_score": next(scores)})
+    found = train(tmp_path, task, replace(SETTINGS, epochs=3))
+    assert found == {"val_score": None, "best_val_score": -3.0}
+    assert [record["val_score"] for record in read_metrics(tmp_path)] == [None, -3.0, None]
+    assert checkpoints.load(tmp_path / "best.pt")["epoch"] == 2
+    scores = iter([None])
+    task = replace(task, evaluate=lambda model: {"val_score": next(scores)})
+    found = train(tmp_path / "never", task, replace(SETTINGS, epochs=1))
+    assert found == {"val_score": None, "best_val_score": None}
+    assert not (tmp_path / "never" / "best.pt").exists()

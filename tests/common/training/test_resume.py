@@ -28,6 +28,7 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
+from common.storage import read_json
 from common.training import loop
 from common.training.task import Task
 
@@ -327,3 +328,40 @@ def test_the_same_signal_again_ends_the_process_at_once(number: int) -> None:
 
 def test_a_signal_that_a_launcher_repeats_is_one_request() -> None:
     assert die_by(signal.SIGTERM, signal.SIGTERM, after=signals.ONE_REQUEST) == 0
+
+
+def lengthen(path: Path, settings: Optimization, epochs: int) -> None:
+    """Train as a command does, which writes the recipe down."""
+    recipe = Training(replace(settings, epochs=epochs), FOCUS)
+    folder = RunFolder(path, {"stage": "test", "recipe": recipe})
+    try:
+        loop.train(stage(network()), recipe, Options(), World(CPU), folder)
+    finally:
+        folder.close()
+
+
+def test_a_finished_run_is_lengthened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It ends as the one that was as long from the start, to the bit."""
+    settings = replace(SETTINGS, schedule="step", milestones=(1, 3))
+    lengthen(tmp_path / "long", settings, 4)
+    lengthen(tmp_path / "short", settings, 2)
+    capsys.readouterr()
+    lengthen(tmp_path / "short", settings, 4)
+    assert f"{tmp_path / 'short'}: lengthened from 2 epochs to 4\n" in capsys.readouterr().out
+    ours, theirs = (checkpoints.load(tmp_path / run / "last.pt") for run in ("short", "long"))
+    assert [key for key in theirs if not same(ours[key], theirs[key])] == []
+    assert read_json(tmp_path / "short" / "recipe.json")["recipe"]["optimization"]["epochs"] == 4
+    with pytest.raises(InputError, match=r"optimization\.epochs was 4, is now 3"):
+        lengthen(tmp_path / "short", settings, 3)
+    other = replace(settings, lr=0.3)
+    with pytest.raises(InputError, match="holds another run"):
+        lengthen(tmp_path / "short", other, 5)
+
+
+def test_a_schedule_that_ends_with_the_run_is_not_lengthened(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, schedule="cosine", milestones=())
+    lengthen(tmp_path, settings, 1)
+    message = r"holds a run of 1 epochs, which cannot be lengthened: the cosine schedule depends on"
+    with pytest.raises(InputError, match=message):
+        lengthen(tmp_path, settings, 2)
+    lengthen(tmp_path, settings, 1)
