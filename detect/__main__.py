@@ -49,6 +49,9 @@ class TrainFlags(RunFlags[Recipe]):
     focused_dropout: str | None = None
     """Stage of the body, such as layer3, that FocusedDropout follows in fine-tuning, with ten times
     the weight decay in its steps: short for --focus.after and --focus.weight-decay."""
+    data_options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(
+        default_factory=DataOptions
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +146,14 @@ class VerifyFlags:
     """Flags of verify."""
 
     data: Path
-    """VOC devkit, the folder that holds VOC2007 and VOC2012."""
-    split: str
-    """Sets to check: YEAR:SET, comma-separated."""
+    """VOC devkit, VOC annotations in other folders, COCO or YOLO data: a folder, or the file that
+    describes it."""
+    split: str | None = None
+    """Sets to check, comma-separated: YEAR:SET of a devkit, such as 2007:trainval; of other data
+    their names, such as train; None: all there are."""
+    data_options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(
+        default_factory=DataOptions
+    )
     workers: int | None = None
     """Processes that read images; None: as many as cores, 0: none but this one."""
 
@@ -213,7 +221,8 @@ def _train(argv: list[str]) -> None:
         return
     from detect.train import run
 
-    cli.print_metrics(run(flags, None if flags.backbone == Path(SCRATCH) else flags.backbone))
+    backbone = None if flags.backbone == Path(SCRATCH) else flags.backbone
+    cli.print_metrics(run(flags, backbone, flags.data_options))
 
 
 def _evaluate(argv: list[str]) -> None:
@@ -276,7 +285,7 @@ def _verify(argv: list[str]) -> None:
     )
     from detect.data.verify import verify
 
-    verify(flags.data, flags.split, flags.workers)
+    verify(flags.data, flags.split, flags.workers, flags.data_options)
 
 
 def _score(argv: list[str]) -> None:

@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.errors import InputError
-from common.images.decoding import read_image
 from common.images.loading import Reading, stream
 from common.images.sampling import MicroBatch
 from common.images.transfer import transferred
@@ -36,6 +34,7 @@ from detect.data.batches import (
     to_original,
 )
 from detect.data.dataset import LabelledImage
+from detect.data.pixels import read_pixels
 from detect.network.retinanet import BatchedRetinaNet
 from detect.recipes import Detector, Recipe
 from detect.scoring.detections import Detections, GroundTruth, ground_truth
@@ -91,7 +90,7 @@ class _Reader:
 def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
     image, settings = reader.images[index], reader.detector
     boxes, labels = image.annotation.usable(reader.difficult)
-    item = _read_pixels(image), boxes, labels
+    item = read_pixels(image), boxes, labels
     short_side = draw_size(settings.train_sizes, seed, epoch, index)
 
     def resized(item: Item, factor: float = 1.0) -> Item:
@@ -107,24 +106,12 @@ def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
 def _read_test(images: Sequence[LabelledImage], settings: Detector, epoch: int, index: int) -> Item:
     image = images[index]
     nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
-    return resize((_read_pixels(image), *nothing), _test_shape(image, settings))
+    return resize((read_pixels(image), *nothing), _test_shape(image, settings))
 
 
 def _test_shape(image: LabelledImage, settings: Detector) -> Shape:
     shape = image.annotation.height, image.annotation.width
     return resized_shape(shape, settings.test_size, settings.max_size)
-
-
-def _read_pixels(image: LabelledImage) -> NDArray[np.uint8]:
-    pixels = read_image(image.path)
-    height, width = pixels.shape[:2]
-    stated = (image.annotation.width, image.annotation.height)
-    if (width, height) != stated:
-        raise InputError(
-            f"{image.path} has {width}x{height} pixels, but its annotation says "
-            f"{stated[0]}x{stated[1]}: its boxes would not fit; fetch both again"
-        )
-    return pixels
 
 
 def detection_loss(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -245,7 +232,12 @@ def _columns(table: NDArray[np.float64], test: EvaluationSet, settings: Detector
 def evaluate(
     network: nn.Module, test: EvaluationSet, recipe: Recipe, world: World, workers: int
 ) -> Metrics:
-    """Score a detector during training: VOC mAP and COCO AP, fractions, None where undefined."""
+    """Score a detector during training: VOC mAP and COCO AP, fractions, None where undefined.
+
+    Without images there is no metric.
+    """
+    if not test.images:
+        return {}
     if not isinstance(network, BatchedRetinaNet):
         raise TypeError(f"expected a BatchedRetinaNet, not {type(network).__name__}")
     detections = detect(network, test, recipe, world, workers)

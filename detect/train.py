@@ -1,4 +1,4 @@
-"""`python -m detect train`: from a backbone file and a VOC devkit to a trained detector."""
+"""`python -m detect train`: from a backbone file and annotated images to a trained detector."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -17,8 +17,11 @@ from common.training import launch
 from common.training.network import insert_layer, prepare
 from common.training.task import Metrics, Task
 from common.weights.backbone import card_path, fingerprint, load_backbone
+from detect.data.dataset import DetectionData
+from detect.data.opening import open_data
+from detect.data.options import DataOptions
 from detect.data.parts import data_parts
-from detect.data.voc import read_classes, read_split
+from detect.data.training import TrainingData, read_training
 from detect.network.retinanet import build_retinanet
 from detect.recipes import SCRATCH, Recipe
 from detect.task import (
@@ -33,12 +36,15 @@ _ALL_STAGES = 5
 _DRY_IMAGES = 4
 
 
-def run(flags: RunFlags[Recipe], backbone: Path | None) -> Metrics:
+def run(
+    flags: RunFlags[Recipe], backbone: Path | None, options: DataOptions | None = None
+) -> Metrics:
     """Fine-tune a recipe from a backbone file, or train it from random weights.
 
     Args:
         flags: What is trained, and how.
         backbone: None: random weights.
+        options: How the data are read.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -48,7 +54,8 @@ def run(flags: RunFlags[Recipe], backbone: Path | None) -> Metrics:
     """
     _check(flags.recipe, scratch=backbone is None)
     origin = fingerprint(backbone) if backbone else SCRATCH
-    return launch.run("detect", flags, partial(_build, flags, backbone), {"backbone": origin})
+    build = partial(_build, flags, backbone, options or DataOptions())
+    return launch.run("detect", flags, build, {"backbone": origin})
 
 
 def _check(recipe: Recipe, *, scratch: bool) -> None:
@@ -66,17 +73,16 @@ def _check(recipe: Recipe, *, scratch: bool) -> None:
 
 
 def _build(
-    flags: RunFlags[Recipe], backbone: Path | None, world: World
+    flags: RunFlags[Recipe], backbone: Path | None, options: DataOptions, world: World
 ) -> tuple[Task, Mapping[str, Any]]:
     recipe = flags.recipe
     weights, card = None, dict[str, Any](recipe_name=SCRATCH)
     if backbone:
         weights, card = load_backbone(backbone, recipe.body)
-    classes = read_classes(flags.data)
-    images = read_split(flags.data, recipe.train_split, classes)
-    test_images = read_split(flags.data, recipe.val_split, classes)
-    if not images:
-        raise InputError(f"{flags.data}: {recipe.train_split} lists no images")
+    data = open_data(flags.data, options)
+    classes = data.classes
+    found = _read(data, flags, options, world)
+    images, test_images = found.train, found.val
     test = EvaluationSet.of(test_images[:_DRY_IMAGES] if flags.dry_run else test_images, classes)
     reading = launch.reading(flags, world)
     pixels = _pixel_statistics(card, backbone)
@@ -100,7 +106,7 @@ def _build(
         load=training_batches(images, recipe, reading, seed=flags.seed),
         loss=detection_loss,
         evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=reading.workers),
-        metric="val_map_11point",
+        metric="val_coco_ap" if data.metric == "coco" else "val_map_11point",
         groups=aspect_groups(images) if recipe.group_by_aspect else None,
     )
     facts = {
@@ -108,10 +114,31 @@ def _build(
         "train_images": len(images),
         "val_images": len(test_images),
         "classes": list(classes),
+        "data_kind": data.kind,
+        "coordinates": options.counted,
         "pixels": pixels,
         "backbone": card or {"file": backbone.name if backbone else SCRATCH},
     }
     return task, facts
+
+
+def _read(
+    data: DetectionData, flags: RunFlags[Recipe], options: DataOptions, world: World
+) -> TrainingData:
+    """Read what to train and to validate on, and say what was found, once."""
+    recipe = flags.recipe
+    found = read_training(
+        data,
+        options,
+        recipe.train_split,
+        recipe.val_split,
+        difficult=recipe.difficult,
+        look=world.is_main,
+    )
+    again = flags.dry_run and (flags.out / "last.pt").exists()
+    if world.is_main and not again:
+        print("\n".join(found.said), flush=True)
+    return found
 
 
 def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[str, list[float]]:

@@ -22,6 +22,7 @@ from detect.data.dataset import (
     Annotation,
     DetectionData,
     Entry,
+    Faults,
     MissingFileError,
     label_map,
     quoted,
@@ -183,6 +184,7 @@ def _entries(
     label_of: Mapping[int | str, int | None],
     folder: Path | None,
     name: str,
+    faults: Faults | None,
 ) -> list[Entry]:
     file = files[name]
     content = _load(file)

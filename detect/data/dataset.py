@@ -14,6 +14,8 @@ from common.text import in_line
 
 _MAX_QUOTED = 80  # characters of a file in a message
 Item = TypeVar("Item")
+Faults = list[tuple[Path, str]]
+"""Where something is wrong, and what."""
 _USUAL = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
 """Words for the same set."""
 
@@ -121,7 +123,8 @@ class DetectionData:
         kind: What it was found to be, such as "a VOC devkit".
         classes: Names; a label is an index into them.
         sets: Names of the sets, in the order of the format.
-        entries: Gives the images of one set.
+        entries: Gives the images of one set; with a list of faults, those go there where a reader
+            can go on, a path and a reason each, and else the first is raised.
         metric: Whose rules a score begins with.
         has_years: Whether sets are named YEAR:SET.
         category_ids: What a COCO results file calls each class; empty: 1, 2, and so on.
@@ -132,7 +135,7 @@ class DetectionData:
     kind: str
     classes: tuple[str, ...]
     sets: tuple[str, ...]
-    entries: Callable[[str], list[Entry]]
+    entries: Callable[[str, Faults | None], list[Entry]]
     metric: Literal["voc", "coco"] = "voc"
     has_years: bool = False
     category_ids: tuple[int | str, ...] = ()
@@ -153,7 +156,7 @@ class DetectionData:
     def listed(self, split: str) -> list[Entry]:
         """Return the entries of one or more sets, comma-separated."""
         names = [self.set_called(name.strip()) for name in split.split(",")]
-        return [entry for name in names for entry in self.entries(name)]
+        return [entry for name in names for entry in self.entries(name, None)]
 
     def set_called(self, name: str) -> str:
         """Return the set of a name, or of another word for it.

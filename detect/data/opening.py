@@ -5,10 +5,11 @@ from pathlib import Path
 
 from common.errors import InputError
 from detect.data import coco, voc_export, yolo
-from detect.data.dataset import DetectionData, label_map, shown
-from detect.data.options import DataOptions
+from detect.data.dataset import DetectionData, Entry, Faults, label_map, shown
+from detect.data.options import Coordinates, DataOptions
 from detect.data.splits import split_by
 from detect.data.voc import class_file, devkit_entries, devkit_root, devkit_sets, read_classes
+from detect.data.voc_xml import Labels
 
 _MOST_SHOWN = 8  # names of a folder in a message
 
@@ -29,7 +30,7 @@ def open_data(path: Path, options: DataOptions | None = None) -> DetectionData:
     data = _open(path, options)
     if options.images and data.metric != "coco":
         raise InputError(f"--images is for COCO's JSON, but {path} is {data.kind}: leave it out")
-    if options.coordinates != "voc" and data.metric != "voc":
+    if options.coordinates == "zero-based" and data.metric != "voc":
         raise InputError(
             f"--coordinates is for VOC's XML, but {path} is {data.kind}, which count edges from 0: "
             "leave it out"
@@ -80,7 +81,13 @@ def _open_devkit(path: Path, options: DataOptions) -> DetectionData:
         kind="a VOC devkit",
         classes=classes,
         sets=tuple(devkit_sets(path)),
-        entries=partial(devkit_entries, path, label_of=label_of, coordinates=options.coordinates),
+        entries=partial(_devkit_set, path, label_of, options.counted),
         has_years=True,
         notes=(f"classes from {file.name}" if file else "VOC's twenty classes",),
     )
+
+
+def _devkit_set(
+    path: Path, label_of: Labels, coordinates: Coordinates, name: str, faults: Faults | None
+) -> list[Entry]:
+    return devkit_entries(path, name, label_of, coordinates, faults)

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from detect.data.voc_xml import Coordinates
+Coordinates = Literal["voc", "zero-based"]
+"""voc: 1-based inclusive pixels; zero-based: edges, counted from 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,14 +16,20 @@ class DataOptions:
     """Folder of the images, where --data is the JSON of COCO data; None: found beside it."""
     classes: str | None = None
     """Classes to use, comma-separated, such as helmet,vest; objects of others are none."""
-    coordinates: Coordinates = "voc"
-    """How VOC's XML counts: 1-based inclusive pixels, or edges from 0 (CVAT, LabelMe)."""
+    coordinates: Coordinates | None = None
+    """How VOC's XML counts boxes: voc (1-based inclusive pixels, if nothing is said) or zero-based
+    (edges from 0, as CVAT and LabelMe write them)."""
     split_by: float | None = None
     """Share of the images to keep for validation, such as 0.2, where the data have no such set;
     which ones, a hash of their file names says: other images stay where they were."""
 
     empty_images: bool = True
     """Train on images without an object (of --classes), too: nothing is to be found there."""
+
+    @property
+    def counted(self) -> Coordinates:
+        """How VOC's XML is read."""
+        return self.coordinates or "voc"
 
     def __post_init__(self) -> None:
         if self.split_by is not None and not 0 < self.split_by < 1:

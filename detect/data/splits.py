@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import PurePosixPath
 
 from common.errors import InputError
-from detect.data.dataset import DetectionData, Entry, find_set, shown
+from detect.data.dataset import DetectionData, Entry, Faults, find_set, shown
 
 ALL = "all"
 """The set of data that have no sets."""
@@ -72,7 +72,7 @@ def split_by(data: DetectionData, share: float) -> DetectionData:
             f"--split-by is for data without a validation set, but {data.path} is {data.kind}: "
             f"{own}; leave it out"
         )
-    entries = data.entries(train)
+    entries = data.entries(train, None)
     kept = {entry.image_id for entry in entries if _of_val(entry, share)}
     if not kept or len(kept) == len(entries):
         part = "validation" if not kept else "training"
@@ -89,8 +89,12 @@ def split_by(data: DetectionData, share: float) -> DetectionData:
     )
 
 
-def _part_of(data: DetectionData, train: str, share: float, name: str) -> list[Entry]:
-    return [entry for entry in data.entries(train) if _of_val(entry, share) == (name == "val")]
+def _part_of(
+    data: DetectionData, train: str, share: float, name: str, faults: Faults | None
+) -> list[Entry]:
+    return [
+        entry for entry in data.entries(train, faults) if _of_val(entry, share) == (name == "val")
+    ]
 
 
 def _of_val(entry: Entry, share: float) -> bool:

@@ -1,84 +1,279 @@
-"""`python -m detect verify`: every image, annotation and id of VOC sets."""
+"""`python -m detect verify`: every image and annotation of some sets, and what they hold."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
-from common.images.checking import Report, Result, check_path
-from detect.data.pictures import check_image_id
-from detect.data.voc import read_classes, read_lines, split_lists
-from detect.data.voc_xml import read_annotation
+from common.images.checking import Report, Result, check_image
+from common.images.decoding import read_content
+from common.images.orientation import NAMES, is_turned
+from common.text import in_line
+from detect.data.checks import (
+    Counts,
+    coordinates_look,
+    count,
+    duplicates,
+    look_normalised,
+    unseen,
+    why_useless,
+)
+from detect.data.dataset import Annotation, DetectionData, Entry, Faults, find_set, shown
+from detect.data.opening import open_data
+from detect.data.options import DataOptions
+from detect.data.pictures import is_picture
+from detect.data.pixels import misfit
+from detect.data.voc import devkit_root, read_lines, reason_of
+
+_OTHER_PICTURES = (".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".dng")
+_MOST_SIZES = 3
 
 
-def verify(devkit: Path, split: str, workers: int | None) -> None:
-    """Check sets of a devkit; print each fault and a summary.
+@dataclass(slots=True)
+class Checked(Result):
+    """What was found in an image and its annotation.
+
+    Attributes:
+        annotation: None where it cannot be read.
+        path: The picture; None where there is none.
+        turned: Whether it is turned upright, as its annotation is.
+    """
+
+    annotation: Annotation | None = None
+    path: Path | None = None
+    turned: bool = False
+
+
+@dataclass(slots=True)
+class _Set:
+    """A set that was checked."""
+
+    name: str
+    entries: list[Entry]
+    results: list[Checked] = field(default_factory=list)
+
+    def add(self, index: int, result: Result) -> None:
+        assert isinstance(result, Checked) or not result.size
+        self.results.append(result if isinstance(result, Checked) else Checked(result.faults))
+
+    @property
+    def annotations(self) -> list[Annotation]:
+        return [result.annotation for result in self.results if result.annotation]
+
+
+def verify(
+    path: Path, split: str | None, workers: int | None, options: DataOptions | None = None
+) -> None:
+    """Check sets of data; print each fault, a table of what they hold, and a summary.
 
     Args:
-        devkit: The VOCdevkit folder, or the folder that holds it.
-        split: YEAR:SET, comma-separated for more.
+        path: As for `open_data`.
+        split: Sets, comma-separated; None: all there are.
         workers: Processes; 0 checks in this one; None: as many as cores.
+        options: How to read the data.
 
     Raises:
         InputError: There are faults, or no such sets.
     """
-    report = Report()
-    classes, lists = read_classes(devkit), split_lists(devkit, split)
-    jpegs = _listed(lists, report)
-    label_of = {name: label for label, name in enumerate(classes)}
-    report.check(partial(check_voc_image, label_of, jpegs), jpegs, workers, split)
-    years = sorted({path.parents[2] for path in lists})
-    report.end(*(remark for year in years for remark in _unnamed(year)))
+    options = options or DataOptions()
+    data = open_data(path, options)
+    print(f"{in_line(str(path))}: {data.kind}, {len(data.classes)} classes")
+    names = [data.set_called(n.strip()) for n in split.split(",")] if split else list(data.sets)
+    report, sets = Report(), []
+    for name in names:
+        faults: Faults = []
+        try:
+            entries = _once(data.entries(name, faults), faults)
+        except InputError as error:
+            if data.has_years:  # no such set
+                raise
+            faults, entries = [(path, reason_of(error, path))], []
+        for place, reason in faults:
+            report.fault(place, reason)
+        if not entries and faults:
+            continue
+        sets.append(found := _Set(name, entries))
+        sources = [entry.source for entry in entries]
+        report.check(partial(check_entry, entries), sources, workers, name, seen=found.add)
+    counts = [count(found.annotations, data.classes) for found in sets]
+    for found, counted in zip(sets, counts, strict=True):
+        why = why_useless(counted, difficult=False)
+        if why and counted.images == len(found.entries):  # else the reasons are told
+            report.fault(path, f"{found.name} has nothing to learn: {why}")
+        elif look_normalised(found.annotations):
+            report.fault(path, f"{found.name}: all boxes lie between 0 and 1: give pixels")
+    warnings = _warnings(data, options, sets, counts, named=split is not None)
+    lines = [*_table(data, sets, counts), *data.notes, *(f"warning: {w}" for w in warnings)]
+    print("\n".join(map(in_line, lines)))
+    report.end(*_remarks(data, sets, whole=len(sets) == len(data.sets)))
 
 
-def check_voc_image(label_of: Mapping[str, int], jpegs: Sequence[Path], index: int) -> Result:
-    """Check an image, its annotation, and that they have one size.
+def _once(entries: Sequence[Entry], faults: Faults) -> list[Entry]:
+    """Return each image once; of those that come again, add a fault."""
+    seen: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.image_id in seen:
+            faults.append(
+                (entry.listed, f"the image id {shown(entry.image_id)} is there twice: remove one")
+            )
+        seen.setdefault(entry.image_id, entry)
+    return list(seen.values())
+
+
+# ---- one image ----------------------------------------------------------------------------------
+
+
+def check_entry(entries: Sequence[Entry], index: int) -> Checked:
+    """Check an image, its annotation, and that they fit.
 
     Args:
-        label_of: Class name to label.
-        jpegs: VOC<year>/JPEGImages/<id>.jpg of each image.
+        entries: Of a set.
         index: Which.
     """
-    jpeg = jpegs[index]
-    result = check_path(jpegs, index)
-    xml = jpeg.parents[1] / "Annotations" / f"{jpeg.stem}.xml"
+    entry = entries[index]
+    result, stated = Checked(), ""
     try:
-        annotation = read_annotation(xml, jpeg.stem, label_of)
+        result.annotation, stated = entry.annotate()
     except InputError as error:
-        result.faults.append((xml, str(error).removeprefix(str(xml)).lstrip(" ,:")))
+        result.faults.append((entry.source, reason_of(error, entry.source)))
+    try:
+        result.path = path = entry.picture(stated)
+    except InputError as error:
+        result.faults.append((entry.source, str(error)))
         return result
-    stated = (annotation.width, annotation.height)
-    if result.size and result.size != stated:
-        width, height = result.size
-        reason = f"has {width} x {height} pixels, its annotation says {stated[0]} x {stated[1]}"
-        result.faults.append((jpeg, f"{reason}: fetch both again"))
+    found = check_image(path, partial(read_content, path))
+    result.faults += found.faults
+    result.notes, result.size, result.format = found.notes, found.size, found.format
+    result.orientation, result.digest = found.orientation, found.digest
+    annotation = result.annotation
+    if annotation is None:
+        return result
+    if found.size:
+        said = annotation.width, annotation.height
+        upright = found.size[::-1] if is_turned(found.orientation) else found.size
+        result.turned = upright == said and found.orientation != 1
+        if said not in (upright, found.size):
+            misfits = misfit(path, found.size, found.orientation, said)
+            result.faults.append((path, misfits.removeprefix(str(path)).lstrip()))
+    for first, second in duplicates(annotation):
+        told = f"objects {first} and {second} of {shown(entry.image_id)} are the same: remove one"
+        result.faults.append((entry.source, told))
+    flat = len(annotation.labels) - len(annotation.usable(difficult=True)[1])
+    if flat:
+        result.faults.append(
+            (entry.source, f"{flat} boxes of {shown(entry.image_id)} have no area within the image")
+        )
     return result
 
 
-def _listed(lists: Sequence[Path], report: Report) -> list[Path]:
-    """Return the JPEG of every good id; report the other lines."""
-    jpegs = []
-    seen: dict[str, str] = {}
-    for path in lists:
-        try:
-            lines = read_lines(path)
-            if not lines:
-                raise InputError("lists no images")
-        except InputError as error:
-            report.fault(path, str(error).removeprefix(str(path)).lstrip())
-            continue
-        for number, line in enumerate(lines, start=1):
-            try:
-                check_image_id(line, f"line {number}")
-            except InputError as error:
-                report.fault(path, str(error))
-                continue
-            if line in seen:
-                report.fault(path, f"line {number}: the image id {line} came before, {seen[line]}")
-                continue
-            seen[line] = f"in line {number} of {path.parents[2].name} {path.stem}"
-            jpegs.append(path.parents[2] / "JPEGImages" / f"{line}.jpg")
-    return jpegs
+# ---- what there is ------------------------------------------------------------------------------
+
+
+def _table(data: DetectionData, sets: Sequence[_Set], counts: Sequence[Counts]) -> list[str]:
+    rows: list[tuple[str, ...]] = [("", *(found.name for found in sets))]
+    rows += [
+        ("images", *(str(c.images) for c in counts)),
+        ("without objects", *(str(c.empty) for c in counts)),
+        ("objects", *(str(int((c.objects + c.difficult).sum())) for c in counts)),
+        ("of them difficult", *(str(int(c.difficult.sum())) for c in counts)),
+    ]
+    rows += [
+        (f"  {name}", *(str(c.objects[label] + c.difficult[label]) for c in counts))
+        for label, name in enumerate(data.classes)
+    ]
+    results = [[r for r in found.results if r.size] for found in sets]
+    rows += [
+        ("formats", *(_tally(Counter(r.format for r in found)) for found in results)),
+        ("sizes", *(_sizes(found) for found in results)),
+    ]
+    cells = [list(map(in_line, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip()
+        for row in cells
+    ]
+    return [*lines, *(line for found in sets for line in _orientations(found))]
+
+
+def _tally(counter: Counter[str]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counter.most_common()) or "none"
+
+
+def _sizes(results: Sequence[Checked]) -> str:
+    sizes = Counter(f"{r.size[0]}x{r.size[1]}" for r in results if r.size)
+    if len(sizes) <= _MOST_SIZES:
+        return ", ".join(f"{n} of {size}" for size, n in sizes.most_common()) or "none"
+    areas = sorted((r.size for r in results if r.size), key=lambda s: s[0] * s[1])
+    (w, h), (wide, high) = areas[0], areas[-1]
+    return f"{len(sizes)} from {w}x{h} to {wide}x{high}"
+
+
+def _orientations(found: _Set) -> list[str]:
+    odd = Counter((r.orientation, r.turned) for r in found.results if r.orientation != 1)
+    return [
+        f"orientation: {number} of {found.name} have EXIF orientation {value} ({NAMES[value]}), "
+        f"{'turned upright, as their annotations are' if turned else 'read as stored'}"
+        for (value, turned), number in sorted(odd.items())
+    ]
+
+
+def _warnings(
+    data: DetectionData,
+    options: DataOptions,
+    sets: Sequence[_Set],
+    counts: Sequence[Counts],
+    *,
+    named: bool,
+) -> list[str]:
+    warnings = []
+    for found, counted in zip(sets, counts, strict=True):
+        never = unseen(data.classes, counted)
+        if never and len(never) < len(data.classes):
+            warnings.append(f"{found.name} has no object of {', '.join(map(shown, never))}")
+    if data.metric == "voc":
+        annotations = [a for found in sets for a in found.annotations]
+        if look := coordinates_look(annotations, options.counted):
+            warnings.append(look)
+    for number, found in enumerate(sets):
+        for other in sets[:number]:
+            shared = _shared(other, found)
+            if shared and (named or not _contains(other.name, found.name)):
+                warnings.append(f"{shared} images are both in {other.name} and in {found.name}")
+    return warnings
+
+
+def _contains(one: str, other: str) -> bool:
+    """Tell whether one of two sets holds the other by its name, as trainval holds train."""
+    plain = [name.rpartition(":")[2].lower() for name in (one, other)]
+    return "trainval" in plain and find_set(("train", "val"), min(plain, key=len)) is not None
+
+
+def _shared(one: _Set, other: _Set) -> int:
+    """Count the images of a set that are in another, too: the same file, or a copy."""
+    keys = {key for r in one.results for key in (r.path, r.digest) if key}
+    return sum(r.path in keys or (r.digest in keys) for r in other.results if r.path or r.digest)
+
+
+# ---- what no set names --------------------------------------------------------------------------
+
+
+def _remarks(data: DetectionData, sets: Sequence[_Set], *, whole: bool) -> list[str]:
+    remarks = []
+    if data.has_years:
+        for year in sorted(devkit_root(data.path).glob("VOC[0-9][0-9][0-9][0-9]")):
+            remarks += _unnamed(year)
+    used = {result.path for found in sets for result in found.results if result.path}
+    for folder in sorted({path.parent for path in used}):
+        files = [path for path in folder.iterdir() if path not in used]
+        odd = sorted(path.name for path in files if path.suffix.lower() in _OTHER_PICTURES)
+        rest = sorted(path.name for path in files if is_picture(path.name))
+        if odd:
+            remarks.append(f"{len(odd)} files of {folder} are of no format that is read: {odd[0]}")
+        if rest and whole and not data.has_years:
+            remarks.append(f"{len(rest)} images of {folder} are in no set, such as {rest[0]}")
+    return list(map(in_line, remarks))
 
 
 def _unnamed(year: Path) -> list[str]:
@@ -86,16 +281,19 @@ def _unnamed(year: Path) -> list[str]:
     named = set()
     for path in (year / "ImageSets" / "Main").glob("*.txt"):
         try:
-            named |= {line.partition(" ")[0] for line in read_lines(path)}
+            lines = read_lines(path)
         except InputError:
             continue  # told where it was asked for
-    counts = {
-        kind: sum(p.suffix == suffix and p.stem not in named for p in (year / kind).iterdir())
-        for kind, suffix in (("JPEGImages", ".jpg"), ("Annotations", ".xml"))
-    }
-    if not any(counts.values()):
+        named |= {*lines, *(line.partition(" ")[0] for line in lines)}
+    images = [path for path in _files(year / "JPEGImages") if is_picture(path.name)]
+    annotations = [path for path in _files(year / "Annotations") if path.suffix == ".xml"]
+    rest = [sum(path.stem not in named for path in paths) for paths in (images, annotations)]
+    if not any(rest):
         return []
     return [
-        f"{year.name} holds {counts['JPEGImages']} images and {counts['Annotations']} annotations "
-        "that none of its lists names"
+        f"{year.name} holds {rest[0]} images and {rest[1]} annotations that none of its lists names"
     ]
+
+
+def _files(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []

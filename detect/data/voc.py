@@ -17,14 +17,15 @@ from common.images.folder_trees import compare_trees
 from detect.data.dataset import (
     Annotation,
     Entry,
+    Faults,
     LabelledImage,
     MissingFileError,
     quoted,
     read_all,
 )
+from detect.data.options import Coordinates
 from detect.data.pictures import Pictures, check_image_id
 from detect.data.voc_xml import (
-    Coordinates,
     Labels,
     UnknownClassError,
     class_names,
@@ -102,29 +103,58 @@ def read_class_list(path: Path, lines: Iterable[str] | None = None) -> tuple[str
     return names
 
 
-def read_ids(path: Path) -> list[str]:
+def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
     """Read the image ids of a list.
+
+    Args:
+        path: The list.
+        faults: Where to put the lines that are none; None: the first is raised.
 
     Raises:
         InputError: It is empty, or a line is no image id.
     """
-    ids = read_lines(path)
-    if not ids:
-        raise InputError(f"{path} lists no images")
-    for number, image_id in enumerate(ids, start=1):
-        check_line(path, number, image_id)
+    ids = []
+    try:
+        lines = read_lines(path)
+        if not lines:
+            raise InputError(f"{path} lists no images: write one image id per line")
+        flagged = is_flagged(path, lines)
+        for number, line in enumerate(lines, start=1):
+            try:
+                check_line(path, number, line, flagged=flagged)
+            except InputError as error:
+                if faults is None or flagged:
+                    raise
+                faults.append((path, reason_of(error, path)))
+                continue
+            ids.append(line)
+    except InputError as error:
+        if faults is None:
+            raise
+        faults.append((path, reason_of(error, path)))
     return ids
 
 
-def check_line(path: Path, number: int, line: str) -> None:
+def reason_of(error: InputError, path: Path) -> str:
+    """Return what an error says behind the name of the file."""
+    return str(error).removeprefix(str(path)).lstrip(" ,:")
+
+
+def check_line(path: Path, number: int, line: str, *, flagged: bool) -> None:
     """Refuse a line of a list that is no image id.
+
+    Args:
+        path: The list.
+        number: Of the line.
+        line: Its text.
+        flagged: As `is_flagged` says of the list.
 
     Raises:
         InputError: It is none.
     """
     where = f"{path}, line {number}"
     check_image_id(line, where)
-    if _FLAGGED.fullmatch(line) and is_flagged(path):
+    if flagged:
         whole = [other.stem for other in sorted(path.parent.glob("*.txt")) if not is_flagged(other)]
         known = f"those of all images are {', '.join(whole)}" if whole else "keep the first column"
         raise InputError(
@@ -133,10 +163,15 @@ def check_line(path: Path, number: int, line: str) -> None:
         )
 
 
-def is_flagged(path: Path) -> bool:
-    """Tell the list of one class, an id and -1, 0 or 1 a line; other lists hold ids alone."""
+def is_flagged(path: Path, lines: Iterable[str] | None = None) -> bool:
+    """Tell the list of one class, an id and -1, 0 or 1 a line; other lists hold ids alone.
+
+    Args:
+        path: The list.
+        lines: What it holds; None: it is read.
+    """
     try:
-        lines = [line for line in read_lines(path) if line]
+        lines = [line for line in (read_lines(path) if lines is None else lines) if line]
     except InputError:
         return False
     if not lines or not all(map(_FLAGGED.fullmatch, lines)):
@@ -276,14 +311,19 @@ def _offer_classes(annotations: Path, error: UnknownClassError) -> str:
 
 
 def devkit_entries(
-    devkit: Path, split: str, label_of: Labels, coordinates: Coordinates = "voc"
+    devkit: Path,
+    split: str,
+    label_of: Labels,
+    coordinates: Coordinates = "voc",
+    faults: Faults | None = None,
 ) -> list[Entry]:
     """Return the entries of one or more sets of a devkit, in the order of their lists."""
     entries = []
     for path in split_lists(devkit, split):
         year = path.parents[2]
         annotations, pictures = year / "Annotations", Pictures(year / "JPEGImages")
-        entries += voc_entries(path, read_ids(path), annotations, pictures, label_of, coordinates)
+        ids = read_ids(path, faults)
+        entries += voc_entries(path, ids, annotations, pictures, label_of, coordinates)
     return entries
 
 

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
-from detect.data.dataset import DetectionData, Entry, label_map, shown
+from detect.data.dataset import DetectionData, Entry, Faults, label_map, shown
 from detect.data.options import DataOptions
 from detect.data.pictures import Pictures
 from detect.data.splits import ALL
@@ -109,22 +109,26 @@ def open_export(
 
 
 def _entries(
-    parts: dict[str, _Part], label_of: Labels, options: DataOptions, name: str
+    parts: dict[str, _Part],
+    label_of: Labels,
+    options: DataOptions,
+    name: str,
+    faults: Faults | None,
 ) -> list[Entry]:
     part = parts[name]
     return voc_entries(
         part.listed or part.annotations,
-        _ids(part),
+        _ids(part, faults),
         part.annotations,
         part.pictures,
         label_of,
-        options.coordinates,
+        options.counted,
     )
 
 
-def _ids(part: _Part) -> list[str]:
+def _ids(part: _Part, faults: Faults | None = None) -> list[str]:
     if part.listed:
-        return read_ids(part.listed)
+        return read_ids(part.listed, faults)
     return sorted(path.stem for path in part.annotations.glob("*.xml"))
 
 

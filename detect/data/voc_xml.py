@@ -8,17 +8,15 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from common.errors import InputError
 from detect.data.dataset import Annotation, quoted
+from detect.data.options import Coordinates
 
 MAX_XML_BYTES = 1_000_000
 _FORBIDDEN = (b"\0", b"<!DOCTYPE", b"<!ENTITY")
-Coordinates = Literal["voc", "zero-based"]
-"""voc: 1-based inclusive pixels; zero-based: edges, counted from 0."""
 Labels = Mapping[str, int | None]
 """Class name to label; None: objects of this class are none."""
 

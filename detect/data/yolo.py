@@ -26,6 +26,7 @@ from detect.data.dataset import (
     Annotation,
     DetectionData,
     Entry,
+    Faults,
     MissingFileError,
     label_map,
     quoted,
@@ -238,7 +239,8 @@ def _images(source: Source) -> list[Path]:
     images: list[Path] = []
     for place in source:
         if place.is_dir():
-            images += sorted(p for p in place.rglob("*") if is_picture(p.name) and p.is_file())
+            found = (path for path in place.rglob("*") if is_picture(path.name))
+            images += sorted(path for path in found if path.is_file() or path.is_symlink())
         else:
             images += [_listed(place, line) for line in read_lines(place) if line]
     return images
@@ -261,7 +263,9 @@ def label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _entries(layout: Layout, labels: Mapping[int, int | None], name: str) -> list[Entry]:
+def _entries(
+    layout: Layout, labels: Mapping[int, int | None], name: str, faults: Faults | None
+) -> list[Entry]:
     source = layout.sets[name]
     images = _images(source)
     stems = [image.stem for image in images]

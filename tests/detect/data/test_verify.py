@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 import detect.__main__ as command
 from common.errors import InputError
+from detect.data.options import DataOptions
 from detect.data.verify import verify
 from detect.data.voc import VOC_CLASSES, read_split
 
@@ -46,11 +49,14 @@ def devkit(tmp_path: Path) -> Path:
 
 
 def faults(capsys: pytest.CaptureFixture[str], devkit: Path, split: str) -> tuple[list[str], str]:
-    """The lines of a check, below the year's folder, and the summary."""
+    """The faults of a check, below the year's folder, and the summary."""
     with pytest.raises(InputError) as caught:
         verify(devkit, split, 0)
-    lines = capsys.readouterr().out.splitlines()
-    return [line.removeprefix(f"{devkit}/VOC2007/") for line in lines], str(caught.value)
+    (first, *lines) = capsys.readouterr().out.splitlines()
+    assert first == f"{devkit}: a VOC devkit, 20 classes"
+    table = next((number for number, line in enumerate(lines) if line.startswith("   ")), None)
+    found = [line.removeprefix(f"{devkit}/VOC2007/") for line in lines[:table]]
+    return found, str(caught.value)
 
 
 def test_a_good_devkit(devkit: Path, call_command: Call) -> None:
@@ -62,7 +68,7 @@ def test_a_good_devkit(devkit: Path, call_command: Call) -> None:
         command, "verify", "--data", devkit, "--split", "2007:trainval", "--workers", "0"
     )
     assert (code, err) == (0, "")
-    assert out.startswith("no faults; 3 images checked in ")
+    assert "\nno faults; 3 images checked in " in out
     assert out.endswith("VOC2007 holds 1 images and 1 annotations that none of its lists names\n")
 
 
@@ -72,7 +78,7 @@ def test_a_bad_one_by_the_command_and_its_processes(devkit: Path, call_command: 
     code, out, err = call_command(command, *arguments, "--workers", "1")
     assert code == 2
     path = devkit / "VOC2007/JPEGImages/2.jpg"
-    assert out == f"{path}: empty (0 bytes): fetch it again or remove it\n"
+    assert out.splitlines()[1] == f"{path}: empty (0 bytes): fetch it again or remove it"
     assert err.startswith("error: 1 faults, listed above; 3 images checked in ")
     assert err.count("\n") == 1
     assert call_command(command, *arguments, "--workers", "-1")[0] == 2
@@ -86,8 +92,8 @@ FILES = {
     "cut": (XML[:-9], "is not well-formed XML"),
     "class": (XML.replace("dog", "unicorn"), "object 1: 'unicorn' is an unknown class"),
     "box": (XML.replace(">9<", ">99<"), "object 1 (dog): the box"),
-    "size": (XML.replace(">40<", ">41<"), "has 40 x 30 pixels, its annotation says 41 x 30"),
-    "turned": (XML.replace(">40<", ">30<", 1).replace("ht>30<", "ht>40<"), "says 30 x 40"),
+    "size": (XML.replace(">40<", ">41<"), "has 40x30 pixels, but its annotation says 41x30"),
+    "turned": (XML.replace(">40<", ">30<", 1).replace("ht>30<", "ht>40<"), "says 30x40"),
 }
 
 
@@ -111,7 +117,7 @@ def test_every_kind_of_bad_annotation_in_one_pass(
 def test_ids(devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (devkit / "secret.jpg").write_bytes(b"")
     listed(devkit, "1", "../../secret", "/etc/passwd", "", "2", "1", "a\0b", "gone")
-    listed(devkit, "3", "2", name="test")
+    listed(devkit, "3", "3", name="test")
     (devkit / "VOC2007/Annotations/3.xml").unlink()
     lines, summary = faults(capsys, devkit, "2007:trainval,2007:test")
     told = [line.removeprefix("ImageSets/Main/") for line in lines]
@@ -119,12 +125,13 @@ def test_ids(devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "trainval.txt: line 2: '../../secret' is no image id: name a file in the folder of images",
         "trainval.txt: line 3: '/etc/passwd' is no image id: name a file in the folder of images",
         "trainval.txt: line 4 is blank: write one image id per line",
-        "trainval.txt: line 6: the image id 1 came before, in line 1 of VOC2007 trainval",
         "trainval.txt: line 7: 'a\\x00b' is no image id: name a file in the folder of images",
-        "test.txt: line 2: the image id 2 came before, in line 5 of VOC2007 trainval",
-        "JPEGImages/gone.jpg: unreadable: No such file or directory",
-        "Annotations/gone.xml: is no readable VOC annotation: No such file or directory",
-        "Annotations/3.xml: is no readable VOC annotation: No such file or directory",
+        "trainval.txt: the image id 1 is there twice: remove one",
+        "Annotations/gone.xml: is missing: unpack the archive again",
+        f"Annotations/gone.xml: {devkit}/VOC2007/JPEGImages/gone.jpg is missing: unpack the "
+        "archive again",
+        "test.txt: the image id 3 is there twice: remove one",
+        "Annotations/3.xml: is missing: unpack the archive again",
     ]
     assert summary.startswith("9 faults, listed above; 4 images")
 
@@ -136,9 +143,186 @@ def test_an_empty_list_and_one_that_is_no_text(
     (devkit / "VOC2007/ImageSets/Main/test.txt").write_bytes(b"\xff\xfe1")
     lines, _ = faults(capsys, devkit, "2007:val,2007:test,2007:trainval")
     assert lines == [
-        "ImageSets/Main/val.txt: lists no images",
+        "ImageSets/Main/val.txt: lists no images: write one image id per line",
         "ImageSets/Main/test.txt: is not a text file: save it as UTF-8",
     ]
+
+
+HELMETS = """<annotation><filename>{stem}.jpg</filename><size><width>40</width><height>30</height>
+</size>{objects}</annotation>"""
+
+
+def helmet(xmin: float, ymin: float, xmax: float, ymax: float, name: str = "helmet") -> str:
+    corners = zip(("xmin", "ymin", "xmax", "ymax"), (xmin, ymin, xmax, ymax), strict=True)
+    box = "".join(f"<{tag}>{value}</{tag}>" for tag, value in corners)
+    return f"<object><name>{name}</name><bndbox>{box}</bndbox></object>"
+
+
+@pytest.fixture
+def helmets(devkit: Path) -> Path:
+    (devkit / "classes.txt").write_text("helmet\nvest\n")
+    for number in ("1", "2", "3"):
+        objects = helmet(2, 2, 11, 12) + helmet(1, 5, 30, 20, "vest")
+        xml(devkit, number, HELMETS.format(stem=number, objects=objects))
+    listed(devkit, "1", "2", name="train")
+    listed(devkit, "3", name="val")
+    (devkit / "VOC2007/ImageSets/Main/trainval.txt").unlink()
+    return devkit
+
+
+def table(devkit: Path, capsys: pytest.CaptureFixture[str], **options: Any) -> list[str]:
+    """What a check without faults prints."""
+    verify(devkit, None, 0, DataOptions(**options))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_the_table_counts_what_the_sets_hold(
+    helmets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    xml(helmets, "2", HELMETS.format(stem=2, objects=""))
+    marked = helmet(2, 2, 11, 12).replace("<name>", "<difficult>1</difficult><name>")
+    xml(helmets, "1", HELMETS.format(stem=1, objects=marked + helmet(1, 5, 30, 20)))
+    cv2.imwrite(str(helmets / "VOC2007/JPEGImages/2.png"), np.zeros((30, 40, 3), np.uint8))
+    (helmets / "VOC2007/JPEGImages/2.jpg").unlink()
+    lines = table(helmets, capsys)
+    rows = dict(line.rsplit(None, 2)[0].rstrip() and _row(line) for line in lines[2:8])
+    assert rows == {
+        "images": ["2", "1"],
+        "without objects": ["1", "0"],
+        "objects": ["2", "2"],
+        "of them difficult": ["1", "0"],
+        "helmet": ["2", "1"],
+        "vest": ["0", "1"],
+    }
+    assert lines[8].split() == ["formats", "1", "JPEG,", "1", "PNG", "1", "JPEG"]
+    assert lines[9].split() == ["sizes", "2", "of", "40x30", "1", "of", "40x30"]
+    assert "warning: 2007:train has no object of vest" in lines
+
+
+def _row(line: str) -> tuple[str, list[str]]:
+    *words, first, second = line.split()
+    return " ".join(words), [first, second]
+
+
+def faults_of(devkit: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    with pytest.raises(InputError, match="faults, listed above"):
+        verify(devkit, None, 0)
+    lines = capsys.readouterr().out.splitlines()
+    return [line for line in lines[1:] if line.startswith(str(devkit))]
+
+
+def test_a_set_without_a_usable_object_is_a_fault(
+    helmets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    xml(helmets, "3", HELMETS.format(stem=3, objects=""))
+    (fault,) = faults_of(helmets, capsys)
+    assert "2007:val has nothing to learn: none of its 1 images has an object" in fault
+    marked = helmet(2, 2, 11, 12).replace("<name>", "<difficult>1</difficult><name>")
+    xml(helmets, "3", HELMETS.format(stem=3, objects=marked))
+    (fault,) = faults_of(helmets, capsys)
+    assert "all of its 1 objects are marked difficult: unmark them, or train with --diff" in fault
+
+
+@pytest.mark.parametrize("tag", ["Object", "objects", "OBJECT"])
+def test_another_tag_than_object_is_a_fault(
+    helmets: Path, capsys: pytest.CaptureFixture[str], tag: str
+) -> None:
+    text = HELMETS.format(stem=3, objects=helmet(2, 2, 11, 12) + helmet(1, 5, 30, 20))
+    xml(helmets, "3", text.replace("object>", f"{tag}>", 2))  # one object in two
+    (fault,) = faults_of(helmets, capsys)
+    assert f"holds <{tag}>, which is not <object>" in fault
+
+
+def test_an_object_listed_twice_is_a_fault(
+    helmets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same = helmet(2, 2, 11, 12)
+    others = helmet(2, 2, 11, 12, "vest") + helmet(2, 2, 11, 13)
+    xml(helmets, "3", HELMETS.format(stem=3, objects=same + others + same))
+    (fault,) = faults_of(helmets, capsys)
+    assert "3.xml: objects 1 and 4 of 3 are the same: remove one" in fault
+
+
+def test_images_of_two_sets_are_counted_copies_too(
+    helmets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in ("1", "2"):  # of their own; 3 stays a copy of none
+        jpeg(helmets, number, cv2.imencode(".jpg", np.full((30, 40, 3), 9 * int(number)))[1])
+    assert not any("both in" in line for line in table(helmets, capsys))
+    jpeg(helmets, "3", (helmets / "VOC2007/JPEGImages/1.jpg").read_bytes())
+    assert "warning: 1 images are both in 2007:train and in 2007:val" in table(helmets, capsys)
+    listed(helmets, "2", name="val")
+    assert "warning: 1 images are both in 2007:train and in 2007:val" in table(helmets, capsys)
+    listed(helmets, "1", "2", "3", name="trainval")
+    lines = table(helmets, capsys)
+    assert [line for line in lines if "both in" in line] == [
+        "warning: 1 images are both in 2007:train and in 2007:val"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("box", "options", "words"),
+    [
+        ((0, 2, 11, 12), {}, "3 of 3 boxes begin at 0 and 0 have decimals"),
+        ((2.5, 2, 11, 12), {}, "0 of 3 boxes begin at 0 and 3 have decimals"),
+        ((2, 2, 11, 12), {}, None),
+        ((0, 2.5, 11, 12), {"coordinates": "zero-based"}, None),
+        ((1, 2, 11, 12), {"coordinates": "zero-based"}, "3 of 3 boxes begin at 1, none at 0"),
+    ],
+)
+def test_what_the_coordinates_look_like(
+    helmets: Path,
+    capsys: pytest.CaptureFixture[str],
+    box: tuple[float, ...],
+    options: dict[str, Any],
+    words: str | None,
+) -> None:
+    for number in ("1", "2", "3"):
+        xml(helmets, number, HELMETS.format(stem=number, objects=helmet(*box)))
+    told = [line for line in table(helmets, capsys, **options) if "boxes begin" in line]
+    assert len(told) == (words is not None)
+    if words:
+        assert words in told[0] and "--coordinates zero-based" in told[0]
+
+
+def oriented(pixels: NDArray[np.uint8], orientation: int) -> bytes:
+    """A JPEG that states an EXIF orientation."""
+    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation, *[0] * 7])
+    segment = b"Exif\0\0" + tiff
+    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    return data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
+
+
+def test_turned_photos_are_counted_and_misfits_named(
+    helmets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lying = np.zeros((40, 30, 3), np.uint8)  # upright it is 40 x 30, as its annotation says
+    jpeg(helmets, "3", oriented(lying, 6))
+    (told,) = [line for line in table(helmets, capsys) if line.startswith("orientation")]
+    assert "1 of 2007:val have EXIF orientation 6 (on its side" in told
+    assert "turned upright, as their annotations are" in told
+    jpeg(helmets, "3", oriented(np.zeros((30, 40, 3), np.uint8), 6))
+    (told,) = [line for line in table(helmets, capsys) if line.startswith("orientation")]
+    assert "read as stored" in told
+    jpeg(helmets, "3", oriented(np.zeros((33, 44, 3), np.uint8), 8))
+    (fault,) = faults_of(helmets, capsys)
+    assert "has 44x33 pixels (EXIF orientation 8: on its side" in fault
+    assert "but its annotation says 40x30" in fault
+
+
+def test_links_that_lead_nowhere_and_other_formats(
+    helmets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = helmets / "VOC2007/JPEGImages/3.jpg"
+    path.unlink()
+    path.symlink_to("nowhere.jpg")
+    (fault,) = faults_of(helmets, capsys)
+    assert "JPEGImages/3.jpg is missing" in fault
+    path.unlink()
+    jpeg(helmets, "3")
+    (helmets / "VOC2007/JPEGImages/4.tif").touch()
+    assert "1 files of " in table(helmets, capsys)[-1]
+    assert "are of no format that is read: 4.tif" in table(helmets, capsys)[-1]
 
 
 @pytest.mark.parametrize("split", ["2007:nothing", "2008:trainval", "x"])

@@ -1,0 +1,172 @@
+"""What a look over the annotations tells: nothing to learn, classes never seen, odd coordinates."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common.errors import InputError
+from detect.data.dataset import Annotation, shown
+from detect.data.options import Coordinates
+
+_MOST_NAMED = 20  # classes in one line
+_DECIMALS = 0.5  # share of the coordinates that makes a set one of decimals
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Objects of some images.
+
+    Attributes:
+        images: How many.
+        empty: Those without an object.
+        objects: (classes,) objects that are not difficult.
+        difficult: (classes,) objects that are.
+        flat: Objects without an area within their image, which cannot be learnt.
+        usable: Those that can and are not difficult.
+    """
+
+    images: int
+    empty: int
+    objects: NDArray[np.int64]
+    difficult: NDArray[np.int64]
+    flat: int
+    usable: int
+
+    def describe(self, classes: Sequence[str]) -> str:
+        """Say how many objects there are of each class, the most of them first."""
+        order = np.argsort(-(self.objects + self.difficult), kind="stable")
+        named = [f"{shown(classes[i])} {self.objects[i] + self.difficult[i]}" for i in order]
+        rest = len(named) - _MOST_NAMED
+        named = [*named[:_MOST_NAMED], *([f"and {rest} more classes"] if rest > 0 else [])]
+        hard = int(self.difficult.sum())
+        return ", ".join(named) + (f"; {hard} of them difficult" if hard else "")
+
+
+def count(annotations: Sequence[Annotation], classes: Sequence[str]) -> Counts:
+    """Count the objects of each class."""
+    labels = np.concatenate([np.empty(0, np.int64), *(a.labels for a in annotations)])
+    difficult = np.concatenate([np.empty(0, np.bool_), *(a.difficult for a in annotations)])
+    number = len(classes)
+    return Counts(
+        images=len(annotations),
+        empty=sum(len(a.labels) == 0 for a in annotations),
+        objects=np.bincount(labels[~difficult], minlength=number),
+        difficult=np.bincount(labels[difficult], minlength=number),
+        flat=sum(len(a.labels) - len(a.usable(difficult=True)[1]) for a in annotations),
+        usable=sum(len(a.usable(difficult=False)[1]) for a in annotations),
+    )
+
+
+def refuse_useless(where: str, counts: Counts, *, difficult: bool) -> None:
+    """Refuse images that nothing can be learnt from.
+
+    Args:
+        where: The set, for the message.
+        counts: Its objects.
+        difficult: Whether difficult objects count.
+
+    Raises:
+        InputError: No object is left; the message names the likely cause.
+    """
+    reason = why_useless(counts, difficult=difficult)
+    if reason:
+        raise InputError(f"{where} has nothing to learn: {reason}")
+
+
+def why_useless(counts: Counts, *, difficult: bool) -> str | None:
+    """Say why nothing can be learnt from a set; None where something can."""
+    hard = int(counts.difficult.sum())
+    total = int(counts.objects.sum()) + hard
+    usable = total - counts.flat if difficult else counts.usable
+    if counts.images == 0:
+        return "it lists no images"
+    if usable > 0:
+        return None
+    if total == 0:
+        return (
+            f"none of its {counts.images} images has an object: are the labels in the files, "
+            "and of the classes that are used?"
+        )
+    if hard == total:
+        return (
+            f"all of its {hard} objects are marked difficult: unmark them, or train with "
+            "--difficult"
+        )
+    return f"all of its {total} objects are boxes without an area: export them again"
+
+
+def unseen(classes: Sequence[str], counts: Counts) -> list[str]:
+    """Return the classes without an object."""
+    seen = counts.objects + counts.difficult
+    return [name for name, number in zip(classes, seen, strict=True) if number == 0]
+
+
+def coordinates_look(annotations: Sequence[Annotation], coordinates: Coordinates) -> str | None:
+    """Say how VOC's numbers look to be counted, where that is not how they are read.
+
+    Args:
+        annotations: Of one set.
+        coordinates: How they were read.
+
+    Returns:
+        A sentence with the remedy; None where nothing speaks against.
+    """
+    first = 1 if coordinates == "voc" else 0
+    boxes = np.concatenate([np.empty((0, 4)), *(a.boxes for a in annotations)])
+    if not len(boxes):
+        return None
+    low = boxes[:, :2] + first
+    stated = np.concatenate([low, boxes[:, 2:]], axis=1)
+    zeros = int((low < 1).any(axis=1).sum())
+    ones = int((low == 1).any(axis=1).sum())
+    decimals = int((stated != np.round(stated)).any(axis=1).sum())
+    if coordinates == "voc" and (zeros or decimals > _DECIMALS * len(boxes)):
+        return (
+            f"{zeros} of {len(boxes)} boxes begin at 0 and {decimals} have decimals, so they look "
+            "counted from 0: add --coordinates zero-based"
+        )
+    if coordinates == "zero-based" and ones and not zeros and not decimals:
+        return (
+            f"{ones} of {len(boxes)} boxes begin at 1, none at 0 or with decimals, so they look "
+            "like VOC's 1-based pixels: leave --coordinates zero-based out"
+        )
+    return None
+
+
+def look_in_words(annotations: Sequence[Annotation], coordinates: Coordinates) -> str:
+    """Say what VOC's numbers look like, for the table of verify."""
+    wrong = coordinates_look(annotations, coordinates)
+    if wrong:
+        return wrong
+    first = 1 if coordinates == "voc" else 0
+    lows = [float((a.boxes[:, :2] + first).min()) for a in annotations if len(a.boxes)]
+    least = f", the least is {min(lows):g}" if lows else ""
+    return f"boxes read as {coordinates}{least}: nothing speaks against it"
+
+
+def look_normalised(annotations: Sequence[Annotation]) -> bool:
+    """Tell whether all boxes lie within the first pixel: shares of the image, not pixels."""
+    boxes = [a.boxes for a in annotations if len(a.boxes)]
+    return bool(boxes) and all(float(box.max()) <= 1.0 for box in boxes)
+
+
+def duplicates(annotation: Annotation) -> list[tuple[int, int]]:
+    """Return pairs of objects, counted from 1, that are the same box of the same class."""
+    seen: dict[tuple[object, ...], int] = {}
+    pairs = []
+    for number, (box, label) in enumerate(
+        zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True), start=1
+    ):
+        key = (label, *box)
+        if key in seen:
+            pairs.append((seen[key], number))
+        seen.setdefault(key, number)
+    return pairs
+
+
+def place_of(path: Path, split: str) -> str:
+    """Name a set for a message."""
+    return f"{path}, {split},"

@@ -1,0 +1,67 @@
+"""What the heads of image files tell before any is decoded: turned photos, and the same twice."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+
+from common.errors import InputError
+from common.images.orientation import exif_orientation, is_turned, upright_size
+from detect.data.dataset import LabelledImage
+
+_BYTES = 4096
+_THREADS = 16
+
+
+def read_heads(images: Sequence[LabelledImage]) -> list[tuple[int, bytes]]:
+    """Read size in bytes and the first bytes of every file; of one that cannot be read (0, b"")."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(_head, [image.path for image in images]))
+
+
+def _head(path: Path) -> tuple[int, bytes]:
+    try:
+        with path.open("rb") as file:
+            return path.stat().st_size, file.read(_BYTES)
+    except OSError:
+        return 0, b""
+
+
+def count_turned(images: Sequence[LabelledImage], heads: Sequence[tuple[int, bytes]]) -> int:
+    """Count the photos that are turned upright, as their annotations are."""
+    count = 0
+    for image, (_, head) in zip(images, heads, strict=True):
+        orientation = exif_orientation(head)
+        if orientation == 1:
+            continue
+        stated = image.annotation.width, image.annotation.height
+        try:
+            count += not is_turned(orientation) or upright_size(image.path) == stated
+        except InputError:
+            continue  # told when it is read
+    return count
+
+
+def count_shared(
+    train: Sequence[LabelledImage],
+    train_heads: Sequence[tuple[int, bytes]],
+    val: Sequence[LabelledImage],
+    val_heads: Sequence[tuple[int, bytes]],
+) -> int:
+    """Count the validation images that are training images, too: the same file, or a copy."""
+    paths = {image.path.resolve() for image in train}
+    alike: dict[tuple[int, bytes], list[Path]] = {}
+    for image, head in zip(train, train_heads, strict=True):
+        alike.setdefault(head, []).append(image.path)
+    count = 0
+    for image, head in zip(val, val_heads, strict=True):
+        if image.path.resolve() in paths:
+            count += 1
+        elif head[0] and head in alike:
+            digest = _digest(image.path)
+            count += any(_digest(path) == digest for path in alike[head])
+    return count
+
+
+def _digest(path: Path) -> bytes:
+    return blake2b(path.read_bytes(), digest_size=16).digest()

@@ -1,0 +1,112 @@
+"""What a training reads, looked over before it begins."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import InputError
+from common.text import in_line
+from detect.data.checks import coordinates_look, count, look_normalised, refuse_useless, unseen
+from detect.data.dataset import DetectionData, LabelledImage, shown
+from detect.data.heads import count_shared, count_turned, read_heads
+from detect.data.options import DataOptions
+from detect.data.splits import training_sets
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """Images to train and to validate on, and what should be said of them.
+
+    Attributes:
+        train: At least one object among them.
+        val: Empty where there is no validation.
+        said: Lines for the user.
+    """
+
+    train: list[LabelledImage]
+    val: list[LabelledImage]
+    said: tuple[str, ...]
+
+
+def read_training(
+    data: DetectionData,
+    options: DataOptions,
+    train: str,
+    val: str,
+    *,
+    difficult: bool,
+    look: bool = True,
+) -> TrainingData:
+    """Read the sets of a training.
+
+    Args:
+        data: As opened.
+        options: As it was opened with.
+        train: Sets to train on, as the recipe names them.
+        val: Sets to validate on, or `splits.NO_SET`.
+        difficult: Whether difficult objects are trained on.
+        look: Look over the files, too: one rank does.
+
+    Raises:
+        InputError: A set cannot be read, or there is nothing to learn.
+    """
+    train, chosen = training_sets(data, train, val)
+    images = data.read(train)
+    left_out = 0
+    if not options.empty_images:
+        with_objects = [i for i in images if len(i.annotation.usable(difficult)[1])]
+        left_out, images = len(images) - len(with_objects), with_objects
+    counts = count([image.annotation for image in images], data.classes)
+    refuse_useless(f"{data.path}, {train},", counts, difficult=difficult)
+    annotations = [image.annotation for image in images]
+    if look_normalised(annotations):
+        raise InputError(
+            f"{data.path}, {train}: all boxes lie between 0 and 1, so they are shares: give pixels"
+        )
+    val_images = data.read(chosen) if chosen else []
+    said = [
+        f"{data.path}: {data.kind}, {len(data.classes)} classes",
+        f"training on {counts.images} images of {train} ({counts.empty} without objects): "
+        f"{counts.describe(data.classes)}",
+        f"validating on {len(val_images)} images of {chosen}"
+        if chosen
+        else "no validation: the data have no set for it (--split-by 0.2 would keep some images)",
+    ]
+    said += data.notes
+    if left_out:
+        said.append(f"{left_out} images without objects left out")
+    if look:
+        said += [f"warning: {text}" for text in _warnings(data, options, images, val_images)]
+    if counts.flat:
+        said.append(f"warning: {counts.flat} objects have no area and are not trained on")
+    never = unseen(data.classes, counts)
+    if never:
+        names = ", ".join(map(shown, never))
+        said.append(f"warning: no training image has a {names}: such objects cannot be found")
+    return TrainingData(images, val_images, tuple(map(in_line, said)))
+
+
+def _warnings(
+    data: DetectionData,
+    options: DataOptions,
+    train: Sequence[LabelledImage],
+    val: Sequence[LabelledImage],
+) -> list[str]:
+    warnings = []
+    if data.metric == "voc":
+        annotations = [image.annotation for image in train]
+        if look := coordinates_look(annotations, options.counted):
+            warnings.append(look)
+    heads, val_heads = read_heads(train), read_heads(val)
+    shared = count_shared(train, heads, val, val_heads)
+    if shared:
+        warnings.append(
+            f"{shared} of {len(val)} validation images are training images: what is measured on "
+            "them says nothing of others"
+        )
+    turned = count_turned(train, heads) + count_turned(val, val_heads)
+    if turned:
+        warnings.append(
+            f"{turned} photos are turned upright as their EXIF orientation says, for so they were "
+            "annotated"
+        )
+    return warnings
