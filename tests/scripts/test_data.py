@@ -408,7 +408,11 @@ def test_verify_hands_over(call: Call, sources: Path, tmp_path: Path) -> None:
     for part in ("trainval", "tiny"):
         shutil.copytree(sources / part, tmp_path, dirs_exist_ok=True)
     code, out, _ = call("verify", "voc2007", "--data", tmp_path, "--workers", 0)
-    assert code == 0 and out.startswith("2007:test is not there\n") and "\nno faults; 3 images checked" in out
+    assert (
+        code == 0
+        and out.startswith("2007:test is not there\n")
+        and "\nno faults; 3 images checked" in out
+    )
     code, out, _ = call("verify", "tiny-imagenet", "--data", tmp_path, "--workers", 0)
     assert code == 0 and "no faults; 8 images checked" in out
     for broken in (
