@@ -192,6 +192,14 @@ class ReportFlags:
     """The HTML file; the other files lie beside it under the same name."""
     data: Path | None = None
     """VOC devkit; None: where it was at the evaluation."""
+    label: tuple[str, ...] = ()
+    """Short names of the runs, one a folder; equal names mark seeds of one method. By default what
+    tells their titles apart."""
+    gallery_mb: float = 10.0
+    """Megabytes that the images to browse may take in the page; 0 for none."""
+
+    def __post_init__(self) -> None:
+        check_range(self, "gallery_mb")
 
 
 def _list(argv: list[str]) -> None:
@@ -412,13 +420,16 @@ def _report(argv: list[str]) -> None:
         argv,
         program,
         "Compare evaluated folders in one HTML file; beside it the same as markdown, JSON and\n"
-        "CSV, and the charts as PNG.\n\n"
+        "CSV, and the charts as PNG, SVG and CSV.\n\n"
         f"example: {program} baseline/test fd/test --out report.html",
     )
     from detect.report import write_report
 
-    for file in write_report(flags.folders, flags.out, flags.data):
-        print(f"wrote {file}")
+    files = write_report(flags.folders, flags.out, flags.data, flags.label, flags.gallery_mb)
+    for file in files:
+        if file.parent == flags.out.parent:
+            print(f"wrote {file}")
+    print(f"wrote {len(files) - 4} files of charts to {files[-1].parent}")
 
 
 def main() -> int:

@@ -6,44 +6,75 @@ must give the AP of `metrics.json`; so a page never shows curves of one run and 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json
-from detect.data.dataset import LabelledImage
-from detect.data.voc import read_classes, read_split
+from detect.data.dataset import Annotation, Entry, read_all
+from detect.data.opening import open_data
+from detect.report.labels import given_labels, short_labels, tell_apart
 from detect.scoring.analysis import Analysis
-from detect.scoring.bootstrap import Interval, paired_bootstrap
+from detect.scoring.bootstrap import Interval, intervals_of, mean_of_classes
 from detect.scoring.detections import Detections, GroundTruth, ground_truth
 from detect.scoring.scored_folder import load_scored, recall_of
 from detect.scoring.voc import VocScore, score_voc
 
 
-@dataclass(frozen=True, slots=True)
+KINDS = ("map_11point", "map_area")
+
+
+@dataclass(frozen=True)
 class Run:
     """One detector on the split.
 
     Attributes:
+        folder: Where it was read from.
         title: Differs from that of every other run.
+        label: Short; differs from that of every other run.
+        arm: What seeds of one method share: a label without the seed.
         evaluation: What evaluation.json holds.
         coco: The "coco" part of metrics.json.
         detections: What was found.
         voc: The same as metrics.json has it, with the curves.
         analysis: Errors, confusion, thresholds and intervals.
         training: Records of the training, one an epoch; None where there are none.
+        resampled: (resamples + 1, classes, 2) AP by 11 points and by area of the split and of its
+            resamples, the same for all runs; NaN without counted objects.
+        extra: What analysis.json holds; empty without the file.
     """
 
+    folder: Path
     title: str
+    label: str
+    arm: str
     evaluation: Mapping[str, Any]
     coco: Mapping[str, float | None]
     detections: Detections
     voc: VocScore
     analysis: Analysis
     training: Sequence[Mapping[str, Any]] | None
+    resampled: NDArray[np.float64]
+    extra: Mapping[str, Any]
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its training, where one is recorded."""
+        seed = self.evaluation.get("seed")
+        return seed if isinstance(seed, int) else None
+
+    @cached_property
+    def intervals(self) -> Mapping[str, Interval]:
+        """Of "map_11point" and "map_area"."""
+        return intervals_of(mean_of_classes(self.resampled))
 
     def mean(self, kind: str) -> float | None:
         """mAP, `kind` being "11point" or "area"."""
@@ -57,21 +88,43 @@ class Run:
         return f"from score {point.score_threshold:.2f}" if point else "all detections"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Comparison:
     """The runs of a report and what they are measured by.
 
     Attributes:
-        images: The split.
+        pictures: The files of the images; None where there is none.
         truth: Its objects.
         runs: At least one; the first is the baseline.
-        differences: Of each other run to the first, "map_11point" and "map_area".
+        data: The data in words, as its annotations name it.
     """
 
-    images: Sequence[LabelledImage]
+    pictures: Sequence[Path | None]
     truth: GroundTruth
     runs: Sequence[Run]
-    differences: Sequence[Mapping[str, Interval]]
+    data: str
+
+    @property
+    def kind(self) -> str:
+        """The mAP that leads: "11point" for splits of 2007, as its devkit has it, else "area"."""
+        years = {part.strip()[:4] for part in self.runs[0].evaluation["split"].split(",")}
+        return "11point" if years == {"2007"} else "area"
+
+    @cached_property
+    def differences(self) -> Sequence[Mapping[str, Interval]]:
+        """Of each other run to the first, "map_11point" and "map_area"."""
+        return [difference(self.runs[0], run) for run in self.runs[1:]]
+
+    @cached_property
+    def classes(self) -> Sequence[str]:
+        """The classes that have counted objects."""
+        scores = self.runs[0].voc.per_class
+        return [name for name, score in scores.items() if score.objects]
+
+
+def difference(first: Run, second: Run) -> Mapping[str, Interval]:
+    """The differences second - first of both mAPs, on the same resamples of the images."""
+    return intervals_of(mean_of_classes(second.resampled) - mean_of_classes(first.resampled))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +137,9 @@ class _Record:
     coco: dict[str, Any]
 
 
-def read_runs(folders: Sequence[Path], data: Path | None) -> Comparison:
+def read_runs(
+    folders: Sequence[Path], data: Path | None, labels: Sequence[str] = ()
+) -> Comparison:
     """Reads the images, the objects and the runs; `write_report` says what can be wrong."""
     if not folders:
         raise InputError("there is nothing to report: give the folders of one or more evaluations")
@@ -92,22 +147,63 @@ def read_runs(folders: Sequence[Path], data: Path | None) -> Comparison:
         if folder.resolve() in [other.resolve() for other in folders[:number]]:
             raise InputError(f"{folder} is given twice: give each evaluation once")
     records = [_read_record(folder) for folder in folders]
+    arms = given_labels(labels, len(records)) if labels else _arms(records)
     _check_comparable(records)
     devkit = data or _recorded_data(records)
-    classes = read_classes(devkit)
+    opened = open_data(devkit)
+    classes = opened.classes
     if classes != tuple(records[0].voc["per_class"]):
         raise InputError(
             f"{records[0].folder} was scored with other classes than {devkit} has: "
             "give the data of that time with --data"
         )
-    images = read_split(devkit, records[0].evaluation["split"], classes)
-    truth = ground_truth([image.annotation for image in images], classes)
+    split = records[0].evaluation["split"]
+    entries = opened.listed(split)
+    read = read_all(entries, _read, split)
+    truth = ground_truth([annotation for annotation, _ in read], classes)
+    shown = tell_apart(arms, [record.evaluation.get("seed") for record in records])
     titles = _distinct_titles(records)
-    runs = [_score(r, title, truth, devkit) for r, title in zip(records, titles, strict=True)]
-    differences = [
-        paired_bootstrap(truth, runs[0].detections, run.detections, run.voc.iou) for run in runs[1:]
+    names = zip(titles, shown, arms, strict=True)
+    runs = [
+        _score(record, name, truth, devkit)
+        for record, name in zip(records, names, strict=True)
     ]
-    return Comparison(images, truth, runs, differences)
+    pictures = [picture for _, picture in read]
+    return Comparison(pictures, truth, runs, _name_of(entries[0].source, devkit))
+
+
+def _read(entry: Entry) -> tuple[Annotation, Path | None]:
+    """Read an annotation, and find its picture where there is one."""
+    annotation, stated = entry.annotate()
+    try:
+        return annotation, entry.picture(stated)
+    except InputError:
+        return annotation, None
+
+
+def _arms(records: Sequence[_Record]) -> list[str]:
+    """A label a run; those of one title that are seeds of one recipe share it."""
+    titles = [" ".join(record.evaluation["title"].split()) for record in records]
+    labels = short_labels(titles)
+    first = {title: records[titles.index(title)] for title in titles}
+    told = []
+    for index, (label, title, record) in enumerate(zip(labels, titles, records, strict=True)):
+        same = record.evaluation.get("recipe") == first[title].evaluation.get("recipe")
+        trained = record.evaluation.get("seed") is not None
+        apart = titles.count(title) > 1 and not (same and trained)
+        told.append(f"{label}, run {index + 1}" if apart else label)
+    return told
+
+
+def _name_of(path: Path, devkit: Path) -> str:
+    """The data as an annotation of it names them (<database>), else as the folder is called."""
+    try:
+        with path.open("rb") as file:
+            match = re.search(rb"<database>([^<>]{1,80})</database>", file.read(10_000))
+    except OSError:
+        match = None
+    named = " ".join(match[1].decode("utf-8", "replace").split()) if match else ""
+    return named if named.lower() not in ("", "unknown", "unspecified") else devkit.resolve().name
 
 
 def _read_record(folder: Path) -> _Record:
@@ -173,7 +269,12 @@ def _distinct_titles(records: Sequence[_Record]) -> list[str]:
     ]
 
 
-def _score(record: _Record, title: str, truth: GroundTruth, devkit: Path) -> Run:
+def _score(
+    record: _Record,
+    names: tuple[str, str, str],
+    truth: GroundTruth,
+    devkit: Path,
+) -> Run:
     path = record.folder / record.evaluation["detections"]
     scored = load_scored(record.folder, truth, record.voc["iou"])
     detections, matches = scored.detections, scored.matches
@@ -187,14 +288,19 @@ def _score(record: _Record, title: str, truth: GroundTruth, devkit: Path) -> Run
                 f"{recorded.get(key)} there and {value} here; evaluate again, or give the data of "
                 "that time with --data"
             )
+    file = record.folder / "analysis.json"
+    extra = read_json(file) if file.is_file() else {}
     return Run(
-        title,
+        record.folder,
+        *names,
         record.evaluation,
         record.coco,
         detections,
         voc,
-        Analysis.of(truth, detections, voc, matches, scored.resampled),
+        Analysis.of(truth, detections, voc, matches),
         _training(record.evaluation.get("training")),
+        scored.resampled if scored.resampled is not None else np.empty((0, 0, 2)),
+        extra if isinstance(extra, Mapping) else {},
     )
 
 

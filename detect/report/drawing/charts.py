@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from detect.report.drawing.style import RUN_COLOURS
+from detect.report.writers.blocks import Dots
 from detect.scoring.voc import ClassScore
 
 _DASHES = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
@@ -56,6 +57,15 @@ class Line:
     run: int
     epoch: NDArray[np.float64]
     value: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Detections of about one score: their number, mean score and the share that is true."""
+
+    detections: int
+    score: float
+    precision: float
 
 
 def interpolated(score: ClassScore) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -134,6 +144,39 @@ def draw_lines(axes: Axes, lines: Sequence[Line], colours: Colours) -> None:
     _plain(axes, colours)
 
 
+def draw_reliability(
+    axes: Axes, bins: Sequence[Sequence[Bin]], colours: Colours
+) -> None:
+    """Draws of each run how often detections of a score are true; on the diagonal it is right."""
+    axes.plot((0, 1), (0, 1), color=colours.rule, linewidth=1.2, dashes=(4, 3))
+    for run, of_run in enumerate(bins):
+        known = [part for part in of_run if part.detections]
+        score, precision = [part.score for part in known], [part.precision for part in known]
+        style = line_style(run, colours)
+        axes.plot(score, precision, marker="o", markersize=3, clip_on=False, **style)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is true")
+    axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
+    axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
+    _plain(axes, colours)
+
+
+def draw_dots(axes: Axes, plot: Dots, colours: Colours) -> None:
+    """Draws rows of dots with intervals, as the page has them in HTML."""
+    for place, row in enumerate(plot.rows):
+        for line, dot in enumerate(row.dots):
+            y = place + 0.6 * ((line + 0.5) / len(row.dots) - 0.5)
+            colour = colours.of_run(dot.run)
+            if np.isfinite(dot.low):
+                axes.plot((dot.low, dot.high), (y, y), color=colour, linewidth=1.6, alpha=0.7)
+            axes.plot((dot.value,), (y,), "o", color=colour, markersize=4)
+    axes.set_yticks(range(len(plot.rows)), [f" {row.name}" for row in plot.rows])
+    axes.set_ylim(len(plot.rows) - 0.4, -0.6)
+    axes.set_xlabel(plot.caption)
+    if plot.zero:
+        axes.axvline(0, color=colours.ink, linewidth=0.8)
+    _plain(axes, colours)
+
+
 def line_style(run: int, colours: Colours) -> dict[str, Any]:
     """How the line of a run looks, for matplotlib."""
     pattern = _DASHES[run % len(_DASHES)]
@@ -170,14 +213,6 @@ def curve_panel(scores: Sequence[ClassScore], salt: str) -> str:
         return _svg(figure)
 
 
-def bar_chart(names: Sequence[str], values: Sequence[Sequence[float]], salt: str) -> str:
-    """Draws bars as `draw_bars` does; the rest as `curve_panel`."""
-    with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
-        figure, axes = _figure(3.6, 0.6 + len(names) * max(0.25, 0.17 * len(values)))
-        draw_bars(axes, names, values, _PAGE)
-        return _svg(figure)
-
-
 def line_panel(lines: Sequence[Line], salt: str) -> str:
     """Draws lines as `draw_lines` does; the rest as `curve_panel`."""
     with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
@@ -196,12 +231,12 @@ def line_sample(index: int) -> str:
     )
 
 
-def bar_sample(index: int) -> str:
-    """Draws the colour of a run's bars for the legend."""
-    return (
-        '<svg viewBox="0 0 36 12" aria-hidden="true"><rect width="36" height="12" '
-        f'style="fill: var(--run-{index % RUN_COLOURS + 1})"/></svg>'
-    )
+def reliability_panel(bins: Sequence[Sequence[Bin]], salt: str) -> str:
+    """Draws what `draw_reliability` does; the rest as `curve_panel`."""
+    with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
+        figure, axes = _figure(3.4, 2.9)
+        draw_reliability(axes, bins, _PAGE)
+        return _svg(figure)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

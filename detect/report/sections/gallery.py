@@ -1,207 +1,255 @@
-"""Which images the report shows, and how: objects, and what each run made of them."""
+"""The images to browse: every one that there is room for, with all that was found on it.
 
-from collections import Counter
-from collections.abc import Sequence
+The page holds them as JSON: pictures in base64, boxes as whole numbers. The script draws what is
+asked for; without it, a few images in the text stand for the others.
+"""
+
+import base64
+import json
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from common.images.decoding import read_image
 from detect.report.comparison import Comparison, Run
-from detect.report.drawing import boxes
-from detect.report.writers.blocks import Block, Drawing, Drawings, Heading, Text, count
-from detect.report.writers.page import jpeg
-from detect.scoring.detections import GroundTruth
+from detect.report.drawing.photos import MOST_LABELS, read_pictures
+from detect.report.sections.finds import Finds
+from detect.report.sections.photographs import drawings, legend
+from detect.report.writers.blocks import Block, Drawings, Html, Note, Section, count
+from detect.report.writers.page import script_json
+from detect.scoring.error_kinds import KINDS as ERRORS
 
-_PICTURES = 96  # in all galleries; with `boxes.MOST_BYTES` it bounds the size of the page
-_MOST_IMAGES = 8  # a gallery
+SCALE = 10_000
+"""Scores are kept as whole numbers from 0 to this, places in thousandths of the image."""
+_FEW = 6  # images in the text
+_LARGE_BYTES = 24_000  # of a picture, where there is room
+_LARGE_SHARE = 0.5  # of the room, for the images that differ most, where there is not
+_SMALLEST = 400  # bytes of a thumbnail
+_BOXES_SHARE = 0.3  # of the room, at most
+_BOX_BYTES = 27  # of a detection, in JSON
+_MOST_BOXES, _FEWEST_BOXES = 60, 4  # a run and image
+DETECTION_KINDS = ("hit", "ignored", *ERRORS[:5], "false")
+"""What a detection is; "false" where the overlap of the metric is not that of the error kinds."""
 
 
 @dataclass(frozen=True, slots=True)
-class ImageCounts:
-    """What a run did on each image, at its threshold.
+class Pictures:
+    """Pictures in base64 by image, and how many images have none for want of room, or at all."""
 
-    Attributes:
-        found: (images,) counted objects with a true detection.
-        false: (images,) false detections.
-        missed: (images,) counted objects without a true detection.
+    content: dict[int, str]
+    no_room: int
+    no_file: int
+
+
+def gallery(finds: Finds, megabytes: float) -> Section:
+    """The section of the images.
+
+    Args:
+        finds: What was found on them.
+        megabytes: The most that their pictures and boxes may take in the page.
     """
+    comparison = finds.comparison
+    room = int(megabytes * 1e6)
+    boxes_a_run = _boxes_a_run(comparison, room)
+    entries = _entries(finds, boxes_a_run)
+    taken = sum(len(json.dumps(entry, separators=(",", ":"))) for entry in entries.values())
+    pictures = _pictures(finds, room - taken)
+    blocks: list[Block] = [Note(_told(comparison, pictures, boxes_a_run))]
+    if not pictures.content:
+        return Section("images", "Images", tuple(blocks))
+    shown = [image for image in finds.order if image in pictures.content]
+    data = {
+        "classes": comparison.truth.classes,
+        "runs": [_run_record(run, *_range(comparison)) for run in comparison.runs],
+        "range": _range(comparison),
+        "kinds": DETECTION_KINDS,
+        "labels": MOST_LABELS,
+        "images": [{**entries[image], "picture": pictures.content[image]} for image in shown],
+    }
+    few = drawings(finds, [("", image) for image in shown[:_FEW]])
+    blocks += [
+        legend(comparison, of_a_run=True),
+        Html('<div id="gallery" hidden></div>'),
+        Drawings("pictures", "Images that differ most", tuple(few)),
+        Html(f'<script type="application/json" id="images-data">{script_json(data)}</script>'),
+    ]
+    return Section("images", "Images", tuple(blocks))
 
-    found: NDArray[np.int64]
-    false: NDArray[np.int64]
-    missed: NDArray[np.int64]
 
-    @property
-    def errors(self) -> NDArray[np.int64]:
-        """False detections and missed objects together."""
-        return self.false + self.missed
-
-
-def count_by_image(truth: GroundTruth, run: Run) -> ImageCounts:
-    """Counts what the run found, missed and saw wrongly on each image."""
-    images = len(truth.image_ids)
-    shown = run.detections.score >= run.analysis.threshold
-    false = shown & ~run.voc.true_positive & ~run.voc.ignored
-    found = np.bincount(run.detections.image[shown & run.voc.true_positive], minlength=images)
-    objects = np.bincount(truth.image[~truth.difficult], minlength=images)
-    return ImageCounts(
-        found, np.bincount(run.detections.image[false], minlength=images), objects - found
+def _told(comparison: Comparison, pictures: Pictures, boxes_a_run: int) -> str:
+    total, shown = len(comparison.images), len(pictures.content)
+    if not shown:
+        return "The images are not where the data is, so no picture is shown."
+    by = "the runs differ most" if len(comparison.runs) > 1 else "most is wrong"
+    told = f"{count(shown, 'image')} of {total}, first those on which {by}. "
+    if pictures.no_room:
+        told += f"{pictures.no_room} more do not fit into the size set by --gallery-mb. "
+    if pictures.no_file:
+        told += f"{pictures.no_file} could not be read. "
+    return told + (
+        f"Of a run at most {boxes_a_run} detections an image are kept, those with the highest "
+        f"scores, and at most {MOST_LABELS} have labels. Each run begins at the score of its best "
+        "F1. Gained and lost are objects found by one run and not by the first."
     )
 
 
-def choose_worst(counts: ImageCounts, number: int) -> list[int]:
-    """Chooses the images with the most errors, the earlier of equals."""
-    order = np.argsort(-counts.errors, kind="stable")
-    return _first(order[counts.errors[order] > 0], number)
+# ---- pictures -----------------------------------------------------------------------------------
 
 
-def choose_best(counts: ImageCounts, number: int) -> list[int]:
-    """Chooses the images with the most objects found among those with the fewest errors."""
-    order = np.lexsort((-counts.found, counts.errors))
-    return _first(order[counts.found[order] > 0], number)
+def _pictures(finds: Finds, room: int) -> Pictures:
+    """Read the pictures, the images that differ most first and larger."""
+    images, sizes = finds.comparison.images, finds.comparison.truth.sizes
+    order = finds.order
+    allotted = allot(len(order), max(0, room) * 3 // 4)  # base64 takes four bytes for three
+    read = read_pictures(
+        [images[image].path for image in order[: len(allotted)]],
+        [(int(sizes[image][0]), int(sizes[image][1])) for image in order[: len(allotted)]],
+        allotted,
+    )
+    content, left, no_file = {}, max(0, room), 0
+    for image, picture in zip(order, read, strict=False):
+        if picture is None:
+            no_file += 1
+            continue
+        text = base64.b64encode(picture.content).decode("ascii")
+        left -= len(text)
+        if left < 0:
+            break
+        content[image] = text
+    missing = sum(not images[image].path.is_file() for image in order[len(allotted) :])
+    no_file += missing
+    return Pictures(content, len(order) - len(content) - no_file, no_file)
 
 
-def choose_gained(first: ImageCounts, last: ImageCounts, number: int) -> list[int]:
-    """Chooses the images on which the errors fell most from first to last."""
-    gain = first.errors - last.errors
-    order = np.argsort(-gain, kind="stable")
-    return _first(order[gain[order] > 0], number)
+def allot(images: int, room: int) -> list[int]:
+    """Share out bytes among images in order: all large, or the first large and the rest small.
+
+    Returns:
+        The most bytes of each picture; shorter than `images` where not all find room.
+    """
+    if images * _LARGE_BYTES <= room:
+        return [_LARGE_BYTES] * images
+    large = int(_LARGE_SHARE * room / _LARGE_BYTES)
+    rest = room - large * _LARGE_BYTES
+    small = min(images - large, rest // _SMALLEST)
+    return [_LARGE_BYTES] * large + [rest // max(1, small)] * small
 
 
-def choose_even(truth: GroundTruth, number: int) -> list[int]:
-    """Chooses images evenly over the split, among those with objects where there are any."""
-    candidates = np.unique(truth.image) if len(truth.image) else np.arange(len(truth.image_ids))
-    number = min(number, len(candidates))
-    middles = (np.arange(number) + 0.5) * len(candidates) / max(1, number)
-    return _first(candidates[middles.astype(np.int64)], number)
+# ---- boxes --------------------------------------------------------------------------------------
 
 
-def _first(images: NDArray[np.int64], number: int) -> list[int]:
-    return [int(image) for image in images[:number]]
+def _boxes_a_run(comparison: Comparison, room: int) -> int:
+    most = _BOXES_SHARE * room / (_BOX_BYTES * len(comparison.images) * len(comparison.runs))
+    return int(min(_MOST_BOXES, max(_FEWEST_BOXES, most)))
 
 
-def images_a_gallery(runs: int) -> int:
-    """How many images a gallery shows, so that the pictures of all of them are not too many."""
-    kinds = 5 if runs > 1 else 3
-    return min(_MOST_IMAGES, max(1, _PICTURES // (kinds * (runs + 1))))
+def _range(comparison: Comparison) -> tuple[float, float]:
+    """The ends of the scores: 0 and 1, unless a detector has others."""
+    scores = np.concatenate([run.detections.score for run in comparison.runs])
+    low, high = (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 1.0)
+    return (0.0, 1.0) if low >= 0 and high <= 1 else (low, max(high, low + 1e-9))
 
 
-def galleries(comparison: Comparison) -> list[Block]:
-    """Draws the galleries of the report."""
-    truth, runs = comparison.truth, comparison.runs
-    several = len(runs) > 1
-    number = images_a_gallery(len(runs))
-    before, after = (count_by_image(truth, run) for run in (runs[0], runs[-1]))
-    first, last = runs[0].title, runs[-1].title
-    of_last = f" of {last}" if several else ""
-    errors = "errors (false detections and missed objects)"
-    blocks: list[Block] = [Heading(2, "Example images"), *_introduction(runs)]
-    if several:
-        fell = choose_gained(before, after, number)
-        rose = choose_gained(after, before, number)
-        rule = f"Those on which the {errors} of {last} {{}} most against those of {first}."
-        blocks += _gallery("Gained", rule.format("fell"), fell, comparison)
-        blocks += _gallery("Lost", rule.format("rose"), rose, comparison)
-    worst, best = choose_worst(after, number), choose_best(after, number)
-    blocks += _gallery("Worst", f"Those with the most {errors}{of_last}.", worst, comparison)
-    blocks += _gallery(
-        "Best", f"Those with the fewest {errors}{of_last}, and of them the most objects found.",
-        best, comparison,
-    )  # fmt: skip
-    even = choose_even(truth, number)
-    return [
-        *blocks,
-        *_gallery("Even sample", "Taken evenly over the split.", even, comparison),
-    ]
+def whole_scores(
+    scores: NDArray[np.float64], threshold: float, low: float, high: float
+) -> NDArray[np.int64]:
+    """Turn scores into whole numbers that are on the same side of the threshold; -inf into -1."""
+    known = np.isfinite(scores)
+    part = (np.where(known, scores, low) - low) / (high - low)
+    whole = np.floor(np.clip(part, 0, 1) * SCALE).astype(np.int64)
+    limit = _whole_threshold(threshold, low, high)
+    whole = np.where((scores < threshold) & (whole >= limit), limit - 1, whole)
+    return np.where(known, np.maximum(whole, 0), -1)
 
 
-def _introduction(runs: Sequence[Run]) -> list[Block]:
-    outlines = {
-        "object": boxes.OBJECT,
-        "true detection": boxes.HIT,
-        "false detection": boxes.FALSE,
-        "missed object": boxes.MISSED,
-        "marked difficult, or found there: not counted": boxes.IGNORED,
+def _whole_threshold(threshold: float, low: float, high: float) -> int:
+    if not math.isfinite(threshold):
+        return 0
+    return math.floor(min(1.0, max(0.0, (threshold - low) / (high - low))) * SCALE)
+
+
+def _run_record(run: Run, low: float, high: float) -> dict[str, Any]:
+    return {
+        "label": run.label,
+        "threshold": _whole_threshold(run.analysis.threshold, low, high),
     }
-    legend = [Drawing(boxes.outline_sample(line), name) for name, line in outlines.items()]
-    thresholds = ", ".join(f"{run.counted} for {run.title}" for run in runs)
-    return [
-        Text(
-            "Detections are drawn and counted from the score at which the run's F1 over all "
-            f"classes is best, all of them where none is a hit: {thresholds}."
-        ),
-        Drawings("legend", "Outlines", tuple(legend)),
+
+
+def _entries(finds: Finds, boxes_a_run: int) -> dict[int, dict[str, Any]]:
+    """All that the script needs of each image, but for its picture."""
+    comparison = finds.comparison
+    truth, (low, high) = comparison.truth, _range(comparison)
+    found = np.stack(
+        [
+            whole_scores(scores, run.analysis.threshold, low, high)
+            for scores, run in zip(finds.scores, comparison.runs, strict=True)
+        ]
+    )
+    sizes = np.tile(truth.sizes, 2)
+    objects = np.column_stack(
+        [
+            truth.label,
+            truth.difficult,
+            thousandths(truth.box / sizes[truth.image]),
+            found.T,
+        ]
+    )
+    of_objects = _by_image(truth.image, objects, len(truth.image_ids))
+    of_runs = [
+        _detections(run, sizes, boxes_a_run, (low, high)) for run in comparison.runs
     ]
+    return {
+        image: {
+            "id": truth.image_ids[image],
+            "size": truth.sizes[image].tolist(),
+            "objects": of_objects[image],
+            "found": [rows[image] for rows, _ in of_runs],
+            "left": [int(left[image]) for _, left in of_runs],
+        }
+        for image in range(len(truth.image_ids))
+    }
 
 
-def _gallery(title: str, rule: str, chosen: Sequence[int], comparison: Comparison) -> list[Block]:
-    rule += "" if chosen else " There is none."
-    return [Heading(3, title), Text(rule), *(_strip(comparison, index) for index in chosen)]
+def thousandths(box: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Places in the image as whole numbers."""
+    return np.clip(np.rint(1000 * box), -1000, 2000).astype(np.int64)
 
 
-def _strip(comparison: Comparison, index: int) -> Drawings:
-    """The image with its objects, and with what each run found."""
-    truth = comparison.truth
-    pixels = read_image(comparison.images[index].path)
-    drawings = [_draw_objects(pixels, truth, index)]
-    drawings += [_draw_run(pixels, truth, run, index) for run in comparison.runs]
-    return Drawings("strip", f"Image {truth.image_ids[index]}", tuple(drawings))
+def _detections(
+    run: Run, sizes: NDArray[np.int64], most: int, ends: tuple[float, float]
+) -> tuple[list[list[int]], NDArray[np.int64]]:
+    """The highest detections of each image in one flat list, and how many are left out."""
+    found, kind = run.detections, kinds_of(run)
+    order = np.lexsort((-found.score, found.image))
+    image = found.image[order]
+    starts = np.searchsorted(image, np.arange(len(sizes) + 1))
+    place = np.arange(len(order)) - starts[image]
+    kept = order[place < most]
+    columns = np.column_stack(
+        [
+            found.label[kept],
+            kind[kept],
+            whole_scores(found.score[kept], run.analysis.threshold, *ends),
+            thousandths(found.box[kept] / sizes[found.image[kept]]),
+        ]
+    )
+    left = np.maximum(0, np.diff(starts) - most)
+    return _by_image(found.image[kept], columns, len(sizes)), left
 
 
-def _draw_objects(pixels: NDArray[np.uint8], truth: GroundTruth, image: int) -> Drawing:
-    rows = np.flatnonzero(truth.image == image)
-    names = [truth.classes[label] for label in truth.label[rows]]
-    difficult = truth.difficult[rows]
-    outlined = [
-        boxes.LabelledBox(tuple(box), name, boxes.IGNORED if hard else boxes.OBJECT)
-        for box, name, hard in zip(truth.box[rows].tolist(), names, difficult, strict=True)
-    ]
-    note = count(int((~difficult).sum()), "object")
-    note += f", {int(difficult.sum())} more marked difficult" if difficult.any() else ""
-    title = f"Image {truth.image_ids[image]}, ground truth"
-    return _picture(pixels, outlined, title, note, names)
+def kinds_of(run: Run) -> NDArray[np.int64]:
+    """(detections,) index into `DETECTION_KINDS`."""
+    error = run.analysis.errors.kind
+    false = np.where(error >= 0, error + 2, len(DETECTION_KINDS) - 1)
+    return np.select([run.voc.true_positive, run.voc.ignored], [0, 1], default=false)
 
 
-def _draw_run(pixels: NDArray[np.uint8], truth: GroundTruth, run: Run, image: int) -> Drawing:
-    found = run.detections
-    rows = np.flatnonzero((found.image == image) & (found.score >= run.analysis.threshold))
-    rows = rows[np.argsort(-found.score[rows], kind="stable")]
-    hits, ignored = run.voc.true_positive[rows], run.voc.ignored[rows]
-    names = [truth.classes[label] for label in found.label[rows]]
-    outlined = [
-        boxes.LabelledBox(tuple(box), f"{name} {score:.2f}", _outline(hit, out))
-        for box, name, score, hit, out in zip(
-            found.box[rows].tolist(), names, found.score[rows].tolist(), hits, ignored, strict=True
-        )
-    ]
-    counted = np.flatnonzero((truth.image == image) & ~truth.difficult)
-    missed = np.setdiff1d(counted, run.voc.match[rows[hits]])
-    outlined += [
-        boxes.LabelledBox(tuple(truth.box[row].tolist()), truth.classes[label], boxes.MISSED)
-        for row, label in zip(missed, truth.label[missed], strict=True)
-    ]
-    false = int((~hits & ~ignored).sum())
-    note = f"{hits.sum()} of {count(len(counted), 'object')} found, {false} false"
-    note += f", {ignored.sum()} not counted" if ignored.any() else ""
-    return _picture(pixels, outlined, run.title, note, names, f"Image {truth.image_ids[image]}, ")
-
-
-def _outline(hit: bool, ignored: bool) -> boxes.Outline:
-    if hit:
-        return boxes.HIT
-    return boxes.IGNORED if ignored else boxes.FALSE
-
-
-def _picture(
-    pixels: NDArray[np.uint8],
-    outlined: Sequence[boxes.LabelledBox],
-    name: str,
-    note: str,
-    labels: Sequence[str],
-    before: str = "",
-) -> Drawing:
-    content, width, height = boxes.draw_boxes(pixels, outlined)
-    shown = ", ".join(f"{number} {label}" for label, number in Counter(labels).items())
-    alt = f"{before}{name}: {shown or 'no boxes'}; {note}"
-    return Drawing(jpeg(content, alt, width, height), name, note)
+def _by_image(
+    image: NDArray[np.int64], rows: NDArray[np.int64], images: int
+) -> list[list[int]]:
+    """Flat lists of the rows of each image, in order."""
+    order = np.argsort(image, kind="stable")
+    ends = np.searchsorted(image[order], np.arange(1, images))
+    return [part.ravel().tolist() for part in np.split(rows[order], ends)]

@@ -4,8 +4,21 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detect.report.comparison import Run, flatten
-from detect.report.writers.blocks import Block, Cell, Code, Column, Details, Heading, Table, Text
+from detect.report.comparison import Comparison, Run, flatten
+from detect.report.writers.blocks import (
+    Block,
+    Cell,
+    Code,
+    Column,
+    Details,
+    Dot,
+    DotRow,
+    Dots,
+    Note,
+    Section,
+    Table,
+    Text,
+)
 
 _EVALUATION = (
     "data",
@@ -22,14 +35,20 @@ _EVALUATION = (
 _PARTS = {"recipe": "Recipe", "backbone": "Backbone file", "environment": "Environment"}
 
 
-def run_settings(runs: Sequence[Run]) -> list[Block]:
-    """Tells how each run was made, and where the runs differ."""
-    return [
-        Heading(2, "Runs"),
-        *_other_data(runs),
-        *_settings_that_differ(runs),
-        *(_run_details(run, runs) for run in runs),
-    ]
+def made(comparison: Comparison) -> Section:
+    """Tells how each run was made, where the runs differ, and how to read the numbers."""
+    runs = comparison.runs
+    return Section(
+        "made",
+        "How it was made",
+        (
+            *_other_data(runs),
+            *_settings_that_differ(runs),
+            *_readings(runs),
+            *(_run_details(run, runs) for run in runs),
+            Details("How to read the numbers", tuple(map(Text, _definitions(runs[0].voc.iou)))),
+        ),
+    )
 
 
 def _other_data(runs: Sequence[Run]) -> list[Text]:
@@ -38,17 +57,28 @@ def _other_data(runs: Sequence[Run]) -> list[Text]:
     return [Text(told)] if len(marks) > 1 else []
 
 
-def speed(runs: Sequence[Run]) -> list[Block]:
-    """Tables latency and throughput where a run measured them."""
+def _readings(runs: Sequence[Run]) -> list[Text]:
+    """What was said while the detections were read."""
+    return [
+        Text(f"{run.label}: {line}")
+        for run in runs
+        for line in run.extra.get("reading") or ()
+        if isinstance(line, str)
+    ]
+
+
+def speed(runs: Sequence[Run]) -> list[Section]:
+    """Latency with its spread and throughput, where a run measured them."""
     rows = [
         (
-            Cell(run.title),
+            Cell(run.label),
             *(Cell(_number(run, "latency", key)) for key in ("p50_ms", "p90_ms", "batch_size")),
             *(Cell(_number(run, "throughput", k)) for k in ("images_per_second", "batch_size")),
+            Cell(_machine(run)),
         )
         for run in runs
     ]
-    if all(cell.value is None for row in rows for cell in row[1:]):
+    if all(cell.value is None for row in rows for cell in row[1:-1]):
         return []
     columns = (
         Column("Run"),
@@ -57,8 +87,41 @@ def speed(runs: Sequence[Run]) -> list[Block]:
         Column("Batch size of latency", "count"),
         Column("Images per second", "number"),
         Column("Batch size of images per second", "count"),
+        Column("On"),
     )
-    return [Table("Speed of detection", columns, tuple(rows))]
+    blocks: list[Block] = [Note(_warning(runs)), *_latency(runs)]
+    blocks.append(Table("Speed of detection", columns, tuple(rows)))
+    return [Section("speed", "Speed", tuple(blocks))]
+
+
+def _latency(runs: Sequence[Run]) -> list[Dots]:
+    dots = []
+    for index, run in enumerate(runs):
+        middle, high = (_number(run, "latency", key) for key in ("p50_ms", "p90_ms"))
+        if middle is not None and high is not None:
+            text = f"{middle:.1f} ms, 90% under {high:.1f}"
+            dots.append(DotRow(run.label, (Dot(index, middle, middle, high),), text))
+    caption = "Latency of one image, ms: the median, and up to where 90% lie"
+    return [Dots(caption, "ms", tuple(dots), zero=True)] if dots else []
+
+
+def _warning(runs: Sequence[Run]) -> str:
+    """Says what a difference of speeds is worth."""
+    told = "On a shared machine these times are noise: repeat them on a quiet one before use."
+    networks = {
+        json.dumps([(run.evaluation.get("recipe") or {}).get(key) for key in ("body", "detector")])
+        for run in runs
+        if run.evaluation.get("recipe")
+    }
+    if len(runs) > 1 and len(networks) == 1:
+        told = "All runs have the same network, so differences here are those of the machine. " + told
+    return told
+
+
+def _machine(run: Run) -> str | None:
+    environment = run.evaluation.get("environment")
+    value = environment.get("hardware") if isinstance(environment, Mapping) else None
+    return value if isinstance(value, str) else None
 
 
 def _number(run: Run, part: str, key: str) -> int | float | None:
@@ -90,7 +153,7 @@ def _settings_that_differ(runs: Sequence[Run]) -> list[Block]:
         return [Text("The recipes of the runs are the same.")]
     flat = [flatten(run.evaluation["recipe"]) for run in made]
     rows = [(Cell(key), *(Cell(_written(settings, key)) for settings in flat)) for key in keys]
-    columns = (Column("Setting"), *(Column(run.title) for run in made))
+    columns = (Column("Setting"), *(Column(run.label) for run in made))
     return [Table("What differs between the recipes", columns, tuple(rows))]
 
 
@@ -108,7 +171,7 @@ def _run_details(run: Run, runs: Sequence[Run]) -> Details:
     environment = run.evaluation.get("environment")
     if isinstance(environment, Mapping) and environment.get("command"):
         blocks += [Text("The command that trained:"), Code(str(environment["command"]))]
-    return Details(run.title, tuple(blocks))
+    return Details(f"{run.label}: {run.title}", tuple(blocks))
 
 
 def _settings(caption: str, settings: Mapping[str, Any], differing: Sequence[str]) -> Table:
@@ -117,3 +180,31 @@ def _settings(caption: str, settings: Mapping[str, Any], differing: Sequence[str
     if differing:
         caption += "; bold: differs between the runs"
     return Table(caption, (Column("Setting"), Column("Value")), rows)
+
+
+def _definitions(iou: float) -> tuple[str, ...]:
+    return (
+        f"VOC: a detection is true if the object of its class that it overlaps most, with an "
+        f"intersection over union of {iou:g} or more, is not yet taken by one with a higher score; "
+        "objects marked difficult are not counted, and detections of them neither help nor harm. "
+        "AP (11-point), the measure of VOC 2007, is the mean over the recalls 0, 0.1, .., 1 of the "
+        "highest precision at that recall or above; AP (area), the measure since VOC 2010, is the "
+        "area under the same curve; mAP is the mean over the classes that have counted objects.",
+        "95% intervals over images: 1,000 times as many images as there are were drawn from them "
+        "with repetition, and scored; the interval holds the middle 95% of the scores. They lie a "
+        "little high, so the score itself need not be in the middle. A difference is taken on the "
+        "same drawn images for both runs. Such intervals tell what other images would change, not "
+        "what another seed of the training would; methods are compared over seeds.",
+        "COCO: pycocotools; AP is the mean over the overlaps 0.50, 0.55, .., 0.95, AP50 and AP75 "
+        "are those at 0.50 and 0.75; difficult objects are given as crowds (iscrowd), the nearest "
+        "it has: not counted, and they absorb any number of detections. Small objects have an area "
+        "of less than 32 x 32 pixels, large ones of more than 96 x 96; COCO's AP takes one of "
+        "exactly that area in both sizes.",
+        "Errors, by the rules of TIDE in its order: background (nothing there), localization "
+        "(right class, overlap of 0.1 to 0.5), classification (overlap of 0.5 or more with another "
+        "class), duplicate (its object is taken), both (wrong class and too little overlap), and "
+        "missed, an object that no detection of the other kinds would find if it were mended.",
+        "Best F1: the score from which on the detections of all classes together have the highest "
+        "F1. AP values and overlaps of mAP are in percent; n/a stands for a value that is not "
+        "defined, such as the threshold of a class without a hit.",
+    )

@@ -61,19 +61,125 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Counts of pairs of names, shaded by their share of the row.
+    """Numbers of pairs of names, shaded.
 
     Attributes:
         caption: As of a table.
         corner: What the names of the rows and of the columns are.
         names: Of the rows, and of the columns in the same order.
         counts: A row for each name.
+        shades: Of each cell, in [-1, 1]: below 0 in the second colour.
+        texts: What each cell shows; empty where nothing.
     """
 
     caption: str
     corner: str
     names: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
+    shades: tuple[tuple[float, ...], ...]
+    texts: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """Matrices of the same names, side by side."""
+
+    label: str
+    items: tuple[Matrix, ...]
+
+
+class Dot(NamedTuple):
+    """A value of a run with its interval, in the unit of its axis; NaN ends for none."""
+
+    run: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class DotRow:
+    """A row of `Dots`.
+
+    Attributes:
+        name: What the row is of.
+        dots: On it, a line each.
+        text: The numbers, as text beside it.
+        marked: Shown bold.
+    """
+
+    name: str
+    dots: tuple[Dot, ...]
+    text: str
+    marked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Dots:
+    """Dots and intervals over one axis.
+
+    Attributes:
+        caption: What is shown.
+        unit: Name of the axis.
+        rows: From above.
+        zero: Whether the axis has a line at 0 and holds it.
+        runs: Labels of the runs, for a legend where rows do not name them; empty for none.
+    """
+
+    caption: str
+    unit: str
+    rows: tuple[DotRow, ...]
+    zero: bool = False
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Groups of bars, one bar a run; `values` are (groups, runs)."""
+
+    caption: str
+    unit: str
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A chart among the files beside the page, which the Markdown file shows."""
+
+    name: str
+    alt: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the page with a place in its contents; `key` is its anchor."""
+
+    key: str
+    title: str
+    blocks: "tuple[Block, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Lead:
+    """What is said first, larger than the rest."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A paragraph that may stand back."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Html:
+    """Safe HTML, made by the program, that Markdown lacks."""
+
+    html: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +206,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """Safe HTML, as `jpeg` of `page` and the functions of `charts` make it, with name and note."""
+    """Safe HTML, as the functions of `drawing` make it, with name and note."""
 
     html: str
     name: str = ""
@@ -109,9 +215,9 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class Drawings:
-    """Drawings of one kind: a "legend", a "grid" that wraps, a "strip" that scrolls, a "chart"."""
+    """Drawings of one kind: a "legend", a "grid" that wraps, "pictures" of photos."""
 
-    kind: Literal["legend", "grid", "strip", "chart"]
+    kind: Literal["legend", "grid", "pictures"]
     label: str
     items: tuple[Drawing, ...]
 
@@ -125,7 +231,22 @@ class Details:
     unfolded: bool = False
 
 
-Block: TypeAlias = Heading | Text | Code | Table | Matrix | Drawings | Details
+Block: TypeAlias = (
+    Bars
+    | Chart
+    | Code
+    | Details
+    | Dots
+    | Drawings
+    | Heading
+    | Html
+    | Lead
+    | Matrices
+    | Note
+    | Section
+    | Table
+    | Text
+)
 
 
 def write_value(value: Value, kind: str) -> str:
@@ -138,8 +259,8 @@ def write_value(value: Value, kind: str) -> str:
         return str(value)
     if kind == "number":
         return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}"
-    text = f"{100 * value:{'+' if kind == 'points' else ''}.2f}"
-    return text[1:] if kind == "points" and not float(text) else text  # neither +0.00 nor -0.00
+    text = f"{100 * value:{'+' if kind == 'points' else ''}.1f}"
+    return text[1:] if kind == "points" and not float(text) else text  # neither +0.0 nor -0.0
 
 
 def count(number: int, one: str, more: str = "") -> str:

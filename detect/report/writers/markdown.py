@@ -1,44 +1,59 @@
-"""Blocks as GitHub's Markdown, without drawings."""
+"""Blocks as GitHub's Markdown, with links to the charts beside it."""
 
 import re
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from detect.report.writers.blocks import (
+    Bars,
     Block,
     Cell,
+    Chart,
     Code,
     Column,
     Details,
+    Dots,
     Drawings,
     Heading,
+    Html,
+    Lead,
+    Matrices,
     Matrix,
+    Note,
+    Section,
     Table,
     Text,
     write_value,
 )
 
 
-def to_markdown(blocks: Sequence[Block]) -> str:
-    """Write blocks as Markdown, percentages with two decimals."""
-    return "\n\n".join(text for text in map(_block, blocks) if text) + "\n"
+def to_markdown(blocks: Sequence[Block], charts: str) -> str:
+    """Write blocks as Markdown; `charts` is the folder of the charts beside the file."""
+    return "\n\n".join(text for text in (_block(block, charts) for block in blocks) if text) + "\n"
 
 
-def _block(block: Block) -> str:
+def _block(block: Block, charts: str) -> str:
     match block:
+        case Section(_, title, blocks):
+            return to_markdown((Heading(2, title), *blocks), charts).rstrip("\n")
         case Heading(level, text):
             return f"{'#' * level} {_plain(text)}"
-        case Text(text):
+        case Lead(text):
+            return f"**{_plain(text)}**"
+        case Text(text) | Note(text):
             return _plain(text)
         case Code(text):
             return "    " + " ".join(text.split())
         case Table():
             return _table(block)
-        case Matrix():
-            return _table(_as_table(block))
-        case Drawings(kind):
-            return "(Drawn on the HTML page.)" if kind == "legend" else ""
+        case Matrices(_, items):
+            return "\n\n".join(_table(_as_table(matrix)) for matrix in items)
+        case Chart(name, alt):
+            return f"![{_plain(alt)}]({quote(f'{charts}/{name}')})"
         case Details(summary, blocks):
-            return to_markdown((Heading(3, summary), *blocks)).rstrip("\n")
+            return to_markdown((Heading(3, summary), *blocks), charts).rstrip("\n")
+        case Dots() | Bars() | Drawings() | Html():
+            return ""  # a Chart beside them shows the same
 
 
 def _as_table(matrix: Matrix) -> Table:

@@ -5,39 +5,50 @@ The page loads nothing: its security policy forbids it, and allows no script but
 
 import base64
 import hashlib
+import json
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from detect.report.drawing.style import SCRIPT, shade, style_sheet
+from detect.report.writers import plots
 from detect.report.writers.blocks import (
+    Bars,
     Block,
     Cell,
+    Chart,
     Code,
     Details,
+    Dots,
     Drawing,
     Drawings,
     Heading,
+    Html,
+    Lead,
+    Matrices,
     Matrix,
+    Note,
+    Section,
     Span,
     Table,
     Text,
     write_value,
 )
 
-
-def jpeg(content: bytes, alt: str, width: int, height: int) -> str:
-    """Embed a JPEG of `width` x `height` pixels."""
-    data = base64.b64encode(content).decode("ascii")
-    size = f'width="{width}" height="{height}"'
-    return f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}" {size}>'
+FEW_NAMES = 9
+"""Up to so many names a matrix has room for its numbers."""
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
-    """Write blocks as a page, percentages with one decimal."""
+    """Write blocks as a page, with the titles of the sections as its contents."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode("ascii")
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
         f"script-src 'sha256-{digest}'"
+    )
+    sections = [block for block in blocks if isinstance(block, Section)]
+    contents = "".join(
+        f'<li><a href="#{escape(part.key)}">{escape(part.title)}</a></li>' for part in sections
     )
     return "\n".join(
         (
@@ -52,6 +63,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
             f"<style>{style_sheet()}</style>",
             "</head>",
             "<body>",
+            f'<nav aria-label="Contents"><ol>{contents}</ol></nav>',
             "<main>",
             *map(_block, blocks),
             "</main>",
@@ -63,24 +75,63 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
     )
 
 
+def script_json(value: Any) -> str:
+    """Write JSON that may stand in a <script>: nothing in it ends the element."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
 def _block(block: Block) -> str:
     match block:
+        case Section(key, title, blocks):
+            return "\n".join(
+                (
+                    f'<section id="{escape(key)}" aria-labelledby="{escape(key)}-title">',
+                    f'<h2 id="{escape(key)}-title">{escape(title)}</h2>',
+                    *map(_block, blocks),
+                    "</section>",
+                )
+            )
         case Heading(level, text):
             return f"<h{level}>{escape(text)}</h{level}>"
+        case Lead(text):
+            return f'<p class="lead">{_signed(text)}</p>'
         case Text(text):
-            return f"<p>{escape(text)}</p>"
+            return f"<p>{_signed(text)}</p>"
+        case Note(text):
+            return f'<p class="note">{_signed(text)}</p>'
         case Code(text):
             return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
+        case Html(html):
+            return html
+        case Chart():
+            return ""  # the page shows the same with means of its own
+        case Dots():
+            return plots.dots(block)
+        case Bars():
+            return plots.bars(block)
         case Table():
             return _table(block)
-        case Matrix():
-            return _matrix(block)
+        case Matrices(label, items):
+            parts = "\n".join(map(_matrix, items))
+            few = " few" if len(items[0].names) <= FEW_NAMES else ""
+            return f'<div class="matrices{few}" role="group" aria-label="{escape(label)}">{parts}</div>'
         case Drawings():
             return _drawings(block)
         case Details(summary, blocks, unfolded):
             head = f"<summary><h3>{escape(summary)}</h3></summary>"
             tag = "<details open>" if unfolded else "<details>"
             return "\n".join((tag, head, *map(_block, blocks), "</details>"))
+
+
+def _signed(text: str) -> str:
+    """Escape a text of ours, its minus signs as such."""
+    words = (
+        f"&minus;{word[1:]}" if word[:1] == "-" and word[1:2].isdigit() else
+        f"[&minus;{word[2:]}" if word[:2] == "[-" and word[2:3].isdigit() else word
+        for word in escape(text).split(" ")
+    )  # fmt: skip
+    return " ".join(words)
 
 
 def _framed(kind: str, caption: str, heads: str, body: Sequence[str], foot: str = "") -> str:
@@ -119,43 +170,46 @@ def _row(row: Sequence[Cell], table: Table) -> str:
             text = f"<strong>{text}</strong>"
         value = cell.value.low if isinstance(cell.value, Span) else cell.value
         key = f' data-value="{value!r}"' if isinstance(value, int | float) else ""
-        tag = 'th scope="row"' if index == 0 else "td"
-        cells.append(f'<{tag} class="{column.kind}"{key}>{text}</{tag[:2]}>')
+        if index == 0:
+            cells.append(f'<th scope="row" class="{column.kind}"{key}>{text}</th>')
+        else:  # the head again, for narrow screens, where a row becomes a list
+            name = escape(column.name)
+            cells.append(f'<td class="{column.kind}" data-head="{name}"{key}>{text}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _matrix(matrix: Matrix) -> str:
     names = [escape(name) for name in matrix.names]
+    few = len(names) <= FEW_NAMES
     heads = f'<th scope="col" class="text">{escape(matrix.corner)}</th>'
     heads += "".join(f'<th scope="col"><span>{name}</span></th>' for name in names)
     body = []
-    for row_name, counts in zip(names, matrix.counts, strict=True):
-        total = sum(counts)
+    for row, row_name in enumerate(names):
         cells = []
-        for name, number in zip(names, counts, strict=True):
+        for name, number, part, text in zip(
+            names, matrix.counts[row], matrix.shades[row], matrix.texts[row], strict=True
+        ):
             if not number:
                 cells.append("<td></td>")
                 continue
-            title = f"{row_name}, {name}: {number} of {total}"
-            colour = shade(number / total)
-            share = f"{100 * number / total:.0f}" if 200 * number >= total else "&lt;1"
-            cells.append(f'<td title="{title}" style="background: {colour}">{share}</td>')
+            title = f"{row_name}, {name}: {number}".replace(": -", ": &minus;")
+            shown = escape(text).replace("-", "&minus;") if few else ""
+            colour = f"background:{shade(part)}"
+            cells.append(f'<td title="{title}" style="{colour}">{shown}</td>')
         body.append(f'<tr><th scope="row" class="text">{row_name}</th>{"".join(cells)}</tr>')
-    return _framed("matrix", matrix.caption, heads, body)
+    kind = "matrix few" if few else "matrix"
+    return _framed(kind, matrix.caption, heads, body)
 
 
 def _drawings(drawings: Drawings) -> str:
     if drawings.kind == "legend":
         items = "".join(f"<li>{item.html}{escape(item.name)}</li>" for item in drawings.items)
         return f'<ul class="legend" aria-label="{escape(drawings.label)}">{items}</ul>'
-    focus = ' tabindex="0"' if drawings.kind == "strip" else ""
-    head = (
-        f'<div class="{drawings.kind}" role="group" aria-label="{escape(drawings.label)}"{focus}>'
-    )
+    head = f'<div class="{drawings.kind}" role="group" aria-label="{escape(drawings.label)}">'
     return "\n".join((head, *map(_figure, drawings.items), "</div>"))
 
 
 def _figure(item: Drawing) -> str:
     note = f"<br>{escape(item.note)}" if item.note else ""
     caption = f"<figcaption><b>{escape(item.name)}</b>{note}</figcaption>"
-    return f"<figure>{caption}{item.html}</figure>"
+    return f"<figure>{item.html}{caption}</figure>"

@@ -1,0 +1,128 @@
+"""Photos with what was found on them: of one run, or of all, drawn in one picture."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from detect.report.comparison import Comparison
+from detect.report.drawing.photos import Outlined, Picture, photo, read_picture, sample
+from detect.report.sections.finds import Finds
+from detect.report.writers.blocks import Drawing, Drawings, count
+
+MOST_BYTES = 24_000
+"""Of a picture in the text."""
+MOST_BOXES = 60
+
+
+def picture_of(finds: Finds, image: int, most_bytes: int = MOST_BYTES) -> Picture | None:
+    """Read the picture of an image; None where it is missing or damaged."""
+    width, height = map(int, finds.comparison.truth.sizes[image])
+    return read_picture(finds.comparison.images[image].path, most_bytes, (width, height))
+
+
+def drawings(finds: Finds, chosen: Sequence[tuple[str, int]], key: str = "") -> list[Drawing]:
+    """Draw images, those that have a picture, under their titles.
+
+    Args:
+        finds: What was found.
+        chosen: Title and index of each.
+        key: Begins the element ids, which end in the indices.
+    """
+    drawn = []
+    for title, image in chosen:
+        picture = picture_of(finds, image)
+        if picture:
+            name = f"{title}: {finds.comparison.truth.image_ids[image]}".removeprefix(": ")
+            note = describe(finds, image)
+            html = photo(picture, boxes(finds, image), f"{name}. {note}", f"{key}{image}" if key else "")
+            drawn.append(Drawing(html, name, note))
+    return drawn
+
+
+def legend(comparison: Comparison, of_a_run: bool = False) -> Drawings:
+    """What the outlines mean: of objects by who found them, `of_a_run`: of a run's detections too."""
+    labels = [run.label for run in comparison.runs]
+    kinds = {}
+    if len(labels) == 2:
+        kinds = {
+            "all": "found by both",
+            "first": f"found by {labels[0]} alone",
+            "second": f"found by {labels[1]} alone",
+            "none": "found by neither",
+        }
+    elif len(labels) > 2:
+        kinds = {"all": "found by all", "some": "found by some", "none": "found by none"}
+    if of_a_run or len(labels) == 1:
+        kinds |= {
+            "hit": "true detection",
+            "false": "false detection",
+            "missed": "missed object",
+            "ignored": "difficult, or found there: not counted",
+        }
+    items = tuple(Drawing(sample(kind), name) for kind, name in kinds.items())
+    return Drawings("legend", "Outlines", items)
+
+
+def boxes(finds: Finds, image: int) -> list[Outlined]:
+    """The boxes of an image: of several runs the objects, by who found them; else what it found."""
+    return _objects(finds, image) if len(finds.found) > 1 else run_boxes(finds, image, 0)
+
+
+def _objects(finds: Finds, image: int) -> list[Outlined]:
+    truth = finds.comparison.truth
+    size = np.tile(truth.sizes[image], 2)
+    drawn = []
+    for row in np.flatnonzero(truth.image == image)[:MOST_BOXES]:
+        found = finds.found[:, row]
+        name = truth.classes[truth.label[row]]
+        kind, label = kind_of(found.tolist(), bool(truth.difficult[row])), name
+        if kind == "some":
+            label = f"{name} {found.sum()}/{len(found)}"
+        drawn.append(Outlined(tuple((truth.box[row] / size).tolist()), label, kind))
+    order = ("first", "second", "some", "none", "all", "ignored")
+    return sorted(drawn, key=lambda box: order.index(box.kind))
+
+
+def kind_of(found: Sequence[bool], difficult: bool) -> str:
+    """The outline of an object by which runs found it."""
+    if difficult:
+        return "ignored"
+    if all(found):
+        return "all"
+    if not any(found):
+        return "none"
+    if len(found) > 2:
+        return "some"
+    return "first" if found[0] else "second"
+
+
+def run_boxes(finds: Finds, image: int, index: int) -> list[Outlined]:
+    """What a run found on an image at its threshold, and what it missed."""
+    truth, run = finds.comparison.truth, finds.comparison.runs[index]
+    size = np.tile(truth.sizes[image], 2)
+    found = run.detections
+    rows = np.flatnonzero((found.image == image) & (found.score >= run.analysis.threshold))
+    rows = rows[np.argsort(-found.score[rows], kind="stable")]
+    drawn = []
+    for row in rows[:MOST_BOXES]:
+        kind = "hit" if run.voc.true_positive[row] else "false"
+        kind = "ignored" if run.voc.ignored[row] else kind
+        label = f"{truth.classes[found.label[row]]} {found.score[row]:.2f}"
+        drawn.append(Outlined(tuple((found.box[row] / size).tolist()), label, kind))
+    missed = (truth.image == image) & finds.counted & ~finds.found[index]
+    drawn += [
+        Outlined(tuple((truth.box[row] / size).tolist()), truth.classes[truth.label[row]], "missed")
+        for row in np.flatnonzero(missed)
+    ]
+    return sorted(drawn, key=lambda box: ("hit", "false", "missed", "ignored").index(box.kind))
+
+
+def describe(finds: Finds, image: int) -> str:
+    """Say of an image in words what each run found."""
+    truth = finds.comparison.truth
+    objects = int(((truth.image == image) & finds.counted).sum())
+    told = [
+        f"{run.label} {finds.found_on[index, image]} found, {finds.false_on[index, image]} false"
+        for index, run in enumerate(finds.comparison.runs)
+    ]
+    return f"{count(objects, 'object')}: {'; '.join(told)}"

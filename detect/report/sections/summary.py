@@ -1,0 +1,112 @@
+"""The first screen: a sentence, dots with intervals, three pictures; the runs by their names."""
+
+import math
+from collections.abc import Sequence
+
+from detect.report.comparison import Comparison, difference
+from detect.report.sections.photographs import legend
+from detect.report.sections.tables import by_size, scores
+from detect.report.verdicts import verdict
+from detect.report.writers.blocks import (
+    Block,
+    Cell,
+    Chart,
+    Column,
+    Details,
+    Dot,
+    DotRow,
+    Dots,
+    Drawing,
+    Drawings,
+    Lead,
+    Note,
+    Section,
+    Table,
+    Text,
+)
+from detect.scoring.bootstrap import Interval
+
+
+def summary(comparison: Comparison, pictures: Sequence[Drawing]) -> Section:
+    """Tells what a reader must know."""
+    told = verdict(comparison)
+    blocks: list[Block] = [Lead(told.sentence)]
+    blocks += [Text(f"{told.basis} {told.deciding}".strip())] if told.basis else []
+    blocks += [*map_dots(comparison), Chart("map.png", "mAP of all runs with intervals")]
+    if pictures:
+        blocks.append(legend(comparison))
+        blocks.append(Drawings("pictures", "Three images", tuple(pictures)))
+    blocks += [_names(comparison), Details("Scores in numbers", tuple(_numbers(comparison)))]
+    return Section("summary", "Summary", tuple(blocks))
+
+
+def map_dots(comparison: Comparison) -> list[Dots]:
+    """The mAP of all runs, and their differences to the first, with intervals over images."""
+    key, kind = f"map_{comparison.kind}", comparison.kind
+    measure = {"11point": "mAP (11-point)", "area": "mAP (area)"}[kind]
+    rows = [
+        _row(run.label, index, run.intervals[key], "percent")
+        for index, run in enumerate(comparison.runs)
+    ]
+    caption = f"{measure}, percent; lines: 95% intervals over images"
+    plots = [Dots(caption, "percent", tuple(rows))]
+    if len(comparison.runs) > 1:
+        first = comparison.runs[0]
+        rows = [
+            _row(f"{run.label} against {first.label}", index, difference(first, run)[key], "points")
+            for index, run in enumerate(comparison.runs[1:], start=1)
+        ]
+        caption = f"Difference to {first.label}, points; bold: the interval leaves out 0"
+        plots.append(Dots(caption, "points", tuple(rows), zero=True))
+    return plots
+
+
+def _row(name: str, run: int, interval: Interval, kind: str) -> DotRow:
+    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
+    return DotRow(
+        name,
+        (Dot(run, value, low, high),),
+        interval_text(interval, kind),
+        kind == "points" and interval.decided,
+    )
+
+
+def interval_text(interval: Interval, kind: str) -> str:
+    """Write a value and its ends: "45.2 [40.1, 49.9]"."""
+    if math.isnan(interval.value):
+        return "n/a"
+    sign = "+" if kind == "points" else ""
+    value, low, high = (
+        f"{100 * x:{sign}.1f}" for x in (interval.value, interval.low, interval.high)
+    )
+    return value if math.isnan(interval.low) else f"{value} [{low}, {high}]"
+
+
+def _names(comparison: Comparison) -> Table:
+    """Says the short names in full, once."""
+    rows = []
+    for run in comparison.runs:
+        epoch, seed = run.evaluation.get("epoch"), run.seed
+        made = [
+            *([] if seed is None else [f"seed {seed}"]),
+            *([] if epoch is None else [f"epoch {epoch}"]),
+            *([] if not run.evaluation.get("checkpoint") else [
+                f"{run.evaluation['checkpoint']} checkpoint"
+            ]),
+        ]  # fmt: skip
+        rows.append((Cell(run.label), Cell(run.title), Cell(", ".join(made) or "not recorded")))
+    columns = (Column("Here"), Column("In full"), Column("Trained with"))
+    return Table("The runs", columns, tuple(rows))
+
+
+def _numbers(comparison: Comparison) -> list[Block]:
+    difficult = int(comparison.truth.difficult.sum())
+    counted = len(comparison.truth.difficult) - difficult
+    without = len(comparison.truth.classes) - len(comparison.classes)
+    told = (
+        f"{len(comparison.images)} images with {counted} objects in {len(comparison.classes)} "
+        f"classes, and {difficult} more marked difficult, which are not counted."
+    )
+    if without:
+        told += f" {without} more classes of the data have no counted object here and are left out."
+    return [Note(told), *scores(comparison), by_size(comparison)]

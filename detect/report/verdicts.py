@@ -1,0 +1,198 @@
+"""The report in a sentence: who leads, by how much, how sure that is, what would decide it.
+
+Two things move a difference of two mAPs. Other images would: the interval over resampled images
+says how far. Another seed of the training would, too, and no resampling of the images knows of it.
+So one run of each method never decides between methods, only between two networks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.runs.over_seeds import Difference, paired_difference, seeds_needed
+from detect.report.comparison import Comparison, Run, difference
+from detect.report.writers.blocks import count, write_value
+from detect.scoring.bootstrap import Interval
+
+FEWEST_IMAGES = 10
+"""Of fewer, resamples of the images say nothing."""
+_MOST_IMAGES = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a report says first.
+
+    Attributes:
+        sentence: What was compared on what, who leads by how much, decided or not.
+        basis: What the interval is over, and what it leaves out.
+        deciding: What would decide it; empty for a single run.
+        decided: Whether the methods are told apart, which takes several seeds.
+    """
+
+    sentence: str
+    basis: str
+    deciding: str = ""
+    decided: bool = False
+
+
+def verdict(comparison: Comparison) -> Verdict:
+    """Sums a comparison up."""
+    arms = list(dict.fromkeys(run.arm for run in comparison.runs))
+    if len(comparison.runs) == 1:
+        return _of_one(comparison)
+    over_seeds = _over_seeds(comparison, arms) if len(arms) == 2 else None
+    if over_seeds and over_seeds.n > 1:
+        return _of_seeds(comparison, arms, over_seeds)
+    return _of_runs(comparison, arms)
+
+
+def images_needed(interval: Interval, images: int) -> int | None:
+    """How many images would make the interval leave out 0, were the difference to stay.
+
+    An interval shrinks with the square root of the number of images. None for a difference of 0 or
+    where a million would not do.
+    """
+    half = (interval.high - interval.low) / 2
+    if not abs(interval.value) > 0 or not math.isfinite(half):
+        return None
+    needed = images * (half / abs(interval.value)) ** 2
+    if needed > _MOST_IMAGES:
+        return None
+    digits = max(0, len(str(int(needed))) - 2)
+    return int(math.ceil(needed / 10**digits) * 10**digits)  # two digits: it is an estimate
+
+
+def on_images(comparison: Comparison) -> str:
+    """The images in words: "150 images (drawn shapes, 2007:test)"."""
+    split = comparison.runs[0].evaluation["split"]
+    return f"{count(len(comparison.images), 'image')} ({comparison.data}, {split})"
+
+
+def _points(value: float) -> str:
+    return write_value(value, "points")
+
+
+def _interval(interval: Interval | Difference) -> str:
+    if interval.low is None or interval.high is None or math.isnan(interval.low):
+        return ""
+    return f" [{_points(interval.low)}, {_points(interval.high)}]"
+
+
+def _each(runs: Sequence[Run]) -> str:
+    return "one run each" if any(run.seed is None for run in runs) else "one seed each"
+
+
+def _measure(comparison: Comparison) -> str:
+    return {"11point": "mAP (11-point)", "area": "mAP (area)"}[comparison.kind]
+
+
+def _of_one(comparison: Comparison) -> Verdict:
+    run = comparison.runs[0]
+    interval = run.intervals[f"map_{comparison.kind}"]
+    ends = f" [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+    value = run.mean(comparison.kind)
+    reached = "no class has a counted object" if value is None else f"{100 * value:.1f}"
+    return Verdict(
+        f"{run.title}: {reached}{ends if value is not None else ''} {_measure(comparison)} on "
+        f"{on_images(comparison)}.",
+        "The interval (95%) is over images alone: how far other images of this kind would move the "
+        "score. Another seed of the training would move it too. Give the folder of a second run to "
+        "compare.",
+    )
+
+
+def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
+    """One run a method, or runs that do not pair up by seeds."""
+    runs, key = comparison.runs, f"map_{comparison.kind}"
+    if any(run.mean(comparison.kind) is None for run in runs):
+        return Verdict(
+            f"{count(len(runs), 'run')} on {on_images(comparison)}: no class has a counted object.",
+            "",
+        )
+    if len(runs) == 2:
+        first, second = runs
+        told = f"{second.label} against {first.label}:"
+    else:
+        second, first = sorted(runs, key=lambda run: -(run.mean(comparison.kind) or 0))[:2]
+        told = f"{second.label} leads {len(runs)} runs, before {first.label} by"
+    between = difference(first, second)[key]
+    apart = between.decided and len(comparison.images) >= FEWEST_IMAGES
+    tries = ", the first of several: so close a race says little" if len(runs) > 2 else ""
+    told_apart = "these two networks differ, the methods are not decided" if apart else None
+    sentence = (
+        f"{told} {_points(between.value)} points of {_measure(comparison)}{_interval(between)} on "
+        f"{on_images(comparison)}, {_each(runs)}: {told_apart or 'not decided'}."
+    )
+    more = images_needed(between, len(comparison.images))
+    networks = (
+        f" About {more:,} such images would tell these two networks apart, if the difference stayed."
+        if more and not apart
+        else ""
+    )
+    return Verdict(
+        sentence,
+        f"The interval (95%) is over images alone: both runs on the same 1,000 resamples{tries}. It "
+        "leaves out what another seed of the training would change, so one run each never decides "
+        "between methods, however narrow it is.",
+        "What would decide it: three or more seeds of each method, their folders given "
+        f"together to one report.{networks}",
+    )
+
+
+def _over_seeds(comparison: Comparison, arms: Sequence[str]) -> Difference | None:
+    """The difference of the second method to the first over the seeds that both have."""
+    values: list[dict[int, float]] = [{}, {}]
+    for run in comparison.runs:
+        mean = run.mean(comparison.kind)
+        if run.seed is None or mean is None or run.seed in values[arms.index(run.arm)]:
+            return None
+        values[arms.index(run.arm)][run.seed] = mean
+    return paired_difference(values[1], values[0])
+
+
+def _of_seeds(comparison: Comparison, arms: Sequence[str], over: Difference) -> Verdict:
+    assert over.low is not None
+    assert over.high is not None
+    origins = [_backbones(comparison, arm) for arm in arms]
+    one_file = origins[0] != origins[1] and max(map(len, origins)) == 1
+    apart = over.low > 0 or over.high < 0
+    decided = apart and not one_file
+    told = "decided" if decided else "not decided"
+    sentence = (
+        f"{arms[1]} against {arms[0]}: {_points(over.mean)} points of {_measure(comparison)}"
+        f"{_interval(over)} on {on_images(comparison)}, {over.n} seeds each: {told}."
+    )
+    basis = (
+        f"The interval (95%) is over seeds: Student's, of the {over.n} differences between runs of "
+        "one seed, all on the same images."
+    )
+    if one_file:
+        return Verdict(
+            sentence,
+            f"{basis} Every run of a method began from one and the same backbone file, so these are "
+            "seeds of the fine-tuning alone.",
+            "What would decide it: several pretrainings of each, and a fine-tuning of every one.",
+        )
+    return Verdict(sentence, basis, "" if decided else _more_seeds(over), decided)
+
+
+def _more_seeds(over: Difference) -> str:
+    try:
+        needed = seeds_needed(over.mean, over.deviation or 0.0)
+    except ValueError:
+        return "What would decide it: no affordable number of seeds, for the difference is too small."
+    return (
+        f"What would decide it: {max(needed, over.n + 1)} seeds of each would see a difference of "
+        "this size in four of five cases, by the spread of these."
+    )
+
+
+def _backbones(comparison: Comparison, arm: str) -> set[object]:
+    """What tells the backbone files of a method's runs apart."""
+    files = set()
+    for run in comparison.runs:
+        backbone = run.evaluation.get("backbone")
+        if run.arm == arm and isinstance(backbone, dict):
+            files.add((backbone.get("recipe_name"), backbone.get("seed"), backbone.get("file")))
+    return files

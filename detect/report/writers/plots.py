@@ -1,0 +1,139 @@
+"""Dots with intervals, and bars, in HTML: they wrap, scale and speak like the text around them."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from detect.report.drawing.style import RUN_COLOURS
+from detect.report.writers.blocks import Bars, DotRow, Dots
+
+_STEPS = (1, 2, 2.5, 5, 10)
+
+
+def axis(low: float, high: float, most: int = 6) -> list[float]:
+    """Choose round ticks that enclose a range, at most so many."""
+    if not high > low:
+        low, high = low - 1, high + 1
+    size = 10.0 ** math.floor(math.log10((high - low) / (most - 1)))
+    for factor in _STEPS:
+        step = factor * size
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        if last - first < most:
+            return [round(tick * step, 10) for tick in range(first, last + 1)]
+    return [low, high]
+
+
+def dots(plot: Dots) -> str:
+    """Write rows of dots with intervals."""
+    ends = [
+        end
+        for row in plot.rows
+        for dot in row.dots
+        for end in (dot.value, dot.low, dot.high)
+        if math.isfinite(end)
+    ]
+    ends += [0.0] if plot.zero or not ends else []
+    ticks = axis(min(ends), max(ends))
+    legend = _legend(plot.runs)
+    rows = [_dot_row(row, ticks) for row in plot.rows]
+    return _plot("dots", plot.caption, plot.unit, ticks, rows, legend, plot.zero)
+
+
+def bars(plot: Bars) -> str:
+    """Write groups of bars, one bar a run."""
+    ticks = axis(0.0, max([value for group in plot.values for value in group] + [0.1]))
+    rows = []
+    for name, group in zip(plot.names, plot.values, strict=True):
+        drawn = "".join(
+            f'<i class="bar" style="width:{_place(max(0.0, value), ticks):.2f}%;'
+            f'background:{_colour(run)}"></i>'
+            for run, value in enumerate(group)
+        )
+        text = " | ".join(f"{value:.1f}" for value in group)
+        rows.append(_row(name, drawn, text, " style=\"--lines:" + str(len(group)) + '"'))
+    legend = _legend(plot.runs) if len(plot.runs) > 1 else ""
+    return _plot("bars", plot.caption, plot.unit, ticks, rows, legend, False)
+
+
+def _plot(
+    kind: str,
+    caption: str,
+    unit: str,
+    ticks: Sequence[float],
+    rows: Sequence[str],
+    legend: str,
+    zero: bool,
+) -> str:
+    lines = "".join(f'<i class="tick" style="left:{_place(t, ticks):.2f}%"></i>' for t in ticks)
+    if zero:
+        lines += f'<i class="zero" style="left:{_place(0.0, ticks):.2f}%"></i>'
+    numbers = "".join(
+        f'<span style="left:{_place(tick, ticks):.2f}%">{_number(tick)}</span>' for tick in ticks
+    )
+    return "\n".join(
+        (
+            f'<figure class="plot {kind}">',
+            f"<figcaption>{escape(caption)}</figcaption>",
+            legend,
+            f'<ul aria-label="{escape(caption)}">',
+            *(row.replace("<!--ticks-->", lines) for row in rows),
+            f'<li class="axis" aria-hidden="true"><span></span><span class="field">{numbers}</span>'
+            f'<span class="value">{escape(unit)}</span></li>',
+            "</ul>",
+            "</figure>",
+        )
+    )
+
+
+def _row(name: str, drawn: str, text: str, attributes: str = "", marked: bool = False) -> str:
+    told = escape(text).replace("-", "&minus;")
+    told = f"<strong>{told}</strong>" if marked else told
+    return (
+        f'<li{attributes}><span class="name">{escape(name)}</span>'
+        f'<span class="field" aria-hidden="true"><!--ticks-->{drawn}</span>'
+        f'<span class="value">{told}</span></li>'
+    )
+
+
+def _dot_row(row: DotRow, ticks: Sequence[float]) -> str:
+    drawn = ""
+    for line, dot in enumerate(row.dots):
+        if not math.isfinite(dot.value):
+            continue
+        place = f"top:calc({(line + 0.5) / len(row.dots) * 100:.1f}%)"
+        colour = _colour(dot.run)
+        if math.isfinite(dot.low):
+            left, right = _place(dot.low, ticks), _place(dot.high, ticks)
+            drawn += (
+                f'<i class="line" style="left:{left:.2f}%;width:{right - left:.2f}%;{place};'
+                f'background:{colour}"></i>'
+            )
+        drawn += (
+            f'<i class="dot" style="left:{_place(dot.value, ticks):.2f}%;{place};'
+            f'background:{colour}"></i>'
+        )
+    lines = f' style="--lines:{len(row.dots)}"'
+    return _row(row.name, drawn, row.text, lines, row.marked)
+
+
+def _legend(runs: Sequence[str]) -> str:
+    if not runs:
+        return ""
+    items = "".join(
+        f'<li><i class="dot" style="background:{_colour(run)}"></i>{escape(label)}</li>'
+        for run, label in enumerate(runs)
+    )
+    return f'<ul class="legend" aria-label="Runs">{items}</ul>'
+
+
+def _colour(run: int) -> str:
+    return f"var(--run-{run % RUN_COLOURS + 1})"
+
+
+def _place(value: float, ticks: Sequence[float]) -> float:
+    """Percent of the way from the first tick to the last."""
+    return 100 * (value - ticks[0]) / (ticks[-1] - ticks[0])
+
+
+def _number(value: float) -> str:
+    return f"{value:g}".replace("-", "&minus;")
