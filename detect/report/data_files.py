@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from common.text import in_csv
 from detect.report.comparison import Comparison, Run
 from detect.report.sections.errors import BACKGROUND
 from detect.report.verdicts import verdict
@@ -110,5 +110,5 @@ def to_csv(runs: Sequence[Run]) -> str:
             point = run.analysis.by_class[name]
             values = [getattr(score, key) for key in counted]
             values += [getattr(point, key) if point else None for key in points]
-            writer.writerow((run.title, name, *values))
+            writer.writerow((in_csv(run.label), in_csv(name), *values))
     return file.getvalue()

@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from common.storage import write_atomically, write_text
+from common.text import in_csv
 from detect.report.comparison import Comparison
 from detect.report.drawing import charts
 from detect.report.drawing.boxes import drawable
@@ -75,7 +76,8 @@ def _save(figure: Figure, path: Path, kind: str) -> None:
 
 def _csv(rows: Sequence[Row]) -> str:
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(rows)
+    escaped = ([in_csv(v) if isinstance(v, str) else v for v in row] for row in rows)
+    csv.writer(file, lineterminator="\n").writerows(escaped)
     return file.getvalue()
 
 
@@ -95,7 +97,7 @@ def all_charts(comparison: Comparison) -> Iterator[Chart]:
     yield Chart("confusion", lambda: _confusion(comparison, kept), list(_matrix_rows(comparison)))
     bins = reliability(runs)
     if bins:
-        rows = [
+        rows: list[Row] = [
             (runs[index].label, part.score, part.precision, part.detections)
             for index, of_run in bins.items()
             for part in of_run
@@ -135,9 +137,7 @@ def _dot_rows(plots: Sequence[Dots], comparison: Comparison) -> list[Row]:
 
 
 def _dots(plots: Sequence[Dots], comparison: Comparison | None = None) -> Figure:
-    heights = [
-        0.45 + sum(max(0.24, 0.09 * len(row.dots)) for row in plot.rows) for plot in plots
-    ]
+    heights = [0.45 + sum(max(0.24, 0.09 * len(row.dots)) for row in plot.rows) for plot in plots]
     figure = Figure(figsize=(_WIDE, 0.3 + sum(heights)), layout="constrained")
     grid = figure.subplots(len(plots), squeeze=False, height_ratios=heights)
     for axes, plot in zip(grid.flat, plots, strict=True):
@@ -148,9 +148,7 @@ def _dots(plots: Sequence[Dots], comparison: Comparison | None = None) -> Figure
 
 
 def _drawable(plot: Dots) -> Dots:
-    rows = tuple(
-        type(row)(drawable(row.name), row.dots, row.text, row.marked) for row in plot.rows
-    )
+    rows = tuple(type(row)(drawable(row.name), row.dots, row.text, row.marked) for row in plot.rows)
     return Dots(drawable(plot.caption), plot.unit, rows, plot.zero)
 
 

@@ -126,14 +126,14 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
     )
     more = images_needed(between, len(comparison.images))
     networks = (
-        f" About {more:,} such images would tell these two networks apart, if the difference stayed."
+        f" About {more:,} such images would tell these two networks apart, if it stayed."
         if more and not apart
         else ""
     )
     return Verdict(
         sentence,
-        f"The interval (95%) is over images alone: both runs on the same 1,000 resamples{tries}. It "
-        "leaves out what another seed of the training would change, so one run each never decides "
+        f"The interval (95%) is over images alone: both runs on the same 1,000 resamples{tries}. "
+        "It leaves out what another seed of the training would change: one run each never decides "
         "between methods, however narrow it is.",
         "What would decide it: three or more seeds of each method, their folders given "
         f"together to one report.{networks}",
@@ -170,8 +170,8 @@ def _of_seeds(comparison: Comparison, arms: Sequence[str], over: Difference) -> 
     if one_file:
         return Verdict(
             sentence,
-            f"{basis} Every run of a method began from one and the same backbone file, so these are "
-            "seeds of the fine-tuning alone.",
+            f"{basis} Every run of a method began from one and the same backbone file, so these "
+            "are seeds of the fine-tuning alone.",
             "What would decide it: several pretrainings of each, and a fine-tuning of every one.",
         )
     return Verdict(sentence, basis, "" if decided else _more_seeds(over), decided)
@@ -181,7 +181,9 @@ def _more_seeds(over: Difference) -> str:
     try:
         needed = seeds_needed(over.mean, over.deviation or 0.0)
     except ValueError:
-        return "What would decide it: no affordable number of seeds, for the difference is too small."
+        return (
+            "What would decide it: no affordable number of seeds, for the difference is too small."
+        )
     return (
         f"What would decide it: {max(needed, over.n + 1)} seeds of each would see a difference of "
         "this size in four of five cases, by the spread of these."
@@ -190,7 +192,7 @@ def _more_seeds(over: Difference) -> str:
 
 def _backbones(comparison: Comparison, arm: str) -> set[object]:
     """What tells the backbone files of a method's runs apart."""
-    files = set()
+    files: set[object] = set()
     for run in comparison.runs:
         backbone = run.evaluation.get("backbone")
         if run.arm == arm and isinstance(backbone, dict):

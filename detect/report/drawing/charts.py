@@ -144,9 +144,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], colours: Colours) -> None:
     _plain(axes, colours)
 
 
-def draw_reliability(
-    axes: Axes, bins: Sequence[Sequence[Bin]], colours: Colours
-) -> None:
+def draw_reliability(axes: Axes, bins: Sequence[Sequence[Bin]], colours: Colours) -> None:
     """Draws of each run how often detections of a score are true; on the diagonal it is right."""
     axes.plot((0, 1), (0, 1), color=colours.rule, linewidth=1.2, dashes=(4, 3))
     for run, of_run in enumerate(bins):

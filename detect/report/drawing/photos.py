@@ -5,7 +5,6 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import cv2
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.images.decoding import decode_image, plain_jpeg, read_content
+from common.text import in_html
 
 LONG_SIDE = 480
 MOST_LABELS = 8
@@ -108,20 +108,18 @@ def read_pictures(
 # ---- in HTML ------------------------------------------------------------------------------------
 
 
-def photo(picture: Picture, boxes: Sequence[Outlined], alt: str, key: str = "") -> str:
+def photo(picture: Picture, boxes: Sequence[Outlined], alt: str) -> str:
     """Draw a picture and its boxes over it.
 
     Args:
         picture: The picture.
         boxes: The earlier ones are drawn over the later, and have labels first.
         alt: What is to be seen, in words.
-        key: Element id of the <img>.
     """
-    named = f' id="{escape(key)}"' if key else ""
     size = f'width="{picture.width}" height="{picture.height}"'
     return (
-        f'<div class="photo"><img{named} src="data:image/webp;base64,{picture.text}" '
-        f'alt="{escape(alt)}" {size}>{overlay(picture.width, picture.height, boxes)}</div>'
+        f'<div class="photo"><img src="data:image/webp;base64,{picture.text}" '
+        f'alt="{in_html(alt)}" {size}>{overlay(picture.width, picture.height, boxes)}</div>'
     )
 
 
@@ -151,7 +149,7 @@ def overlay(width: int, height: int, boxes: Sequence[Outlined]) -> str:
             f'<rect class="ground {box.kind}" x="{x:.1f}" y="{y:.1f}" width="{long:.1f}" '
             f'height="{1.25 * unit:.1f}"/><text x="{x + 0.25 * unit:.1f}" y="{y + unit:.1f}" '
             f'font-size="{unit:.1f}" textLength="{max(0.1, long - 0.5 * unit):.1f}" '
-            f'lengthAdjust="spacingAndGlyphs">{escape(box.label)}</text>'
+            f'lengthAdjust="spacingAndGlyphs">{in_html(box.label)}</text>'
         )
     return (
         f'<svg viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">'
@@ -188,7 +186,11 @@ def place_label(
         for y in (y1 - height, y2, y1, y2 - height):
             if y < 0 or y + height > image[1]:
                 continue
-            if not any(x < r and x + width > a and y < b and y + height > t for a, t, r, b in taken):
+            covered = (
+                x < right and x + width > left and y < bottom and y + height > top
+                for left, top, right, bottom in taken
+            )
+            if not any(covered):
                 return x, y
     return None
 

@@ -64,4 +64,4 @@ def _file(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
-SCRIPT = f'\n{_file("page.js")}\n{_file("gallery.js")}'
+SCRIPT = f"\n{_file('page.js')}\n{_file('gallery.js')}"

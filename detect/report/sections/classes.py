@@ -32,9 +32,7 @@ def classes(comparison: Comparison) -> Section:
         Chart("classes.png", "AP by class"),
     ]
     blocks += [
-        Details(
-            "AP by class in numbers", tuple(ap_by_class(comparison, kind) for kind in KINDS)
-        ),
+        Details("AP by class in numbers", tuple(ap_by_class(comparison, kind) for kind in KINDS)),
         Details(
             "Thresholds of the best F1 by class",
             tuple(f1_by_class(comparison, run) for run in comparison.runs),
@@ -87,9 +85,7 @@ def class_dots(comparison: Comparison) -> Dots:
     unit = "points" if len(runs) > 1 else "percent"
     labels = tuple(run.label for run in runs)
     legend = labels if len(runs) > 2 else ()
-    caption = (
-        f"Difference of AP to {runs[0].label}, points" if len(runs) > 1 else "AP, percent"
-    )
+    caption = f"Difference of AP to {runs[0].label}, points" if len(runs) > 1 else "AP, percent"
     return Dots(caption, unit, tuple(rows), len(runs) > 1, legend)
 
 

@@ -79,7 +79,7 @@ class Finds:
 
         False detections decide between equals. Of a single run: its errors.
         """
-        some = self.found.any(axis=0) & ~self.found.all(axis=0)
+        some = np.asarray(self.found.any(axis=0) & ~self.found.all(axis=0))
         spread = self.false_on.max(axis=0) - self.false_on.min(axis=0)
         if len(self.found) == 1:
             return np.asarray(self.missed_on[0] + self.false_on[0], np.float64)
@@ -88,7 +88,7 @@ class Finds:
     @cached_property
     def order(self) -> list[int]:
         """The images, the largest differences first, the earlier of equals."""
-        return np.argsort(-self.difference, kind="stable").tolist()
+        return [int(image) for image in np.argsort(-self.difference, kind="stable")]
 
     def _on_images(self, objects: NDArray[np.bool_]) -> NDArray[np.int64]:
         truth = self.comparison.truth
@@ -114,7 +114,7 @@ def choose(finds: Finds, number: int = 3) -> list[tuple[str, int]]:
     nobody = finds._on_images(~finds.found.any(axis=0) & finds.counted)
     errors = finds.missed_on[last] + finds.false_on[last]
     if last:
-        some = finds._on_images(finds.found.any(axis=0) & ~finds.found.all(axis=0))
+        some = finds._on_images(np.asarray(finds.found.any(axis=0) & ~finds.found.all(axis=0)))
         take("Most gained", finds.gained(last) - 0.5 * finds.lost(last))
         take("Most lost", finds.lost(last) - 0.5 * finds.gained(last))
         take("Missed by all", nobody)

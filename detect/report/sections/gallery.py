@@ -197,9 +197,7 @@ def _entries(finds: Finds, boxes_a_run: int) -> dict[int, dict[str, Any]]:
         ]
     )
     of_objects = _by_image(truth.image, objects, len(truth.image_ids))
-    of_runs = [
-        _detections(run, sizes, boxes_a_run, (low, high)) for run in comparison.runs
-    ]
+    of_runs = [_detections(run, sizes, boxes_a_run, (low, high)) for run in comparison.runs]
     return {
         image: {
             "id": truth.image_ids[image],
@@ -246,9 +244,7 @@ def kinds_of(run: Run) -> NDArray[np.int64]:
     return np.select([run.voc.true_positive, run.voc.ignored], [0, 1], default=false)
 
 
-def _by_image(
-    image: NDArray[np.int64], rows: NDArray[np.int64], images: int
-) -> list[list[int]]:
+def _by_image(image: NDArray[np.int64], rows: NDArray[np.int64], images: int) -> list[list[int]]:
     """Flat lists of the rows of each image, in order."""
     order = np.argsort(image, kind="stable")
     ends = np.searchsorted(image[order], np.arange(1, images))

@@ -65,9 +65,9 @@ def label_errors(finds: Finds) -> list[Section]:
     told = ", ".join(f"{number} {kind}" for kind, number in numbers.items())
     blocks: list[Block] = [
         Note(
-            f"Candidates to look at, not verdicts: {told}. First those that most runs name, then by "
-            "how sure the detections are. Blue: the annotation, or what it lacks; orange: what "
-            "speaks against it."
+            f"Candidates to look at, not verdicts: {told}. First those that most runs name, then "
+            "those of which the detections are surest. Blue: the annotation, or what it lacks; "
+            "orange: what speaks against it."
         )
     ]
     drawn = _pictures(finds, suspects)

@@ -20,13 +20,12 @@ def picture_of(finds: Finds, image: int, most_bytes: int = MOST_BYTES) -> Pictur
     return read_picture(finds.comparison.images[image].path, most_bytes, (width, height))
 
 
-def drawings(finds: Finds, chosen: Sequence[tuple[str, int]], key: str = "") -> list[Drawing]:
+def drawings(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[Drawing]:
     """Draw images, those that have a picture, under their titles.
 
     Args:
         finds: What was found.
         chosen: Title and index of each.
-        key: Begins the element ids, which end in the indices.
     """
     drawn = []
     for title, image in chosen:
@@ -34,15 +33,15 @@ def drawings(finds: Finds, chosen: Sequence[tuple[str, int]], key: str = "") -> 
         if picture:
             name = f"{title}: {finds.comparison.truth.image_ids[image]}".removeprefix(": ")
             note = describe(finds, image)
-            html = photo(picture, boxes(finds, image), f"{name}. {note}", f"{key}{image}" if key else "")
+            html = photo(picture, boxes(finds, image), f"{name}. {note}")
             drawn.append(Drawing(html, name, note))
     return drawn
 
 
 def legend(comparison: Comparison, of_a_run: bool = False) -> Drawings:
-    """What the outlines mean: of objects by who found them, `of_a_run`: of a run's detections too."""
+    """What the outlines mean: who found an object; `of_a_run`, what a run's detections are."""
     labels = [run.label for run in comparison.runs]
-    kinds = {}
+    kinds: dict[str, str] = {}
     if len(labels) == 2:
         kinds = {
             "all": "found by both",

@@ -114,7 +114,9 @@ def _warning(runs: Sequence[Run]) -> str:
         if run.evaluation.get("recipe")
     }
     if len(runs) > 1 and len(networks) == 1:
-        told = "All runs have the same network, so differences here are those of the machine. " + told
+        told = (
+            "All runs have the same network, so differences here are those of the machine. " + told
+        )
     return told
 
 

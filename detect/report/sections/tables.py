@@ -115,9 +115,7 @@ def ap_by_class(comparison: Comparison, kind: str) -> Table:
         *([Column("Difference, last to first", "points")] if several else []),
     )
     total = (Cell("All classes (mAP)"), *counts, *_row_of_scores(means))
-    return Table(
-        f"AP by class, {KINDS[kind]}, percent", columns, tuple(rows), total, sortable=True
-    )
+    return Table(f"AP by class, {KINDS[kind]}, percent", columns, tuple(rows), total, sortable=True)
 
 
 def _row_of_scores(values: Sequence[float | None]) -> list[Cell]:

@@ -75,7 +75,7 @@ class Matrix:
     caption: str
     corner: str
     names: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]
+    counts: tuple[tuple[float, ...], ...]
     shades: tuple[tuple[float, ...], ...]
     texts: tuple[tuple[str, ...], ...]
 

@@ -1,9 +1,9 @@
 """Blocks as GitHub's Markdown, with links to the charts beside it."""
 
-import re
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from common.text import in_markdown
 from detect.report.writers.blocks import (
     Bars,
     Block,
@@ -37,11 +37,11 @@ def _block(block: Block, charts: str) -> str:
         case Section(_, title, blocks):
             return to_markdown((Heading(2, title), *blocks), charts).rstrip("\n")
         case Heading(level, text):
-            return f"{'#' * level} {_plain(text)}"
+            return f"{'#' * level} {in_markdown(text)}"
         case Lead(text):
-            return f"**{_plain(text)}**"
+            return f"**{in_markdown(text)}**"
         case Text(text) | Note(text):
-            return _plain(text)
+            return in_markdown(text)
         case Code(text):
             return "    " + " ".join(text.split())
         case Table():
@@ -49,7 +49,7 @@ def _block(block: Block, charts: str) -> str:
         case Matrices(_, items):
             return "\n\n".join(_table(_as_table(matrix)) for matrix in items)
         case Chart(name, alt):
-            return f"![{_plain(alt)}]({quote(f'{charts}/{name}')})"
+            return f"![{in_markdown(alt)}]({quote(f'{charts}/{name}')})"
         case Details(summary, blocks):
             return to_markdown((Heading(3, summary), *blocks), charts).rstrip("\n")
         case Dots() | Bars() | Drawings() | Html():
@@ -66,19 +66,14 @@ def _as_table(matrix: Matrix) -> Table:
 
 
 def _table(table: Table) -> str:
-    rows = [" | ".join(_plain(column.name) for column in table.columns)]
+    rows = [" | ".join(in_markdown(column.name) for column in table.columns)]
     rows.append(" | ".join("---" if c.kind == "text" else "---:" for c in table.columns))
     for row in (*table.rows, *([table.total] if table.total else [])):
         texts = []
         for cell, column in zip(row, table.columns, strict=True):
-            text = _plain(write_value(cell.value, column.kind))
+            text = write_value(cell.value, column.kind)
+            text = in_markdown(text) if isinstance(cell.value, str) else text
             texts.append(f"**{text}**" if cell.marked else text)
         rows.append(" | ".join(texts))
     lines = "\n".join(f"| {row} |" for row in rows)
-    return f"{_plain(table.caption)}:\n\n{lines}"
-
-
-def _plain(text: str) -> str:
-    """Escape what Markdown or HTML would read as markup."""
-    line = re.sub(r"([\\`*\[\]|])", r"\\\1", " ".join(text.split()))
-    return line.replace("&", "&amp;").replace("<", "&lt;")
+    return f"{in_markdown(table.caption)}:\n\n{lines}"

@@ -7,9 +7,9 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
+from common.text import in_html
 from detect.report.drawing.style import SCRIPT, shade, style_sheet
 from detect.report.writers import plots
 from detect.report.writers.blocks import (
@@ -48,7 +48,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
     )
     sections = [block for block in blocks if isinstance(block, Section)]
     contents = "".join(
-        f'<li><a href="#{escape(part.key)}">{escape(part.title)}</a></li>' for part in sections
+        f'<li><a href="#{in_html(part.key)}">{in_html(part.title)}</a></li>' for part in sections
     )
     return "\n".join(
         (
@@ -59,7 +59,7 @@ def to_html(title: str, blocks: Sequence[Block]) -> str:
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>",
+            f"<title>{in_html(title)}</title>",
             f"<style>{style_sheet()}</style>",
             "</head>",
             "<body>",
@@ -86,14 +86,14 @@ def _block(block: Block) -> str:
         case Section(key, title, blocks):
             return "\n".join(
                 (
-                    f'<section id="{escape(key)}" aria-labelledby="{escape(key)}-title">',
-                    f'<h2 id="{escape(key)}-title">{escape(title)}</h2>',
+                    f'<section id="{in_html(key)}" aria-labelledby="{in_html(key)}-title">',
+                    f'<h2 id="{in_html(key)}-title">{in_html(title)}</h2>',
                     *map(_block, blocks),
                     "</section>",
                 )
             )
         case Heading(level, text):
-            return f"<h{level}>{escape(text)}</h{level}>"
+            return f"<h{level}>{in_html(text)}</h{level}>"
         case Lead(text):
             return f'<p class="lead">{_signed(text)}</p>'
         case Text(text):
@@ -101,7 +101,7 @@ def _block(block: Block) -> str:
         case Note(text):
             return f'<p class="note">{_signed(text)}</p>'
         case Code(text):
-            return f'<pre tabindex="0"><code>{escape(text)}</code></pre>'
+            return f'<pre tabindex="0"><code>{in_html(text)}</code></pre>'
         case Html(html):
             return html
         case Chart():
@@ -114,12 +114,12 @@ def _block(block: Block) -> str:
             return _table(block)
         case Matrices(label, items):
             parts = "\n".join(map(_matrix, items))
-            few = " few" if len(items[0].names) <= FEW_NAMES else ""
-            return f'<div class="matrices{few}" role="group" aria-label="{escape(label)}">{parts}</div>'
+            name = in_html(label)
+            return f'<div class="matrices" role="group" aria-label="{name}">{parts}</div>'
         case Drawings():
             return _drawings(block)
         case Details(summary, blocks, unfolded):
-            head = f"<summary><h3>{escape(summary)}</h3></summary>"
+            head = f"<summary><h3>{in_html(summary)}</h3></summary>"
             tag = "<details open>" if unfolded else "<details>"
             return "\n".join((tag, head, *map(_block, blocks), "</details>"))
 
@@ -129,16 +129,16 @@ def _signed(text: str) -> str:
     words = (
         f"&minus;{word[1:]}" if word[:1] == "-" and word[1:2].isdigit() else
         f"[&minus;{word[2:]}" if word[:2] == "[-" and word[2:3].isdigit() else word
-        for word in escape(text).split(" ")
+        for word in in_html(text).split(" ")
     )  # fmt: skip
     return " ".join(words)
 
 
 def _framed(kind: str, caption: str, heads: str, body: Sequence[str], foot: str = "") -> str:
     lines = (
-        f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0">',
+        f'<div class="scroll" role="region" aria-label="{in_html(caption)}" tabindex="0">',
         f'<table class="{kind}">',
-        f"<caption>{escape(caption)}</caption>",
+        f"<caption>{in_html(caption)}</caption>",
         f"<thead><tr>{heads}</tr></thead>",
         "<tbody>",
         *body,
@@ -152,7 +152,7 @@ def _framed(kind: str, caption: str, heads: str, body: Sequence[str], foot: str 
 
 def _table(table: Table) -> str:
     heads = "".join(
-        f'<th scope="col" class="{column.kind}">{escape(column.name)}</th>'
+        f'<th scope="col" class="{column.kind}">{in_html(column.name)}</th>'
         for column in table.columns
     )
     foot = f"<tfoot>\n{_row(table.total, table)}\n</tfoot>" if table.total else ""
@@ -163,7 +163,7 @@ def _table(table: Table) -> str:
 def _row(row: Sequence[Cell], table: Table) -> str:
     cells = []
     for index, (cell, column) in enumerate(zip(row, table.columns, strict=True)):
-        text = escape(write_value(cell.value, column.kind))
+        text = in_html(write_value(cell.value, column.kind))
         if column.kind == "points":
             text = text.replace("-", "&minus;")
         if cell.marked:
@@ -173,15 +173,15 @@ def _row(row: Sequence[Cell], table: Table) -> str:
         if index == 0:
             cells.append(f'<th scope="row" class="{column.kind}"{key}>{text}</th>')
         else:  # the head again, for narrow screens, where a row becomes a list
-            name = escape(column.name)
+            name = in_html(column.name)
             cells.append(f'<td class="{column.kind}" data-head="{name}"{key}>{text}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _matrix(matrix: Matrix) -> str:
-    names = [escape(name) for name in matrix.names]
+    names = [in_html(name) for name in matrix.names]
     few = len(names) <= FEW_NAMES
-    heads = f'<th scope="col" class="text">{escape(matrix.corner)}</th>'
+    heads = f'<th scope="col" class="text">{in_html(matrix.corner)}</th>'
     heads += "".join(f'<th scope="col"><span>{name}</span></th>' for name in names)
     body = []
     for row, row_name in enumerate(names):
@@ -193,7 +193,7 @@ def _matrix(matrix: Matrix) -> str:
                 cells.append("<td></td>")
                 continue
             title = f"{row_name}, {name}: {number}".replace(": -", ": &minus;")
-            shown = escape(text).replace("-", "&minus;") if few else ""
+            shown = in_html(text).replace("-", "&minus;") if few else ""
             colour = f"background:{shade(part)}"
             cells.append(f'<td title="{title}" style="{colour}">{shown}</td>')
         body.append(f'<tr><th scope="row" class="text">{row_name}</th>{"".join(cells)}</tr>')
@@ -203,13 +203,13 @@ def _matrix(matrix: Matrix) -> str:
 
 def _drawings(drawings: Drawings) -> str:
     if drawings.kind == "legend":
-        items = "".join(f"<li>{item.html}{escape(item.name)}</li>" for item in drawings.items)
-        return f'<ul class="legend" aria-label="{escape(drawings.label)}">{items}</ul>'
-    head = f'<div class="{drawings.kind}" role="group" aria-label="{escape(drawings.label)}">'
+        items = "".join(f"<li>{item.html}{in_html(item.name)}</li>" for item in drawings.items)
+        return f'<ul class="legend" aria-label="{in_html(drawings.label)}">{items}</ul>'
+    head = f'<div class="{drawings.kind}" role="group" aria-label="{in_html(drawings.label)}">'
     return "\n".join((head, *map(_figure, drawings.items), "</div>"))
 
 
 def _figure(item: Drawing) -> str:
-    note = f"<br>{escape(item.note)}" if item.note else ""
-    caption = f"<figcaption><b>{escape(item.name)}</b>{note}</figcaption>"
+    note = f"<br>{in_html(item.note)}" if item.note else ""
+    caption = f"<figcaption><b>{in_html(item.name)}</b>{note}</figcaption>"
     return f"<figure>{item.html}{caption}</figure>"

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from html import escape
 
+from common.text import in_html
 from detect.report.drawing.style import RUN_COLOURS
 from detect.report.writers.blocks import Bars, DotRow, Dots
 
@@ -50,7 +50,7 @@ def bars(plot: Bars) -> str:
             for run, value in enumerate(group)
         )
         text = " | ".join(f"{value:.1f}" for value in group)
-        rows.append(_row(name, drawn, text, " style=\"--lines:" + str(len(group)) + '"'))
+        rows.append(_row(name, drawn, text, ' style="--lines:' + str(len(group)) + '"'))
     legend = _legend(plot.runs) if len(plot.runs) > 1 else ""
     return _plot("bars", plot.caption, plot.unit, ticks, rows, legend, False)
 
@@ -73,12 +73,12 @@ def _plot(
     return "\n".join(
         (
             f'<figure class="plot {kind}">',
-            f"<figcaption>{escape(caption)}</figcaption>",
+            f"<figcaption>{in_html(caption)}</figcaption>",
             legend,
-            f'<ul aria-label="{escape(caption)}">',
+            f'<ul aria-label="{in_html(caption)}">',
             *(row.replace("<!--ticks-->", lines) for row in rows),
             f'<li class="axis" aria-hidden="true"><span></span><span class="field">{numbers}</span>'
-            f'<span class="value">{escape(unit)}</span></li>',
+            f'<span class="value">{in_html(unit)}</span></li>',
             "</ul>",
             "</figure>",
         )
@@ -86,10 +86,10 @@ def _plot(
 
 
 def _row(name: str, drawn: str, text: str, attributes: str = "", marked: bool = False) -> str:
-    told = escape(text).replace("-", "&minus;")
+    told = in_html(text).replace("-", "&minus;")
     told = f"<strong>{told}</strong>" if marked else told
     return (
-        f'<li{attributes}><span class="name">{escape(name)}</span>'
+        f'<li{attributes}><span class="name">{in_html(name)}</span>'
         f'<span class="field" aria-hidden="true"><!--ticks-->{drawn}</span>'
         f'<span class="value">{told}</span></li>'
     )
@@ -120,7 +120,7 @@ def _legend(runs: Sequence[str]) -> str:
     if not runs:
         return ""
     items = "".join(
-        f'<li><i class="dot" style="background:{_colour(run)}"></i>{escape(label)}</li>'
+        f'<li><i class="dot" style="background:{_colour(run)}"></i>{in_html(label)}</li>'
         for run, label in enumerate(runs)
     )
     return f'<ul class="legend" aria-label="Runs">{items}</ul>'
