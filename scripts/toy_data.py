@@ -246,6 +246,7 @@ def _xml(image_id: str, side: int, objects: list[DrawnObject]) -> str:
     lines = [
         "<annotation>",
         f"\t<filename>{image_id}.jpg</filename>",
+        "\t<source><database>drawn shapes</database></source>",
         f"\t<size><width>{side}</width><height>{side}</height><depth>3</depth></size>",
     ]
     for item in objects:

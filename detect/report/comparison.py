@@ -203,6 +203,7 @@ def _name_of(path: Path, devkit: Path) -> str:
     except OSError:
         match = None
     named = " ".join(match[1].decode("utf-8", "replace").split()) if match else ""
+    named = re.sub("^The (.+) Database$", r"\1", named)
     return named if named.lower() not in ("", "unknown", "unspecified") else devkit.resolve().name
 
 

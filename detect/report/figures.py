@@ -59,6 +59,8 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
     with matplotlib.rc_context({**charts.OPTIONS, "svg.hashsalt": "report"}):
         for chart in all_charts(comparison):
             figure = chart.draw()
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once for both files
             for kind in ("png", "svg"):
                 paths.append(folder / f"{chart.name}.{kind}")
                 _save(figure, paths[-1], kind)
@@ -149,7 +151,7 @@ def _dots(plots: Sequence[Dots], comparison: Comparison | None = None) -> Figure
 
 def _drawable(plot: Dots) -> Dots:
     rows = tuple(type(row)(drawable(row.name), row.dots, row.text, row.marked) for row in plot.rows)
-    return Dots(drawable(plot.caption), plot.unit, rows, plot.zero)
+    return Dots(drawable(plot.caption.partition(";")[0]), plot.unit, rows, plot.zero)
 
 
 def _legend(figure: Figure, comparison: Comparison, lines: bool) -> None:
@@ -243,7 +245,7 @@ def _confusion(comparison: Comparison, kept: Sequence[int]) -> Figure:
     drawn = [(f"{run.label}, {run.counted}", part) for run, part in
              zip(comparison.runs, parts, strict=True)]  # fmt: skip
     drawn += [
-        (f"{run.label} - {comparison.runs[0].label}", part - parts[0])
+        (f"{run.label} against {comparison.runs[0].label}", part - parts[0])
         for run, part in zip(comparison.runs[1:], parts[1:], strict=True)
     ]
     across = min(3, len(drawn))

@@ -112,31 +112,32 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
         )
     if len(runs) == 2:
         first, second = runs
-        told = f"{second.label} against {first.label}:"
+        picked = ""
     else:
         second, first = sorted(runs, key=lambda run: -(run.mean(comparison.kind) or 0))[:2]
-        told = f"{second.label} leads {len(runs)} runs, before {first.label} by"
+        picked = " The leader was picked after looking, which flatters it."
     between = difference(first, second)[key]
     apart = between.decided and len(comparison.images) >= FEWEST_IMAGES
-    tries = ", the first of several: so close a race says little" if len(runs) > 2 else ""
-    told_apart = "these two networks differ, the methods are not decided" if apart else None
-    sentence = (
-        f"{told} {_points(between.value)} points of {_measure(comparison)}{_interval(between)} on "
-        f"{on_images(comparison)}, {_each(runs)}: {told_apart or 'not decided'}."
+    told = "these two networks differ, the methods are not decided" if apart else "not decided"
+    by = f"{_points(between.value)} points of {_measure(comparison)}{_interval(between)}"
+    start = (
+        f"{second.label} against {first.label}: {by}"
+        if len(runs) == 2
+        else f"{second.label} leads {len(runs)} runs; against {first.label}, the next: {by}"
     )
     more = images_needed(between, len(comparison.images))
     networks = (
-        f" About {more:,} such images would tell these two networks apart, if it stayed."
+        f"; for these two networks alone, about {more:,} such images, if the difference stayed"
         if more and not apart
         else ""
     )
     return Verdict(
-        sentence,
-        f"The interval (95%) is over images alone: both runs on the same 1,000 resamples{tries}. "
-        "It leaves out what another seed of the training would change: one run each never decides "
-        "between methods, however narrow it is.",
-        "What would decide it: three or more seeds of each method, their folders given "
-        f"together to one report.{networks}",
+        f"{start} on {on_images(comparison)}, {_each(runs)}: {told}.",
+        "The interval is over images alone (95%, the same resamples for both). Another seed of the "
+        "training would move the difference too, so one run each never decides between methods, "
+        f"however narrow the interval.{picked}",
+        "What would decide it: three or more seeds of each method, given together to one report"
+        f"{networks}.",
     )
 
 

@@ -1,29 +1,20 @@
-"""The charts of the report: SVG in the colours of the page, and the same as PNG files.
+"""The charts of the report's files, drawn onto the axes of matplotlib."""
 
-A chart is drawn onto the axes of matplotlib by one function, whatever becomes of it.
-"""
-
-import io
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from detect.report.drawing.style import RUN_COLOURS
 from detect.report.writers.blocks import Dots
 from detect.scoring.voc import ClassScore
 
-_DASHES = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
+DASHES = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
 _CORNERS = 400  # more corners than a panel has pixels
-_FEW_POINTS = 20  # so few are marked, and a single one would be invisible otherwise
-_NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+FEW_POINTS = 20  # so few are marked, and a single one would be invisible otherwise
 OPTIONS = {
     "svg.fonttype": "none",
     "lines.scale_dashes": False,
@@ -44,10 +35,6 @@ class Colours:
     def of_run(self, index: int) -> str:
         """Colour of the lines and bars of a run."""
         return self.runs[index % len(self.runs)]
-
-
-# Stand for the page's colours, which matplotlib cannot name.
-_PAGE = Colours("#010101", "#020202", tuple(f"#03030{run + 1}" for run in range(RUN_COLOURS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +121,7 @@ def draw_bars(
 def draw_lines(axes: Axes, lines: Sequence[Line], colours: Colours) -> None:
     """Draws one quantity of the trainings over their epochs; no line is empty."""
     for line in lines:
-        marker = "o" if len(line.value) <= _FEW_POINTS else ""
+        marker = "o" if len(line.value) <= FEW_POINTS else ""
         style = line_style(line.run, colours)
         axes.plot(line.epoch, line.value, marker=marker, markersize=2.5, clip_on=False, **style)
     axes.set(xlim=(0, max(line.epoch.max() for line in lines)), xlabel="epoch")
@@ -177,7 +164,7 @@ def draw_dots(axes: Axes, plot: Dots, colours: Colours) -> None:
 
 def line_style(run: int, colours: Colours) -> dict[str, Any]:
     """How the line of a run looks, for matplotlib."""
-    pattern = _DASHES[run % len(_DASHES)]
+    pattern = DASHES[run % len(DASHES)]
     dashes = (0, pattern) if pattern else "solid"
     return {"color": colours.of_run(run), "linewidth": 1.6, "linestyle": dashes}
 
@@ -190,67 +177,3 @@ def _plain(axes: Axes, colours: Colours) -> None:
     axes.grid(color=colours.rule, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
-
-
-# ---- SVG for the page ---------------------------------------------------------------------------
-
-
-def curve_panel(scores: Sequence[ClassScore], salt: str) -> str:
-    """Draws the precision-recall curves of one class.
-
-    Args:
-        scores: The class in each run.
-        salt: Differs between the charts of a page, so that their element ids do.
-
-    Returns:
-        An <svg> without text from the data.
-    """
-    with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
-        figure, axes = _figure(2.9, 2.3)
-        draw_curves(axes, scores, _PAGE)
-        return _svg(figure)
-
-
-def line_panel(lines: Sequence[Line], salt: str) -> str:
-    """Draws lines as `draw_lines` does; the rest as `curve_panel`."""
-    with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
-        figure, axes = _figure(2.9, 2.0)
-        draw_lines(axes, lines, _PAGE)
-        return _svg(figure)
-
-
-def line_sample(index: int) -> str:
-    """Draws the line of a run for the legend, as `curve_panel` draws it."""
-    dashes = " ".join(f"{length:g}" for length in _DASHES[index % len(_DASHES)])
-    return (
-        '<svg viewBox="0 0 36 12" aria-hidden="true"><line x1="0" y1="6" x2="36" y2="6" '
-        f'stroke-width="2.2" stroke-dasharray="{dashes or "none"}" '
-        f'style="stroke: var(--run-{index % RUN_COLOURS + 1})"/></svg>'
-    )
-
-
-def reliability_panel(bins: Sequence[Sequence[Bin]], salt: str) -> str:
-    """Draws what `draw_reliability` does; the rest as `curve_panel`."""
-    with matplotlib.rc_context({**OPTIONS, "svg.hashsalt": salt}):
-        figure, axes = _figure(3.4, 2.9)
-        draw_reliability(axes, bins, _PAGE)
-        return _svg(figure)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.add_subplot()
-
-
-def _svg(figure: Figure) -> str:
-    """Cuts the file down to its <svg> element and gives it the page's colours."""
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata=_NO_METADATA)
-    svg = file.getvalue()
-    svg = svg[svg.index("<svg") :].strip()
-    svg = svg.replace("<svg ", '<svg aria-hidden="true" ', 1)  # the text beside tells the numbers
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)  # the page's
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows
-    svg = re.sub(r' id="[a-z0-9.]+_[0-9]+"', "", svg)  # counted anew in each panel, never used
-    svg = re.sub(r"#03030(\d)", r"var(--run-\1)", svg)
-    return svg.replace(_PAGE.ink, "currentColor").replace(_PAGE.rule, "var(--rule)")

@@ -149,6 +149,13 @@ function startGallery(box, data) {
     return `Image ${image.id}, ${nameOf(view)}: ${shown.join("; ")}`;
   }
 
+  function brief(image) {
+    if (runs.length < 3 || state.view !== "compare")
+      return describe(image, state.view).slice(`Image ${image.id}, ${nameOf(state.view)}: `.length);
+    const all = runs.map((run, i) => [run.label, counts(image, i)]);
+    return `found of ${all[0][1].of}: ${all.map(([label, c]) => `${label} ${c.found}`).join(", ")}`;
+  }
+
   // ---- controls ----
   function make(tag, properties, ...children) {
     const element = Object.assign(document.createElement(tag), properties);
@@ -225,7 +232,7 @@ function startGallery(box, data) {
     next.disabled = first + PAGE >= state.shown.length;
     thumbs.replaceChildren(...part.map((image, i) => {
       const told = make("span", { className: "told" }, make("b", { textContent: image.id }), " ");
-      told.append(describe(image, state.view).replace(/^[^:]*: /, ""));
+      told.append(brief(image));
       const button = make("button", { type: "button" }, photo(image, state.view, false), told);
       button.addEventListener("click", () => openAt(first + i));
       return make("li", {}, button);
@@ -280,7 +287,8 @@ function startGallery(box, data) {
       photo(image, view, true),
       make("figcaption", {}, make("b", { textContent: nameOf(view) }), ": ",
         view === "objects" ? `${image.objects.length / stride} in all`
-          : describe(image, view).replace(/^[^:]*: /, ""))));
+          : describe(image, view).slice(`Image ${image.id}, ${nameOf(view)}: `.length
+            + runs[Number(view)].label.length + 1))));
     body.replaceChildren(...drawn);
   }
   dialog.addEventListener("keydown", event => {

@@ -18,8 +18,11 @@ from common.text import in_html
 LONG_SIDE = 480
 MOST_LABELS = 8
 """On a picture; more would hide it."""
-_SMALLER = ((480, 70), (480, 45), (320, 50), (240, 45), (160, 45), (128, 35), (96, 30), (80, 20))
+_SMALLER = ((480, 70), (480, 50), (400, 45), (320, 45), (240, 45), (200, 40), (160, 40), (128, 35),
+            (112, 30), (96, 30), (80, 25), (64, 20))  # fmt: skip
 """Long side in pixels and quality, from the best to the smallest."""
+_BYTES_A_PIXEL = {70: 0.13, 50: 0.1, 45: 0.095, 40: 0.09, 35: 0.085, 30: 0.08, 25: 0.075, 20: 0.07}
+"""Of photos, about: what is likely to be too large is not tried."""
 _THREADS = 4
 
 
@@ -84,13 +87,14 @@ def shrink(pixels: NDArray[np.uint8], most_bytes: int) -> bytes | None:
     It has at most 480 pixels on its long side; small images keep their size.
     """
     bgr = np.ascontiguousarray(pixels[:, :, ::-1])
+    height, width = bgr.shape[:2]
     for side, quality in _SMALLER:
-        # By experience a WebP takes about a twelfth of a byte a pixel: do not try in vain.
-        if min(side, max(bgr.shape[:2])) ** 2 * 0.75 / 40 > most_bytes and side > 80:
+        factor = min(1.0, side / max(height, width))
+        likely = width * height * factor**2 * _BYTES_A_PIXEL[quality]
+        if likely > most_bytes and side > _SMALLER[-1][0]:
             continue
-        scale = min(1.0, side / max(bgr.shape[:2]))
-        width, height = (max(1, round(length * scale)) for length in bgr.shape[1::-1])
-        small = cv2.resize(bgr, (width, height), interpolation=cv2.INTER_AREA) if scale < 1 else bgr
+        size = max(1, round(width * factor)), max(1, round(height * factor))
+        small = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA) if factor < 1 else bgr
         content = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
         if len(content) <= most_bytes:
             return content

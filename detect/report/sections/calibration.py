@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from detect.report.comparison import Run
-from detect.report.drawing import charts
+from detect.report.drawing import charts, panels
 from detect.report.writers.blocks import (
     Block,
     Cell,
@@ -24,8 +24,8 @@ def calibration(runs: Sequence[Run]) -> list[Section]:
     if not bins:
         return []
     of_runs = [bins.get(index, []) for index in range(len(runs))]
-    panel = charts.reliability_panel(of_runs, salt="calibration")
-    legend = [Drawing(charts.line_sample(index), runs[index].label) for index in bins]
+    panel = panels.reliability_panel(of_runs)
+    legend = [Drawing(panels.line_sample(index), runs[index].label) for index in bins]
     rows = [
         (Cell(runs[index].label), Cell(_error(runs[index])), Cell(sum(b.detections for b in part)))
         for index, part in bins.items()

@@ -49,7 +49,7 @@ def _explanation(comparison: Comparison) -> str:
     shown = (
         f"Difference of {measure}, {last} - {first}"
         if len(comparison.runs) == 2
-        else f"Differences of {measure} to {first}, sorted by those of {last}"
+        else f"Differences of {measure} to {first}, sorted by their mean"
     )
     return (
         f"{shown}; lines: 95% intervals over images. Bold: the interval leaves out 0 even when "
@@ -60,7 +60,7 @@ def _explanation(comparison: Comparison) -> str:
 
 def class_dots(comparison: Comparison) -> Dots:
     """Differences of AP to the first run, or the AP of a single run."""
-    runs = comparison.runs
+    runs, several = comparison.runs, len(comparison.runs) > 1
     row_of = {name: index for index, name in enumerate(comparison.truth.classes)}
     kind = 0 if comparison.kind == "11point" else 1
     ap = [100 * run.resampled[:, :, kind] for run in runs]
@@ -72,21 +72,22 @@ def class_dots(comparison: Comparison) -> Dots:
     for name in comparison.classes:
         column = row_of[name]
         dots = tuple(_dot(run, values[:, column]) for run, values in shown)
-        enough = _images_with(comparison, column) >= FEWEST_IMAGES
-        if not enough:
+        apart = [run for run, values in shown if several and decided(values[:, column], tests)]
+        if _images_with(comparison, column) < FEWEST_IMAGES:
             dots = tuple(Dot(dot.run, dot.value, math.nan, math.nan) for dot in dots)
-        marked = (
-            enough
-            and len(runs) > 1
-            and any(decided(values[:, column], tests) for _, values in shown)
-        )
-        rows.append(DotRow(name, dots, _text(comparison, name, dots[-1]), marked))
-    rows.sort(key=lambda row: -row.dots[-1].value)
-    unit = "points" if len(runs) > 1 else "percent"
-    labels = tuple(run.label for run in runs)
-    legend = labels if len(runs) > 2 else ()
-    caption = f"Difference of AP to {runs[0].label}, points" if len(runs) > 1 else "AP, percent"
-    return Dots(caption, unit, tuple(rows), len(runs) > 1, legend)
+            apart = []
+        text = _text(comparison, name, dots[-1])
+        if len(runs) > 2:
+            told = [f"{runs[d.run].label} {d.value:+.1f}" for d in dots if d.run in apart]
+            few = "few images" if math.isnan(dots[-1].low) else "none is decided"
+            text = ", ".join(told) or few
+        rows.append(DotRow(name, dots, text, bool(apart)))
+    rows.sort(key=lambda row: -sum(dot.value for dot in row.dots))
+    labels = ("", *(run.label for run in runs[1:])) if len(runs) > 2 else ()
+    if not several:
+        return Dots("AP, percent", "percent", tuple(rows))
+    caption = f"Difference of AP to {runs[0].label}, points"
+    return Dots(caption, "points", tuple(rows), True, labels)
 
 
 def _images_with(comparison: Comparison, label: int) -> int:

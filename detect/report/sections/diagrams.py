@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from detect.report.comparison import Comparison, Run
-from detect.report.drawing import charts
+from detect.report.drawing import charts, panels
 from detect.report.writers.blocks import (
     Chart,
     Drawing,
@@ -38,14 +38,14 @@ _FRACTIONS = {"val_map_11point", "val_map_area", "val_coco_ap", "focus_keep_rati
 def curves(comparison: Comparison) -> Section:
     """A panel a class with the precision-recall curves of all runs."""
     runs = comparison.runs
-    legend = [Drawing(charts.line_sample(i), run.label) for i, run in enumerate(runs)]
+    legend = [Drawing(panels.line_sample(i), run.label) for i, run in enumerate(runs)]
     names = shown_classes(comparison)
-    panels = []
-    for number, name in enumerate(names):
+    drawn = []
+    for name in names:
         scores = [run.voc.per_class[name] for run in runs]
         areas = ", ".join(write_value(score.ap_area, "percent") for score in scores)
-        svg = charts.curve_panel(scores, salt=f"class {number}")
-        panels.append(Drawing(svg, name, f"AP (area) {areas}"))
+        svg = panels.curve_panel(scores)
+        drawn.append(Drawing(svg, name, f"AP (area) {areas}"))
     cut = f" The {MOST_CLASSES} classes with the most objects are shown."
     return Section(
         "curves",
@@ -57,7 +57,7 @@ def curves(comparison: Comparison) -> Section:
                 + (cut if len(names) < len(comparison.classes) else "")
             ),
             Drawings("legend", "Lines", tuple(legend)),
-            Drawings("grid", "Precision-recall curves by class", tuple(panels)),
+            Drawings("grid", "Precision-recall curves by class", tuple(drawn)),
             Chart("curves.png", "Precision-recall curves by class"),
         ),
     )
@@ -92,12 +92,12 @@ def training(runs: Sequence[Run]) -> list[Section]:
     quantities = training_lines(runs)
     if not quantities:
         return []
-    panels = []
+    drawn = []
     for caption, lines in quantities.items():
         last = ", ".join(f"{line.value[-1]:.4g}" for line in lines)
-        panels.append(Drawing(charts.line_panel(lines, salt=caption), caption, f"last: {last}"))
+        drawn.append(Drawing(panels.line_panel(lines), caption, f"last: {last}"))
     logged = {line.run for lines in quantities.values() for line in lines}
-    legend = [Drawing(charts.line_sample(index), runs[index].label) for index in sorted(logged)]
+    legend = [Drawing(panels.line_sample(index), runs[index].label) for index in sorted(logged)]
     return [
         Section(
             "training",
@@ -105,7 +105,7 @@ def training(runs: Sequence[Run]) -> list[Section]:
             (
                 Note("Means over each epoch of the fine-tuning, as it logged them."),
                 Drawings("legend", "Lines of the trainings", tuple(legend)),
-                Drawings("grid", "Training curves", tuple(panels)),
+                Drawings("grid", "Training curves", tuple(drawn)),
                 Chart("training.png", "Training curves"),
             ),
         )
@@ -122,7 +122,7 @@ def _place(key: str) -> tuple[int, str]:
 
 
 def _caption(key: str) -> str:
-    plain = key.replace("train_", "Training: ").replace("val_", "Validation: ").replace("_", " ")
+    plain = key.replace("train_", "Training, ").replace("val_", "Validation, ").replace("_", " ")
     return _CAPTIONS.get(key, plain)
 
 

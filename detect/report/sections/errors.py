@@ -93,18 +93,18 @@ def confusion(runs: Sequence[Run]) -> Section:
     names = tuple([*runs[0].voc.per_class, BACKGROUND][index] for index in kept)
     counts = [run.analysis.confusion[np.ix_(kept, kept)] for run in runs]
     matrices = [
-        _shares(f"{run.label}, {run.counted}, percent of the row", names, matrix)
+        _shares(f"{run.label}, {run.counted}", names, matrix)
         for run, matrix in zip(runs, counts, strict=True)
     ]
     differences = [
-        _difference(f"{run.label} against {runs[0].label}, percentage points of the row", names,
+        _difference(f"{run.label} against {runs[0].label}, points", names,
                     counts[0], matrix)
         for run, matrix in zip(runs[1:], counts[1:], strict=True)
     ]  # fmt: skip
     blocks: list[Block] = [
         Note(
-            "Rows are the true classes, columns the detected ones. What was not detected is in the "
-            "last column, what was detected where nothing is in the last row. Each run counts "
+            "Percent of the row: rows are the true classes, columns the detected ones. What was "
+            "not detected is in the last column, what was detected where nothing is in the last row. Each run counts "
             "from the score of its best F1 over all classes"
             + (", so the thresholds differ." if len(runs) > 1 else ".")
         ),

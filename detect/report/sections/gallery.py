@@ -25,9 +25,10 @@ SCALE = 10_000
 """Scores are kept as whole numbers from 0 to this, places in thousandths of the image."""
 _FEW = 6  # images in the text
 _LARGE_BYTES = 24_000  # of a picture, where there is room
-_LARGE_SHARE = 0.5  # of the room, for the images that differ most, where there is not
+_LARGE_SHARE = 0.35  # of the room, for the images that differ most, where there is not
 _SMALLEST = 400  # bytes of a thumbnail
-_BOXES_SHARE = 0.3  # of the room, at most
+_AT_ONCE = 400
+_BOXES_SHARE = 0.25  # of the room, at most
 _BOX_BYTES = 27  # of a detection, in JSON
 _MOST_BOXES, _FEWEST_BOXES = 60, 4  # a run and image
 DETECTION_KINDS = ("hit", "ignored", *ERRORS[:5], "false")
@@ -100,38 +101,42 @@ def _told(comparison: Comparison, pictures: Pictures, boxes_a_run: int) -> str:
 
 def _pictures(finds: Finds, room: int) -> Pictures:
     """Read the pictures, the images that differ most first and larger."""
-    images, sizes = finds.comparison.images, finds.comparison.truth.sizes
-    order = finds.order
-    allotted = allot(len(order), max(0, room) * 3 // 4)  # base64 takes four bytes for three
-    read = read_pictures(
-        [images[image].path for image in order[: len(allotted)]],
-        [(int(sizes[image][0]), int(sizes[image][1])) for image in order[: len(allotted)]],
-        allotted,
-    )
-    content, left, no_file = {}, max(0, room), 0
-    for image, picture in zip(order, read, strict=False):
-        if picture is None:
-            no_file += 1
-            continue
-        text = base64.b64encode(picture.content).decode("ascii")
-        left -= len(text)
-        if left < 0:
+    images, sizes, order = finds.comparison.images, finds.comparison.truth.sizes, finds.order
+    content: dict[int, str] = {}
+    left, no_file, done = max(0, room), 0, 0
+    while done < len(order):
+        # What earlier pictures left over is shared out among the later ones.
+        bytes_left = left * 3 // 4  # base64 takes four bytes for three
+        allotted = allot(len(order) - done, bytes_left, first=not done)[:_AT_ONCE]
+        part = order[done : done + len(allotted)]
+        if not part:
             break
-        content[image] = text
-    missing = sum(not images[image].path.is_file() for image in order[len(allotted) :])
-    no_file += missing
-    return Pictures(content, len(order) - len(content) - no_file, no_file)
+        paths = [images[image].path for image in part]
+        shown = [(int(sizes[image][0]), int(sizes[image][1])) for image in part]
+        for image, picture in zip(part, read_pictures(paths, shown, allotted), strict=True):
+            if picture is None:
+                no_file += 1
+                continue
+            content[image] = base64.b64encode(picture.content).decode("ascii")
+            left -= len(content[image])
+        done += len(part)
+    return Pictures(content, len(order) - done, no_file)
 
 
-def allot(images: int, room: int) -> list[int]:
+def allot(images: int, room: int, first: bool = True) -> list[int]:
     """Share out bytes among images in order: all large, or the first large and the rest small.
+
+    Args:
+        images: How many.
+        room: Bytes.
+        first: Whether the first of them may be large while the rest is small.
 
     Returns:
         The most bytes of each picture; shorter than `images` where not all find room.
     """
     if images * _LARGE_BYTES <= room:
         return [_LARGE_BYTES] * images
-    large = int(_LARGE_SHARE * room / _LARGE_BYTES)
+    large = int(_LARGE_SHARE * room / _LARGE_BYTES) if first else 0
     rest = room - large * _LARGE_BYTES
     small = min(images - large, rest // _SMALLEST)
     return [_LARGE_BYTES] * large + [rest // max(1, small)] * small

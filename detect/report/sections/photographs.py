@@ -34,7 +34,7 @@ def drawings(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[Drawing]:
             name = f"{title}: {finds.comparison.truth.image_ids[image]}".removeprefix(": ")
             note = describe(finds, image)
             html = photo(picture, boxes(finds, image), f"{name}. {note}")
-            drawn.append(Drawing(html, name, note))
+            drawn.append(Drawing(html, name, note, picture.width / picture.height))
     return drawn
 
 
@@ -120,6 +120,12 @@ def describe(finds: Finds, image: int) -> str:
     """Say of an image in words what each run found."""
     truth = finds.comparison.truth
     objects = int(((truth.image == image) & finds.counted).sum())
+    if len(finds.found) > 2:
+        found = ", ".join(
+            f"{run.label} {finds.found_on[index, image]}"
+            for index, run in enumerate(finds.comparison.runs)
+        )
+        return f"{count(objects, 'object')}; found by {found}"
     told = [
         f"{run.label} {finds.found_on[index, image]} found, {finds.false_on[index, image]} false"
         for index, run in enumerate(finds.comparison.runs)

@@ -20,6 +20,7 @@ from detect.report.writers.blocks import (
     Drawings,
     Lead,
     Note,
+    Pair,
     Section,
     Table,
     Text,
@@ -32,10 +33,13 @@ def summary(comparison: Comparison, pictures: Sequence[Drawing]) -> Section:
     told = verdict(comparison)
     blocks: list[Block] = [Lead(told.sentence)]
     blocks += [Text(f"{told.basis} {told.deciding}".strip())] if told.basis else []
-    blocks += [*map_dots(comparison), Chart("map.png", "mAP of all runs with intervals")]
+    blocks += [
+        Pair(tuple(map_dots(comparison))),
+        Chart("map.png", "mAP of all runs with intervals"),
+    ]
     if pictures:
         blocks.append(legend(comparison))
-        blocks.append(Drawings("pictures", "Three images", tuple(pictures)))
+        blocks.append(Drawings("row", "Three images", tuple(pictures)))
     blocks += [_names(comparison), Details("Scores in numbers", tuple(_numbers(comparison)))]
     return Section("summary", "Summary", tuple(blocks))
 
@@ -52,8 +56,14 @@ def map_dots(comparison: Comparison) -> list[Dots]:
     plots = [Dots(caption, "percent", tuple(rows))]
     if len(comparison.runs) > 1:
         first = comparison.runs[0]
+        several = len(comparison.runs) > 2
         rows = [
-            _row(f"{run.label} against {first.label}", index, difference(first, run)[key], "points")
+            _row(
+                run.label if several else f"{run.label} against {first.label}",
+                index,
+                difference(first, run)[key],
+                "points",
+            )
             for index, run in enumerate(comparison.runs[1:], start=1)
         ]
         caption = f"Difference to {first.label}, points; bold: the interval leaves out 0"

@@ -123,7 +123,8 @@ class Dots:
         unit: Name of the axis.
         rows: From above.
         zero: Whether the axis has a line at 0 and holds it.
-        runs: Labels of the runs, for a legend where rows do not name them; empty for none.
+        runs: Labels of the runs, for a legend where rows do not name them; "" for one that is
+            not drawn, empty for no legend.
     """
 
     caption: str
@@ -131,6 +132,13 @@ class Dots:
     rows: tuple[DotRow, ...]
     zero: bool = False
     runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Plots side by side where there is room."""
+
+    items: tuple[Dots, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,13 +219,18 @@ class Drawing:
     html: str
     name: str = ""
     note: str = ""
+    aspect: float = 1.0
+    """Width by height."""
 
 
 @dataclass(frozen=True, slots=True)
 class Drawings:
-    """Drawings of one kind: a "legend", a "grid" that wraps, "pictures" of photos."""
+    """Drawings of one kind.
 
-    kind: Literal["legend", "grid", "pictures"]
+    A "legend", a "grid" of charts, "pictures" of one width, a "row" of pictures of one height.
+    """
+
+    kind: Literal["legend", "grid", "pictures", "row"]
     label: str
     items: tuple[Drawing, ...]
 
@@ -243,6 +256,7 @@ Block: TypeAlias = (
     | Lead
     | Matrices
     | Note
+    | Pair
     | Section
     | Table
     | Text

@@ -20,6 +20,7 @@ from detect.report.writers.blocks import (
     Matrices,
     Matrix,
     Note,
+    Pair,
     Section,
     Table,
     Text,
@@ -52,7 +53,7 @@ def _block(block: Block, charts: str) -> str:
             return f"![{in_markdown(alt)}]({quote(f'{charts}/{name}')})"
         case Details(summary, blocks):
             return to_markdown((Heading(3, summary), *blocks), charts).rstrip("\n")
-        case Dots() | Bars() | Drawings() | Html():
+        case Dots() | Pair() | Bars() | Drawings() | Html():
             return ""  # a Chart beside them shows the same
 
 

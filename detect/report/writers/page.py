@@ -28,6 +28,7 @@ from detect.report.writers.blocks import (
     Matrices,
     Matrix,
     Note,
+    Pair,
     Section,
     Span,
     Table,
@@ -108,6 +109,8 @@ def _block(block: Block) -> str:
             return ""  # the page shows the same with means of its own
         case Dots():
             return plots.dots(block)
+        case Pair(items):
+            return "\n".join(('<div class="pair">', *map(plots.dots, items), "</div>"))
         case Bars():
             return plots.bars(block)
         case Table():
@@ -212,4 +215,4 @@ def _drawings(drawings: Drawings) -> str:
 def _figure(item: Drawing) -> str:
     note = f"<br>{in_html(item.note)}" if item.note else ""
     caption = f"<figcaption><b>{in_html(item.name)}</b>{note}</figcaption>"
-    return f"<figure>{item.html}{caption}</figure>"
+    return f'<figure style="--aspect:{item.aspect:.3f}">{item.html}{caption}</figure>'

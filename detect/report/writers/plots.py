@@ -4,23 +4,9 @@ import math
 from collections.abc import Sequence
 
 from common.text import in_html
+from detect.report.drawing.panels import ticks as round_ticks
 from detect.report.drawing.style import RUN_COLOURS
 from detect.report.writers.blocks import Bars, DotRow, Dots
-
-_STEPS = (1, 2, 2.5, 5, 10)
-
-
-def axis(low: float, high: float, most: int = 6) -> list[float]:
-    """Choose round ticks that enclose a range, at most so many."""
-    if not high > low:
-        low, high = low - 1, high + 1
-    size = 10.0 ** math.floor(math.log10((high - low) / (most - 1)))
-    for factor in _STEPS:
-        step = factor * size
-        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-        if last - first < most:
-            return [round(tick * step, 10) for tick in range(first, last + 1)]
-    return [low, high]
 
 
 def dots(plot: Dots) -> str:
@@ -33,7 +19,7 @@ def dots(plot: Dots) -> str:
         if math.isfinite(end)
     ]
     ends += [0.0] if plot.zero or not ends else []
-    ticks = axis(min(ends), max(ends))
+    ticks = round_ticks(min(ends), max(ends))
     legend = _legend(plot.runs)
     rows = [_dot_row(row, ticks) for row in plot.rows]
     return _plot("dots", plot.caption, plot.unit, ticks, rows, legend, plot.zero)
@@ -41,7 +27,7 @@ def dots(plot: Dots) -> str:
 
 def bars(plot: Bars) -> str:
     """Write groups of bars, one bar a run."""
-    ticks = axis(0.0, max([value for group in plot.values for value in group] + [0.1]))
+    ticks = round_ticks(0.0, max([value for group in plot.values for value in group] + [0.1]))
     rows = []
     for name, group in zip(plot.names, plot.values, strict=True):
         drawn = "".join(
@@ -122,6 +108,7 @@ def _legend(runs: Sequence[str]) -> str:
     items = "".join(
         f'<li><i class="dot" style="background:{_colour(run)}"></i>{in_html(label)}</li>'
         for run, label in enumerate(runs)
+        if label
     )
     return f'<ul class="legend" aria-label="Runs">{items}</ul>'
 
