@@ -28,7 +28,6 @@ from detect.scoring.detections import Detections, GroundTruth, ground_truth
 from detect.scoring.scored_folder import load_scored, recall_of
 from detect.scoring.voc import VocScore, score_voc
 
-
 KINDS = ("map_11point", "map_area")
 
 
@@ -137,9 +136,7 @@ class _Record:
     coco: dict[str, Any]
 
 
-def read_runs(
-    folders: Sequence[Path], data: Path | None, labels: Sequence[str] = ()
-) -> Comparison:
+def read_runs(folders: Sequence[Path], data: Path | None, labels: Sequence[str] = ()) -> Comparison:
     """Reads the images, the objects and the runs; `write_report` says what can be wrong."""
     if not folders:
         raise InputError("there is nothing to report: give the folders of one or more evaluations")
@@ -165,8 +162,7 @@ def read_runs(
     titles = _distinct_titles(records)
     names = zip(titles, shown, arms, strict=True)
     runs = [
-        _score(record, name, truth, devkit)
-        for record, name in zip(records, names, strict=True)
+        _score(record, name, truth, devkit) for record, name in zip(records, names, strict=True)
     ]
     pictures = [picture for _, picture in read]
     return Comparison(pictures, truth, runs, _name_of(entries[0].source, devkit))

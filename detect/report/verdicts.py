@@ -66,7 +66,7 @@ def images_needed(interval: Interval, images: int) -> int | None:
 def on_images(comparison: Comparison) -> str:
     """The images in words: "150 images (drawn shapes, 2007:test)"."""
     split = comparison.runs[0].evaluation["split"]
-    return f"{count(len(comparison.images), 'image')} ({comparison.data}, {split})"
+    return f"{count(len(comparison.pictures), 'image')} ({comparison.data}, {split})"
 
 
 def _points(value: float) -> str:
@@ -117,7 +117,7 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
         second, first = sorted(runs, key=lambda run: -(run.mean(comparison.kind) or 0))[:2]
         picked = " The leader was picked after looking, which flatters it."
     between = difference(first, second)[key]
-    apart = between.decided and len(comparison.images) >= FEWEST_IMAGES
+    apart = between.decided and len(comparison.pictures) >= FEWEST_IMAGES
     told = "these two networks differ, the methods are not decided" if apart else "not decided"
     by = f"{_points(between.value)} points of {_measure(comparison)}{_interval(between)}"
     start = (
@@ -125,7 +125,7 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
         if len(runs) == 2
         else f"{second.label} leads {len(runs)} runs; against {first.label}, the next: {by}"
     )
-    more = images_needed(between, len(comparison.images))
+    more = images_needed(between, len(comparison.pictures))
     networks = (
         f"; for these two networks alone, about {more:,} such images, if the difference stayed"
         if more and not apart

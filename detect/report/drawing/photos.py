@@ -49,17 +49,19 @@ class Outlined:
     kind: str
 
 
-def read_picture(path: Path, most_bytes: int, size: tuple[int, int]) -> Picture | None:
+def read_picture(path: Path | None, most_bytes: int, size: tuple[int, int]) -> Picture | None:
     """Shrink an image to at most so many bytes.
 
     Args:
-        path: The image.
+        path: The image; None for one that is not there.
         most_bytes: Of the WebP.
         size: Width and height that its boxes refer to.
 
     Returns:
         None where the image is missing, damaged or would not become so small.
     """
+    if path is None:
+        return None
     try:
         data = read_content(path)
         pixels = _decode(data, size, most_bytes)
@@ -72,13 +74,15 @@ def read_picture(path: Path, most_bytes: int, size: tuple[int, int]) -> Picture 
 def _decode(data: bytes, size: tuple[int, int], most_bytes: int) -> NDArray[np.uint8]:
     """Decode; a JPEG that will be a small thumbnail at a part of its size, which is faster."""
     header = plain_jpeg(data) if most_bytes < 6_000 else None
-    if header and max(size) >= 4 * 96:
+    if header and max(size) >= 4 * 96 and (header.width, header.height) == size:
         flags = cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if pixels is None:
             raise ValueError("damaged")
         return np.asarray(pixels[:, :, ::-1], np.uint8)
-    return decode_image(data)
+    pixels = decode_image(data)
+    turned = pixels.shape[1::-1] != size and pixels.shape[:2] == size
+    return decode_image(data, upright=True) if turned else pixels
 
 
 def shrink(pixels: NDArray[np.uint8], most_bytes: int) -> bytes | None:
@@ -102,7 +106,7 @@ def shrink(pixels: NDArray[np.uint8], most_bytes: int) -> bytes | None:
 
 
 def read_pictures(
-    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], most_bytes: Sequence[int]
+    paths: Sequence[Path | None], sizes: Sequence[tuple[int, int]], most_bytes: Sequence[int]
 ) -> Iterator[Picture | None]:
     """Do as `read_picture` for many, several at a time, in their order."""
     with ThreadPoolExecutor(_THREADS) as pool:

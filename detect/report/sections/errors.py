@@ -104,7 +104,8 @@ def confusion(runs: Sequence[Run]) -> Section:
     blocks: list[Block] = [
         Note(
             "Percent of the row: rows are the true classes, columns the detected ones. What was "
-            "not detected is in the last column, what was detected where nothing is in the last row. Each run counts "
+            "not detected is in the last column, what was detected where nothing is in the last "
+            "row. Each run counts "
             "from the score of its best F1 over all classes"
             + (", so the thresholds differ." if len(runs) > 1 else ".")
         ),

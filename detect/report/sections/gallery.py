@@ -80,7 +80,7 @@ def gallery(finds: Finds, megabytes: float) -> Section:
 
 
 def _told(comparison: Comparison, pictures: Pictures, boxes_a_run: int) -> str:
-    total, shown = len(comparison.images), len(pictures.content)
+    total, shown = len(comparison.pictures), len(pictures.content)
     if not shown:
         return "The images are not where the data is, so no picture is shown."
     by = "the runs differ most" if len(comparison.runs) > 1 else "most is wrong"
@@ -101,7 +101,8 @@ def _told(comparison: Comparison, pictures: Pictures, boxes_a_run: int) -> str:
 
 def _pictures(finds: Finds, room: int) -> Pictures:
     """Read the pictures, the images that differ most first and larger."""
-    images, sizes, order = finds.comparison.images, finds.comparison.truth.sizes, finds.order
+    files, order = finds.comparison.pictures, finds.order
+    sizes = finds.comparison.truth.sizes
     content: dict[int, str] = {}
     left, no_file, done = max(0, room), 0, 0
     while done < len(order):
@@ -111,7 +112,7 @@ def _pictures(finds: Finds, room: int) -> Pictures:
         part = order[done : done + len(allotted)]
         if not part:
             break
-        paths = [images[image].path for image in part]
+        paths = [files[image] for image in part]
         shown = [(int(sizes[image][0]), int(sizes[image][1])) for image in part]
         for image, picture in zip(part, read_pictures(paths, shown, allotted), strict=True):
             if picture is None:
@@ -146,7 +147,7 @@ def allot(images: int, room: int, first: bool = True) -> list[int]:
 
 
 def _boxes_a_run(comparison: Comparison, room: int) -> int:
-    most = _BOXES_SHARE * room / (_BOX_BYTES * len(comparison.images) * len(comparison.runs))
+    most = _BOXES_SHARE * room / (_BOX_BYTES * len(comparison.pictures) * len(comparison.runs))
     return int(min(_MOST_BOXES, max(_FEWEST_BOXES, most)))
 
 

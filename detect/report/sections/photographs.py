@@ -17,7 +17,7 @@ MOST_BOXES = 60
 def picture_of(finds: Finds, image: int, most_bytes: int = MOST_BYTES) -> Picture | None:
     """Read the picture of an image; None where it is missing or damaged."""
     width, height = map(int, finds.comparison.truth.sizes[image])
-    return read_picture(finds.comparison.images[image].path, most_bytes, (width, height))
+    return read_picture(finds.comparison.pictures[image], most_bytes, (width, height))
 
 
 def drawings(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[Drawing]:

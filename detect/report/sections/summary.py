@@ -114,7 +114,7 @@ def _numbers(comparison: Comparison) -> list[Block]:
     counted = len(comparison.truth.difficult) - difficult
     without = len(comparison.truth.classes) - len(comparison.classes)
     told = (
-        f"{len(comparison.images)} images with {counted} objects in {len(comparison.classes)} "
+        f"{len(comparison.pictures)} images with {counted} objects in {len(comparison.classes)} "
         f"classes, and {difficult} more marked difficult, which are not counted."
     )
     if without:
