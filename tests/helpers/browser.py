@@ -17,6 +17,9 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
     --remote-debugging-pipe""".split()
 
 
+_KEYS = {"Enter": 13, " ": 32, "Tab": 9, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}
+
+
 class Browser:
     """One tab of a headless Chromium, and what its console said."""
 
@@ -75,6 +78,19 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
+    def wait(self, condition: str) -> None:
+        """Wait until a JavaScript expression is true, five seconds at most."""
+        script = f"""new Promise((done, fail) => {{
+            const end = Date.now() + 5000;
+            (function look() {{
+                if ({condition}) done();
+                else if (Date.now() > end) fail(new Error({json.dumps(condition)}));
+                else setTimeout(look, 10);
+            }})();
+        }})"""
+        answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+
     def open(self, page: Path, width: int = 1200, scheme: str = "light") -> None:
         self.events.clear()
         self.call(
@@ -89,7 +105,7 @@ class Browser:
 
     def press(self, key: str, code: str, text: str) -> None:
         """A key, as a person's hand would: synthetic events do not activate buttons."""
-        number = {"Enter": 13, " ": 32, "Tab": 9}[key]
+        number = _KEYS.get(key, ord(key.upper()[0]))
         known = {"key": key, "code": code, "windowsVirtualKeyCode": number}
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **known)
         self.call("Input.dispatchKeyEvent", type="keyUp", **known)

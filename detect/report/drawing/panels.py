@@ -102,11 +102,15 @@ def _panel(
     parts = []
     for tick, place in zip(x_ticks, across(np.array(x_ticks)).tolist(), strict=True):
         parts.append(f'<path class="rule" d="M{place:.1f} {_TOP:g}V{bottom:g}"/>')
+        if tick in (0.25, 0.75):
+            continue  # of fractions, 0, 0.5 and 1 will do
         parts.append(
             f'<text x="{place:.1f}" y="{bottom + 14:g}" text-anchor="middle">{_short(tick)}</text>'
         )
     for tick, place in zip(y_ticks, up(np.array(y_ticks)).tolist(), strict=True):
         parts.append(f'<path class="rule" d="M{_LEFT:g} {place:.1f}H{right:g}"/>')
+        if y_name and tick in (0.25, 0.75):
+            continue
         parts.append(
             f'<text x="{_LEFT - 5:g}" y="{place + 4:.1f}" text-anchor="end">{_short(tick)}</text>'
         )

@@ -58,7 +58,8 @@ def read_picture(path: Path | None, most_bytes: int, size: tuple[int, int]) -> P
         size: Width and height that its boxes refer to.
 
     Returns:
-        None where the image is missing, damaged or would not become so small.
+        None where the image is missing or damaged; without content where it would not become so
+        small.
     """
     if path is None:
         return None
@@ -67,8 +68,7 @@ def read_picture(path: Path | None, most_bytes: int, size: tuple[int, int]) -> P
         pixels = _decode(data, size, most_bytes)
     except (ValueError, InputError):
         return None
-    content = shrink(pixels, most_bytes)
-    return None if content is None else Picture(content, *size)
+    return Picture(shrink(pixels, most_bytes) or b"", *size)
 
 
 def _decode(data: bytes, size: tuple[int, int], most_bytes: int) -> NDArray[np.uint8]:

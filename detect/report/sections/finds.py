@@ -125,5 +125,6 @@ def choose(finds: Finds, number: int = 3) -> list[tuple[str, int]]:
         take("Found, few errors", everyone / (1.0 + errors))
         take("Missed", nobody)
     take("False detections", finds.false_on.max(axis=0))
-    take("As it is", np.ones(len(errors)))
+    while len(chosen) < min(number, len(errors)):
+        take("As it is", np.ones(len(errors)))
     return chosen

@@ -81,7 +81,7 @@ def gallery(finds: Finds, megabytes: float) -> Section:
 
 def _told(comparison: Comparison, pictures: Pictures, boxes_a_run: int) -> str:
     total, shown = len(comparison.pictures), len(pictures.content)
-    if not shown:
+    if not shown and not pictures.no_room:
         return "The images are not where the data is, so no picture is shown."
     by = "the runs differ most" if len(comparison.runs) > 1 else "most is wrong"
     told = f"{count(shown, 'image')} of {total}, first those on which {by}. "
@@ -115,13 +115,13 @@ def _pictures(finds: Finds, room: int) -> Pictures:
         paths = [files[image] for image in part]
         shown = [(int(sizes[image][0]), int(sizes[image][1])) for image in part]
         for image, picture in zip(part, read_pictures(paths, shown, allotted), strict=True):
-            if picture is None:
-                no_file += 1
+            if picture is None or not picture.content:
+                no_file += picture is None
                 continue
             content[image] = base64.b64encode(picture.content).decode("ascii")
             left -= len(content[image])
         done += len(part)
-    return Pictures(content, len(order) - done, no_file)
+    return Pictures(content, len(order) - len(content) - no_file, no_file)
 
 
 def allot(images: int, room: int, first: bool = True) -> list[int]:

@@ -149,7 +149,7 @@ def _pictures(finds: Finds, suspects: Sequence[Suspect]) -> list[Drawing]:
     truth, drawn = finds.comparison.truth, []
     for suspect in suspects[:_PICTURES]:
         picture = picture_of(finds, suspect.image)
-        if picture is None:
+        if picture is None or not picture.content:
             continue
         size = np.tile(truth.sizes[suspect.image], 2)
         outlined = [_outlined(suspect.box, size, suspect.name, "object")]

@@ -1,5 +1,6 @@
 """Photos with what was found on them: of one run, or of all, drawn in one picture."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,12 +31,20 @@ def drawings(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[Drawing]:
     drawn = []
     for title, image in chosen:
         picture = picture_of(finds, image)
-        if picture:
+        if picture and picture.content:
             name = f"{title}: {finds.comparison.truth.image_ids[image]}".removeprefix(": ")
             note = describe(finds, image)
-            html = photo(picture, boxes(finds, image), f"{name}. {note}")
+            html = photo(picture, boxes(finds, image), f"{name}. {note}. {_named(finds, image)}")
             drawn.append(Drawing(html, name, note, picture.width / picture.height))
     return drawn
+
+
+def _named(finds: Finds, image: int) -> str:
+    """The classes of the objects of an image: "2 cat, 1 dog"."""
+    truth = finds.comparison.truth
+    names = Counter(truth.classes[label] for label in truth.label[truth.image == image])
+    told = ", ".join(f"{number} {name}" for name, number in names.items())
+    return f"Objects: {told or 'none'}."
 
 
 def legend(comparison: Comparison, of_a_run: bool = False) -> Drawings:

@@ -1,7 +1,7 @@
-"""The drawings of the report, and which images it shows."""
+"""The drawings of the report: charts, colours, boxes on photos."""
 
-import base64
 import re
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from detect.report.drawing import boxes, charts, style
-from detect.report.sections import gallery
-from detect.report.sections.gallery import ImageCounts
-from detect.scoring.detections import GroundTruth
+from detect.report.drawing import boxes, charts, panels, photos, style
+from detect.report.writers import plots
+from detect.report.writers.blocks import Bars, Dot, DotRow, Dots
 from detect.scoring.voc import ClassScore
 
 # ---- charts -------------------------------------------------------------------------------------
@@ -45,42 +44,61 @@ def test_a_long_line_is_thinned_and_keeps_its_ends():
 
 def test_a_line_has_the_same_look_in_panel_and_legend():
     curve = ClassScore(1.0, 1.0, 1, 0, 1, np.ones(1), np.ones(1), np.ones(1))
-    svg = charts.curve_panel([curve] * 7, "x")
-    for index in range(7):
-        assert f"var(--run-{index % 6 + 1})" in svg
-        assert f"var(--run-{index % 6 + 1})" in charts.line_sample(index)
-    drawn = re.findall(r'style="[^"]*stroke: var\(--run-\d\)[^"]*"', svg)
-    dashes = [re.search(r"stroke-dasharray: ([\d., ]+)", line) for line in drawn]
-    samples = [re.search(r'stroke-dasharray="([^"]+)"', charts.line_sample(i)) for i in range(7)]
-    for in_panel, in_legend in zip(dashes, samples, strict=True):
-        panel = [float(n) for n in in_panel[1].split(",")] if in_panel else "none"
-        assert panel == (in_legend[1] if in_panel is None else [*map(float, in_legend[1].split())])
-    assert "#01" not in svg
-    assert "metadata" not in svg
+    svg = panels.curve_panel([curve] * 7)
+    drawn = re.findall(r'<path (fill="none"[^>]*?) d="', svg)
+    samples = [re.search(r'd="M0 6H36" ([^>]*)/>', panels.line_sample(i))[1] for i in range(7)]
+    assert drawn == samples
+    assert len(set(drawn[:6])) == 6
 
 
-def bar_widths(svg: str, run: int) -> list[float]:
-    shapes = re.findall(
-        rf'<path d="M ([\d.]+) [\d.]+ *\s*L ([\d.]+) [^"]*"[^>]*fill: var\(--run-{run}\)', svg
+def test_a_step_falls_where_the_recall_ends():
+    """Two of two objects: precision 1 up to recall 1/2, 2/3 up to 1."""
+    score = ClassScore(
+        None, None, 2, 0, 3, np.array([0.5, 0.5, 1]), np.array([1, 0.5, 2 / 3]), np.ones(3)
     )
-    return [abs(float(right) - float(left)) for left, right in shapes]
-
-
-def test_bars_are_as_long_as_their_values_and_carry_them():
-    values = [[4.0, 1.0, 0.0], [2.0, 3.0, 0.5]]
-    svg = charts.bar_chart(["one", "two", "three"], values, "x")
-    widths = np.array([bar_widths(svg, run) for run in (1, 2)])
-    assert widths.shape == (2, 3)
-    assert widths / widths[0, 0] == pytest.approx(np.array(values) / 4, abs=1e-3)
-    assert {"one", "two", "three", "4.0", "3.0", "0.5"} <= set(
-        re.findall(r">([^<>\n]+)</text>", svg)
-    )
-    assert "#0" not in svg
+    path = re.search(r'<path fill="none"[^>]*d="M([^"]+)"', panels.curve_panel([score]))[1]
+    points = [tuple(map(float, point.split())) for point in path.split("L")]
+    left, right, top, bottom = 40, 272, 8, 171
+    shares = [((x - left) / (right - left), (bottom - y) / (bottom - top)) for x, y in points]
+    corners = [(0, 1), (0.5, 1), (0.5, 2 / 3), (1, 2 / 3), (1, 0)]
+    assert [shares[0], *(q for p, q in pairwise(shares) if p != q)] == [
+        pytest.approx(corner, abs=0.01) for corner in corners
+    ]
 
 
 def test_a_single_epoch_is_a_visible_point():
-    svg = charts.line_panel([charts.Line(0, np.array([4.0]), np.array([0.5]))], "x")
-    assert re.search(r"<use[^>]*var\(--run-1\)", svg)
+    line = charts.Line(0, np.array([4.0]), np.array([0.5]))
+    assert re.search(r'<circle [^>]*style="fill:var\(--run-1\)"', panels.line_panel([line]))
+
+
+@given(st.floats(-1e4, 1e4), st.floats(1e-6, 1e4), st.integers(3, 7))
+def test_ticks_are_few_round_and_enclose_the_range(low, width, most):
+    found = panels.ticks(low, low + width, most)
+    assert 2 <= len(found) <= most
+    slack = 1e-6 * width + 1e-9 * abs(low)
+    assert found[0] <= low + slack
+    assert found[-1] >= low + width - slack
+    step = found[1] - found[0]
+    assert np.diff(found) == pytest.approx(step, rel=1e-3, abs=1e-9)
+    assert float(f"{step:.3g}") == pytest.approx(step, rel=1e-2)
+
+
+def test_places_on_the_axis_are_those_of_the_values():
+    row = DotRow("fd", (Dot(1, 5.0, -10.0, 10.0),), "5.0 [-10.0, +10.0]", marked=True)
+    html = plots.dots(Dots("c", "points", (row,), zero=True))
+    line = re.search(r'class="line" style="left:([\d.]+)%;width:([\d.]+)%', html)
+    dot = re.search(r'class="dot" style="left:([\d.]+)%', html)
+    zero = re.search(r'class="zero" style="left:([\d.]+)%', html)
+    assert [float(x) for x in (*line.groups(), dot[1], zero[1])] == [0, 100, 75, 50]
+    assert "<strong>5.0 [&minus;10.0, +10.0]</strong>" in html
+
+
+def test_bars_are_as_long_as_their_values_and_carry_them():
+    bars = Bars("c", "points", ("one", "two"), ((4.0, 2.0), (1.0, 3.0)), ("a", "b"))
+    html = plots.bars(bars)
+    widths = [float(w) for w in re.findall(r'class="bar" style="width:([\d.]+)%', html)]
+    assert np.array(widths) / widths[0] == pytest.approx([1, 0.5, 0.25, 0.75], abs=1e-3)
+    assert "4.0 | 2.0" in html
 
 
 # ---- colours ------------------------------------------------------------------------------------
@@ -213,91 +231,54 @@ def test_a_large_picture_has_larger_letters_and_keeps_its_size():
 def test_a_picture_is_bounded_in_bytes():
     noise = np.random.default_rng(0).integers(0, 256, (480, 480, 3)).astype(np.uint8)
     assert len(boxes.draw_boxes(noise, [])[0]) <= boxes.MOST_BYTES
-    assert all(
-        (5 if runs > 1 else 3) * gallery.images_a_gallery(runs) * (runs + 1) <= 96
-        for runs in range(1, 19)
-    )
+    for most in (24_000, 3_000, 800):
+        assert len(photos.shrink(noise, most)) <= most
+    assert photos.shrink(noise, 40) is None
 
 
-# ---- which images -------------------------------------------------------------------------------
-
-COUNTS = st.lists(st.tuples(*[st.integers(0, 3)] * 3), min_size=1, max_size=12)
+# ---- photos with boxes as SVG -------------------------------------------------------------------
 
 
-def counts(rows) -> ImageCounts:
-    return ImageCounts(*np.array(rows).T)
+def test_boxes_are_drawn_in_pixels_of_the_image():
+    outlined = photos.Outlined((0.25, 0.5, 0.75, 1.0), "cat", "hit")
+    svg = photos.overlay(400, 200, [outlined])
+    assert 'viewBox="0 0 400 200"' in svg
+    assert 'class="hit" x="100.0" y="100.0" width="200.0" height="100.0"' in svg
 
 
-@given(COUNTS, st.integers(1, 5))
-def test_worst_and_best_are_those_of_the_rules(rows, number):
-    errors = [false + missed for _, false, missed in rows]
-    worst = sorted((i for i, e in enumerate(errors) if e), key=lambda i: (-errors[i], i))
-    assert gallery.choose_worst(counts(rows), number) == worst[:number]
-    best = [i for i, (found, _, _) in enumerate(rows) if found]
-    best.sort(key=lambda i: (errors[i], -rows[i][0], i))
-    assert gallery.choose_best(counts(rows), number) == best[:number]
-
-
-@given(COUNTS, st.randoms(use_true_random=False), st.integers(1, 5))
-def test_gained_are_the_images_whose_errors_fell_most(rows, random, number):
-    later = random.sample(rows, len(rows))
-    gain = [sum(a[1:]) - sum(b[1:]) for a, b in zip(rows, later, strict=True)]
-    gained = sorted((i for i, g in enumerate(gain) if g > 0), key=lambda i: (-gain[i], i))
-    assert gallery.choose_gained(counts(rows), counts(later), number) == gained[:number]
-
-
-@given(st.integers(1, 60), st.data())
-def test_examples_are_spread_over_the_images_with_objects(images, data):
-    image = data.draw(st.lists(st.integers(0, images - 1), max_size=80))
-    truth = GroundTruth(
-        ("x",), tuple(map(str, range(images))), np.zeros((images, 2), np.int64),
-        np.array(image, np.int64), np.zeros(len(image), np.int64), np.zeros((len(image), 4)),
-        np.zeros(len(image), np.bool_),
-    )  # fmt: skip
-    candidates = sorted(set(image)) or list(range(images))
-    chosen = gallery.choose_even(truth, 8)
-    assert len(chosen) == min(8, len(candidates))
-    assert set(chosen) <= set(candidates)
-    places = [candidates.index(index) for index in chosen]
-    gaps = np.diff([-1, *places, len(candidates)])
-    assert gaps.min() >= 1
-    assert gaps.max() <= len(candidates) / len(chosen) + 1
-    assert abs(gaps[0] - gaps[-1]) <= 1
-
-
-def test_pictures_decode_and_say_what_they_show(written):
-    page, _, files = written
-    images = page.images()
-    # Gained: 4. Lost: none. Worst of focused: 2. Best: 1, 2. Even sample: 1, 2, 3.
-    shown = [image["alt"].split(",")[0] for image in images[::3]]
-    assert shown == [f"Image 00000{number}" for number in (4, 2, 1, 2, 1, 2, 3)]
-    for image in images:
-        data = base64.b64decode(image["src"].removeprefix("data:image/jpeg;base64,"), validate=True)
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        assert pixels.shape == (4 * 48, 4 * 64, 3)
-        assert (image["width"], image["height"]) == ("256", "192")
-    assert [image["alt"] for image in images[:6]] == [
-        "Image 000004, ground truth: no boxes; 0 objects",
-        "Image 000004, plain: 1 cat; 0 of 0 objects found, 1 false",
-        "Image 000004, focused: no boxes; 0 of 0 objects found, 0 false",
-        "Image 000002, ground truth: 1 cat, 1 dog; 2 objects",
-        "Image 000002, plain: 1 dog; 1 of 2 objects found, 0 false",
-        "Image 000002, focused: 1 cat; 1 of 2 objects found, 0 false",  # dog 0.2 is not drawn
+@settings(max_examples=60)
+@given(st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=30))
+def test_labels_are_few_apart_and_in_the_picture(corners):
+    outlined = [
+        photos.Outlined((min(a, c), min(b, d), max(a, c), max(b, d)), "cat", "false")
+        for a, b, c, d in corners
     ]
-    assert images[-3]["alt"].endswith("1 emu; 0 objects, 1 more marked difficult")
-    assert images[-2]["alt"].endswith("no boxes; 0 of 0 objects found, 0 false")  # emu 0.6
-    assert files[0].read_text("utf-8").count("There is none.") == 1
+    svg = photos.overlay(300, 200, outlined)
+    pattern = r'class="ground false" x="([\d.-]+)" y="([\d.-]+)" width="([\d.]+)" height="([\d.]+)"'
+    places = [tuple(map(float, found)) for found in re.findall(pattern, svg)]
+    assert len(places) <= photos.MOST_LABELS
+    assert len(places) >= min(1, len(corners))
+    for index, (x, y, width, height) in enumerate(places):
+        assert -0.1 <= x <= 300 - width + 0.1
+        assert -0.1 <= y <= 200 - height + 0.1
+        for a, b, c, d in places[:index]:
+            across = min(x + width, a + c) - max(x, a)
+            assert across <= 0.11 or min(y + height, b + d) - max(y, b) <= 0.11
+    assert len(re.findall(r'class="false"', svg)) == len(corners)
 
 
-def test_missed_objects_are_outlined(written):
-    page, _, _ = written
-    data = page.images()[4]["src"].partition(",")[2]  # image 2 of plain, which missed the cat
-    pixels = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
-    near = np.abs(pixels[:, :, ::-1].astype(int) - boxes.MISSED.colour).max(axis=2) < 50
-    rows, columns = np.nonzero(near)
-    left, top, right, bottom = 16, 16, 96, 96  # its box [4, 4, 24, 24], 4 times as large
-    assert (columns.min(), columns.max()) == (
-        pytest.approx(left, abs=3),
-        pytest.approx(right, abs=3),
-    )
-    assert (rows.max(), rows.min()) == (pytest.approx(bottom, abs=20), pytest.approx(top, abs=20))
+def test_every_kind_of_box_has_an_outline_and_a_readable_ground():
+    sheet = style.style_sheet()
+    for kind in ("object", "first", "hit", "all", "false", "second", "missed", "none", "some",
+                 "ignored"):  # fmt: skip
+        assert re.search(rf"rect\.{kind}\b[^{{]*{{ stroke: #", sheet)
+        ground = re.search(rf"rect\.ground\.{kind}\b[^{{]*{{ fill: (#\w+)", sheet)[1]
+        assert contrast(np.zeros(3), rgb(ground)) >= 4.5
+
+
+def test_a_photo_that_is_missing_or_damaged_is_left_out(tmp_path):
+    assert photos.read_picture(None, 9999, (64, 48)) is None
+    assert photos.read_picture(tmp_path / "absent.jpg", 9999, (64, 48)) is None
+    for content in (b"", b"no image"):
+        (tmp_path / "x.jpg").write_bytes(content)
+        assert photos.read_picture(tmp_path / "x.jpg", 9999, (64, 48)) is None

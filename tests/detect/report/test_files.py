@@ -24,10 +24,15 @@ def strict_json(text: str):
 
 def test_all_files_are_there_and_told(written):
     _, _, files = written
+    folder = files[0].parent
     names = ["report.html", "report.md", "report.json", "report.csv"]
-    names += [f"report-{chart}.png" for chart in ("curves", "errors", "confusion")]
-    assert [file.name for file in files] == names
-    assert sorted(names) == sorted(file.name for file in files[0].parent.iterdir())
+    charts = ("map", "classes", "curves", "errors", "confusion", "training")
+    names += [
+        f"report-figures/{chart}.{kind}" for chart in charts for kind in ("png", "svg", "csv")
+    ]
+    assert [file.relative_to(folder).as_posix() for file in files] == names
+    there = [file for file in folder.rglob("*") if file.is_file()]
+    assert sorted(names) == sorted(file.relative_to(folder).as_posix() for file in there)
 
 
 def test_the_json_holds_the_numbers_worked_out_by_hand(written):
@@ -115,12 +120,14 @@ def test_the_report_agrees_with_analysis_json(two_runs, tmp_path, call_command):
     page = Page(files[0].read_text("utf-8"))
     sizes = records[0]["by_size"]
     assert [part["objects"] for part in sizes.values()] == [33, 2, 0]
-    heads = [f"{name.capitalize()}, {part['objects']} objects" for name, part in sizes.items()]
+    heads = ["Small, 33 objects", "Medium, 2 objects"]
     assert page.tables["COCO AP by object size, percent"][0][1:] == heads
-    title = content["runs"][2]["title"]
-    assert page.tables[f"Confusion matrix of {title}, all detections"][-1][1] == "100"
+    label = content["runs"][2]["label"]
+    assert page.tables[f"{label}, all detections"][-1][1] == "100"
     assert content["runs"][2]["confusion"]["counts"][-1] == [2, 0, 0, 0]
-    assert f"all detections for {title}." in page.visible
+    assert {"Calibration", "Likely label errors"} <= set(page.visible.split("\n"))
+    for run, record in zip(content["runs"], records, strict=True):
+        assert run["calibration"] == record["calibration"]
 
 
 def shown(value, kind: str) -> list[float]:
@@ -132,7 +139,8 @@ def shown(value, kind: str) -> list[float]:
 def test_the_json_holds_every_number_of_the_tables(written):
     page, _, files = written
     tables = strict_json(files[2].read_text("utf-8"))["tables"]
-    on_page = [caption for caption in page.tables if "Confusion" not in caption]
+    matrices = ("from score", "against plain")
+    on_page = [c for c in page.tables if not any(words in c for words in matrices)]
     assert {table["caption"] for table in tables} == set(on_page)
     compared = 0
     for table in tables:
@@ -147,7 +155,7 @@ def test_the_json_holds_every_number_of_the_tables(written):
                 numbers = [float(n) for n in text.replace("\u2212", "-").split(" to ")]
                 assert numbers == pytest.approx(shown(value, column["kind"]), abs=0.051)
                 compared += 1
-    assert compared > 80
+    assert compared > 60
 
 
 def test_infinite_numbers_of_strangers_become_null(two_runs, tmp_path):
@@ -177,15 +185,40 @@ def test_the_csv_has_a_row_a_class_and_run(written):
 
 def test_the_charts_show_both_runs(written):
     _, _, files = written
-    for file in files[4:]:
+    for file in files[4::3]:
         pixels = cv2.imread(str(file))[:, :, ::-1]
-        assert min(pixels.shape[:2]) > 300
+        assert min(pixels.shape[:2]) > 180
         if "confusion" in file.name:
             assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20  # shades and letters
             continue
         for run in ("run-1", "run-2"):
+            if "classes" in file.name and run == "run-1":
+                continue  # differences to the first
             colour = [int(LIGHT[run][i : i + 2], 16) for i in (1, 3, 5)]
-            assert np.count_nonzero((pixels == colour).all(axis=2)) > 50
+            assert np.count_nonzero((pixels == colour).all(axis=2)) > 30, file
+        assert LIGHT["run-2"] in file.with_suffix(".svg").read_text()
+
+
+def rows_of(files, name: str) -> list[dict[str, str]]:
+    with files[0].with_name("report-figures").joinpath(name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_each_chart_has_its_numbers(written):
+    _, _, files = written
+    maps = {(row["row"], row["run"]): float(row["value"]) for row in rows_of(files, "map.csv")}
+    assert maps["plain", "plain"] == pytest.approx(100 * (6 / 11 + 1) / 2)
+    assert maps["focused against plain", "focused"] == pytest.approx(100 * (0.5 - (6 / 11 + 1) / 2))
+    classes = [(row["row"], float(row["value"])) for row in rows_of(files, "classes.csv")]
+    assert classes == [("cat", pytest.approx(500 / 11)), ("dog", pytest.approx(-100))]
+    errors = {row["kind"]: row for row in rows_of(files, "errors.csv")}
+    assert float(errors["missed"]["focused"]) == pytest.approx(50)
+    confusion = [tuple(row.values()) for row in rows_of(files, "confusion.csv")]
+    assert ("focused", "dog", "background", "1") in confusion
+    training = rows_of(files, "training.csv")
+    assert {"quantity": "Training loss", "run": "plain", "epoch": "2.0", "value": "1.0"} in training
+    curve = [row for row in rows_of(files, "curves.csv") if row["class"] == "cat"]
+    assert [float(row["recall"]) for row in curve if row["run"] == "plain"] == [0, 0.5, 0.5]
 
 
 def test_a_folder_that_cannot_be_written_is_told(two_runs, tmp_path):
@@ -229,6 +262,7 @@ def test_class_names_that_are_not_ascii_reach_every_file(tmp_path):
     files = write_report([run], tmp_path / "out" / "report.html")  # a missing glyph would warn
     for file in files[:4]:
         text = file.read_text("utf-8")
-        assert all(name in text for name in (*names, TITLE))
+        assert all(name in text for name in (CAT, DOG, TITLE))
+        assert (MOUSE in text) == (file.suffix in (".json", ".csv"))  # it has no counted object
     alts = [image["alt"] for image in Page(files[0].read_text("utf-8")).images()]
     assert any(f"1 {CAT}" in alt for alt in alts)
