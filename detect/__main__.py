@@ -430,6 +430,7 @@ def _report(argv: list[str]) -> None:
         if file.parent == flags.out.parent:
             print(f"wrote {file}")
     print(f"wrote {len(files) - 4} files of charts to {files[-1].parent}")
+    print(in_line(read_json(files[2])["verdict"]["sentence"]))
 
 
 def main() -> int:

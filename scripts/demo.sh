@@ -33,5 +33,4 @@ done
 say "comparing"
 python -m detect report "$out/retinanet-toy-resnet18/test" "$out/retinanet-toy-resnet18-fd/test" \
   --out "$out/report.html"
-awk '/^\|/ { print; table = 1 } !/^\|/ && table { exit }' "$out/report.md"  # the first table
 say "done: open $out/report.html"

@@ -143,10 +143,27 @@ def _dots(plots: Sequence[Dots], comparison: Comparison | None = None) -> Figure
     figure = Figure(figsize=(_WIDE, 0.3 + sum(heights)), layout="constrained")
     grid = figure.subplots(len(plots), squeeze=False, height_ratios=heights)
     for axes, plot in zip(grid.flat, plots, strict=True):
-        charts.draw_dots(axes, _drawable(plot), _COLOURS)
+        _draw_dots(axes, _drawable(plot))
     if comparison and plots[0].runs:
         _legend(figure, comparison, lines=False)
     return figure
+
+
+def _draw_dots(axes: Axes, plot: Dots) -> None:
+    """Draws rows of dots with intervals, as the page has them in HTML."""
+    for place, row in enumerate(plot.rows):
+        for line, dot in enumerate(row.dots):
+            y = place + 0.6 * ((line + 0.5) / len(row.dots) - 0.5)
+            colour = _COLOURS.of_run(dot.run)
+            if np.isfinite(dot.low):
+                axes.plot((dot.low, dot.high), (y, y), color=colour, linewidth=1.6, alpha=0.7)
+            axes.plot((dot.value,), (y,), "o", color=colour, markersize=4)
+    axes.set_yticks(range(len(plot.rows)), [f" {row.name}" for row in plot.rows])
+    axes.set_ylim(len(plot.rows) - 0.4, -0.6)
+    axes.set_xlabel(plot.caption)
+    if plot.zero:
+        axes.axvline(0, color=_COLOURS.ink, linewidth=0.8)
+    charts.plain(axes, _COLOURS)
 
 
 def _drawable(plot: Dots) -> Dots:

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from detect.report.writers.blocks import Dots
 from detect.scoring.voc import ClassScore
 
 DASHES = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
@@ -89,7 +88,7 @@ def draw_curves(axes: Axes, scores: Sequence[ClassScore], colours: Colours) -> N
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
     axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
-    _plain(axes, colours)
+    plain(axes, colours)
 
 
 def draw_bars(
@@ -114,7 +113,7 @@ def draw_bars(
     axes.set_xlabel("gain of mAP, points")
     axes.margins(x=0.12)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    _plain(axes, colours)
+    plain(axes, colours)
     axes.grid(visible=False, axis="y")
 
 
@@ -128,7 +127,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], colours: Colours) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    _plain(axes, colours)
+    plain(axes, colours)
 
 
 def draw_reliability(axes: Axes, bins: Sequence[Sequence[Bin]], colours: Colours) -> None:
@@ -142,24 +141,7 @@ def draw_reliability(axes: Axes, bins: Sequence[Sequence[Bin]], colours: Colours
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="score", ylabel="share that is true")
     axes.set_xticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
     axes.set_yticks((0, 0.25, 0.5, 0.75, 1), ("0", "", "0.5", "", "1"))
-    _plain(axes, colours)
-
-
-def draw_dots(axes: Axes, plot: Dots, colours: Colours) -> None:
-    """Draws rows of dots with intervals, as the page has them in HTML."""
-    for place, row in enumerate(plot.rows):
-        for line, dot in enumerate(row.dots):
-            y = place + 0.6 * ((line + 0.5) / len(row.dots) - 0.5)
-            colour = colours.of_run(dot.run)
-            if np.isfinite(dot.low):
-                axes.plot((dot.low, dot.high), (y, y), color=colour, linewidth=1.6, alpha=0.7)
-            axes.plot((dot.value,), (y,), "o", color=colour, markersize=4)
-    axes.set_yticks(range(len(plot.rows)), [f" {row.name}" for row in plot.rows])
-    axes.set_ylim(len(plot.rows) - 0.4, -0.6)
-    axes.set_xlabel(plot.caption)
-    if plot.zero:
-        axes.axvline(0, color=colours.ink, linewidth=0.8)
-    _plain(axes, colours)
+    plain(axes, colours)
 
 
 def line_style(run: int, colours: Colours) -> dict[str, Any]:
@@ -169,7 +151,7 @@ def line_style(run: int, colours: Colours) -> dict[str, Any]:
     return {"color": colours.of_run(run), "linewidth": 1.6, "linestyle": dashes}
 
 
-def _plain(axes: Axes, colours: Colours) -> None:
+def plain(axes: Axes, colours: Colours) -> None:
     """Leaves of the frame only the grid and the numbers."""
     axes.tick_params(length=0, labelcolor=colours.ink)
     axes.xaxis.label.set_color(colours.ink)

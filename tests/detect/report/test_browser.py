@@ -224,7 +224,7 @@ def test_keys_move_among_the_images_and_open_them(browser, page):
     assert browser.run("document.querySelectorAll('dialog svg').length") == 0
     browser.press("Escape", "Escape", "")
     assert not browser.run("document.querySelector('dialog').open")
-    assert browser.run(focused) == "000002"
+    browser.wait(f"{focused} === '000002'")
     assert browser.complaints() == []
 
 

@@ -263,6 +263,6 @@ def test_class_names_that_are_not_ascii_reach_every_file(tmp_path):
     for file in files[:4]:
         text = file.read_text("utf-8")
         assert all(name in text for name in (CAT, DOG, TITLE))
-        assert (MOUSE in text) == (file.suffix in (".json", ".csv"))  # it has no counted object
+        assert MOUSE in text or file.suffix == ".md"  # it has no counted object
     alts = [image["alt"] for image in Page(files[0].read_text("utf-8")).images()]
     assert any(f"1 {CAT}" in alt for alt in alts)
