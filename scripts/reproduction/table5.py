@@ -162,7 +162,7 @@ def _compare(flags: Flags, classifiers: Mapping[Path, pretrained.Row]) -> list[P
     if len(evaluated) > 1:
         from detect.report import write_report
 
-        written += write_report(evaluated, flags.out / "table5-report.html", flags.voc)
+        written += write_report(evaluated, flags.out / "table5-report.html", flags.voc)[:4]
     pair = [_classifier(flags, ending, flags.seeds[0]) for ending in ("", "-fd")]
     if all(folder in classifiers for folder in pair):
         from pretrain.figures.commands import look
