@@ -22,14 +22,24 @@ from tqdm import tqdm
 from common.command import cli
 from common.errors import InputError
 from common.images.decoding import decode_image, read_content
+from common.images.headers import SUFFIXES
 from common.images.loading import default_workers
 from common.recipe import check_range
 from common.storage import write_atomically, write_text
 from pretrain.data.datasets import class_folders
 from pretrain.data.file_paths import Paths, encode
 from pretrain.data.image_sets import FileSet
+from pretrain.data.layout import split_in
 from pretrain.data.shard_cache import locked
-from pretrain.data.shards import INDEX, Shard, ShardSet, member_stem, read_index, write_index
+from pretrain.data.shards import (
+    INDEX,
+    Shard,
+    ShardSet,
+    member_stem,
+    read_index,
+    split_index,
+    write_index,
+)
 
 PROGRAM = "python scripts/make_shards.py"
 DESCRIPTION = f"""Pack images in class folders into tar shards for WebDataset and `pretrain train`.
@@ -42,12 +52,14 @@ that was interrupted goes on.
 example: {PROGRAM} --data imagenet --out shards --split train
 
 With --index DIR: write DIR/index.json for the tar files that lie in DIR, with members KEY.jpg (or
-.jpeg, .png) and KEY.cls, the number of the class. Classes are called by their numbers.
+another format that is read) and KEY.cls, the number of the class. Classes are called by their
+numbers. Where the names of the files tell a split (imagenet1k-train-0000.tar, -validation-), each
+has its own index, DIR/index-train.json and so on, and DIR serves as --data.
 
 example: {PROGRAM} --index shards/train"""
 JPEG_QUALITY = 95
 _BLOCK = tarfile.BLOCKSIZE
-_IMAGE = re.compile(r"jpe?g|png", re.IGNORECASE)
+_IMAGE = re.compile("|".join(suffix[1:] for suffix in SUFFIXES), re.IGNORECASE)
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
@@ -220,12 +232,12 @@ def _write_tar(job: Job, file: BinaryIO) -> Packed:
 
 
 def read_shrunk(path: Path, resize: int | None) -> tuple[bytes, str]:
-    """Read an image file, shrunk if its short side is longer than that; with its kind: jpg or png.
+    """Read an image file, shrunk if its short side is longer than that; with its kind, such as jpg.
 
     Raises:
         InputError: If it cannot be read or decoded.
     """
-    kind = "png" if path.suffix.lower() == ".png" else "jpg"
+    kind = {"JPEG": "jpg"}.get(form := SUFFIXES[path.suffix.lower()], form.lower())
     try:
         content = read_content(path)
         if resize is None:
@@ -253,15 +265,35 @@ def _member(name: str, content: bytes) -> bytes:
 # ---- indexing ----
 
 
-def index(folder: Path, workers: int) -> ShardSet:
-    """Write the index of tar files that are there.
+def index(folder: Path, workers: int) -> list[ShardSet]:
+    """Write the index of tar files that are there: one of each split that their names tell.
 
     Raises:
         InputError: If a tar file is damaged or hostile, or lacks an image or a class.
     """
     paths = sorted(folder.glob("*.tar"))
     if not paths:
-        raise InputError(f"{folder} holds no .tar files: name the folder of one split's shards")
+        raise InputError(f"{folder} holds no .tar files: name the folder of the shards")
+    of_split: dict[str | None, list[Path]] = {}
+    for path in paths:
+        of_split.setdefault(split_in(path.name), []).append(path)
+    if len(of_split) == 1 and (
+        None in of_split or folder.resolve().name in ("train", "val", "test")
+    ):
+        return [_index(folder, paths, INDEX, workers)]
+    if None in of_split:
+        raise InputError(
+            f"{of_split[None][0]} says no split by its name, others here do: put it elsewhere, or "
+            "rename it to train-... or val-..."
+        )
+    return [
+        _index(folder, tars, split_index(split), workers)
+        for split, tars in of_split.items()
+        if split is not None
+    ]
+
+
+def _index(folder: Path, paths: Sequence[Path], name: str, workers: int) -> ShardSet:
     packed = _in_processes(scan, paths, workers, "indexing")
     labels = np.array([label for _, samples in packed for _, label, _, _ in samples], np.int64)
     names = encode(name for _, samples in packed for name, _, _, _ in samples)
@@ -277,7 +309,7 @@ def index(folder: Path, workers: int) -> ShardSet:
     digits = len(str(len(present) - 1))
     classes = tuple(f"{number:0{digits}d}" for number in range(len(present)))
     found = _join(folder, packed, np.lexsort((names, labels)), classes)
-    write_index(found, None)
+    write_index(found, None, name)
     return found
 
 
@@ -387,15 +419,17 @@ def _start_worker() -> None:
 def run(argv: list[str]) -> None:
     """Pack or index, and say what there is now."""
     flags = cli.parse(Flags, argv, PROGRAM, DESCRIPTION)
+    made: list[ShardSet] = []
     if flags.data and flags.out:
-        found = pack(flags, flags.data, flags.out)
+        made = [pack(flags, flags.data, flags.out)]
     elif flags.index:
-        found = index(flags.index, flags.workers)
-    size = sum(shard.bytes for shard in found.shards)
-    print(
-        f"{found.folder}: {len(found.labels):,} images of {len(found.classes)} classes in "
-        f"{len(found.shards)} shards, {size:,} bytes"
-    )
+        made = index(flags.index, flags.workers)
+    for found in made:
+        size = sum(shard.bytes for shard in found.shards)
+        print(
+            f"{found.folder}: {len(found.labels):,} images of {len(found.classes)} classes in "
+            f"{len(found.shards)} shards from {found.shards[0].name} on, {size:,} bytes"
+        )
 
 
 def main() -> int:

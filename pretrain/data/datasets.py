@@ -19,7 +19,7 @@ from pretrain.data.image_sets import FileSet, PixelSet, select_classes, split_by
 from pretrain.data.label_tables import Row, by_name, check_labels, read_table
 from pretrain.data.layout import Place, describe, find_place, no_train
 from pretrain.data.listing import READ, Findings, class_names, images_below
-from pretrain.data.shards import INDEX, ShardSet, is_url, open_shards
+from pretrain.data.shards import ShardSet, index_of, is_url, open_shards
 
 Kind = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folders"]
 Images = FileSet | PixelSet | ShardSet
@@ -67,7 +67,7 @@ def has_validation(kind: Kind, root: Path) -> bool:
     Raises:
         InputError: If it seems so, but nothing says their classes.
     """
-    if is_url(root) or any((root / name / INDEX).is_file() for name in ("val", "test")):
+    if is_url(root) or index_of(root, ("val", "test")):
         return True
     if kind in ("cifar10", "cifar100") and not _in_folders(root, "train"):
         return True

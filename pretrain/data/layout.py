@@ -85,10 +85,15 @@ def find_place(root: Path, split: str) -> Place | None:
 
 def no_train(root: Path) -> InputError:
     """Make the error of a folder without training images."""
-    splits = split_folders(data_folder(root)) if root.is_dir() else {}
     hint = ""
-    if not splits and root.is_dir() and any(root.glob("*.tar")):
+    tars = [path.name for path in root.glob("*.tar")] if root.is_dir() else []
+    if tars and any(map(split_in, tars)):
         hint = f"; tar files need an index: python scripts/make_shards.py --index {root}"
+    elif tars:
+        hint = (
+            f"; put tar files of one split into {root / 'train'}, then "
+            f"python scripts/make_shards.py --index {root / 'train'}"
+        )
     tree = compare_trees(root, EXPECTED)
     return InputError(f"{root} holds no train images in class folders{hint}\n{tree}")
 
@@ -121,6 +126,12 @@ def split_folders(folder: Path) -> dict[str, Path]:
             )
         found[split] = folder / name
     return found
+
+
+def split_in(name: str) -> str | None:
+    """Return the split that the name of a file tells, as `imagenet1k-validation-03.tar` does."""
+    splits = {_WORDS[word] for word in re.split(r"[\W_\d]+", name.lower()) if word in _WORDS}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def _split_of(name: str) -> str | None:

@@ -1,8 +1,9 @@
 """Images in tar shards, read by position: the order of a training is that of class folders.
 
 A split is a folder of tar files as WebDataset keeps them, and an `index.json` that says where in
-them each image lies; `scripts/make_shards.py` writes both. Shards at a URL are fetched whole when
-the first image of one is asked for (`shard_cache`).
+them each image lies; `scripts/make_shards.py` writes both. Of tar files of several splits in one
+folder each split has an index of its own there, `index-train.json` and so on. Shards at a URL are
+fetched whole when the first image of one is asked for (`shard_cache`).
 
 ```
 index.json   {"format": 1, "made_from": hex digits or null, "pixels": text or null,
@@ -208,8 +209,8 @@ def open_shards(root: Path, splits: Sequence[str]) -> ShardSet | None:
     """
     url = _url(root)
     if url is None:
-        folder = next((root / name for name in splits if (root / name / INDEX).is_file()), None)
-        return None if folder is None else read_index(folder)
+        path = index_of(root, splits)
+        return None if path is None else read_index(path.parent, name=path.name)
     if CACHE not in os.environ:
         raise InputError(f"set {CACHE} to a folder of this machine where shards of {url} are kept")
     source = url.replace("{}", f"{splits[0]}/{{}}") if "{}" in url else f"{url}/{splits[0]}/{{}}"
@@ -224,6 +225,18 @@ def open_shards(root: Path, splits: Sequence[str]) -> ShardSet | None:
     return read_index(folder, source)
 
 
+def index_of(root: Path, splits: Sequence[str]) -> Path | None:
+    """Find the index of the first of some splits in a folder; None if there is none."""
+    places = [root / split / INDEX for split in splits]
+    places += [root / split_index(split) for split in splits]
+    return next((path for path in places if path.is_file()), None)
+
+
+def split_index(split: str) -> str:
+    """Name the index of a split among tar files of several."""
+    return f"index-{split}.json"
+
+
 def is_url(root: Path) -> bool:
     """Tell whether data are to be fetched from elsewhere."""
     return _url(root) is not None
@@ -236,17 +249,18 @@ def _url(root: Path) -> str | None:
     return re.sub(r"\b(?!pipe|file)([a-z][a-z0-9]+):/(?!/)", r"\1://", str(root))
 
 
-def read_index(folder: Path, source: str | None = None) -> ShardSet:
+def read_index(folder: Path, source: str | None = None, name: str = INDEX) -> ShardSet:
     """Read the index of a folder of shards, and see that it fits the shards that are there.
 
     Args:
-        folder: Holds index.json and, without a source, all shards.
+        folder: Holds the index and, without a source, all shards.
         source: Where missing shards are fetched from.
+        name: Of the index.
 
     Raises:
         InputError: If the index is damaged or points outside a shard, or a shard is missing.
     """
-    path = folder / INDEX
+    path = folder / name
     try:
         data = _parse(path.read_bytes(), folder, source)
     except OSError as error:
@@ -310,12 +324,13 @@ def _parse_json(index: Mapping[str, Any], folder: Path, source: str | None) -> S
     return ShardSet(folder, source, shards, names, places, labels, classes, pixels)
 
 
-def write_index(data: ShardSet, made_from: str | None) -> None:
+def write_index(data: ShardSet, made_from: str | None, name: str = INDEX) -> None:
     """Write the index of shards into their folder.
 
     Args:
         data: The images.
         made_from: What identifies the files and options that the shards were made from.
+        name: Of the index.
 
     Raises:
         InputError: If it cannot be written.
@@ -331,4 +346,4 @@ def write_index(data: ShardSet, made_from: str | None) -> None:
         "samples": {"name": names, "class": data.labels.tolist(), **columns},
     }
     text = json.dumps(index, separators=(",", ":"))
-    write_text(data.folder / INDEX, text)
+    write_text(data.folder / name, text)

@@ -57,6 +57,9 @@ def export_run(
         card = write_backbone(content, card, out)
     else:
         card = save_backbone(run.state["model"], card, out, layout)  # type: ignore[arg-type]
+    names = consumers.class_map(card) if layout == "timm" else None
+    if names is not None:
+        write_text(consumers.class_map_path(out), names)
     text = model_card(card, rows)
     write_text(markdown_path(out), text)
     return card

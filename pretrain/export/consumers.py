@@ -45,6 +45,7 @@ def _network(card: Mapping[str, Any], path: Path) -> list[str]:
             "model = timm.create_model(",
             f'    "{name}", num_classes={count}, checkpoint_path={quoted(path.name)}',
             ")",
+            *_class_map(card, path),
             *_stem(card),
         ]
     safe = path.suffix == ".safetensors"
@@ -68,6 +69,30 @@ def _network(card: Mapping[str, Any], path: Path) -> list[str]:
         else f"model = {name}(num_classes={count})",
         *_stem(card),
         f"model.load_state_dict({weights})",
+    ]
+
+
+def class_map_path(path: Path) -> Path:
+    """Name the class map of a backbone file for timm: a class a line, in the order of outputs."""
+    return path.with_suffix(".classes.txt")
+
+
+def class_map(card: Mapping[str, Any]) -> str | None:
+    """Return the text of the class map; None if timm would read other names from it."""
+    names = card["classes"]
+    if any(name.strip() != name or len(name.splitlines()) != 1 for name in names):
+        return None
+    return "".join(f"{name}\n" for name in names)
+
+
+def _class_map(card: Mapping[str, Any], path: Path) -> list[str]:
+    """Say how timm's commands come to this order: theirs is 9, 10 where ours is 10, 9."""
+    if class_map(card) is None:
+        return ["# The classes are in the order of the card; timm reads no map of such names."]
+    name = quoted(class_map_path(path).name)
+    return [
+        f"# for its train.py and validate.py: --num-classes {len(card['classes'])} "
+        f"--class-map {name}"
     ]
 
 

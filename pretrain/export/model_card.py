@@ -23,6 +23,7 @@ Card = Mapping[str, Any]
 Rows = Sequence[Mapping[str, str]]
 _MARK = "<!-- Written by `python -m pretrain export`. -->"
 _COLUMNS = ("recipe", "changes", "train_images", "seed", "best_accuracy", "last_accuracy")
+_SHOWN = 200  # classes
 _WORDNET_ID = re.compile(r"n\d{8}")
 
 PAPER = """\
@@ -227,7 +228,7 @@ def _data_table(card: Card, data: _Data) -> str:
         "data": data.name,
         "training images": f"{card['train_images']:,}",
         "kept back to choose the epoch": f"{held_out:,}" if held_out else "none",
-        "classes": _some(card["classes"]),
+        "classes, in the order of the outputs": _numbered(card),
         "licence of the data": data.licence,
     }
     return (
@@ -324,9 +325,12 @@ def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:10])
-    return f"{len(names)}: {shown}" + (" and so on" if len(names) > 10 else "")
+def _numbered(card: Card) -> str:
+    """List the classes by the number of the output; of many, the first."""
+    names = card["classes"]
+    shown = ", ".join(f"{number} {name}" for number, name in enumerate(names[:_SHOWN]))
+    rest = f" and so on: all in {card_path(Path(card['file'])).name}" if len(names) > _SHOWN else ""
+    return f"{len(names)}: {shown}{rest}"
 
 
 def _fenced(lines: Sequence[str], language: str) -> str:

@@ -10,7 +10,7 @@ def toy_resnet18() -> Recipe:
     """Baseline on drawn shapes; a minute on a laptop CPU."""
     return Recipe(
         network="resnet18",
-        images=Images(dataset="imagenet", size=64, crop="pad", padding=4),
+        images=Images(dataset="folders", size=64, crop="pad", padding=4),
         optimization=Optimization(
             optimizer="adamw",
             lr=1e-3,

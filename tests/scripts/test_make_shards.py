@@ -273,16 +273,46 @@ def test_shards_made_elsewhere(tmp_path: Path) -> None:
 
 
 def test_our_own_shards_can_be_indexed_anew(packed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
     for path in (packed / "train").glob("*.tar"):
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    make_shards.index(tmp_path, workers=2)
-    ours, anew = read_index(packed / "train"), read_index(tmp_path)
+        (folder / path.name).write_bytes(path.read_bytes())
+    make_shards.index(folder, workers=2)
+    ours, anew = read_index(packed / "train"), read_index(folder)
     assert anew.shards == ours.shards
     assert anew.classes == ("0", "1", "2")
     assert ours.described == "shards"
     assert re.fullmatch("shards [0-9a-f]{8}", anew.described)  # nobody said what they hold
     for column in ("names", "places", "labels"):
         np.testing.assert_array_equal(getattr(anew, column), getattr(ours, column))
+
+
+def test_tar_files_of_two_splits_in_one_folder(tmp_path: Path) -> None:
+    """As timm's sets are kept on the hub: no index holds images of both."""
+    for name, content in (
+        ("imagenet1k-train-0000", b"t"),
+        ("imagenet1k-train-0001", b"u"),
+        ("imagenet1k-validation-00", b"v"),
+    ):
+        members = [
+            (f"{name[-1]}{n}.{kind}", text)
+            for n in "01"
+            for kind, text in (("webp", content), ("cls", n.encode()))
+        ]
+        write_tar(tmp_path / f"{name}.tar", *members)
+    message = f"make_shards.py --index {tmp_path}"
+    with pytest.raises(InputError, match=re.escape(message)):
+        load("folders", tmp_path, "train")
+    (tmp_path / "index.json").write_text("{}")  # of a version that put them into one
+    make_shards.index(tmp_path, workers=1)
+    train, val = (load("folders", tmp_path, split, split_by=0.2) for split in ("train", "val"))
+    assert isinstance(train, ShardSet) and isinstance(val, ShardSet)
+    assert sorted(train.read(i) for i in range(4)) == [b"t", b"t", b"u", b"u"]
+    assert [val.read(i) for i in range(2)] == [b"v", b"v"] and len(val.labels) == 2
+    assert train.classes == val.classes == ("0", "1")
+    (tmp_path / "more.tar").write_bytes(b"")
+    with pytest.raises(InputError, match=r"more\.tar says no split by its name"):
+        make_shards.index(tmp_path, workers=1)
 
 
 def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:

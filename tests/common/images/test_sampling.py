@@ -217,3 +217,33 @@ def test_no_part_of_a_last_batch_is_a_single_image(
     sampling = Sampling(num_images=num_images, batch_size=batch_size, seed=0, accumulate=parts)
     assert sampling.steps_per_epoch == steps
     assert min(len(m.indices) for m in sampling.micro_batches(0, steps)) == fewest
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=1, max_size=80),
+    st.integers(0, 9),
+    st.integers(0, 9),
+)
+def test_a_balanced_epoch_has_as_many_images_of_each_class(
+    classes: list[int], seed: int, epoch: int
+) -> None:
+    sampling = Sampling(num_images=len(classes), batch_size=1, seed=seed, balanced_over=classes)
+    order = sampling.order(epoch).tolist()
+    assert order == sampling.order(epoch).tolist()
+    assert len(order) == len(classes)
+    quotas = [sum(classes[i] == one for i in order) for one in set(classes)]
+    assert max(quotas) - min(quotas) <= 1
+    for one in set(classes):  # within a class, all images as often as the others, to one
+        times = [order.count(i) for i, other in enumerate(classes) if other == one]
+        assert max(times) - min(times) <= 1
+
+
+def test_balanced_epochs_differ_and_are_shuffled() -> None:
+    classes = [0] * 90 + [1] * 10
+    sampling = Sampling(num_images=100, batch_size=10, seed=0, balanced_over=classes)
+    epochs = [sampling.order(epoch).tolist() for epoch in range(40)]
+    assert epochs[0] != epochs[1]
+    frequent = {i for order in epochs for i in order if i < 90}
+    assert len(frequent) == 90  # each 50 of 90: all come in time
+    halves = [sum(classes[i] for i in order[:50]) for order in epochs]
+    assert 20 < sum(halves) / len(halves) < 30  # 25 of the 50 rare ones in the first half

@@ -99,17 +99,20 @@ def test_any_file_name_in_the_head(drawn_run: MakeRun, tmp_path: Path) -> None:
 def test_any_class_name_in_a_table(drawn_run: MakeRun, tmp_path: Path) -> None:
     classes = ("a|b", "<img src=x>", "__proto__", "# c\nd", "[e](f)", *"ghijk")
     text = card_of(drawn_run, tmp_path, "toy-resnet18", classes, network="cifar-resnet20")
-    (row,) = [line for line in text.splitlines() if line.startswith("| classes |")]
-    shown = r"10: a\|b, &lt;img src=x&gt;, \_\_proto\_\_, # c d, \[e\](f), g, h, i, j, k"
-    assert row == f"| classes | {shown} |"
+    (row,) = [line for line in text.splitlines() if line.startswith("| classes,")]
+    shown = (
+        r"10: 0 a\|b, 1 &lt;img src=x&gt;, 2 \_\_proto\_\_, 3 # c d, 4 \[e\](f), 5 g, 6 h, 7 i, "
+        "8 j, 9 k"
+    )
+    assert row == f"| classes, in the order of the outputs | {shown} |"
 
 
 @pytest.mark.parametrize(
     ("recipe", "classes", "name", "type", "licence"),
     [
         ("tiny-imagenet-resnet18", WNIDS[:200], "Tiny ImageNet", "tiny-imagenet", "derived from"),
-        ("toy-resnet18", WNIDS, "ImageNet", "imagenet-1k", "non-commercial research"),
-        ("toy-resnet18", WNIDS[:10], "ImageNet, 10 classes", "imagefolder", "non-commercial"),
+        ("imagenet-resnet50", WNIDS, "ImageNet", "imagenet-1k", "non-commercial research"),
+        ("imagenet-resnet50", WNIDS[:10], "ImageNet, 10 classes", "imagefolder", "non-commercial"),
         ("toy-resnet18", ("ant", "bee"), "images in class folders", "imagefolder", "not known"),
     ],
 )
