@@ -114,6 +114,11 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
     return (1, None) if code is None else (int(code), f"{type(error).__name__}: {error}")
 
 
+def told(error: OSError) -> str:
+    """Say what the system refused, and what can be done about it."""
+    return f"{error.strerror}: {remedy(error)}"
+
+
 def remedy(error: OSError) -> str:
     """Say what can be done about an error of the system."""
     return _REMEDIES.get(error.errno or 0, "check the path")

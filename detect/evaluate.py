@@ -56,7 +56,9 @@ def evaluate_run(
     recipe = run.recipe
     classes = read_classes(data)
     if list(classes) != run.fact("classes"):
-        raise InputError(f"{data} has other classes than the run {folder} was trained on")
+        raise InputError(
+            f"{data} has other classes than the run {folder} was trained on: give its data"
+        )
     test = EvaluationSet.of(read_split(data, split, classes), classes)
     with ranks.start(device) as world:
         if world.is_main:

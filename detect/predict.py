@@ -72,7 +72,7 @@ def predict_files(
     if work.unreadable:
         raise InputError(
             f"{work.unreadable} of {len(photos.paths)} photos could not be read, named above; "
-            "the others are done"
+            "the others are done: fetch these again"
         )
 
 

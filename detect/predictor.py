@@ -132,7 +132,7 @@ class Predictor:
         """Yield prepared photos and what was found on each, in order, a few batches at a time."""
         threshold = self.threshold if score_threshold is None else score_threshold
         if not 0 <= threshold <= 1:
-            raise InputError(f"score_threshold must be in [0, 1], not {threshold}")
+            raise InputError(f"score_threshold {threshold}: choose one in [0, 1]")
         size = self.settings.test_batch_size
         for chunk in _chunks(photos, _BATCHES_AHEAD * size):
             rows = torch.cat([*self._rows(chunk, size, threshold)]).cpu().numpy()

@@ -52,7 +52,9 @@ def evaluate_run(
             cache=folder.resolve().parent,
         )
         if list(split.classes) != run.fact("classes"):
-            raise InputError(f"{data} has other classes than the run {folder} was trained on")
+            raise InputError(
+                f"{data} has other classes than the run {folder} was trained on: give its data"
+            )
         network = build_classifier(run).eval()
         put(network, run.recipe.optimization, world.device)
         result: dict[str, Any] = {

@@ -97,7 +97,7 @@ def predict_files(
     if unreadable:
         raise InputError(
             f"{len(unreadable)} of {len(photos.paths)} photos could not be read, named above; "
-            "the others are done"
+            "the others are done: fetch these again"
         )
 
 

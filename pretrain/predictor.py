@@ -135,7 +135,7 @@ class Predictor:
     def classify(self, squares: Iterable[NDArray[np.uint8]], top_k: int) -> Iterator[Prediction]:
         """Yield the classes of squares that `pixels` cut out, a batch at a time."""
         if top_k < 1:
-            raise InputError(f"top_k must be at least 1, not {top_k}")
+            raise InputError(f"top_k {top_k}: choose 1 or more")
         batch: list[NDArray[np.uint8]] = []
         for square in squares:
             batch.append(square)
@@ -180,7 +180,7 @@ def load_predictor(source: Path, checkpoint: str, device: str) -> Predictor:
         else:
             tensors = reading.weights_of(content, source).tensors
     if any(name.startswith("backbone.") for name in tensors):
-        raise InputError(f"{source} holds a detector: python -m detect predict --run RUN")
+        raise InputError(f"{source} holds a detector: use python -m detect predict --run RUN")
     return _of_weights(source, tensors, card, place)
 
 
@@ -213,12 +213,12 @@ def _of_weights(
         network = _of_timm(name, len(head), source)
     else:
         raise InputError(
-            f"{source} holds a network that is not known: `python -m pretrain inspect` says more"
+            f"{source} holds a network that is not known: see `python -m pretrain inspect`"
         )
     found = network.load_state_dict(tensors, strict=False)
     wrong = [key for key in (*found.missing_keys, *found.unexpected_keys) if _UNCOUNTED not in key]
     if wrong:
-        raise InputError(f"{source} lacks or adds {wrong[0]}: it is no whole {name or small}")
+        raise InputError(f"{source} lacks or adds {wrong[0]}: save a whole {name or small}")
     mean, std = _STATISTICS.get(len(head), (IMAGENET_MEAN, IMAGENET_STD))
     pixels = Pixels(size=32, crop="pad", mean=mean, std=std)
     if not small:
@@ -259,11 +259,13 @@ def _of_graph(source: Path, card: Mapping[str, Any], device: torch.device) -> Pr
         session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{source} is not a graph that onnxruntime runs: {reason}") from error
+        raise InputError(
+            f"{source} is not a graph that onnxruntime runs, export again: {reason}"
+        ) from error
     (image, *more), (logits, *_) = session.get_inputs(), session.get_outputs()
     sides = image.shape[1:]
     if more or len(logits.shape) != 2 or sides[0] != 3 or not isinstance(sides[-1], int):
-        raise InputError(f"{source} is no graph of a classifier: {INPUT} (N, 3, S, S) to logits")
+        raise InputError(f"{source} is no graph from {INPUT} (N, 3, S, S) to logits: export one")
 
     def network(images: Tensor) -> Tensor:
         (found,) = session.run([logits.name], {image.name: images.cpu().numpy()})
@@ -272,7 +274,7 @@ def _of_graph(source: Path, card: Mapping[str, Any], device: torch.device) -> Pr
     pixels = Pixels(size=sides[-1], crop="resize", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     count = logits.shape[1]
     if not isinstance(count, int):
-        raise InputError(f"{source} does not say its number of classes")
+        raise InputError(f"{source} does not say its number of classes: export again")
     classes, pixels, notes = _described(source, card, count, pixels)
     return Predictor(network, classes, pixels, device, notes=notes)
 

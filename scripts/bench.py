@@ -169,7 +169,7 @@ def check(given: argparse.Namespace) -> None:
         InputError: If there is no such device, number of threads, or folder of the JSON file.
     """
     if given.threads < 1:
-        raise InputError(f"--threads must be at least 1, not {given.threads}")
+        raise InputError(f"--threads {given.threads}: choose 1 or more")
     if given.device == "cuda" and not torch.cuda.is_available():
         raise InputError("torch sees no GPU: use --device cpu")
     if given.json and not given.json.absolute().parent.is_dir():
@@ -185,7 +185,9 @@ def one_side(name: str, settings: Settings) -> Run:
     module = importlib.import_module(f"benchmarks.{name}")
     loops = getattr(module, "LOOPS", ())
     if settings.loop not in loops:
-        raise InputError(f"{name} has no loop {settings.loop}: it has {', '.join(loops) or 'none'}")
+        raise InputError(
+            f"{name} has no loop {settings.loop}: choose of {', '.join(loops) or 'none'}"
+        )
     took: Run = module.one(settings)
     return took
 

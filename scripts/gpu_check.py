@@ -170,7 +170,7 @@ def run(folder: Path, parts: Sequence[Part], *, tiny: bool, minutes: float) -> i
     if not (tiny or torch.cuda.is_available()):
         raise InputError("torch sees no GPU: give --tiny to try the parts on the CPU")
     if not 0 < minutes < math.inf:
-        raise InputError(f"--minutes must be a number above 0, not {minutes}")
+        raise InputError(f"--minutes {minutes}: choose a number above 0")
     deadline = time.monotonic() + 60 * minutes
     device = torch.device("cpu" if tiny else "cuda")
     facts = measure.describe(Settings(device=device, tiny=tiny, threads=torch.get_num_threads()))
@@ -274,7 +274,7 @@ def main() -> int:
         known = {part.name: part for part in PARTS}
         unknown = [name for name in given.parts if name not in known]
         if unknown:
-            raise InputError(f"there is no part {unknown[0]}: there are {', '.join(known)}")
+            raise InputError(f"there is no part {unknown[0]}: choose of {', '.join(known)}")
         parts = [known[name] for name in given.parts or known]
         return run(given.out, parts, tiny=given.tiny, minutes=given.minutes)
     except (InputError, OSError) as error:

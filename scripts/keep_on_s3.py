@@ -61,13 +61,15 @@ def fetch(store: str, run: Path) -> None:
         return
     listing = _aws("ls", f"{store}/")
     if listing.returncode not in (0, _NOTHING_LISTED):
-        raise InputError(f"{store} cannot be listed: {_last_line(listing)}")
+        raise InputError(f"{store} cannot be listed, check name and rights: {_last_line(listing)}")
     there = {line.split()[-1] for line in listing.stdout.splitlines() if line.strip()}
     for name in _FILES:
         if name in there:
             copied = _aws("cp", "--only-show-errors", f"{store}/{name}", str(run / name))
             if copied.returncode:
-                raise InputError(f"{store}/{name} cannot be fetched: {_last_line(copied)}")
+                raise InputError(
+                    f"{store}/{name} cannot be fetched, call again: {_last_line(copied)}"
+                )
 
 
 def keep(store: str, run: Path) -> bool:
@@ -129,7 +131,7 @@ def run(argv: list[str]) -> None:
         own, command = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
     flags = cli.parse(Flags, own, PROGRAM, DESCRIPTION)
     if not command:
-        raise InputError(f"give the command of the training behind --; {PROGRAM} --help")
+        raise InputError("the command of the training is missing: give it behind --")
     for program in ("aws", command[0]):
         if shutil.which(program) is None:
             raise InputError(f"there is no command {program}: install it, or set PATH")

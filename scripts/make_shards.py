@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from common.command import cli
-from common.errors import InputError
+from common.errors import InputError, told
 from common.images.decoding import decode_image, read_content
 from common.images.headers import SUFFIXES
 from common.images.loading import default_workers
@@ -178,7 +178,7 @@ def _status(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError(f"cannot read the image {path}: {error.strerror}") from error
+        raise InputError(f"cannot read the image {path}: {told(error)}") from error
     return status.st_size, status.st_mtime_ns
 
 
@@ -298,13 +298,13 @@ def _index(folder: Path, paths: Sequence[Path], name: str, workers: int) -> Shar
     labels = np.array([label for _, samples in packed for _, label, _, _ in samples], np.int64)
     names = encode(name for _, samples in packed for name, _, _, _ in samples)
     if not len(labels):
-        raise InputError(f"{folder}: the tar files hold no images")
+        raise InputError(f"{folder}: the tar files hold no images: give others")
     present = np.unique(labels)
     absent = np.flatnonzero(present != np.arange(len(present)))
     if len(absent):
         raise InputError(
             f"{folder} holds no image of class {absent[0]}, but some of class {present[-1]}: "
-            "classes must be numbered from 0 without a gap"
+            "number the classes from 0 without a gap"
         )
     digits = len(str(len(present) - 1))
     classes = tuple(f"{number:0{digits}d}" for number in range(len(present)))
@@ -331,15 +331,19 @@ def scan(path: Path) -> Packed:
                 if any(file.read(_BLOCK)):
                     raise ValueError(f"no member begins at byte {tar.offset}")
     except OSError as error:
-        raise InputError(f"cannot read the shard {path}: {error.strerror}") from error
+        raise InputError(f"cannot read the shard {path}: {told(error)}") from error
     # A hostile header can raise nearly anything.
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise InputError(f"{path} is no tar file of images and classes: {reason}") from error
+        raise InputError(
+            f"{path} is no tar file of images and classes, remove it: {reason}"
+        ) from error
     unpaired = sorted(images.keys() ^ labels.keys())
     if unpaired:
         has, lacks = ("an image", ".cls") if unpaired[0] in images else (".cls", "an image")
-        raise InputError(f"{path} holds {has} but no {lacks} of the key {unpaired[0]}")
+        raise InputError(
+            f"{path} holds {has} but no {lacks} of the key {unpaired[0]}: make it again"
+        )
     try:
         shard = Shard(path.name, size, sha256)
     except ValueError as error:

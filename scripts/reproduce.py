@@ -140,7 +140,10 @@ def _chosen(experiment: Experiment, flags: Flags) -> Experiment:
     """Apply --dataset and --networks."""
     dataset = flags.dataset or experiment.dataset
     if dataset not in paper.DATASETS:
-        raise InputError(f"--dataset {dataset} has no recipes of the paper's networks")
+        raise InputError(
+            f"--dataset {dataset} has no recipes of the paper's networks: choose of "
+            f"{', '.join(paper.DATASETS)}"
+        )
     known = ("resnet110",) if dataset == "tiny-imagenet" else EXPERIMENTS["table1"].networks
     networks = flags.networks or experiment.networks
     for network in networks:
@@ -280,7 +283,7 @@ def _run_all(todo: Sequence[Run], slots: Sequence[Slot], flags: Flags) -> None:
         ended.append(job.name)
         row = row_of(by_name[job.name].folder)
         if row is None and code != NonFiniteError.exit_code:
-            raise InputError(f"{job.name} failed: {_last_line(job.log)} ({job.log} has all of it)")
+            raise InputError(f"{job.name} failed, see {job.log}: {_last_line(job.log)}")
         left = (time.monotonic() - start) / len(ended) * (len(todo) - len(ended))
         head = f"[{len(ended)}/{len(todo)}] {job.name}:"
         if row is None:

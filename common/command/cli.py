@@ -141,7 +141,7 @@ def print_recipes(recipes: Mapping[str, object], argv: Sequence[str], program: s
         print(f"usage: {program} list\n\nPrint the recipes, one a line, with what each reproduces.")
         return
     if argv:
-        raise InputError(f"list takes no arguments, but got {' '.join(argv)}")
+        raise InputError(f"list takes no arguments: leave {' '.join(argv)} out")
     width = max(map(len, recipes))
     for name, recipe in recipes.items():
         print(f"{name:{width}}  {(recipe.__doc__ or '').splitlines()[0]}")

@@ -73,8 +73,8 @@ def find_photos(sources: Sequence[Path], without: Path | None = None) -> Photos:
         photos = dict.fromkeys(filter(_is_photo, files))
         if not photos:
             raise InputError(
-                f"{in_line(str(named))} names no photo, and {len(files)} other files: the names of "
-                f"photos end in {' '.join(SUFFIXES)}"
+                f"{in_line(str(named))} names no photo, and {len(files)} other files: name photos, "
+                f"which end in {' '.join(SUFFIXES)}"
             )
         found |= photos
         others |= {file: None for file in files if file not in photos}

@@ -70,7 +70,7 @@ class Sampling:
         if self.steps_per_epoch == 0:
             raise InputError(
                 f"{self.num_images} training images are too few for "
-                f"{self._parts} ranks and micro-batches"
+                f"{self._parts} ranks and micro-batches: start fewer, or take a smaller batch"
             )
 
     @property

@@ -139,13 +139,13 @@ def _verdict(
     if lost and first:
         return PeerFailed(
             f"rank {first['rank']} has ended with exit code {first['code']}, and this one cannot "
-            "go on without it",
+            "go on without it: follow its own line",
             first["code"],
         )
     if lost and "Timed out" in text:
         return PeerFailed(
             f"waited {timeout_minutes:g} minutes for another rank: it hangs, is cut off, or needs "
-            "longer (--timeout-minutes)"
+            "longer; give the same command again to go on, perhaps with more --timeout-minutes"
         )
     if lost:
         return PeerFailed(

@@ -45,9 +45,11 @@ def load(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is missing: give a finished run or a checkpoint file") from None
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a checkpoint that loads safely: {reason[:200]}") from error
+        raise InputError(
+            f"{path} is not a checkpoint that loads safely: give another ({reason[:120]})"
+        ) from error
     if not isinstance(state, dict):
-        raise InputError(f"{path} holds a {type(state).__name__}, not a checkpoint")
+        raise InputError(f"{path} holds a {type(state).__name__}: give a checkpoint of a run")
     return state
 
 

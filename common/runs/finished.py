@@ -44,7 +44,9 @@ class FinishedRun(Generic[AnyRecipe]):
             network.load_state_dict(self.state["model"])
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
-            raise InputError(f"{self.folder} holds weights that do not fit: {reason}") from error
+            raise InputError(
+                f"{self.folder} holds weights that do not fit, train again: {reason}"
+            ) from error
 
 
 def open_run(
@@ -64,6 +66,6 @@ def open_run(
     name, seed, recipe = read_description(folder, stage, kind)
     state = checkpoints.load(folder / f"{checkpoint}.pt")
     if not {"model", "epoch", "metrics"} <= set(state):
-        raise InputError(f"{folder / f'{checkpoint}.pt'} is no checkpoint of a run")
+        raise InputError(f"{folder / f'{checkpoint}.pt'} is no checkpoint of a run: train again")
     state["model"] = state.get("average", state["model"])  # as evaluated; best.pt has only these
     return FinishedRun(folder, name, seed, recipe, read_json(folder / "environment.json"), state)

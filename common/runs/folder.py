@@ -44,12 +44,14 @@ def read_description(folder: Path, stage: str, kind: type[AnyRecipe]) -> tuple[s
     """
     description = read_json(folder / "recipe.json")
     if description.get("stage") != stage:
-        raise InputError(f"{folder} is no run of `python -m {stage} train`")
+        raise InputError(f"{folder} is no run of `python -m {stage} train`: give the folder of one")
     try:
         recipe = from_json(kind, description["recipe"])
         return description["name"], description["seed"], recipe
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{folder / 'recipe.json'} does not fit this version: {error}") from error
+        raise InputError(
+            f"{folder / 'recipe.json'} does not fit this version, train again: {error}"
+        ) from error
 
 
 class RunFolder:

@@ -42,10 +42,12 @@ def read_detectron2(path: Path) -> dict[str, NDArray[Any]]:
             content = _ArraysOnly(file, encoding="latin1").load()
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is not a pickle of arrays alone: {reason}") from error
+        raise InputError(
+            f"{path} is not a pickle of arrays alone, export again: {reason}"
+        ) from error
     model = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(model, dict) or not model:
-        raise InputError(f'{path} holds no weights as detectron2 writes them, {{"model": ...}}')
+        raise InputError(f'{path} is no file of detectron2: give one with {{"model": ...}}')
     arrays = {str(name): value for name, value in model.items()}
     other = next((name for name, value in arrays.items() if not _is_numeric(value)), None)
     if other is not None:

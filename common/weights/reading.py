@@ -95,12 +95,14 @@ def read_content(path: Path) -> dict[str, Any]:
         InputError: If the file is missing, damaged, of another kind, or holds no dictionary.
     """
     if not path.is_file():
-        raise InputError(f"{path} is not there")
+        raise InputError(f"{path} is not there: check the path")
     if path.suffix == ".safetensors":
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
-            raise InputError(f"{path} is not a readable safetensors file: {error}") from error
+            raise InputError(
+                f"{path} is not a readable safetensors file, copy it again: {error}"
+            ) from error
     kind = foreign_kind(path)
     if kind:
         raise InputError(f"{path} is {kind}: give {_EXPECTED}")
@@ -114,7 +116,9 @@ def read_content(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        raise InputError(f"{path} is not a file that loads safely: {_reason(error)}") from error
+        raise InputError(
+            f"{path} does not load safely: save tensors alone ({_reason(error)})"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}: give {_EXPECTED}")
     return content

@@ -167,7 +167,7 @@ class DetectionData:
         found = name if self.has_years else find_set(self.sets, name)
         if found is None:
             raise InputError(
-                f"{self.path}, {self.kind}, has no set {quoted(name)}; it has "
+                f"{self.path}, {self.kind}, has no set {quoted(name)}: choose of "
                 f"{', '.join(map(shown, self.sets)) or 'none'}"
             )
         return found
@@ -236,7 +236,7 @@ def label_map(
         if name not in found or names.count(name) > 1:
             fault = "twice" if name in found else "which is none of them"
             raise InputError(
-                f"--classes names {quoted(name)}, {fault}: the classes of {where} are "
+                f"--classes names {quoted(name)}, {fault}: choose of those of {where}, "
                 f"{', '.join(map(shown, found))}"
             )
     return tuple(names), {name: names.index(name) if name in names else None for name in found}

@@ -57,7 +57,8 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
             return _open(inside[0], options)
     raise InputError(
         f"{path} is neither a VOC devkit (VOC2007/ and so on), VOC annotations (.xml), COCO "
-        f"(annotations/*.json) nor YOLO data (data.yaml, or images/ and labels/); {_holds(path)}"
+        f"(annotations/*.json) nor YOLO data (data.yaml, or images/ and labels/): "
+        f"give one of these; {_holds(path)}"
     )
 
 

@@ -159,7 +159,7 @@ def check_line(path: Path, number: int, line: str, *, flagged: bool) -> None:
         known = f"those of all images are {', '.join(whole)}" if whole else "keep the first column"
         raise InputError(
             f"{where}: {quoted(line)} is an id and whether the class is there, so this is the list "
-            f"of one class: {known}"
+            f"of one class: take another; {known}"
         )
 
 
@@ -227,7 +227,7 @@ def _list_path(root: Path, year: str, name: str) -> Path:
     if not path.is_file():
         broken = folder.is_dir() and not (folder / "ImageSets" / "Main").is_dir()
         if (found := devkit_sets(root)) and not broken:
-            raise InputError(f"{root} has no set {year}:{name}; it has {', '.join(found)}")
+            raise InputError(f"{root} has no set {year}:{name}: choose of {', '.join(found)}")
         expected = f"""
             VOC{year}/
               Annotations/
@@ -256,7 +256,7 @@ def split_lists(devkit: Path, split: str) -> list[Path]:
     for part in split.split(","):
         match = _SPLIT.fullmatch(part.strip())
         if match is None:
-            raise InputError(f"the split {part!r} is not YEAR:SET, such as 2007:trainval")
+            raise InputError(f"the split {part!r} is not YEAR:SET: write it as 2007:trainval")
         paths.append(_list_path(root, *match.groups()))
     return paths
 

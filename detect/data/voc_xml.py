@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, told
 from detect.data.dataset import Annotation, quoted
 from detect.data.options import Coordinates
 
@@ -48,7 +48,7 @@ class VocFile:
 def _child(parent: ET.Element, tag: str, where: str) -> ET.Element:
     child = parent.find(tag)
     if child is None:
-        raise InputError(f"{where}: <{tag}> is missing")
+        raise InputError(f"{where}: <{tag}> is missing: write it")
     return child
 
 
@@ -63,7 +63,7 @@ def _number(parent: ET.Element, tag: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: <{tag}> is {quoted(text)}, not a number")
+        raise InputError(f"{where}: <{tag}> is {quoted(text)}, not a number: correct it")
     return value
 
 
@@ -71,7 +71,9 @@ def _size(root: ET.Element, where: str) -> tuple[int, int]:
     size = _child(root, "size", where)
     width, height = _number(size, "width", where), _number(size, "height", where)
     if min(width, height) < 1 or not (width.is_integer() and height.is_integer()):
-        raise InputError(f"{where}: the image size {width:g} x {height:g} is not whole pixels")
+        raise InputError(
+            f"{where}: the image size {width:g} x {height:g} is not whole pixels: correct it"
+        )
     return int(width), int(height)
 
 
@@ -82,21 +84,21 @@ def _box(
     xmin, ymin, xmax, ymax = (_number(corners, t, where) for t in ("xmin", "ymin", "xmax", "ymax"))
     told = f"the box xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
     if xmin > xmax or ymin > ymax:
-        raise InputError(f"{where}: {told} is inverted")
+        raise InputError(f"{where}: {told} is inverted: swap them")
     first = 1 if coordinates == "voc" else 0
     # One pixel beyond the image is a rounding of the annotation tool, more is a mistake.
     if min(xmin, ymin) < first - 1 or xmax > width + 1 or ymax > height + 1:
-        raise InputError(f"{where}: {told} lies outside the image of {width} x {height} pixels")
+        raise InputError(f"{where}: {told} lies outside the image of {width} x {height}: mend it")
     box = xmin - first, ymin - first, xmax, ymax
     if max(box[0], 0) >= min(box[2], width) or max(box[1], 0) >= min(box[3], height):
-        raise InputError(f"{where}: {told} is empty within the {width} x {height} pixels")
+        raise InputError(f"{where}: {told} is empty within {width} x {height} pixels: remove it")
     return box
 
 
 def _difficult(item: ET.Element, where: str) -> bool:
     text = "0" if item.find("difficult") is None else _text(item, "difficult", where)
     if text not in ("0", "1"):
-        raise InputError(f"{where}: <difficult> is {quoted(text)}, not 0 or 1")
+        raise InputError(f"{where}: <difficult> is {quoted(text)}: write 0 or 1")
     return text == "1"
 
 
@@ -108,13 +110,13 @@ def read_bytes(path: Path, kind: str, most: int) -> bytes:
     """
     try:
         if path.exists() and not path.is_file():
-            raise InputError(f"{path} is no regular file, so it is no {kind}")
+            raise InputError(f"{path} is no regular file, so it is no {kind}: give a file")
         with path.open("rb") as file:
             data = file.read(most + 1)
     except OSError as error:
-        raise InputError(f"{path} is no readable {kind}: {error.strerror}") from error
+        raise InputError(f"{path} is no readable {kind}: {told(error)}") from error
     if len(data) > most:
-        raise InputError(f"{path} is over {most} bytes, too large for a {kind}")
+        raise InputError(f"{path} is over {most} bytes, too large for a {kind}: give another")
     return data
 
 
@@ -122,13 +124,17 @@ def _parse(path: Path) -> ET.Element:
     data = read_bytes(path, "VOC annotation", MAX_XML_BYTES)
     for token in _FORBIDDEN:
         if token in data:
-            raise InputError(f"{path} holds {token.decode()!r}, which no VOC annotation needs")
+            raise InputError(
+                f"{path} holds {token.decode()!r}, which no VOC annotation needs: remove it"
+            )
     try:
         root = ET.fromstring(data)
     except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
-        raise InputError(f"{path} is not well-formed XML: {error}") from error
+        raise InputError(f"{path} is not well-formed XML, write it again: {error}") from error
     if root.tag != "annotation":
-        raise InputError(f"{path}: the outer tag is {quoted(root.tag)}, not <annotation>")
+        raise InputError(
+            f"{path}: the outer tag is {quoted(root.tag)}, not <annotation>: give a VOC file"
+        )
     for child in root:
         plain = child.tag.rpartition("}")[2].lower().removesuffix("s")
         if plain == "object" and child.tag != "object":

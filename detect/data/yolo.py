@@ -84,9 +84,11 @@ def read_yaml(file: Path) -> Layout:
     try:
         content = yaml.safe_load(read_bytes(file, "data.yaml", _MAX_YAML_BYTES).decode("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{file} is not YAML ({' '.join(str(error).split())})"[:300]) from None
+        raise InputError(
+            f"{file} is not YAML: mend it ({' '.join(str(error).split())})"[:300]
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{file} is no data.yaml: it names neither classes nor images")
+        raise InputError(f"{file} is no data.yaml: write what names: and train: are")
     names = _names(file, content)
     bases = _bases(file, content.get("path"))
     sets = {}
@@ -94,7 +96,7 @@ def read_yaml(file: Path) -> Layout:
         stated = content.get(key)
         places = [stated] if isinstance(stated, str) else stated or []
         if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
-            raise InputError(f"{file}: {key} is neither a path nor a list of paths")
+            raise InputError(f"{file}: {key} is neither a path nor a list: write a path")
         found = tuple(_existing(file, bases, key, place) for place in places if place)
         if found:
             sets[key] = found
@@ -114,7 +116,9 @@ def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
     if not found:
         raise InputError(f"{file} names no classes: write names: [helmet, vest], or a line a class")
     if "nc" in content and content["nc"] != len(found):
-        raise InputError(f"{file}: nc is {content['nc']!r}, but there are {len(found)} names")
+        raise InputError(
+            f"{file}: nc is {content['nc']!r}, but there are {len(found)} names: correct it"
+        )
     read_class_list(file, found.values())
     return found
 
@@ -339,7 +343,9 @@ def _numbers(line: str, where: str) -> tuple[int, list[float]]:
         first, shares = math.nan, []
     sound = all(map(math.isfinite, (first, *shares))) and first == int(first)
     if not sound or len(shares) < 4:
-        raise InputError(f"{where}: {quoted(line)} is not 'class x y width height' in numbers")
+        raise InputError(
+            f"{where}: {quoted(line)} is not 'class x y width height' in numbers: mend it"
+        )
     return int(first), shares
 
 
@@ -355,13 +361,13 @@ def _box(shares: list[float], width: int, height: int, where: str) -> tuple[floa
     else:
         raise InputError(
             f"{where}: {len(shares)} numbers behind the class are neither a box (4) nor a polygon "
-            "(pairs, at least 3): scores of detections do not belong into labels"
+            "(pairs, at least 3): leave the scores of detections out"
         )
     sides = width, height, width, height
     box = tuple(_whole(edge * side, side) for edge, side in zip(edges, sides, strict=True))
     if min(box) < -1 or any(edge > side + 1 for edge, side in zip(box, sides, strict=True)):
         raise InputError(
-            f"{where}: the box lies outside the image: numbers are shares of its width and height, "
+            f"{where}: the box lies outside the image: write shares of its width and height, "
             "from 0 to 1, not pixels"
         )
     return box

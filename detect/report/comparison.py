@@ -231,7 +231,9 @@ def _is_fraction(value: object) -> bool:
 def _check_comparable(records: Sequence[_Record]) -> None:
     first = records[0]
     for other in records[1:]:
-        told = f"{first.folder} and {other.folder} cannot be compared: they differ in"
+        told = (
+            f"{first.folder} and {other.folder} cannot be compared, leave one out: they differ in"
+        )
         splits = first.evaluation["split"], other.evaluation["split"]
         if splits[0] != splits[1]:
             raise InputError(f"{told} the split, {splits[0]} and {splits[1]}")

@@ -109,7 +109,7 @@ def class_folders(
         return _in_one_folder(place, trained, findings, known)
     classes = class_names(place.folder, findings)
     if not classes and not findings.faults:
-        raise InputError(f"{place.folder} holds no class folders")
+        raise InputError(f"{place.folder} holds no class folders: give another --data")
     if trained:
         _check_same_classes(place.folder, classes, trained, findings)
     return _in_class_folders(place, classes, findings)

@@ -130,7 +130,9 @@ def _decode_all(files: list[Tensor], device: torch.device) -> list[Tensor]:
     try:
         pixels = decode_image(files[0].numpy().tobytes())
     except ValueError as error:
-        raise InputError(f"an image is {error}; --images.decode cpu would name it") from error
+        raise InputError(
+            f"an image is {error}; give --images.decode cpu, which names it"
+        ) from error
     return [torch.from_numpy(pixels).to(device).permute(2, 0, 1)]
 
 

@@ -89,7 +89,9 @@ def select_classes(data: Data, num_classes: int | None) -> Data:
     if num_classes is None:
         return data
     if not 1 <= num_classes <= len(data.classes):
-        raise InputError(f"cannot take {num_classes} of the data's {len(data.classes)} classes")
+        raise InputError(
+            f"--images.num-classes {num_classes}: choose 1 to {len(data.classes)} of the data"
+        )
     chosen = _take(data, np.flatnonzero(data.labels < num_classes))
     return replace(chosen, classes=data.classes[:num_classes])
 

@@ -110,7 +110,9 @@ def _rows(path: Path) -> list[Row]:
         try:
             cells: list[list[str]] = list(csv.reader(lines, delimiter=delimiter))
         except csv.Error as error:
-            raise InputError(f"{path} is no table of images and classes: {error}") from error
+            raise InputError(
+                f"{path} is no table of images and classes, mend it: {error}"
+            ) from error
     else:
         cells = [line.split() for line in lines]
     titles = [title.strip().lower() for title in cells[0]] if cells else []

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from common.errors import InputError
+from common.errors import InputError, told
 from common.images.headers import SUFFIXES
 from common.text import in_line
 
@@ -70,7 +70,7 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise InputError(f"cannot list the folder {folder}: {error.strerror}") from error
+        raise InputError(f"cannot list the folder {folder}: {told(error)}") from error
 
 
 def is_hidden(name: str) -> bool:

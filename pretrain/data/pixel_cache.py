@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, told
 from common.storage import write_atomically
 from pretrain.data.image_sets import FileSet, PixelSet, decode
 
@@ -62,7 +62,7 @@ def fingerprint(files: FileSet, size: int) -> str:
         try:
             status = path.stat()
         except OSError as error:
-            raise InputError(f"cannot read the image {path}: {error.strerror}") from error
+            raise InputError(f"cannot read the image {path}: {told(error)}") from error
         digest.update(os.fsencode(path.relative_to(common)))
         digest.update(f"\0{status.st_size} {status.st_mtime_ns}\0".encode())
     return digest.hexdigest()

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, told
 from common.images.decoding import decode_image
 from common.storage import write_text
 from pretrain.data.file_paths import encode
@@ -102,7 +102,7 @@ class ShardSet:
             opened = self._open(number)  # to be held while it is read
             content = os.pread(opened.descriptor, size, offset)
         except OSError as error:
-            raise InputError(f"cannot read the shard {path}: {error.strerror}") from error
+            raise InputError(f"cannot read the shard {path}: {told(error)}") from error
         if len(content) != size:
             raise InputError(f"the shard {path} was cut off while it was in use: fetch it again")
         return content
@@ -120,7 +120,7 @@ class ShardSet:
             with (self.folder / shard.name).open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise InputError(f"unreadable: {error.strerror}") from error
+            raise InputError(f"unreadable: {told(error)}") from error
         if sha256 != shard.sha256:
             raise InputError(
                 f"damaged, or not the shard of its {INDEX} (its SHA-256 is another): delete it, "
@@ -264,7 +264,7 @@ def read_index(folder: Path, source: str | None = None, name: str = INDEX) -> Sh
     try:
         data = _parse(path.read_bytes(), folder, source)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+        raise InputError(f"cannot read {path}: {told(error)}") from error
     except InputError as error:
         raise InputError(
             f"{path} {error}: make it anew with scripts/make_shards.py --index {folder}"
@@ -275,7 +275,7 @@ def read_index(folder: Path, source: str | None = None, name: str = INDEX) -> Sh
         except OSError as error:
             if source is None or not isinstance(error, FileNotFoundError):
                 raise InputError(
-                    f"cannot read the shard {folder / shard.name}: {error.strerror}"
+                    f"cannot read the shard {folder / shard.name}: {told(error)}"
                 ) from error
     return data
 

@@ -38,7 +38,7 @@ def inspect(path: Path) -> list[str]:
     if path.is_dir():
         return list(_run_folder(path))
     if not path.exists():
-        raise InputError(f"{path} is not there")
+        raise InputError(f"{path} is not there: check the path")
     lines = [f"{path}: {path.stat().st_size:,} bytes"]
     if path.suffix == ".onnx":
         return [*lines, *_onnx(path), *_card(path)]
@@ -174,7 +174,9 @@ def _onnx(path: Path) -> Iterator[str]:
         onnx.checker.check_model(model)
     except Exception as error:  # protobuf's and onnx's own kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path} is not a readable ONNX file: {reason[0][:200]}") from error
+        raise InputError(
+            f"{path} is not a readable ONNX file, export again: {reason[0][:150]}"
+        ) from error
     graph = model.graph
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), "not said")
     count = sum(math.prod(tensor.dims) for tensor in graph.initializer)

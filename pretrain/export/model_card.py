@@ -83,10 +83,12 @@ def same_recipe(path: Path, card: Card) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a table of results: {error}") from error
+        raise InputError(f"{path} is no table of results, leave --results out: {error}") from error
     lacking = [name for name in _COLUMNS if rows and name not in (reader.fieldnames or ())]
     if lacking:
-        raise InputError(f"{path} is no table of results: it lacks {', '.join(lacking)}")
+        raise InputError(
+            f"{path} is no table of results, leave --results out: it lacks {', '.join(lacking)}"
+        )
     wanted = (card["recipe_name"], card["changes"] or "", str(card["train_images"]))
     same = [r for r in rows if (r["recipe"], r["changes"] or "", r["train_images"]) == wanted]
     if not same:

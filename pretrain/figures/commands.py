@@ -260,7 +260,9 @@ def _open_val(
     )
     for run in runs:
         if run.fact("classes") != list(split.classes):
-            raise InputError(f"{data} has other classes than the run {run.folder} was trained on")
+            raise InputError(
+                f"{data} has other classes than the run {run.folder} was trained on: give its data"
+            )
         for name in ("dataset", "size", "crop"):
             here, there = (getattr(r.recipe.images, name) for r in (first, run))
             if here != there:

@@ -367,7 +367,9 @@ def common_epochs(
     tables = [{r["epoch"]: r[metric] for r in run if r.get(metric) is not None} for run in group]
     epochs = sorted(set(tables[0]).intersection(*tables[1:]))
     if not epochs:
-        raise InputError(f"the runs called {label} have no epoch with a {metric} in common")
+        raise InputError(
+            f"the runs called {label} have no epoch with a {metric} in common: draw them apart"
+        )
     return np.array(epochs), np.array([[table[epoch] for epoch in epochs] for table in tables])
 
 

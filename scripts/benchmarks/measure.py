@@ -208,7 +208,7 @@ def in_processes(
                 except subprocess.CalledProcessError as error:
                     failed[name] = Run([], notes=f"failed with exit code {error.returncode}")
     if len(failed) == len(commands):
-        raise InputError(f"no side ran ({', '.join(failed)}): their messages are above")
+        raise InputError(f"no side ran ({', '.join(failed)}): follow their messages above")
     return failed | {
         name: Run(
             [seconds for run in its for seconds in run.seconds],

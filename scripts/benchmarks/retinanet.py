@@ -353,7 +353,7 @@ def choose(settings: Settings) -> list[Case]:
     if settings.network is None:
         return list(known.values())
     if settings.network not in known:
-        raise InputError(f"retinanet has no case {settings.network}: it has {', '.join(known)}")
+        raise InputError(f"retinanet has no case {settings.network}: choose of {', '.join(known)}")
     return [known[settings.network]]
 
 

@@ -62,7 +62,11 @@ def fetch(archive: Archive, folder: Path) -> Path:
             download(archive.urls, file, archive.size, label=archive.name)
         except NotServedError as error:
             came = file.seek(0, os.SEEK_END)
-            kept = f"; the {came:,} bytes that came are kept, so call again" if came else ""
+            kept = (
+                f"; the {came:,} bytes that came are kept, so call again"
+                if came
+                else "; call again later"
+            )
             raise InputError(f"{archive.name} could not be fetched: {error}{kept}") from error
         file.flush()
         os.fsync(file.fileno())
@@ -91,7 +95,7 @@ def lock(file: BinaryIO, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise InputError(f"{path} is in use: another download is at work on it") from None
+        raise InputError(f"{path} is in use: wait for the other download of it") from None
 
 
 def require_room(folder: Path, needed: int, what: str) -> None:

@@ -19,7 +19,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from common.errors import InputError
+from common.errors import InputError, told
 from downloads.fetching import lock, require_room
 
 _BLOCK = 1 << 18
@@ -61,7 +61,7 @@ def unpack(path: Path, folder: Path, most: int) -> None:
             _move(staging, folder)
     except OSError as error:
         raise InputError(
-            f"{path} could not be unpacked in {folder}: {error.filename or ''} {error.strerror}"
+            f"{path} could not be unpacked in {folder}: {told(error)} {error.filename or ''}"
         ) from error
 
 

@@ -229,7 +229,7 @@ def short_answer(rows: Mapping[str, Sequence[Row]]) -> str:
 def _answer(claim: Claim, rows: Sequence[Row]) -> str:
     found = claim.difference(rows)
     if found is None or found.deviation is None or found.low is None:
-        raise InputError(f"there are no two pairs of {claim.what}: the short answer needs them")
+        raise InputError(f"there are no two pairs of {claim.what}: train them first")
     seen = detectable(found.deviation, found.n)
     needed = seeds_needed(claim.paper, found.deviation)
     chance = power(claim.paper, found.deviation, found.n)

@@ -61,7 +61,7 @@ def find_slots(device: str, count: int | None, wanted: int) -> list[Slot]:
         threads = {"OMP_NUM_THREADS": str(max(1, cores // at_once))}
         return [Slot("cpu", threads)] * at_once
     if not torch.cuda.is_available():
-        raise InputError(f"--device {device}: this machine has no GPU that torch can use")
+        raise InputError(f"--device {device}: torch sees no GPU here, use --device cpu")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
         str(number) for number in range(torch.cuda.device_count())
     )

@@ -221,7 +221,7 @@ def _commands(flags: Flags, ending: str | None, seed: int, device: str) -> list[
 def _done(job: Job, code: int) -> None:
     if code:
         lines = job.log.read_text(errors="replace").strip().splitlines() or ["it printed nothing"]
-        raise InputError(f"{job.name} failed: {lines[-1]} ({job.log} has all of it)")
+        raise InputError(f"{job.name} failed, see {job.log}: {lines[-1]}")
     print(f"{job.name}: done", flush=True)
 
 

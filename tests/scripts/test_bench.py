@@ -200,7 +200,7 @@ def test_a_side_that_fails_leaves_the_others(
 
 def test_what_would_fail_late_is_told_first(here: Any, tmp_path: Path) -> None:
     for arguments, told in [
-        (("rates", "--threads", "0"), "--threads must be at least 1, not 0"),
+        (("rates", "--threads", "0"), "--threads 0: choose 1 or more"),
         (("rates", "--json", str(tmp_path / "a" / "b")), f"there is no folder {tmp_path / 'a'} "),
     ]:
         code, out, err = here(*arguments)
@@ -222,15 +222,15 @@ def test_mistakes_are_told_in_a_line(here: Any, tmp_path: Path) -> None:
     code, _, err = here("cifar", "--loop", "fast")
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith(
-        "error: cifar has no loop fast: it has ours, plain, ours-bf16, ours-graph"
+        "error: cifar has no loop fast: choose of ours, plain, ours-bf16, ours-graph"
     )
     code, _, err = here("cifar", "--network", "resnet1000")
     assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith("error: cifar has no network resnet1000: it has cifar-resnet20, ")
+    assert err.startswith("error: cifar has no network resnet1000: choose of cifar-resnet20, ")
     code, _, err = here("retinanet", "--network", "608x1024", "--device", "cpu")
     assert (code, err) == (
         2,
-        "error: retinanet has no case 608x1024: it has small, small-bf16, 256\n",
+        "error: retinanet has no case 608x1024: choose of small, small-bf16, 256\n",
     )
 
 

@@ -251,7 +251,7 @@ def test_a_mirror_without_it(call: Call, mirror: Mirror, tmp_path: Path) -> None
     assert code == 2
     assert err == (
         f"error: tiny-imagenet-200.zip could not be fetched: {mirror.url}/tiny-imagenet-200.zip "
-        "answers 404 File not found\n"
+        "answers 404 File not found; call again later\n"
     )
 
 

@@ -220,10 +220,10 @@ def test_mistakes_are_told_in_a_line(check: Any, tmp_path: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
     assert "holds no results.jsonl" in err
     code, _, err = check("run", "--out", tmp_path, "--tiny", "fast")
-    assert (code, err) == (2, "error: there is no part fast: there are quick, broken, slow\n")
+    assert (code, err) == (2, "error: there is no part fast: choose of quick, broken, slow\n")
     (tmp_path / "file").touch()
     code, _, err = check("run", "--out", tmp_path / "file", "--tiny", "quick")
-    assert (code, err) == (2, f"error: {tmp_path / 'file'}: File exists\n")
+    assert (code, err) == (2, f"error: {tmp_path / 'file'}: File exists: choose another name\n")
     if not torch.cuda.is_available():
         code, _, err = check("run", "--out", tmp_path)
         assert (code, err.count("\n")) == (2, 1)
@@ -254,6 +254,6 @@ def test_every_part_is_a_call_of_a_benchmark_with_cases_of_a_gpu() -> None:
 
 @pytest.mark.parametrize("minutes", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_time_that_is_none(tmp_path: Path, minutes: float) -> None:
-    with pytest.raises(InputError, match="--minutes must be a number above 0"):
+    with pytest.raises(InputError, match="--minutes .*: choose a number above 0"):
         gpu_check.run(tmp_path / "out", (), tiny=True, minutes=minutes)
     assert not (tmp_path / "out").exists()

@@ -187,7 +187,7 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path: Path) -> Non
 
 def test_something_else_than_a_dictionary(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(InputError, match="holds a list, not a checkpoint"):
+    with pytest.raises(InputError, match="holds a list: give a checkpoint of a run"):
         checkpoints.load(tmp_path / "list.pt")
 
 

@@ -128,7 +128,7 @@ class Bomb:
 
 def test_code_in_a_pth_file_does_not_run(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Bomb(tmp_path / "fired")}, tmp_path / "bomb.pth")
-    with pytest.raises(InputError, match=r"bomb\.pth is not a file that loads safely: it names"):
+    with pytest.raises(InputError, match=r"bomb\.pth does not load safely: .* \(it names"):
         load_backbone(tmp_path / "bomb.pth", "resnet18")
     assert not (tmp_path / "fired").exists()
 

@@ -324,7 +324,7 @@ def test_an_unknown_set_lists_those_there_are(devkit, split):
     with pytest.raises(InputError) as caught:
         read_split(devkit, split, VOC_CLASSES)
     assert str(caught.value) == (
-        f"{devkit} has no set {split}; it has 2007:test, 2007:trainval, 2012:train"
+        f"{devkit} has no set {split}: choose of 2007:test, 2007:trainval, 2012:train"
     )
 
 

@@ -242,7 +242,7 @@ def test_first_classes() -> None:
     assert resident.pixels[:, 0, 0, 0].tolist() == [1, 3]
     assert resident.labels.tolist() == [0, 0]
     for too_many in (0, 4, -1):
-        with pytest.raises(InputError, match=f"{too_many} of the data's 3 classes"):
+        with pytest.raises(InputError, match=f"{too_many}: choose 1 to 3 of the data"):
             select_classes(files, too_many)
 
 

@@ -220,7 +220,7 @@ def test_error_bars_by_hand(
         (RESULTS.format(recipe="another"), "has no run of tiny-imagenet-resnet18-fd with optim"),
         ("a,b\n1,2\n", "lacks recipe, changes"),
         ("", "has no run of"),
-        (None, "cannot be read"),
+        (None, "is no table of results, leave --results out"),
         ("\0\n", "results.csv"),
         (OURS.replace("0.70", "x"), "has no number as its best_accuracy"),
         (OURS.replace("0.64", "nan"), "has no number as its last_accuracy"),
