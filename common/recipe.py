@@ -6,38 +6,63 @@ Free of torch, so that help and lists appear at once.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Literal, Protocol, TypeVar, get_type_hints, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_type_hints, runtime_checkable
 
 T = TypeVar("T")
 
 
-def check_range(
-    recipe: object, names: str, low: float = 0, high: float = math.inf, *, above: bool = False
-) -> None:
-    """Check that fields of a dataclass lie in [low, high], or (low, high] with `above`.
+@dataclass(frozen=True)
+class Range:
+    """What a number may be: `Annotated[float, Range(high=1)]` is the type of a field in [0, 1].
 
-    None passes; of a tuple every member counts.
-
-    Args:
-        recipe: The dataclass.
-        names: Names of fields, separated by spaces.
-        low: Smallest value.
-        high: Largest value; infinity itself never passes.
-        above: Whether `low` itself is too small.
-
-    Raises:
-        ValueError: If one does not; the message names it.
+    None passes; of a tuple every member counts. Infinity never passes.
     """
-    for name in names.split():
-        value = getattr(recipe, name)
+
+    low: float = 0
+    high: float = math.inf
+    above: bool = False
+    """Whether `low` itself is too small."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Check the value of a field.
+
+        Raises:
+            ValueError: If it, or a member of it, is out of the range; the message names the field.
+        """
         for number in value if isinstance(value, tuple) else (value,):
             if number is None:
                 continue
-            enough = number > low if above else number >= low
-            if not (enough and number <= high and math.isfinite(number)):
-                least = f"above {low}" if above else f"at least {low}"
-                most = "" if high == math.inf else f" and at most {high}"
+            enough = number > self.low if self.above else number >= self.low
+            if not (enough and number <= self.high and math.isfinite(number)):
+                least = f"above {self.low}" if self.above else f"at least {self.low}"
+                most = "" if self.high == math.inf else f" and at most {self.high}"
                 raise ValueError(f"{name} must be {least}{most}, not {number}")
+
+
+NOT_NEGATIVE = Range()
+POSITIVE = Range(above=True)
+AT_LEAST_ONE = Range(low=1)
+SHARE = Range(high=1)
+
+
+def _ranges(kind: type) -> tuple[tuple[str, Range], ...]:
+    hints = get_type_hints(kind, include_extras=True)
+    return tuple(
+        (name, extra)
+        for name, hint in hints.items()
+        for extra in getattr(hint, "__metadata__", ())
+        if isinstance(extra, Range)
+    )
+
+
+def check(values: Any) -> None:
+    """Check the fields of a dataclass that have a `Range`; `__post_init__` calls it.
+
+    Raises:
+        ValueError: If one is out of its range; the message names it.
+    """
+    for name, allowed in _ranges(type(values)):
+        allowed.check(name, getattr(values, name))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +81,11 @@ class Focus:
     """The channel that tells the focused area; random: a control, not in the paper."""
     places: Literal["focused", "shuffled"] = "focused"
     """Keep the focused area, or as many places at random: a control, not in the paper."""
-    participation_rate: float = 0.1
+    participation_rate: Annotated[float, SHARE] = 0.1
     """Share of optimizer steps that take part, 0 to 1."""
     exact: bool = False
     """Exactly round(rate * steps) steps of every epoch take part, not each by its own draw."""
-    weight_decay: float | None = None
+    weight_decay: Annotated[float | None, NOT_NEGATIVE] = None
     """Weight decay of the participating steps (the paper's is 1e-3); None: no MWD."""
     freeze_bn_stats: bool = False
     """Keep masked maps out of the running statistics of BatchNorm (not in the paper)."""
@@ -74,8 +99,7 @@ class Focus:
         low, high = self.gamma
         if not 0 <= low <= high < 1:
             raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not {low} {high}")
-        check_range(self, "participation_rate", high=1)
-        check_range(self, "weight_decay")
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,31 +108,31 @@ class Optimization:
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
     """SGD with momentum, or AdamW with its default betas."""
-    lr: float
+    lr: Annotated[float, POSITIVE]
     """Peak learning rate, for the whole batch of a step."""
-    momentum: float = 0.9
+    momentum: Annotated[float, NOT_NEGATIVE] = 0.9
     """Momentum of SGD."""
     nesterov: bool = False
     """Nesterov momentum of SGD."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, NOT_NEGATIVE] = 1e-4
     """Weight decay of all parameters."""
-    batch_size: int
+    batch_size: Annotated[int, POSITIVE]
     """Images per optimizer step, over all ranks and micro-batches."""
-    accumulate: int = 1
+    accumulate: Annotated[int, POSITIVE] = 1
     """Micro-batches per optimizer step on each rank."""
-    epochs: int
+    epochs: Annotated[int, POSITIVE]
     """Passes over the training images."""
     schedule: Literal["step", "cosine"] = "step"
     """Learning rate after the warm-up: by steps, or half a cosine to zero."""
-    milestones: tuple[float, ...] = ()
+    milestones: Annotated[tuple[float, ...], NOT_NEGATIVE] = ()
     """Epochs at which the step schedule multiplies the rate."""
-    lr_factor: float = 0.1
+    lr_factor: Annotated[float, POSITIVE] = 0.1
     """Factor at each milestone."""
-    warmup_steps: int = 0
+    warmup_steps: Annotated[int, NOT_NEGATIVE] = 0
     """Steps of linear warm-up."""
-    warmup_start: float = 1e-3
+    warmup_start: Annotated[float, SHARE] = 1e-3
     """Share of the peak rate at the first warm-up step."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float | None, POSITIVE] = None
     """Largest gradient norm; None: no clipping."""
     ema_decay: float | None = None
     """Decay per step of an average of the weights that is evaluated and exported; None: none."""
@@ -127,9 +151,7 @@ class Optimization:
         return None if self.schedule == "step" else f"the {self.schedule} schedule"
 
     def __post_init__(self) -> None:
-        check_range(self, "lr batch_size accumulate epochs lr_factor clip_norm", above=True)
-        check_range(self, "momentum weight_decay milestones warmup_steps")
-        check_range(self, "warmup_start", high=1)
+        check(self)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, not {self.ema_decay}")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum > 0:

@@ -11,7 +11,7 @@ import tyro
 from common.command import cli
 from common.command.flags import RunFlags
 from common.processes import launcher
-from common.recipe import check_range
+from common.recipe import NOT_NEGATIVE, SHARE, Range, check
 from common.storage import read_json
 from common.text import in_line
 from detect.data.options import DataOptions
@@ -87,9 +87,9 @@ class ScoreFlags:
     """Images that were detected on: YEAR:SET, comma-separated."""
     out: Path
     """Folder for metrics.json, analysis.json and what the report needs."""
-    iou: tuple[float, ...] = (0.5, 0.75)
+    iou: Annotated[tuple[float, ...], Range(high=1, above=True)] = (0.5, 0.75)
     """Overlaps that make a hit; metrics.json has the first, analysis.json all."""
-    bootstrap: int = 1000
+    bootstrap: Annotated[int, NOT_NEGATIVE] = 1000
     """Resamples of the images for the 95% intervals; 0 for none."""
     against: Path | None = None
     """Detections, or a folder of evaluate or score, on the same split: is the difference real?"""
@@ -105,8 +105,7 @@ class ScoreFlags:
     )
 
     def __post_init__(self) -> None:
-        check_range(self, "iou", high=1, above=True)
-        check_range(self, "bootstrap")
+        check(self)
         if not self.iou:
             raise ValueError("--iou needs an overlap, such as 0.5")
         if self.against and not self.bootstrap:
@@ -123,20 +122,19 @@ class PredictFlags:
     """Photos: files, folders (searched with those below them), patterns such as "photos/*.jpg"."""
     out: Path
     """Folder for predictions.json and pictures/."""
-    score_threshold: float | None = None
+    score_threshold: Annotated[float | None, SHARE] = None
     """Boxes from this score on; None: that of the best F1 where the run was evaluated, else 0.5."""
     checkpoint: Literal["best", "last"] = "last"
     """Weights of the last epoch, or of the best evaluation (chosen on its split)."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    workers: int | None = None
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images; None: as many as cores, 0: none but this one."""
     verbose: bool = False
     """Print a line for each photo: its size, and what was found."""
 
     def __post_init__(self) -> None:
-        check_range(self, "score_threshold", high=1)
-        check_range(self, "workers")
+        check(self)
         if not self.images:
             raise ValueError("--images needs a file, a folder or a pattern")
 
@@ -154,11 +152,11 @@ class VerifyFlags:
     data_options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(
         default_factory=DataOptions
     )
-    workers: int | None = None
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images; None: as many as cores, 0: none but this one."""
 
     def __post_init__(self) -> None:
-        check_range(self, "workers")
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,11 +171,11 @@ class CompareFlags:
     """Folder for comparison.json; None: nothing is written."""
     data: Path | None = None
     """The data; None: where they were at the evaluation."""
-    bootstrap: int = 1000
+    bootstrap: Annotated[int, Range(low=2)] = 1000
     """Resamples of the images."""
 
     def __post_init__(self) -> None:
-        check_range(self, "bootstrap", low=2)
+        check(self)
         if not self.baseline or not self.against:
             raise ValueError("--baseline and --against need a folder each")
 
@@ -195,11 +193,11 @@ class ReportFlags:
     label: tuple[str, ...] = ()
     """Short names of the runs, one a folder; equal names mark seeds of one method. By default what
     tells their titles apart."""
-    gallery_mb: float = 10.0
+    gallery_mb: Annotated[float, NOT_NEGATIVE] = 10.0
     """Megabytes that the images to browse may take in the page; 0 for none."""
 
     def __post_init__(self) -> None:
-        check_range(self, "gallery_mb")
+        check(self)
 
 
 def _list(argv: list[str]) -> None:

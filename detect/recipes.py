@@ -8,9 +8,9 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from common.recipe import Focus, Optimization, check_range
+from common.recipe import AT_LEAST_ONE, POSITIVE, SHARE, Focus, Optimization, Range, check
 
 SCRATCH = "scratch"
 """What is given, and said, in place of a backbone where a run begins with random weights."""
@@ -20,9 +20,9 @@ SCRATCH = "scratch"
 class Detector:
     """RetinaNet-FPN (Lin et al., arXiv 1708.02002) on a ResNet body."""
 
-    fpn_channels: int = 256
+    fpn_channels: Annotated[int, AT_LEAST_ONE] = 256
     """Channels of the feature pyramid and of the heads."""
-    trainable_stages: int = 3
+    trainable_stages: Annotated[int, Range(high=5)] = 3
     """Stages of the body that are trained, from the last."""
     norm: Literal["frozen", "batch"] = "frozen"
     """BatchNorm of the body: frozen statistics and affine, or trained in the trained stages."""
@@ -33,37 +33,33 @@ class Detector:
     loss_normalizer: Literal["image", "batch"] = "image"
     """What losses are divided by: each image's anchors on objects, then the images; or the anchors
     on objects of the whole local batch."""
-    anchor_scale: float = 4.0
+    anchor_scale: Annotated[float, POSITIVE] = 4.0
     """Smallest anchor of a level, in strides; 4 gives torchvision's 32 pixels on P3."""
-    train_sizes: tuple[int, ...] = (600,)
+    train_sizes: Annotated[tuple[int, ...], AT_LEAST_ONE] = (600,)
     """Short side in training, pixels; of several one is drawn for each image."""
-    test_size: int = 600
+    test_size: Annotated[int, AT_LEAST_ONE] = 600
     """Short side in evaluation, pixels."""
-    max_size: int = 1000
+    max_size: Annotated[int, AT_LEAST_ONE] = 1000
     """Longest side, pixels."""
-    score_threshold: float = 0.05
+    score_threshold: Annotated[float, SHARE] = 0.05
     """Detections below this score are dropped."""
-    nms_iou: float = 0.5
+    nms_iou: Annotated[float, SHARE] = 0.5
     """Overlap at which the weaker of two detections of a class goes."""
-    detections_per_image: int = 100
+    detections_per_image: Annotated[int, AT_LEAST_ONE] = 100
     """At most so many detections are kept."""
-    test_batch_size: int = 8
+    test_batch_size: Annotated[int, AT_LEAST_ONE] = 8
     """Images of one padded shape that go through at once in evaluation."""
 
     def __post_init__(self) -> None:
         if not self.train_sizes:
             raise ValueError("train_sizes must hold at least one size")
-        sizes = "train_sizes test_size max_size fpn_channels detections_per_image test_batch_size"
-        check_range(self, sizes, low=1)
-        check_range(self, "trainable_stages", high=5)
-        check_range(self, "anchor_scale", above=True)
+        check(self)
         # With a channel a group, a map of one pixel and one image would be a single value.
         if self.head_norm == "group" and (self.fpn_channels % 32 or self.fpn_channels == 32):
             raise ValueError(
                 f"fpn_channels {self.fpn_channels} does not suit GroupNorm(32): "
                 "choose a multiple of 32 above 32"
             )
-        check_range(self, "score_threshold nms_iou", high=1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,16 +68,16 @@ class Augmentation:
 
     crop: bool = False
     """Crop, keeping most of the boxes."""
-    flip: float = 0.5
+    flip: Annotated[float, SHARE] = 0.5
     """Probability of a horizontal flip."""
-    colour: float = 0.0
+    colour: Annotated[float, SHARE] = 0.0
     """Strength of the colour jitter, 0 to 1."""
     scale: tuple[float, float] | None = None
     """Large-scale jitter (Ghiasi et al., arXiv 2012.07177): resize by a factor from this range, and
     cut out or fill up a square of max_size; all batches have its shape. None: none."""
 
     def __post_init__(self) -> None:
-        check_range(self, "flip colour", high=1)
+        check(self)
         if self.scale and not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise ValueError(f"scale must satisfy 0 < low <= high, not {self.scale}")
         if self.scale and self.crop:

@@ -4,14 +4,14 @@ import inspect
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from common.command import cli
 from common.command.flags import RunFlags
 from common.processes import launcher
-from common.recipe import check_range
+from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, check
 from common.storage import to_json
 from common.text import in_line
 from pretrain.recipes import RECIPES, Dataset, Recipe
@@ -67,20 +67,19 @@ class PredictFlags:
     weights: Path | None = None
     """File of weights that inspect knows: our exports, checkpoints, ResNets of torchvision and
     timm."""
-    top_k: int = 5
+    top_k: Annotated[int, AT_LEAST_ONE] = 5
     """Classes of a photo, the likeliest first."""
     checkpoint: Checkpoint = "best"
     """Of a run: weights of the best evaluation, or the last ones."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    workers: int | None = None
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images; None: as many as cores, 0: none but this one."""
     verbose: bool = False
     """Print a line for each photo: its name, and its likeliest class."""
 
     def __post_init__(self) -> None:
-        check_range(self, "top_k", low=1)
-        check_range(self, "workers")
+        check(self)
         if not self.images:
             raise ValueError("--images needs a file, a folder or a pattern")
         if (self.run is None) == (self.weights is None):
@@ -125,20 +124,19 @@ class LookFlags:
     """Folder of the data set, for channels and cam."""
     classes: tuple[str, ...] = ()
     """Classes that channels shows; none: four, evenly spaced."""
-    num_images: int = 8
+    num_images: Annotated[int, AT_LEAST_ONE] = 8
     """Validation images that cam shows."""
-    seed: int = 0
+    seed: Annotated[int, NOT_NEGATIVE] = 0
     """Which images these are."""
     checkpoint: Checkpoint = "best"
     """Weights of the best evaluation, or the last ones, for channels and cam."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    workers: int | None = None
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images; None: as many as cores."""
 
     def __post_init__(self) -> None:
-        check_range(self, "num_images", low=1)
-        check_range(self, "seed workers")
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +147,11 @@ class VerifyFlags:
     """Folder of the data set."""
     dataset: Dataset = "folders"
     """What it is."""
-    workers: int | None = None
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images; None: as many as cores, 0: none but this one."""
 
     def __post_init__(self) -> None:
-        check_range(self, "workers")
+        check(self)
 
 
 _FIGURES: dict[str, str] = {

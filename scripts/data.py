@@ -14,7 +14,7 @@ from downloads.unpacking import staging_of, unpack
 
 from common.command import cli
 from common.errors import InputError
-from common.recipe import check_range
+from common.recipe import NOT_NEGATIVE, check
 from detect.data.pictures import check_image_id
 from detect.data.verify import verify as verify_voc
 from detect.data.voc import VOC_CLASSES, read_lines, split_lists
@@ -243,11 +243,11 @@ class LookFlags:
 class VerifyFlags(LookFlags):
     """Flags of verify."""
 
-    workers: int | None = None
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images; None: as many as cores, 0: none but this one."""
 
     def __post_init__(self) -> None:
-        check_range(self, "workers")
+        check(self)
 
 
 def _download(argv: list[str]) -> None:

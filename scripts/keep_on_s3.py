@@ -8,10 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Annotated
 
 from common.command import cli
 from common.errors import InputError
-from common.recipe import check_range
+from common.recipe import Range, check
 
 PROGRAM = "python scripts/keep_on_s3.py"
 DESCRIPTION = f"""Run a training with its folder on a local disk, and keep a copy of that in S3.
@@ -41,11 +42,11 @@ class Flags:
     """Folder in S3, such as s3://bucket/fd; of one run, which one machine writes at a time."""
     run: Path
     """Run folder: the --out of the training, on a disk of this machine."""
-    seconds: float = 60.0
+    seconds: Annotated[float, Range(low=0.01)] = 60.0
     """Time between two looks for a new checkpoint."""
 
     def __post_init__(self) -> None:
-        check_range(self, "seconds", low=0.01)
+        check(self)
         if not self.store.startswith("s3://"):
             raise ValueError(f"--store {self.store}: give an address such as s3://bucket/folder")
 

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO, Literal, TypeVar
+from typing import Annotated, BinaryIO, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ from common.errors import InputError, told
 from common.images.decoding import decode_image, read_content
 from common.images.headers import SUFFIXES
 from common.images.loading import default_workers
-from common.recipe import check_range
+from common.recipe import AT_LEAST_ONE, check
 from common.storage import write_atomically, write_text
 from pretrain.data.datasets import class_folders
 from pretrain.data.file_paths import Paths, encode
@@ -74,18 +74,18 @@ class Flags:
     """Folder for SPLIT/imagenet-SPLIT-*.tar; made if it is not there."""
     split: Literal["train", "val"] = "train"
     """Which images."""
-    size_mb: int = 200
+    size_mb: Annotated[int, AT_LEAST_ONE] = 200
     """Size of a shard, in millions of bytes, before any resizing."""
-    resize: int | None = None
+    resize: Annotated[int | None, AT_LEAST_ONE] = None
     """Shrink the short side to this many pixels, as JPEG of quality 95; None: files as they are.
     Results name the size: the pixels are others."""
     index: Path | None = None
     """Folder of tar files to index, instead of packing."""
-    workers: int = field(default_factory=default_workers)
+    workers: Annotated[int, AT_LEAST_ONE] = field(default_factory=default_workers)
     """Processes."""
 
     def __post_init__(self) -> None:
-        check_range(self, "size_mb resize workers", low=1)
+        check(self)
         packs = self.data is not None and self.out is not None
         if packs == (self.index is not None) or (self.index and (self.data or self.out)):
             raise ValueError(f"give --data DIR --out DIR, or --index DIR; {PROGRAM} --help")

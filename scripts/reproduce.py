@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from reproduction.experiments import EXPERIMENTS, Experiment, Run, cells, plan, shortened
 from reproduction.side_by_side import Job, Slot, find_slots, run_side_by_side
@@ -15,7 +15,7 @@ from reproduction.tables import render
 
 from common.command import cli
 from common.errors import InputError
-from common.recipe import Optimization, check_range
+from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, Optimization, Range, check
 from common.runs.metrics_log import read_metrics
 from common.runs.results import record_runs
 from pretrain import paper
@@ -54,10 +54,10 @@ class Flags:
     """Folder or archive of the data set."""
     out: Path = Path("runs/reproduce")
     """Folder of the runs and of what is rendered."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], NOT_NEGATIVE] = (0, 1, 2)
     """One training of every arm for each; the paper has three. Figures 2 and 4 draw a single seed,
     and train the first alone."""
-    scale: float = 1.0
+    scale: Annotated[float, Range(high=1, above=True)] = 1.0
     """Share of the epochs, at least one; every table says so."""
     dataset: Dataset | None = None
     """Other data than the paper's."""
@@ -66,11 +66,11 @@ class Flags:
     densenet100, wrn28."""
     arms: tuple[str, ...] = ()
     """Train these arms alone; the table shows all, with what was trained before."""
-    held_out: int = 0
+    held_out: Annotated[int, NOT_NEGATIVE] = 0
     """Choose the epoch by N training images that are kept back, not by the test images."""
-    evaluate_every: int = 1
+    evaluate_every: Annotated[int, AT_LEAST_ONE] = 1
     """Epochs between evaluations; the last epoch always counts."""
-    jobs: int | None = None
+    jobs: Annotated[int | None, AT_LEAST_ONE] = None
     """Trainings side by side; None: one a GPU, up to four on a single one, one a core without."""
     device: str = "auto"
     """auto (GPUs where there are any), cpu or cuda."""
@@ -80,9 +80,7 @@ class Flags:
     """Finished runs are appended to this table, and their metrics kept in logs/ beside it."""
 
     def __post_init__(self) -> None:
-        check_range(self, "scale", high=1, above=True)
-        check_range(self, "jobs evaluate_every", low=1)
-        check_range(self, "seeds held_out")
+        check(self)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be at least one, each once")
 

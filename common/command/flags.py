@@ -6,7 +6,10 @@ from typing import Annotated, Generic
 
 from tyro.conf import Fixed, Suppress, arg
 
-from common.recipe import AnyRecipe, check_range
+from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, AnyRecipe, Range, check
+
+_WEEK = 7 * 24 * 60
+"""Minutes; torch overflows at more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,23 +18,21 @@ class Options:
 
     name: Annotated[str, Fixed, Suppress] = "train"
     """Of the recipe; what lines are printed under. No flag: it comes first on the command line."""
-    seed: int = 0
+    seed: Annotated[int, Range(high=2**32 - 1)] = 0
     """Seed of weights, order, augmentation and participation."""
     resume: str = "auto"
     """auto: go on where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
-    evaluate_every: int = 1
+    evaluate_every: Annotated[int, AT_LEAST_ONE] = 1
     """Epochs between evaluations; the last epoch always counts."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: Annotated[float, NOT_NEGATIVE] = 5.0
     """A checkpoint is written at least this often; 0: after every step."""
-    overfit_batches: int | None = None
+    overfit_batches: Annotated[int | None, AT_LEAST_ONE] = None
     """Train on N batches only, drawn once: the loss must fall to zero."""
     stop_step: Annotated[int | None, Fixed, Suppress] = None
     """Stop after so many optimizer steps. No flag: --dry-run sets it."""
 
     def __post_init__(self) -> None:
-        check_range(self, "evaluate_every overfit_batches", low=1)
-        check_range(self, "seed", high=2**32 - 1)
-        check_range(self, "checkpoint_minutes")
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +53,19 @@ class RunFlags(Options, _Folders, Generic[AnyRecipe]):
     """What is trained; the run's folder keeps it."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    workers: int | None = None
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images, per rank; None: the rank's share of the cores."""
-    skip_bad: int = 0
+    skip_bad: Annotated[int, NOT_NEGATIVE] = 0
     """Train past at most N unreadable images, each printed once and kept in RUN/unreadable.txt; the
     next readable image of the data set takes its place. Neither evaluation nor a dry run skips."""
-    timeout_minutes: float = 10.0
+    timeout_minutes: Annotated[float, Range(high=_WEEK, above=True)] = 10.0
     """How long a rank waits for the others; then it takes them for dead and ends."""
     dry_run: bool = False
     """Two steps, evaluate, save, load, exit; leaves nothing behind."""
-    limit_images: int | None = None
+    limit_images: Annotated[int | None, AT_LEAST_ONE] = None
     """Train and validate on at most N images each, of every class its share: a quick try."""
     deterministic: bool = False
     """Deterministic algorithms alone: on a GPU, too, a resumed run is then equal to the bit to one
     that was not interrupted. Slower; on a CPU it is so without."""
     print_config: bool = False
     """Print the resolved recipe as JSON and exit."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_range(self, "limit_images", low=1)
-        check_range(self, "workers skip_bad")
-        check_range(self, "timeout_minutes", high=10_080, above=True)  # a week: torch overflows

@@ -141,10 +141,10 @@ def _common_prefix(tensors: Mapping[str, Tensor], path: Path) -> str:
     prefix = ""
     while True:
         rest = first.removeprefix(prefix)
-        wrapper = next((name for name in _COMMON if rest.startswith(name)), None)
-        if wrapper is None or not all(name.startswith(prefix + wrapper) for name in tensors):
+        found = next((name for name in _COMMON if rest.startswith(name)), None)
+        if found is None or not all(name.startswith(prefix + found) for name in tensors):
             return prefix
-        prefix += wrapper
+        prefix += found
 
 
 def _question(path: Path, names: list[str], part: str | None) -> str:

@@ -1,9 +1,9 @@
 """What a recipe holds: a classifier, a data set, one way to train."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Annotated, Literal
 
-from common.recipe import Focus, Optimization, check_range
+from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, SHARE, Focus, Optimization, Range, check
 
 Dataset = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folders"]
 NetworkName = Literal[
@@ -27,33 +27,30 @@ class Images:
 
     dataset: Dataset
     """What the images are; folders: your own, in class folders or beside a list of classes."""
-    size: int
+    size: Annotated[int, AT_LEAST_ONE]
     """Side of the network's input, pixels."""
     crop: Literal["pad", "resized"]
     """Random crop: of the zero-padded image, or RandomResizedCrop read from files."""
-    padding: int = 4
+    padding: Annotated[int, NOT_NEGATIVE] = 4
     """Zeros around the image before a pad crop, pixels."""
-    min_scale: float = 0.08
+    min_scale: Annotated[float, Range(high=1, above=True)] = 0.08
     """Smallest share of the area that a resized crop takes."""
     decode: Literal["cpu", "gpu"] = "cpu"
     """Who decodes training images for a resized crop: the workers, or nvJPEG, to other pixels."""
-    num_classes: int | None = None
+    num_classes: Annotated[int | None, AT_LEAST_ONE] = None
     """Use the first N classes only; None: all."""
     sampling: Literal["uniform", "balanced"] = "uniform"
     """Each image once an epoch, or as many of each class: rare ones several times."""
-    split_by: float | None = 0.2
+    split_by: Annotated[float | None, Range(high=0.9, above=True)] = 0.2
     """Share of the training images that validates where the data has no images for it, chosen by a
     hash of the file names; None: there must be some."""
-    held_out: int = 0
+    held_out: Annotated[int, NOT_NEGATIVE] = 0
     """Training images kept back to choose the epoch by; 0: the validation images choose."""
     held_out_by_seed: bool = False
     """Choose them by the run's seed; otherwise every run keeps back the same ones."""
 
     def __post_init__(self) -> None:
-        check_range(self, "size num_classes", low=1)
-        check_range(self, "padding held_out")
-        check_range(self, "min_scale", high=1, above=True)
-        check_range(self, "split_by", high=0.9, above=True)
+        check(self)
         if self.decode == "gpu" and self.crop != "resized":
             raise ValueError("images.decode gpu goes with images.crop resized")
 
@@ -68,9 +65,9 @@ class Dropout:
     """Submodules whose output it acts on, such as layer2, pool4 or transition2."""
     steps: Literal["all", "participating"] = "all"
     """All steps, or those alone whose weight decay is magnified: a control, not in the paper."""
-    rate: float = 0.1
+    rate: Annotated[float, SHARE] = 0.1
     """Share of the units that is dropped."""
-    block_size: int = 7
+    block_size: Annotated[int, AT_LEAST_ONE] = 7
     """Side of DropBlock's blocks, units."""
     linear: bool = True
     """DropBlock's rate rises linearly from 0 over the whole training."""
@@ -81,8 +78,7 @@ class Dropout:
         return self.kind == "dropblock" and self.linear
 
     def __post_init__(self) -> None:
-        check_range(self, "rate", high=1)
-        check_range(self, "block_size", low=1)
+        check(self)
         if (self.kind == "none") != (not self.after):
             raise ValueError("a dropout needs both a kind and the groups it stands after")
 
@@ -97,7 +93,7 @@ class Recipe:
     """First layers of resnet18 to resnet101: stride 4, 2 (no pooling) or 1."""
     block: Block | None = None
     """Blocks of a cifar-resnet: depth 6n+2, 9n+2, or bottlenecks counted 6n+2; None: as usual."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, SHARE] = 0.0
     """Share of the target spread over all classes."""
     images: Images
     optimization: Optimization
@@ -112,7 +108,7 @@ class Recipe:
         )
 
     def __post_init__(self) -> None:
-        check_range(self, "label_smoothing", high=1)
+        check(self)
         if self.dropout.steps == "participating" and not self.focus.enabled:
             raise ValueError(
                 "a dropout in the participating steps needs steps that take part: give "

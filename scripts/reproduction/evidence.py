@@ -5,11 +5,11 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.command import cli
 from common.errors import InputError
-from common.recipe import check_range
+from common.recipe import POSITIVE, Range, check
 from common.runs.over_seeds import (
     Difference,
     detectable,
@@ -371,16 +371,15 @@ def numbers(before: Values, after: Values, found: Difference) -> str:
 class PowerFlags:
     """What is asked; points, or any one unit."""
 
-    deviation: float | None = None
+    deviation: Annotated[float | None, POSITIVE] = None
     """Of the paired differences over seeds; None: as measured in every comparison of the rows."""
-    difference: float = MATTERS
+    difference: Annotated[float, POSITIVE] = MATTERS
     """The true difference that is to be seen; 0.6 is the paper's gain for ResNet-20, CIFAR-10."""
-    seeds: tuple[int, ...] = (3, 6, 8, 10)
+    seeds: Annotated[tuple[int, ...], Range(low=2)] = (3, 6, 8, 10)
     """For these numbers of seeds: the difference that would be seen."""
 
     def __post_init__(self) -> None:
-        check_range(self, "deviation difference", above=True)
-        check_range(self, "seeds", low=2)
+        check(self)
 
 
 def run_power(argv: list[str]) -> None:

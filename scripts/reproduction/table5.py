@@ -4,11 +4,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from common.command import cli
 from common.errors import InputError
-from common.recipe import check_range
+from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, check
 from common.runs.over_seeds import mean_and_deviation, paired_difference
 from common.runs.results import record_runs
 from detect import results as detected
@@ -47,11 +47,11 @@ class Flags:
     """How much of it."""
     out: Path = Path("runs/table5")
     """Folder of the runs and of what is rendered."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: Annotated[tuple[int, ...], NOT_NEGATIVE] = (0, 1, 2)
     """A backbone and its detectors for each."""
     arms: tuple[Literal["baseline", "fd", "fd-fine-tuning", "fd-both", "scratch"], ...] = ()
     """Train these detectors and their backbones alone; the table shows all."""
-    jobs: int | None = None
+    jobs: Annotated[int | None, AT_LEAST_ONE] = None
     """Backbones side by side; None: one a GPU, up to four on a single one, one a core without."""
     device: str = "auto"
     """auto (GPUs where there are any), cpu or cuda."""
@@ -63,8 +63,7 @@ class Flags:
     """Evaluated detectors are appended to this table, their metrics kept in logs/ beside it."""
 
     def __post_init__(self) -> None:
-        check_range(self, "jobs", low=1)
-        check_range(self, "seeds")
+        check(self)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds must be at least one, each once")
 

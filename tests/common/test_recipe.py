@@ -1,16 +1,36 @@
 """Learning rates worked out by hand, and recipes that survive JSON."""
 
+import inspect
 import json
+import re
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 import pytest
 
-from common.recipe import Focus, Optimization, from_json, learning_rate
+import common.recipe
+import detect.__main__
+import detect.recipes
+import pretrain.__main__
+import pretrain.recipes.recipe
+from common.command import flags
+from common.recipe import Focus, Optimization, Range, check, from_json, learning_rate
 from detect.recipes import RECIPES as DETECT
 from pretrain.recipes import RECIPES as PRETRAIN
 from pretrain.recipes import Recipe
+
+MODULES = (common.recipe, flags, detect.recipes, detect.__main__, pretrain.recipes.recipe)
+KINDS = [
+    kind
+    for module in (*MODULES, pretrain.__main__)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and kind.__module__ == module.__name__ and common.recipe._ranges(kind)
+]
+
+
+def test_there_are_ranges() -> None:
+    assert {Focus, Optimization, Recipe, flags.RunFlags} <= set(KINDS)
 
 
 @pytest.mark.parametrize(
@@ -101,3 +121,41 @@ def test_the_method_is_off_by_default() -> None:
     assert not Focus().enabled
     assert Focus(after="layer3").enabled
     assert Focus(weight_decay=1e-3).enabled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranged:
+    share: Annotated[float, Range(high=1)] = 0.5
+    sizes: Annotated[tuple[int, ...], Range(low=2)] = ()
+    most: Annotated[float | None, Range(above=True)] = None
+    free: float = -1.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"share": -0.1}, "share must be at least 0 and at most 1, not -0.1"),
+        ({"share": float("nan")}, "share must be at least 0 and at most 1, not nan"),
+        ({"sizes": (2, 1)}, "sizes must be at least 2, not 1"),
+        ({"most": 0}, "most must be above 0, not 0"),
+        ({"most": float("inf")}, "most must be above 0, not inf"),
+    ],
+)
+def test_ranges_stand_in_the_types_of_fields(values: dict[str, Any], message: str) -> None:
+    Ranged(sizes=(2, 3), most=1e-9, share=1)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        Ranged(**values)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_a_class_with_ranges_checks_them(kind: type) -> None:
+    """Written in the types of fields, a range would else be forgotten without a word."""
+    source = "".join(
+        inspect.getsource(part.__post_init__)
+        for part in kind.__mro__
+        if "__post_init__" in vars(part)
+    )
+    assert "check(self)" in source
