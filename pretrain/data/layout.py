@@ -78,24 +78,26 @@ def find_place(root: Path, split: str) -> Place | None:
     if problem:
         raise InputError(problem)
     if split == "train" and not splits:
-        found = _place(root, inner, "", _unwrapped(inner))
+        found = _place(root, inner, "", _classes_alone(_unwrapped(inner)))
         return found if isinstance(found, Place) else None
     return None
 
 
 def no_train(root: Path) -> InputError:
     """Make the error of a folder without training images."""
-    hint = ""
     tars = [path.name for path in root.glob("*.tar")] if root.is_dir() else []
-    if tars and any(map(split_in, tars)):
-        hint = f"; tar files need an index: python scripts/make_shards.py --index {root}"
-    elif tars:
-        hint = (
-            f"; put tar files of one split into {root / 'train'}, then "
-            f"python scripts/make_shards.py --index {root / 'train'}"
+    if any(map(split_in, tars)):
+        return InputError(
+            f"{root} holds tar files without an index: python scripts/make_shards.py --index {root}"
+        )
+    if tars:
+        train = root / "train"
+        return InputError(
+            f"{root} holds tar files without an index: put those of one split into {train}, then "
+            f"python scripts/make_shards.py --index {train}"
         )
     tree = compare_trees(root, EXPECTED)
-    return InputError(f"{root} holds no train images in class folders{hint}\n{tree}")
+    return InputError(f"{root} holds no train images in class folders\n{tree}")
 
 
 def data_folder(root: Path) -> Path:
@@ -158,6 +160,14 @@ def _unwrapped(folder: Path) -> Path:
         folder = folder / folders[0]
 
 
+def _classes_alone(folder: Path) -> Path:
+    """Go into the only folder of a folder, if that holds several and no images: the classes."""
+    folders = _folders(folder)
+    inner = folder / folders[0] if len(folders) == 1 else folder
+    images = any(is_image(entry.name) for entry in (*scan(folder), *scan(inner)))
+    return inner if len(_folders(inner)) > 1 and not images else folder
+
+
 def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
     """Look how a split is kept; a text if nothing says the classes."""
     entries = [entry for entry in scan(folder) if not is_hidden(entry.name)]
@@ -204,7 +214,8 @@ def _instead(folder: Path, entries: Sequence[object]) -> str:
             "no class folders; tar files need an index: python scripts/make_shards.py --index "
             f"{folder}"
         )
-    return "no class folders" if entries else "nothing: the folder is empty"
+    what = "no images and no class folders" if entries else "nothing"
+    return f"{what}: fill it, or remove it"
 
 
 def describe(place: Place, findings: Findings) -> str:

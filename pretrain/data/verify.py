@@ -6,7 +6,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.images.checking import Check, Report, Result, check_image, check_path
 from pretrain.data.contents import Contents, Members, table, warnings
-from pretrain.data.datasets import Images, Kind, load
+from pretrain.data.datasets import Images, Kind, has_validation, load
 from pretrain.data.image_sets import PixelSet
 from pretrain.data.listing import Findings
 from pretrain.data.shards import ShardSet
@@ -69,7 +69,13 @@ def read_split(
     findings = Findings(root, keep_faults=True)
     data, errors = None, []
     try:
-        data = load(kind, root, split, split_by=SPLIT_BY, findings=findings)
+        share: float | None = SPLIT_BY
+        if split == "train":
+            try:
+                has_validation(kind, root)
+            except InputError:  # which the other split is to tell
+                share = None
+        data = load(kind, root, split, split_by=share, findings=findings)
     except (InputError, OSError) as problem:
         errors = [problem if isinstance(problem, InputError) else InputError(str(problem))]
     for path, reason in findings.faults:

@@ -102,6 +102,13 @@ def test_nothing_to_learn_and_a_class_that_is_gone(run: Run, tmp_path: Path) -> 
     ]
 
 
+def test_verify_checks_what_a_fault_of_the_other_split_leaves(run: Run, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", {"train/ant": 2, "train/bee": 2, "val": 3})
+    code, out, err = run("verify", "--data", data, "--workers", "0")
+    assert code == 2 and "val holds 3 images in no class folders" in out.splitlines()[0]
+    assert "1 faults, listed above; 4 images checked" in err
+
+
 def change_classes(data: Path) -> None:
     for split in ("train", "val"):
         (data / split / "bee").rename(data / split / "aardvark")

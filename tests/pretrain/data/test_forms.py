@@ -235,6 +235,13 @@ def test_no_validation_images(tmp_path: Path) -> None:
     assert {path for path in later if "more" not in path} == set(val)  # stable as images come
 
 
+@pytest.mark.parametrize("around", ["", "flowers/", "images/"])
+def test_class_folders_alone_in_a_folder(tmp_path: Path, around: str) -> None:
+    write(tmp_path, f"{around}a/1.jpg", f"{around}a/more/2.jpg", f"{around}b/1.jpg")
+    (tmp_path / "LICENSE.txt").touch()
+    assert list(read(tmp_path, "train")[0].values()) == ["a", "a", "b"]
+
+
 def test_neither_side_lacks_a_class(tmp_path: Path) -> None:
     write(tmp_path, *(f"train/c{n:02}/{image}.jpg" for n in range(40) for image in "12"))
     write(tmp_path, "train/single/1.jpg")
@@ -255,7 +262,10 @@ def test_tars_of_the_classes(tmp_path: Path) -> None:
         write(tmp_path, f"train/{name}.tar")
     assert "&& tar xf $f" in refused(tmp_path, "train").replace("; do mkdir ${f%.tar}", "")
     (tmp_path / "train/n01440764.tar").rename(tmp_path / "train/other.tar")
-    assert f"make_shards.py --index {tmp_path}" in refused(tmp_path, "train")
+    assert f"make_shards.py --index {tmp_path}/train" in refused(tmp_path, "train")
+    write(tmp_path / "b", "0.tar")
+    message = refused(tmp_path / "b", "train")
+    assert "\n" not in message and f"make_shards.py --index {tmp_path}/b/train" in message
 
 
 def test_a_folder_that_cannot_be_listed_or_is_none(tmp_path: Path) -> None:
