@@ -1,6 +1,7 @@
 """The exceptions that a user meets, and what each means for a command: a line, an exit code."""
 
 import errno
+import os
 import shutil
 
 from common.text import in_line, in_lines
@@ -64,10 +65,9 @@ class SharedMemoryFull(Exception):  # noqa: N818 - named for what happened
     exit_code = 1
 
     def __init__(self) -> None:
-        try:
-            there = f"{shutil.disk_usage('/dev/shm').total / 2**20:,.0f} MB"
-        except OSError:
-            there = "none"
+        there = "none that can be written"
+        if os.access("/dev/shm", os.W_OK):
+            there = f"{shutil.disk_usage('/dev/shm').total / 2**20:,.3g} MB"
         super().__init__(
             f"too little shared memory (/dev/shm: {there}) for the images that --workers send: "
             "enlarge it (docker run --shm-size=8g), or give --workers 0"

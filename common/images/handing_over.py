@@ -56,6 +56,8 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
         Terminated: The training was asked to end, and a batch does not come.
     """
     try:
+        if loader.num_workers:
+            multiprocessing.Lock()  # first: a loader that fails half-way prints a traceback, too
         batches = iter(loader)
     except OSError as error:  # its queues have locks, which are files in /dev/shm
         if error.errno in (errno.EAGAIN, errno.ENOMEM, errno.EMFILE):

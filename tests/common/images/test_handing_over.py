@@ -1,5 +1,6 @@
 """Batches that reading processes cannot hand over: a line in time, never a wait without an end."""
 
+import multiprocessing
 import os
 import resource
 import signal
@@ -84,11 +85,14 @@ def test_open_files_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_there_is_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(loader: object) -> object:
+    """The first that fails is a lock, before there is half a loader to take apart."""
+
+    def refused() -> None:
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", refused)
-    with pytest.raises(SharedMemoryFull):
+    monkeypatch.setattr(multiprocessing, "Lock", refused)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SharedMemoryFull, match=r"\(/dev/shm: none that can be written\)"):
         list(batches(growing))
 
 
