@@ -1,0 +1,258 @@
+"""`--init`: a training that begins with weights of another one, which may have other classes.
+
+What has the same name and shape is taken. Of a layer with a row for each class the rows of classes
+that both know by name are taken; the others stay as they were initialised.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import InputError
+from common.storage import read_json
+from common.weights import reading
+from common.weights.backbone import fingerprint, read_card
+from common.weights.finding import split_part
+from common.weights.layouts import torchvision_name
+
+_RUN = ("best.pt", "last.pt")
+_SYNONYMS = {
+    "airplane": "aeroplane",
+    "motorcycle": "motorbike",
+    "couch": "sofa",
+    "tv": "tvmonitor",
+}
+"""Classes of COCO under the names that VOC has for them, spaces aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Initial:
+    """Weights to begin with."""
+
+    source: Path
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...] | None
+    """Names of the classes, in the order of the rows; None: not known."""
+    pixels: Mapping[str, Any] | None
+    """Mean and std of the pixels in their training; None: not known."""
+    note: str = ""
+    """What was taken of the file."""
+
+
+def locate(source: Path) -> Path:
+    """Return the file to read: of a run folder the best checkpoint, or else the last.
+
+    Raises:
+        InputError: If there is none.
+    """
+    if not source.is_dir():
+        return source
+    found = next((source / name for name in _RUN if (source / name).is_file()), None)
+    if found is None:
+        raise InputError(
+            f"{source} holds no best.pt and no last.pt: give a run or a file of weights"
+        )
+    return found
+
+
+def origin(source: Path | None, out: Path, resume: str) -> str | None:
+    """Return the digest of the weights to begin with, for the description of a run.
+
+    A run that is resumed goes on from its own checkpoint, whatever is given.
+
+    Args:
+        source: What `--init` was given.
+        out: The run folder.
+        resume: What `--resume` was given.
+
+    Raises:
+        InputError: If the file is not there.
+    """
+    if resumes(out, resume):
+        described = out / "recipe.json"
+        known = read_json(described).get("init") if described.is_file() else None
+        return None if known is None else str(known)
+    return None if source is None else fingerprint(locate(source))
+
+
+def resumes(out: Path, resume: str) -> bool:
+    """Whether a run would go on from a checkpoint."""
+    kept = any((out / name).is_file() for name in ("last.pt", "last.previous.pt"))
+    return kept or resume not in ("auto", "never")
+
+
+def read_initial(source: Path) -> Initial:
+    """Read the weights of a run, a checkpoint, an export, or a file of torchvision or timm.
+
+    Args:
+        source: A run folder or a file; `FILE#NAME` names one of several networks.
+
+    Raises:
+        InputError: If it holds no weights, or several networks.
+    """
+    path, part = split_part(locate(source))
+    if path.suffix == ".pkl":
+        weights = reading.read_weights(path)
+        return Initial(source, _named(weights.tensors), None, None, weights.describe())
+    content = reading.read_content(path)
+    if reading.is_checkpoint(content):
+        average = "average" in content  # it is what was evaluated
+        known = path.parent / "environment.json"
+        facts = read_json(known) if known.is_file() else {}
+        classes = facts.get("classes")
+        return Initial(
+            source,
+            dict(content["average" if average else "model"]),
+            tuple(map(str, classes)) if isinstance(classes, list) else None,
+            facts.get("pixels"),
+            "took the average of the weights" if average else "",
+        )
+    detector = _open(content)
+    if detector is not None:
+        return Initial(source, detector, _coco(detector), None)
+    weights = reading.weights_of(content, path, part)
+    card = read_card(path, fingerprint(path))
+    classes = card.get("classes")
+    return Initial(
+        source,
+        _named(weights.tensors),
+        tuple(map(str, classes)) if isinstance(classes, list) else None,
+        card.get("preprocessing"),
+        weights.describe(),
+    )
+
+
+def _open(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Return a detector's whole state dict, where the file is one, of ours or of torchvision."""
+    for state in (content, content.get("model"), content.get("state_dict")):
+        if isinstance(state, Mapping) and reading.is_detector(state):
+            # Pyramids of torchvision before 0.12 lack one level in these names.
+            return {_pyramid(str(name)): value for name, value in state.items()}
+    return None
+
+
+def _pyramid(name: str) -> str:
+    for kind in ("inner_blocks", "layer_blocks"):
+        before, mark, after = name.partition(f".fpn.{kind}.")
+        if mark and after.count(".") == 1:
+            number, _, last = after.partition(".")
+            return f"{before}{mark}{number}.0.{last}"
+    return name
+
+
+def _coco(detector: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """Return COCO's names where a detector of torchvision has their number of rows."""
+    logits = detector.get("head.classification_head.cls_logits.bias")
+    from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
+
+    names = tuple(RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta["categories"])
+    anchors = 9  # of every published RetinaNet
+    return names if logits is not None and len(logits) == anchors * len(names) else None
+
+
+def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if "stem.conv1.weight" not in tensors:
+        return dict(tensors)
+    return {torchvision_name(name): value for name, value in tensors.items()}
+
+
+def begin_with(
+    network: nn.Module,
+    initial: Initial,
+    classes: Sequence[str],
+    head: Sequence[str],
+    under: Sequence[str] = ("",),
+) -> str:
+    """Load weights into a network that may have other classes.
+
+    Args:
+        network: As it was initialised; loaded into.
+        initial: As `read_initial` returns it.
+        classes: Names of the network's classes, in the order of its rows.
+        head: Names of the layers that have a row for each class, or for each anchor and class.
+        under: Prefixes under which the given names may stand in the network, such as
+            "backbone.body." for those of a classifier.
+
+    Returns:
+        What was taken and what not, for a person.
+
+    Raises:
+        InputError: If less than half of the weights fits: this is another network.
+    """
+    wanted = network.state_dict()
+    given = {name: value for name, value in initial.tensors.items() if not _counts(name)}
+    prefix = max(under, key=lambda p: sum(p + name in wanted for name in given))
+    given = {prefix + name: value for name, value in given.items()}
+    rows = {f"{layer}.{kind}" for layer in head for kind in ("weight", "bias")}
+    names = [name for name in wanted if not _counts(name) and name not in rows]
+    taken = [n for n in names if n in given and given[n].shape == wanted[n].shape]
+    anew = [name for name in names if name not in taken]
+    body = [name for name in names if name.startswith(prefix)]
+    if 2 * len([name for name in taken if name.startswith(prefix)]) < len(body):
+        other = next((n for n in body if n in given and n not in taken), next(iter(given), "none"))
+        raise InputError(
+            f"{initial.source} is of another network ({len(taken)} of {len(names)} weights fit; "
+            f"not {other!r}): give weights of the recipe's, or the recipe that they are of"
+        )
+    with torch.no_grad():
+        for name in taken:
+            wanted[name].copy_(given[name])
+        shared = _copy_rows(wanted, given, sorted(rows), initial.classes, classes)
+    said = [initial.note] if initial.note else []
+    said.append(f"{len(taken)} of {len(names)} weights")
+    said.append(_about_head(shared, classes, initial.classes))
+    if anew:
+        said.append(f"anew: {', '.join(anew[:3])}{', ...' if len(anew) > 3 else ''}")
+    return f"begins with {initial.source}: {'; '.join(said)}"
+
+
+def _counts(name: str) -> bool:
+    return name.endswith("num_batches_tracked")  # frozen norms have none
+
+
+def _copy_rows(
+    wanted: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    layers: Sequence[str],
+    before: Sequence[str] | None,
+    classes: Sequence[str],
+) -> list[str]:
+    """Copy the rows of the classes that both know; return these."""
+    if before is None:
+        return []
+    places = {_plain(name): index for index, name in enumerate(before)}
+    pairs = [(i, places[_plain(n)]) for i, n in enumerate(classes) if _plain(n) in places]
+    ours, theirs = [i for i, _ in pairs], [j for _, j in pairs]
+    fitting = []
+    for name in layers:
+        if name not in wanted or name not in given:
+            continue
+        # A row for each class, or for each anchor and within that for each class.
+        new = wanted[name].unflatten(0, (-1, len(classes)))
+        if len(given[name]) % len(before):
+            continue
+        old = given[name].unflatten(0, (-1, len(before)))
+        if new.shape[0] == old.shape[0] and new.shape[2:] == old.shape[2:]:
+            fitting.append((new, old))
+    for new, old in fitting:
+        new[:, ours] = old[:, theirs].to(new)
+    return [classes[i] for i in ours] if fitting else []
+
+
+def _plain(name: str) -> str:
+    plain = "".join(c for c in name.casefold() if c.isalnum())
+    return _SYNONYMS.get(plain, plain)
+
+
+def _about_head(shared: list[str], classes: Sequence[str], before: Sequence[str] | None) -> str:
+    if len(shared) == len(classes):
+        return f"the head of all {len(classes)} classes"
+    if not shared:
+        why = "the names of its classes are not known" if before is None else "it shares no class"
+        return f"the head of all {len(classes)} classes anew, for {why}"
+    shown = ", ".join(map(repr, shared[:5])) + (", ..." if len(shared) > 5 else "")
+    return f"the head of {len(shared)} of {len(classes)} classes ({shown}), the others anew"
