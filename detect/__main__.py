@@ -45,7 +45,7 @@ class TrainFlags(RunFlags[Recipe]):
 
     backbone: Path
     """Backbone file: our export, or the weights of a torchvision or timm ResNet; or the word
-    scratch: random weights, all of them trained, BatchNorm too."""
+    scratch: random weights, all of them trained, BatchNorm too. Not with --init."""
     focused_dropout: str | None = None
     """Stage of the body, such as layer3, that FocusedDropout follows in fine-tuning, with ten times
     the weight decay in its steps: short for --focus.after and --focus.weight-decay."""
@@ -211,6 +211,7 @@ def _train(argv: list[str]) -> None:
     # These change defaults of the recipe, which flags of their own override still.
     if cli.given(rest, "--backbone") == SCRATCH:
         recipe = recipe.from_scratch()
+    begun = cli.given(rest, "--init") is not None  # with a backbone of its own
     stage = cli.given(rest, "--focused-dropout")
     if stage is not None:
         recipe = recipe.focused(stage, cli.given(rest, "--optimization.weight-decay"))
@@ -220,7 +221,13 @@ def _train(argv: list[str]) -> None:
         program,
         f"{inspect.getdoc(RECIPES[name])}\n\nexample: {program} "
         f"--backbone backbone.safetensors --data VOCdevkit --out runs/{name}",
-        default=TrainFlags(name=name, data=needed, out=needed, backbone=needed, recipe=recipe),
+        default=TrainFlags(
+            name=name,
+            data=needed,
+            out=needed,
+            backbone=Path(SCRATCH) if begun else needed,
+            recipe=recipe,
+        ),
     )
     if flags.print_config:
         cli.print_recipe(flags)

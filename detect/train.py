@@ -17,6 +17,7 @@ from common.training import launch
 from common.training.network import insert_layer, prepare
 from common.training.task import Metrics, Task
 from common.weights.backbone import card_path, fingerprint, load_backbone
+from common.weights.initial import begin_with, describe_origin, known_pixels, to_begin_with
 from detect.data.dataset import DetectionData
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
@@ -33,6 +34,8 @@ from detect.task import (
 )
 
 _ALL_STAGES = 5
+_HEAD = ("head.classification_head.cls_logits",)
+"""Has a row for each anchor and class."""
 _DRY_IMAGES = 4
 
 
@@ -52,10 +55,13 @@ def run(
     Raises:
         InputError: If data, backbone or arguments are wrong.
     """
-    _check(flags.recipe, scratch=backbone is None)
-    origin = fingerprint(backbone) if backbone else SCRATCH
+    _check(flags.recipe, scratch=backbone is None and flags.init is None)
+    if backbone and flags.init:
+        raise InputError("--init brings weights of the whole detector: leave out --backbone")
+    origin = {"backbone": fingerprint(backbone) if backbone else SCRATCH}
+    origin |= describe_origin(flags.init, flags.out, flags.resume)
     build = partial(_build, flags, backbone, options or DataOptions())
-    return launch.run("detect", flags, build, {"backbone": origin})
+    return launch.run("detect", flags, build, origin)
 
 
 def _check(recipe: Recipe, *, scratch: bool) -> None:
@@ -79,6 +85,12 @@ def _build(
     weights, card = None, dict[str, Any](recipe_name=SCRATCH)
     if backbone:
         weights, card = load_backbone(backbone, recipe.body)
+    initial = to_begin_with(flags.init, flags.out, flags.resume, say=world.is_main)
+    if initial:
+        card = {"file": str(initial.source), "preprocessing": initial.pixels}
+    known = known_pixels(flags.out, flags.resume)
+    if known:
+        card = {**card, "preprocessing": known}
     data = open_data(flags.data, options)
     classes = data.classes
     found = _read(data, flags, options, world)
@@ -96,6 +108,10 @@ def _build(
         weights,
         backbone or Path(SCRATCH),
     )
+    if initial:
+        told = begin_with(network, initial, classes, _HEAD)
+        if world.is_main:
+            print(told, flush=True)
     _insert_layer(network.backbone.body, recipe)
     prepare(network, recipe.optimization, world.device)
     torch.manual_seed(flags.seed * 1000 + world.rank)

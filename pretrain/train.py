@@ -14,6 +14,7 @@ from common.text import in_line
 from common.training import launch
 from common.training.network import insert_layer, prepare, try_layers
 from common.training.task import Metrics, Task
+from common.weights.initial import begin_with, describe_origin, to_begin_with
 from pretrain.data.report import report
 from pretrain.data.splits import Split, data_parts, open_split
 from pretrain.networks import build_network
@@ -31,7 +32,8 @@ def run(flags: RunFlags[Recipe]) -> Metrics:
     Raises:
         InputError: If data or arguments are wrong.
     """
-    return launch.run("pretrain", flags, partial(_build, flags))
+    described = describe_origin(flags.init, flags.out, flags.resume)
+    return launch.run("pretrain", flags, partial(_build, flags), described)
 
 
 def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, Any]]:
@@ -49,6 +51,11 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
         report(recipe.images, train, val)
     torch.manual_seed(flags.seed)
     network, at_step = build_model(recipe, len(train.classes))
+    initial = to_begin_with(flags.init, flags.out, flags.resume, say=world.is_main)
+    if initial:
+        told = begin_with(network, initial, train.classes, head=("fc",))
+        if world.is_main:
+            print(told, flush=True)
     try_layers(network, recipe.images.size, _placing(recipe))
     prepare(network, recipe.optimization, world.device)
     # Ranks start from the same weights and draw their own gammas.

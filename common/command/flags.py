@@ -20,6 +20,9 @@ class Options:
     """Of the recipe; what lines are printed under. No flag: it comes first on the command line."""
     seed: Annotated[int, Range(high=2**32 - 1)] = 0
     """Seed of weights, order, augmentation and participation."""
+    init: Path | None = None
+    """Run folder, checkpoint or file of weights (ours, torchvision's, timm's) to begin with; the
+    head goes by the names of the classes. A run that is resumed goes on from its own checkpoint."""
     resume: str = "auto"
     """auto: go on where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
     evaluate_every: Annotated[int, AT_LEAST_ONE] = 1

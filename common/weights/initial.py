@@ -59,7 +59,7 @@ def locate(source: Path) -> Path:
     return found
 
 
-def origin(source: Path | None, out: Path, resume: str) -> str | None:
+def describe_origin(source: Path | None, out: Path, resume: str) -> dict[str, str]:
     """Return the digest of the weights to begin with, for the description of a run.
 
     A run that is resumed goes on from its own checkpoint, whatever is given.
@@ -69,20 +69,53 @@ def origin(source: Path | None, out: Path, resume: str) -> str | None:
         out: The run folder.
         resume: What `--resume` was given.
 
+    Returns:
+        "init": the SHA-256 of the file; empty without.
+
     Raises:
         InputError: If the file is not there.
     """
     if resumes(out, resume):
         described = out / "recipe.json"
         known = read_json(described).get("init") if described.is_file() else None
-        return None if known is None else str(known)
-    return None if source is None else fingerprint(locate(source))
+        return {} if known is None else {"init": str(known)}
+    return {} if source is None else {"init": fingerprint(locate(source))}
 
 
 def resumes(out: Path, resume: str) -> bool:
     """Whether a run would go on from a checkpoint."""
     kept = any((out / name).is_file() for name in ("last.pt", "last.previous.pt"))
     return kept or resume not in ("auto", "never")
+
+
+def known_pixels(out: Path, resume: str) -> dict[str, Any] | None:
+    """Return what a run that is resumed was told of the pixels; None: it is a new one."""
+    folder = out if resume in ("auto", "never") else Path(resume).parent
+    environment = folder / "environment.json"
+    if not resumes(out, resume) or not environment.is_file():
+        return None
+    pixels = read_json(environment).get("pixels")
+    return pixels if isinstance(pixels, dict) else None
+
+
+def to_begin_with(source: Path | None, out: Path, resume: str, *, say: bool) -> Initial | None:
+    """Read what `--init` was given; None where nothing was, or the run is resumed.
+
+    Args:
+        source: What `--init` was given.
+        out: The run folder.
+        resume: What `--resume` was given.
+        say: Whether to print that a resumed run passes it over.
+    """
+    if source is None:
+        return None
+    if resumes(out, resume):
+        if say:
+            print(
+                f"{out} goes on from its own checkpoint: --init {source} is passed over", flush=True
+            )
+        return None
+    return read_initial(source)
 
 
 def read_initial(source: Path) -> Initial:
@@ -165,7 +198,7 @@ def begin_with(
     initial: Initial,
     classes: Sequence[str],
     head: Sequence[str],
-    under: Sequence[str] = ("",),
+    under: Sequence[str] = ("", "backbone.body."),
 ) -> str:
     """Load weights into a network that may have other classes.
 
@@ -174,8 +207,8 @@ def begin_with(
         initial: As `read_initial` returns it.
         classes: Names of the network's classes, in the order of its rows.
         head: Names of the layers that have a row for each class, or for each anchor and class.
-        under: Prefixes under which the given names may stand in the network, such as
-            "backbone.body." for those of a classifier.
+        under: Prefixes under which the given names may stand in the network; by default those of a
+            classifier in the body of a detector.
 
     Returns:
         What was taken and what not, for a person.
@@ -187,6 +220,8 @@ def begin_with(
     given = {name: value for name, value in initial.tensors.items() if not _counts(name)}
     prefix = max(under, key=lambda p: sum(p + name in wanted for name in given))
     given = {prefix + name: value for name, value in given.items()}
+    if reading.is_detector(given) and not reading.is_detector(wanted):
+        given = {name.removeprefix("backbone.body."): value for name, value in given.items()}
     rows = {f"{layer}.{kind}" for layer in head for kind in ("weight", "bias")}
     names = [name for name in wanted if not _counts(name) and name not in rows]
     taken = [n for n in names if n in given and given[n].shape == wanted[n].shape]
