@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detect.scoring import coco_by_pycocotools
 from detect.scoring.coco import score_coco
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.formats.coco_json import write_coco_json
@@ -139,6 +141,61 @@ def test_agrees_with_pycocotools_reading_the_results_file(seed, tmp_path):
         evaluation.summarize()
     expected = [None if value == -1 else value for value in evaluation.stats[:6].tolist()]
     assert list(score_coco(truth, detections).values()) == pytest.approx(expected, abs=1e-12)
+
+
+def any_split(seed):
+    """Crowds, ties, classes and images without anything, more than 100 detections, decimals."""
+    rng = np.random.default_rng(seed)
+    images, classes = int(rng.integers(1, 8)), int(rng.integers(1, 5))
+    count, digits = int(rng.integers(1, 60)), seed % 4
+
+    def boxes(number):
+        corner = rng.uniform(0, 200, (number, 2))
+        side = rng.choice([8, 32, 60, 96, 120], (number, 2)) * rng.choice([1, 1, 0.5, 1.37])
+        return np.round(np.hstack([corner, corner + side]), digits)
+
+    image, label = np.sort(rng.integers(0, images, count)), rng.integers(0, classes, count)
+    box, crowd = boxes(count), rng.random(count) < 0.25
+    objects = list(zip(image, label, box, crowd, strict=True))
+    found = []
+    for _ in range(int(rng.integers(0, 900))):
+        source = rng.integers(0, count)
+        shift = np.round(rng.normal(0, 6, 4), digits) * (rng.random() < 0.8)
+        near = (image[source], label[source], box[source] + shift)
+        away = (rng.integers(0, images), rng.integers(0, classes), boxes(1)[0])
+        where, what, there = near if rng.random() < 0.7 else away
+        found.append((where, what, np.round(rng.random(), 1 + seed % 3), there))
+    truth, detections = split(objects, found, images, classes)
+    area = rng.uniform(0.5, 1, count) * (box[:, 2:] - box[:, :2]).prod(axis=1)
+    return (replace(truth, area=area) if seed % 2 else truth), detections
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_equals_pycocotools(seed):
+    truth, detections = any_split(seed)
+    ours, theirs = score_coco(truth, detections), coco_by_pycocotools.score_coco(truth, detections)
+    assert list(ours) == list(theirs) == list(NAMES)
+    assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=1e-12)
+
+
+@pytest.mark.parametrize("iou", np.linspace(0.5, 0.95, 10).tolist())
+def test_equals_pycocotools_at_each_threshold(iou):
+    for height in (iou * 100, np.nextafter(iou * 100, 0), round(iou * 10, 2) * 10 + 0.1):
+        rows = [(0, 0, 0.9, (0.1, 0.3, 100.1, 0.3 + height))]
+        truth, detections = split([(0, 0, (0.1, 0.3, 100.1, 100.3), False)], rows)
+        expected = coco_by_pycocotools.score_coco(truth, detections)
+        assert score_coco(truth, detections) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_hundred_detections_of_an_image_and_class_count():
+    objects = [(0, 0, LARGE, False), (0, 1, LARGE, False), (1, 0, LARGE, False)]
+    away = [(0, 0, 0.9, (300, 300, 340, 340))] * 100
+    rows = [*away, (0, 0, 0.8, LARGE), (0, 1, 0.7, LARGE), (1, 0, 0.6, LARGE)]
+    truth, detections = split(objects, rows, images=2, classes=2)
+    found = score_coco(truth, detections)
+    assert found == pytest.approx(coco_by_pycocotools.score_coco(truth, detections), abs=1e-12)
+    # Class 0: 51 recalls at 1/101; class 1: all.
+    assert found["ap"] == pytest.approx((51 / 101 / 101 + 1) / 2, abs=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(5))

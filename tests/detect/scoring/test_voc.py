@@ -281,9 +281,28 @@ scores = st.integers(0, 6).map(lambda n: n / 6)
 any_detections = st.lists(st.tuples(images, labels, scores, boxes), max_size=25)
 
 
+# Tenths of pixels, which binary fractions only come near: the kit's own rounding decides at 0.5.
+tenth = st.integers(0, 60).map(lambda n: n / 10)
+decimal_boxes = st.tuples(tenth, tenth, tenth, tenth).map(
+    lambda b: (b[0], b[1], round(b[0] + b[2], 1), round(b[1] + b[3] - 1, 1))
+)
+decimal_objects = st.lists(st.tuples(images, labels, decimal_boxes, st.booleans()), max_size=14)
+decimal_detections = st.lists(st.tuples(images, labels, scores, decimal_boxes), max_size=25)
+
+
+@settings(max_examples=300, deadline=None)
+@given(decimal_objects, decimal_detections)
+def test_agrees_with_the_kit_on_decimals(objects, rows):
+    assert_as_the_kit(objects, rows)
+
+
 @settings(max_examples=300, deadline=None)
 @given(any_objects, any_detections)
 def test_agrees_with_the_kit(objects, rows):
+    assert_as_the_kit(objects, rows)
+
+
+def assert_as_the_kit(objects, rows):
     result = score_voc(truth_of(objects), detections_of(rows))
     letters, ap_11point, ap_area = {}, [], []
     for label, name in enumerate(CLASSES):
@@ -336,6 +355,78 @@ def test_agrees_with_the_kit_on_crowded_images(monkeypatch, seed):
 def test_continuous_overlap_is_the_kits(first, second):
     ours = paired_iou(continuous([first]), continuous([second]))
     assert ours.tolist() == [max(kit_overlap(first, second), 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("objects", "found", "iou"),
+    [
+        ([(1, 1, 12.6, 10)], (1, 1, 6.3, 10), 0.5),
+        ([(1, 1, 12.6, 10)], (1, 1, 6.29, 10), None),
+        ([(0, 1, 3, 10)], (0, 1, 3, 10), 1.0),  # begins outside a picture that is counted from 1
+        ([(-4, 1, 5, 10)], (1, 1, 5, 10), 0.5),
+        ([(91, 1, 110, 10)], (91, 1, 100, 10), 0.5),  # ends outside one of 100 pixels
+    ],
+)
+def test_objects_are_scored_as_annotated(objects, found, iou):
+    truth = truth_of([(0, 0, box, False) for box in objects], ("cat",))
+    result = score_voc(truth, detections_of([(0, 0, 0.9, found)]), iou or 0.5)
+    assert outcome(result) == ("F" if iou is None else "T")
+    assert iou is None or result.overlap.tolist() == [pytest.approx(iou, abs=1e-12)]
+
+
+@pytest.mark.parametrize("box", [(5, 5, 4, 9), (5, 5, 3, 9), (5, 5, 3, 2), (5, 9, 8, 2)])
+def test_a_box_without_area_is_a_false_detection(box):
+    result = score_one_class([(0, (1, 1, 9, 9), False)], [(0, 0.9, box), (0, 0.8, (1, 1, 9, 9))])
+    assert outcome(result) == "FT"
+    assert_ap(result, Fraction(1, 2), Fraction(1, 2))
+    assert result.overlap.tolist() == [0, 1]
+
+
+def test_an_object_without_area_is_never_found():
+    result = score_one_class([(0, (5, 5, 4, 9), False)], [(0, 0.9, (5, 5, 4, 9))])
+    assert outcome(result) == "F"
+    assert result.per_class["cat"].objects == 1
+
+
+def py_faster_rcnn_11point(letters, npos):
+    """voc_eval.py: voc_ap(rec, prec, use_07_metric=True) on the flags of falling scores."""
+    tp = np.cumsum([letter == "T" for letter in letters if letter != "I"])
+    fp = np.cumsum([letter == "F" for letter in letters if letter != "I"])
+    rec = tp / float(npos)
+    prec = tp / np.maximum(tp + fp, np.finfo(np.float64).eps)
+    ap = 0.0
+    for t in np.arange(0.0, 1.1, 0.1):
+        p = 0 if np.sum(rec >= t) == 0 else np.max(prec[rec >= t])
+        ap = ap + p / 11.0
+    return ap
+
+
+@pytest.mark.parametrize("objects", [*range(1, 41), 285, 325, 480])
+def test_float_recall_is_py_faster_rcnns(objects):
+    rng = np.random.default_rng(objects)
+    hits = rng.random(objects) < 0.9
+    rows = [(i, 1 - i / 1000, A if hit else FAR) for i, hit in enumerate(hits)]
+    images = [f"{i}" for i in range(objects)]
+    truth = truth_of([(i, 0, A, False) for i in range(objects)], ("cat",), images)
+    found = detections_of([(i, 0, score, box) for i, score, box in rows])
+    result = score_voc(truth, found, recall="float")
+    expected = py_faster_rcnn_11point(outcome(result), objects)
+    assert result.per_class["cat"].ap_11point == pytest.approx(expected, abs=1e-12)
+    exact = score_voc(truth, found).per_class["cat"]
+    assert exact.ap_11point >= result.per_class["cat"].ap_11point - 1e-12
+    assert exact.ap_area == result.per_class["cat"].ap_area
+
+
+def test_the_two_comparisons_of_recall_differ_at_three_tenths():
+    objects = [(i, A, False) for i in range(10)]
+    rows = [(i, 0.9 - i / 100, A) for i in range(3)]
+    truth = truth_of([(i, 0, A, False) for i, _, _ in objects], ("cat",), list("0123456789"))
+    found = detections_of([(i, 0, score, box) for i, score, box in rows])
+    exact, floating = (
+        score_voc(truth, found, recall=r).per_class["cat"] for r in ("integer", "float")
+    )
+    assert exact.ap_11point == pytest.approx(4 / 11, abs=1e-12)
+    assert floating.ap_11point == pytest.approx(3 / 11, abs=1e-12)
 
 
 def test_matches_without_an_object_in_reach():
