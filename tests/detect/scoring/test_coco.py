@@ -187,6 +187,16 @@ def test_equals_pycocotools_at_each_threshold(iou):
         assert score_coco(truth, detections) == pytest.approx(expected, abs=1e-12)
 
 
+def test_of_equal_overlaps_the_last_object_is_taken():
+    # The first detection overlaps both by 90/110; the second only the first object enough.
+    objects = [(0, 0, (0, 0, 100, 100), False), (0, 0, (20, 0, 120, 100), False)]
+    rows = [(0, 0, 0.9, (10, 0, 110, 100)), (0, 0, 0.8, (0, 0, 70, 100))]
+    truth, detections = split(objects, rows)
+    ours = score_coco(truth, detections)
+    assert ours == pytest.approx(coco_by_pycocotools.score_coco(truth, detections), abs=1e-12)
+    assert ours["ap50"] == pytest.approx(1, abs=1e-12)
+
+
 def test_a_hundred_detections_of_an_image_and_class_count():
     objects = [(0, 0, LARGE, False), (0, 1, LARGE, False), (1, 0, LARGE, False)]
     away = [(0, 0, 0.9, (300, 300, 340, 340))] * 100

@@ -350,8 +350,13 @@ def test_agrees_with_the_kit_on_crowded_images(monkeypatch, seed):
         assert result.per_class[name].ap_area == pytest.approx(ap_area, abs=1e-12)
 
 
-@given(boxes, boxes)
-@settings(max_examples=100, deadline=None)
+wide = st.tuples(tenth, tenth, tenth, tenth).map(
+    lambda b: (b[0] + 1, b[1] + 1, round(b[0] + b[2] + 2, 1), round(b[1] + b[3] + 2, 1))
+)
+
+
+@given(st.one_of(boxes, wide), st.one_of(boxes, wide))
+@settings(max_examples=200, deadline=None)
 def test_continuous_overlap_is_the_kits(first, second):
     ours = paired_iou(continuous([first]), continuous([second]))
     assert ours.tolist() == [max(kit_overlap(first, second), 0.0)]
@@ -362,6 +367,7 @@ def test_continuous_overlap_is_the_kits(first, second):
     [
         ([(1, 1, 12.6, 10)], (1, 1, 6.3, 10), 0.5),
         ([(1, 1, 12.6, 10)], (1, 1, 6.29, 10), None),
+        ([(1.7, 1, 8.9, 10)], (1.7, 1, 4.8, 10), 0.5),  # of 0.7 to 8.9 it would be below
         ([(0, 1, 3, 10)], (0, 1, 3, 10), 1.0),  # begins outside a picture that is counted from 1
         ([(-4, 1, 5, 10)], (1, 1, 5, 10), 0.5),
         ([(91, 1, 110, 10)], (91, 1, 100, 10), 0.5),  # ends outside one of 100 pixels
