@@ -43,8 +43,7 @@ def read_boxes(
         notes.append("boxes all lie in [0, 1]: read as shares of the image's width and height")
         scale = sizes.astype(np.float64)
         form = "corners" if form == "inclusive corners" else form
-    edges = sizes / scale
-    if form == "corner and size" and _are_corners(box, edges):
+    if form == "corner and size" and _are_corners(box, sizes / scale, 1 / scale):
         notes.append(
             "boxes are read as [x1, y1, x2, y2]: as [x, y, width, height] they would "
             "leave their images"
@@ -53,9 +52,11 @@ def read_boxes(
     return to_corners(box, form) * np.hstack([scale, scale])
 
 
-def _are_corners(box: NDArray[np.float64], edges: NDArray[np.float64]) -> bool:
+def _are_corners(
+    box: NDArray[np.float64], edges: NDArray[np.float64], pixel: NDArray[np.float64]
+) -> bool:
     """Whether boxes fit their images as corners, and do not as corner and size."""
-    slack = 1 + _ROUNDING * edges
+    slack = pixel + _ROUNDING * edges
     fits = (box[:, 2:] > box[:, :2]).all() and (box[:, 2:] <= edges + slack).all()
     leaves = (box[:, :2] + box[:, 2:] > edges + slack).any(axis=1)
     return bool(fits and leaves.mean() > _MANY)

@@ -1,0 +1,426 @@
+"""Detections as other programs write them: read where there is one reading, else refused."""
+
+import gzip
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scenes import truth_of
+
+from common.errors import InputError
+from detect.scoring.detections import Detections
+from detect.scoring.formats.class_texts import write_class_texts
+from detect.scoring.formats.coco_json import write_coco_json
+from detect.scoring.formats.hints import hints
+from detect.scoring.formats.reading import read_detections
+from detect.scoring.matches import match
+
+CLASSES = ("helmet", "vest", "person")
+IDS = tuple(f"img_{number:03}" for number in range(2, 10))
+SIZE = np.array([120, 90])
+BOXES = np.array([[12.0, 10.0, 62.0, 60.0], [29.0, 19.0, 110.0, 85.0]])
+
+
+def split(image_ids=IDS, classes=CLASSES, **more):
+    """Two objects an image, of one class."""
+    objects = [
+        (image, image % len(classes), box, False)
+        for image in range(len(image_ids))
+        for box in BOXES.tolist()
+    ]
+    truth = truth_of(objects, classes, image_ids)
+    return replace(truth, sizes=np.tile(SIZE, (len(image_ids), 1)), **more)
+
+
+def entries(truth, **changes):
+    """All objects as COCO results; each change is a function of the usual value."""
+    usual = [
+        {
+            "image_id": truth.image_ids[image],
+            "category_id": int(label) + 1,
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": 0.9,
+        }
+        for image, label, (x1, y1, x2, y2) in zip(
+            truth.image, truth.label, truth.box.tolist(), strict=True
+        )
+    ]
+    return [{**e, **{key: change(e[key]) for key, change in changes.items()}} for e in usual]
+
+
+def written(tmp_path, content, name="d.json"):
+    file = tmp_path / name
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def assert_all_found(path, truth, *told):
+    """The detections are the objects, and the notes are these."""
+    notes = []
+    found = read_detections(path, truth, notes)
+    order = np.lexsort((found.box[:, 0], found.image))
+    assert found.image[order].tolist() == truth.image.tolist()
+    assert found.label[order].tolist() == truth.label.tolist()
+    np.testing.assert_allclose(found.box[order], truth.box, atol=1e-9)
+    assert len(notes) == len(told)
+    for note, part in zip(notes, told, strict=True):
+        assert part in note and "\n" not in note
+
+
+def index_of(name):
+    return IDS.index(name)
+
+
+def share(box):
+    x, y, width, height = box
+    return [x / 120, y / 90, width / 120, height / 90]
+
+
+def corners(box):
+    x, y, width, height = box
+    return [x, y, x + width, y + height]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ()),
+        ({"image_id": "{}.jpg".format}, ("file names",)),
+        ({"image_id": "JPEGImages/{}.PNG".format}, ("file names",)),
+        ({"image_id": "C:\\data\\{}.jpeg".format}, ("file names",)),
+        ({"image_id": index_of}, ("places in the list of the split, counted from 0",)),
+        ({"image_id": lambda name: str(index_of(name))}, ("counted from 0",)),
+        ({"image_id": lambda name: int(name[-3:])}, ("numbers that end the images' names",)),
+        ({"category_id": lambda number: number - 1}, ("class numbers are read as counted from 0",)),
+        ({"category_id": str}, ()),
+        ({"category_id": float}, ()),
+        ({"category_id": lambda number: CLASSES[number - 1]}, ()),
+        ({"category_id": lambda number: CLASSES[number - 1].upper()}, ()),
+        ({"bbox": share}, ("boxes all lie in [0, 1]",)),
+        ({"bbox": corners}, ("boxes are read as [x1, y1, x2, y2]",)),
+        ({"bbox": lambda box: corners(share(box))}, ("in [0, 1]", "as [x1, y1, x2, y2]")),
+        ({"score": lambda score: 100 * score}, ("scores reach from 90 to 90",)),
+    ],
+)
+def test_one_reading(tmp_path, changes, told):
+    truth = split()
+    assert_all_found(written(tmp_path, entries(truth, **changes)), truth, *told)
+
+
+def test_places_from_one(tmp_path):
+    truth = split(tuple("abcdefgh"))
+    file = written(tmp_path, entries(truth, image_id=lambda name: "abcdefgh".index(name) + 1))
+    assert_all_found(file, truth, "places in the list of the split, counted from 1")
+
+
+def test_numbers_that_may_be_places_or_names_are_refused(tmp_path):
+    truth = split(tuple(f"img_{number}" for number in range(8)))
+    file = written(tmp_path, entries(truth, image_id=lambda name: int(name[4:])))
+    with pytest.raises(InputError, match="may be a place in the list of images or the number"):
+        read_detections(file, truth)
+
+
+def test_ids_of_another_split_are_not_places(tmp_path):
+    truth = split(("000001", "000002", "000004", "000005"))
+    given = entries(truth)
+    given[-1]["image_id"] = 3  # the others are right: one image too many was searched
+    with pytest.raises(InputError, match="entry 8: image 3 is not in the split, whose ids look"):
+        read_detections(written(tmp_path, given), truth)
+
+
+@pytest.mark.parametrize("ids", [(3, 7, 90), (0, 1, 2), (1, 3, 2)])
+def test_category_ids_are_those_of_the_data(tmp_path, ids):
+    truth = split(category_ids=ids)
+    file = written(tmp_path, entries(truth, category_id=lambda number: ids[number - 1]))
+    assert_all_found(file, truth)
+    write_coco_json(read_detections(file, truth), truth, tmp_path / "again.json")
+    assert_all_found(tmp_path / "again.json", truth)
+
+
+def test_contiguous_numbers_beside_category_ids_with_gaps(tmp_path):
+    truth = split(category_ids=(3, 7, 90))
+    assert_all_found(written(tmp_path, entries(truth)), truth, "counted from 1")
+
+
+def test_file_names_beside_numeric_ids(tmp_path):
+    names = tuple(f"val/photo {letter}" for letter in "abcdefgh")
+    truth = split(tuple(map(str, range(100, 108))), file_names=names)
+    assert_all_found(written(tmp_path, entries(truth, image_id=int)), truth)
+    by_name = entries(truth, image_id=lambda number: f"{names[int(number) - 100]}.jpg")
+    assert_all_found(written(tmp_path, by_name), truth, "file names")
+    bare = [{**entry, "file_name": entry["image_id"].removeprefix("val/")} for entry in by_name]
+    for entry in bare:
+        del entry["image_id"]
+    assert_all_found(written(tmp_path, bare), truth, "file names")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test_encodings(tmp_path, encoding):
+    truth = split()
+    (tmp_path / "d.json").write_bytes(json.dumps(entries(truth)).encode(encoding))
+    assert_all_found(tmp_path / "d.json", truth)
+
+
+def test_packed_wrapped_and_in_a_folder(tmp_path):
+    truth, given = split(), entries(split())
+    (tmp_path / "d.json.gz").write_bytes(gzip.compress(json.dumps(given).encode()))
+    assert_all_found(tmp_path / "d.json.gz", truth)
+    (tmp_path / "cut.json.gz").write_bytes(gzip.compress(json.dumps(given).encode())[:-20])
+    with pytest.raises(InputError, match=r"cut\.json\.gz cannot be read"):
+        read_detections(tmp_path / "cut.json.gz", truth)
+    wrapped = {"images": [], "categories": [], "annotations": given}
+    assert_all_found(written(tmp_path, wrapped), truth)
+    folder = tmp_path / "inference"
+    folder.mkdir()
+    written(folder, given, "coco_instances_results.json")
+    written(folder, {}, "instances_predictions.json")
+    assert_all_found(folder, truth)
+
+
+def test_annotations_for_detections_are_refused(tmp_path):
+    given = entries(split())
+    for entry in given:
+        del entry["score"]
+    with pytest.raises(InputError, match=r"entry 1: .*annotations have no score"):
+        read_detections(written(tmp_path, given), split())
+
+
+@pytest.mark.parametrize("name", ["r.pkl", "r.pickle", "r.pth", "r.npz"])
+def test_pickles_are_not_opened(tmp_path, name):
+    (tmp_path / name).write_bytes(b"cos\nsystem\n(S'touch gone'\ntR.")
+    with pytest.raises(InputError, match="write a COCO .json file"):
+        read_detections(tmp_path / name, split())
+
+
+# ---- VOC text -----------------------------------------------------------------------------------
+
+
+def class_texts(folder, form="{} {} {} {} {} {}", prefix="comp4_det_test_", truth=None):
+    truth = truth or split()
+    folder.mkdir()
+    for label, name in enumerate(truth.classes):
+        rows = np.flatnonzero(truth.label == label)
+        lines = [
+            form.format(truth.image_ids[truth.image[row]], 0.9, x1 + 1, y1 + 1, x2, y2)
+            for row in rows
+            for x1, y1, x2, y2 in [truth.box[row].tolist()]
+        ]
+        (folder / f"{prefix}{name}.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ("{}\t{}\t{} {} {} {}  ", ()),
+        ("{},{},{},{},{},{}", ()),
+        ("{}, {}, {}, {}, {}, {}", ()),
+        ("{}.jpg {} {} {} {} {}", ("file names",)),
+        ("images/{}.JPG {} {} {} {} {}", ("file names",)),
+    ],
+)
+def test_lines_of_class_texts(tmp_path, form, told):
+    assert_all_found(class_texts(tmp_path / "d", form), split(), *told)
+
+
+@pytest.mark.parametrize("prefix", ["", "comp3_det_test_", "det_test_", "results "])
+def test_prefixes_of_class_texts(tmp_path, prefix):
+    folder = class_texts(tmp_path / "d", prefix=prefix)
+    if prefix.endswith(" "):
+        with pytest.raises(InputError, match="named by no class and by no image"):
+            read_detections(folder, split())
+    else:
+        assert_all_found(folder, split())
+
+
+def test_class_texts_in_utf_16(tmp_path):
+    folder = class_texts(tmp_path / "d")
+    for file in folder.iterdir():
+        file.write_text(file.read_text(), encoding="utf-16")
+    assert_all_found(folder, split())
+
+
+def test_class_texts_of_shares(tmp_path):
+    truth = split()
+    folder = tmp_path / "d"
+    write_class_texts(
+        Detections(truth.image, truth.label, np.full(len(truth.label), 0.9), truth.box / 120),
+        truth,
+        folder,
+    )
+    scaled = replace(truth, sizes=np.full_like(truth.sizes, 120))
+    for file in folder.iterdir():  # shares are counted from 0
+        lines = [line.split() for line in file.read_text().splitlines()]
+        for line in lines:
+            line[2:4] = [str(float(value) - 1) for value in line[2:4]]
+        file.write_text("\n".join(map(" ".join, lines)))
+    assert_all_found(folder, scaled, "in [0, 1]")
+
+
+NAMES = ["car/truck", "../up", "a b", "100%", "<b>", 'say "hi"', "x|y", "tab\there", ".hidden", "é"]
+
+
+def test_names_that_are_no_file_names(tmp_path):
+    truth = split(("a b.c", "a  b", "x,y", "2.5"), NAMES)
+    found = Detections(truth.image, truth.label, np.full(len(truth.label), 0.9), truth.box)
+    write_class_texts(found, truth, tmp_path / "d" / "voc")
+    assert sorted(path.name for path in (tmp_path / "d").rglob("*") if path.is_file()) == sorted(
+        path.name for path in (tmp_path / "d" / "voc").iterdir()
+    )
+    assert len(list((tmp_path / "d" / "voc").iterdir())) == len(NAMES)
+    assert list(tmp_path.iterdir()) == [tmp_path / "d"]
+    one_blank = replace(truth, image_ids=("a b.c", "ab", "x,y", "2.5"))
+    write_class_texts(found, one_blank, tmp_path / "d" / "voc")
+    assert_all_found(tmp_path / "d" / "voc", one_blank)
+
+
+# ---- one text an image --------------------------------------------------------------------------
+
+
+def image_texts(folder, line, truth=None):
+    truth = truth or split()
+    folder.mkdir(parents=True)
+    for image, name in enumerate(truth.image_ids):
+        rows = np.flatnonzero(truth.image == image)
+        lines = [line(int(truth.label[row]), *truth.box[row].tolist()) for row in rows]
+        (folder / f"{name}.txt").write_text("\n".join(lines))
+    return folder
+
+
+def yolo(label, x1, y1, x2, y2):
+    middle = (x1 + x2) / 240, (y1 + y2) / 180, (x2 - x1) / 120, (y2 - y1) / 90
+    return " ".join(map(repr, (label, *middle, 0.9)))
+
+
+def score_then_yolo(label, x1, y1, x2, y2):
+    words = yolo(label, x1, y1, x2, y2).split()
+    return " ".join([words[0], "0.2", *words[1:5]])
+
+
+def pixels(label, x1, y1, x2, y2):
+    return f"{CLASSES[label]} 0.9 {x1 + 1} {y1 + 1} {x2} {y2}"
+
+
+def pixels_then_score(label, x1, y1, x2, y2):
+    return f"{label} {x1 + 1} {y1 + 1} {x2} {y2} 0.9"
+
+
+def sides(label, x1, y1, x2, y2):
+    return f"{label} 0.9 {x1} {y1} {x2 - x1} {y2 - y1}"
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (yolo, ("class, x, y, width, height, score", "in [0, 1]")),
+        (pixels, ("class, score, box: the box as xmin, ymin, xmax, ymax from 1",)),
+        (pixels_then_score, ("class, box, score: the box as xmin, ymin, xmax, ymax from 1",)),
+        (score_then_yolo, ("class, score, x, y, width, height", "in [0, 1]")),
+    ],
+)
+def test_six_columns(tmp_path, line, told):
+    assert_all_found(image_texts(tmp_path / "labels", line), split(), *told)
+    (tmp_path / "labels" / "classes.txt").write_text("\n".join(CLASSES))
+    (tmp_path / "labels" / f"{IDS[0]}.txt").write_text("")
+    found = read_detections(tmp_path, split())  # the folder above, as ultralytics leaves it
+    assert len(found.score) == 2 * len(IDS) - 2
+
+
+def test_corner_and_size_in_pixels(tmp_path):
+    truth = replace(split(), box=np.tile([[60.0, 40, 80, 70], [70.0, 50, 90, 60]], (8, 1)))
+    folder = image_texts(tmp_path / "d", sides, truth)
+    assert_all_found(folder, truth, "class, score, box: the box as x, y, width, height")
+    for file in folder.iterdir():
+        file.write_text(f"{file.read_text()}\n1 0.9 100 80 30 20")
+    with pytest.raises(InputError, match="neither xmin, ymin, xmax, ymax nor x, y, width, height"):
+        read_detections(folder, truth)
+
+
+def test_a_class_from_one(tmp_path):
+    folder = image_texts(tmp_path / "d", lambda label, *box: yolo(label + 1, *box))
+    told = ("class numbers are read as counted from 1", "class, x, y", "in [0, 1]")
+    assert_all_found(folder, split(), *told)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 0.5 0.5 0.2 0.2", "line 2 has five columns, a box without a score.*save_conf"),
+        ("0 0.5 0.5", "line 2 is not six columns"),
+        ("0 0.5 0.5 0.2 0.2 high", "line 2 is not six columns"),
+        ("0 0.5 0.5 0.2 nan 0.9", "line 2: the numbers must be finite"),
+        ("7 0.5 0.5 0.2 0.2 0.9", "line 2: class '7' is not one of 0..2"),
+        ("boot 0.5 0.5 0.2 0.2 0.9", "line 2: class 'boot' is not one of 0..2"),
+    ],
+)
+def test_bad_line_of_an_image(tmp_path, text, message):
+    folder = image_texts(tmp_path / "d", yolo)
+    (folder / f"{IDS[3]}.txt").write_text(f"\n{text}\n")
+    with pytest.raises(InputError, match=message) as caught:
+        read_detections(folder, split())
+    assert f"{IDS[3]}.txt" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_text_of_no_image(tmp_path):
+    folder = image_texts(tmp_path / "d", yolo)
+    (folder / "other.txt").write_text("")
+    with pytest.raises(InputError, match=r"other\.txt is named by no class and by no image"):
+        read_detections(folder, split())
+
+
+# ---- remarks and hints --------------------------------------------------------------------------
+
+
+def test_boxes_without_area_are_counted(tmp_path):
+    given = entries(split())
+    flat = [{**given[0], "bbox": [5, 5, 0, 3]}, {**given[0], "bbox": [5, 5, 4, -3]}]
+    notes = []
+    found = read_detections(written(tmp_path, [*given, *flat]), split(), notes)
+    assert len(found.score) == len(given) + 2
+    assert notes == [
+        f"boxes without area: 2 of {len(given) + 2}, the first in image 'img_002'; each counts "
+        "as a false detection"
+    ]
+
+
+def test_boxes_of_resized_images_are_told(tmp_path):
+    notes = []
+    given = entries(split(), bbox=lambda box: [10 * value for value in box])
+    read_detections(written(tmp_path, given), split(), notes)
+    assert len(notes) == 1 and "not of a resized one" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, None),
+        ({"label": lambda f: f.label[f.label > 0] - 1}, "class numbers counted from 0"),
+        ({"box": lambda f: f.box * np.tile(640 / SIZE, 2)}, "images of 640 x 640"),
+        ({"image": lambda f: (f.image + 1) % 8}, "places in the list of images were one off"),
+    ],
+)
+def test_hints(changes, told):
+    truth = split()
+    found = Detections(truth.image, truth.label, np.full(len(truth.label), 0.9), truth.box)
+    if "label" in changes:
+        found = found.select(found.label > 0)
+    changed = replace(found, **{name: change(found) for name, change in changes.items()})
+    given = hints(truth, changed, match(truth, changed))
+    assert len(given) == (told is not None)
+    assert told is None or (told in given[0] and given[0].startswith("0 of 16 objects are found"))
+
+
+def test_hint_of_exchanged_axes():
+    truth = replace(split(), box=np.tile([0.0, 0.0, 80.0, 20.0], (16, 1)))
+    found = Detections(truth.image, truth.label, np.full(16, 0.9), truth.box[:, [1, 0, 3, 2]])
+    (told,) = hints(truth, found, match(truth, found))
+    assert told.endswith("8 would be if x and y were exchanged: write x first")
+
+
+def test_no_hint_for_a_detector_that_is_just_bad():
+    truth = split()
+    rng = np.random.default_rng(0)
+    box = np.hstack([rng.uniform(0, 9, (16, 2)), rng.uniform(10, 14, (16, 2))])
+    found = Detections(truth.image, truth.label, np.full(16, 0.9), box)
+    assert hints(truth, found, match(truth, found)) == []
