@@ -21,6 +21,7 @@ the difference. What these intervals leave out is the training: another seed, an
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,24 +151,33 @@ def resampled_ap(
     matches = matches or match(truth, detections)
     result = score_voc(truth, detections, iou, matches)
     ap = np.full((len(draws), len(truth.classes), 2), np.nan)
-    # float32 is exact below 2**24 copies, and no resample has sixteen times what the split has.
-    exact: type[np.floating] = np.float32 if len(matches.order) < _EXACT else np.float64
-    copies: NDArray[np.floating] = np.ascontiguousarray(draws.T, dtype=exact)
-    for label in range(len(truth.classes)):
-        counted = truth.image[(truth.label == label) & ~truth.difficult]
-        there = np.bincount(counted, minlength=len(copies)).astype(exact)
-        objects: NDArray[np.floating] = np.asarray(there @ copies)
-        rows = matches.order[matches.bounds[label] : matches.bounds[label + 1]]
+    counted = []  # detections of each class that are not ignored, and which of them are true
+    for start, stop in pairwise(matches.bounds.tolist()):
+        rows = matches.order[start:stop]
         rows = rows[~result.ignored[rows]]
-        true = np.flatnonzero(result.true_positive[rows])
-        step = max(1, _BLOCK // max(1, len(true)))
-        for start in range(0, len(draws), step):
-            block = slice(start, start + step)
-            ap[block, label] = _average_precision(
-                copies[:, block], detections.image[rows], true, objects[block], recall
-            )
-        ap[objects == 0, label] = np.nan
+        counted.append((detections.image[rows], np.flatnonzero(result.true_positive[rows])))
+    # float32 is exact below 2**24 copies, and no resample has sixteen times what the split has.
+    most = int(np.diff(matches.bounds).max(initial=0))
+    exact: type[np.floating] = np.float32 if most < _EXACT else np.float64
+    objects = _per_class_and_image(truth).astype(exact)
+    step = max(1, _BLOCK // max(1, *(len(true) for _, true in counted)))
+    for start in range(0, len(draws), step):
+        block = slice(start, start + step)
+        copies: NDArray[np.floating] = np.ascontiguousarray(draws[block].T, dtype=exact)
+        of_class: NDArray[np.floating] = np.asarray(objects @ copies)
+        for label, (image, true) in enumerate(counted):
+            found = _average_precision(copies, image, true, of_class[label], recall)
+            ap[block, label] = np.where(of_class[label, :, None] > 0, found, np.nan)
     return ap
+
+
+def _per_class_and_image(truth: GroundTruth) -> NDArray[np.int64]:
+    """Counted objects (classes, images)."""
+    images = len(truth.image_ids)
+    cell = (truth.label * images + truth.image)[~truth.difficult]
+    return np.bincount(cell, minlength=len(truth.classes) * images).reshape(
+        len(truth.classes), images
+    )
 
 
 def mean_of_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -214,7 +224,7 @@ def _average_precision(
     objects: NDArray[np.floating],
     recall: Recall,
 ) -> NDArray[np.float64]:
-    """11-point AP and area (resamples, 2) of one class, 0 without counted objects.
+    """11-point AP and area (resamples, 2) of one class, for resamples with counted objects.
 
     Args:
         copies: (images, resamples) how often each image is there.
@@ -237,7 +247,7 @@ def _average_precision(
         least = FLOAT_RECALLS[tenths] if recall == "float" else tenths * objects
         below = np.count_nonzero(reached < least, axis=0)
         ap_11point += ended[below, np.arange(len(objects))]
-    return np.where(objects[:, None] > 0, np.stack([ap_11point / 11, ap_area], axis=1), 0.0)
+    return np.stack([ap_11point / 11, ap_area], axis=1)
 
 
 def _found_between(

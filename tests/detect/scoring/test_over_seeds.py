@@ -1,0 +1,158 @@
+"""Comparisons over seeds: against the paired bootstrap, Student's t, and what the words say."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from reports import FIRST, SECOND, write_devkit, write_run
+from scipy import stats
+
+from detect import __main__ as command
+from detect.scoring.over_seeds import Difference, compare_runs, verdict
+
+
+def runs(values, resamples=4000, spread=0.0, seed=0):
+    """Runs of a method whose resamples move together."""
+    noise = np.append(0.0, np.random.default_rng(seed).normal(0, spread, resamples))
+    return [value + noise for value in values]
+
+
+def test_one_run_each_is_the_paired_bootstrap():
+    rng = np.random.default_rng(1)
+    first, second = rng.normal(0.5, 0.01, (2, 1001))
+    told = compare_runs([first], [second])
+    low, high = np.percentile((second - first)[1:], (2.5, 97.5))
+    assert (told.value, told.low, told.high) == pytest.approx((second[0] - first[0], low, high))
+    assert told.seed_deviation is None and told.probability_better == np.mean(
+        (second - first)[1:] > 0
+    )
+
+
+def test_seeds_alone_are_students_interval():
+    first, second = [0.70, 0.71, 0.72], [0.73, 0.74, 0.75, 0.76]
+    told = compare_runs(runs(first, 200_000), runs(second, 200_000))
+    expected = stats.ttest_ind(second, first).confidence_interval(0.95)
+    assert told.value == pytest.approx(0.035)
+    assert (told.low, told.high) == pytest.approx((expected.low, expected.high), abs=3e-4)
+    p = stats.ttest_ind(second, first).pvalue
+    assert told.probability_better == pytest.approx(1 - p / 2, abs=2e-3)
+    assert told.image_deviation == pytest.approx(0, abs=1e-12)
+
+
+def test_images_that_all_runs_share_cancel():
+    told = compare_runs(runs([0.5, 0.5], spread=0.1), runs([0.6, 0.6], spread=0.1))
+    assert (told.low, told.high) == pytest.approx((0.1, 0.1))
+
+
+def test_both_parts_add_up():
+    first, second = [0.5, 0.52, 0.48], [0.55, 0.57, 0.53]
+    told = compare_runs(runs(first, 100_000), runs(second, 100_000, spread=0.01))
+    assert told.seed_deviation == pytest.approx(0.02)
+    assert told.image_deviation == pytest.approx(0.01, rel=0.02)
+    half = (told.high - told.low) / 2
+    alone = stats.t.ppf(0.975, 4) * 0.02 * math.sqrt(2 / 3)
+    assert alone < half < math.hypot(alone, 1.96 * 0.01) * 1.02
+
+
+def test_luck_of_a_run_on_an_image_is_not_counted_twice():
+    rng = np.random.default_rng(0)
+    luck = rng.normal(0, 0.01, (6, 4001))
+    first, second = (list(0.5 + part) for part in (luck[:3], luck[3:]))
+    assert compare_runs(first, second).image_deviation < 0.003
+
+
+@pytest.mark.parametrize("gap", [0.02, 0.05])
+def test_more_runs_decide(gap):
+    told = compare_runs(runs([0.5, 0.56]), runs([0.5 + gap, 0.56 + gap]))
+    assert not told.decided and told.more_runs > 0
+    count = 2 + told.more_runs
+
+    def half(runs_a_side):
+        quantile = stats.t.ppf(0.975, 2 * runs_a_side - 2)
+        return quantile * told.seed_deviation * math.sqrt(2 / runs_a_side)
+
+    assert half(count) < gap <= half(count - 1)
+
+
+def test_no_number_of_runs_decides_against_the_images():
+    told = compare_runs(runs([0.5, 0.501]), runs([0.503, 0.504], spread=0.05))
+    assert told.more_runs is None
+    assert "would not decide it on these images" in verdict(told, (2, 2), 500)
+
+
+def made(**changes):
+    usual = {
+        "value": 0.02,
+        "low": 0.01,
+        "high": 0.03,
+        "probability_better": 0.999,
+        "seed_deviation": 0.002,
+        "image_deviation": 0.004,
+        "more_runs": 0,
+    }
+    return Difference(**{**usual, **changes})
+
+
+@pytest.mark.parametrize(
+    ("difference", "counts", "images", "says", "not_says"),
+    [
+        (made(), (5, 5), 200, ["second is better: decided at 95% over 5 and 5 seeds"], ["rests"]),
+        (made(value=-0.02, low=-0.03, high=-0.01), (6, 5), 999, ["second is worse: decided"], []),
+        (
+            made(),
+            (4, 5),
+            999,
+            ["looks better", "rests on 4 runs a side"],
+            ["images (", "is better"],
+        ),
+        (made(), (5, 5), 199, ["looks better", "rests on 199 images"], ["runs a side"]),
+        (
+            made(seed_deviation=None),
+            (1, 1),
+            24,
+            ["over images alone", "rests on one run a side and 24 images"],
+            ["is better"],
+        ),
+        (made(low=-0.01, more_runs=3), (3, 3), 999, ["not decided", "about 3 more seeds"], []),
+        (made(low=-0.01, seed_deviation=None), (1, 1), 999, ["over images alone; more seeds"], []),
+        (made(value=math.nan, low=math.nan), (5, 5), 999, ["not defined"], ["decided"]),
+    ],
+)
+def test_words(difference, counts, images, says, not_says):
+    told = verdict(difference, counts, images)
+    assert all(part in told for part in says) and not any(part in told for part in not_says)
+    assert "\n" not in told and len(told) < 200
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("compare")
+    devkit = write_devkit(root / "VOCdevkit")
+    lines = {"a": FIRST, "b": FIRST, "c": SECOND, "d": SECOND}
+    return [write_run(root / name, devkit, text, name) for name, text in lines.items()]
+
+
+def test_the_command(call_command, folders, tmp_path):
+    given = ("--baseline", *folders[:2], "--against", *folders[2:], "--out", tmp_path)
+    code, printed, _ = call_command(command, "compare", *given, "--bootstrap", "50")
+    assert code == 0
+    told = json.loads((tmp_path / "comparison.json").read_text())
+    assert told["runs"] == [2, 2] and told["resamples"] == 50 and told["split"] == "2007:test"
+    area = told["map_area"]
+    metrics = [json.loads((folder / "metrics.json").read_text()) for folder in folders]
+    values = [metric["voc"]["map_area"] for metric in metrics]
+    assert area["baseline"] + area["against"] == pytest.approx(values)
+    assert area["difference"] == pytest.approx(values[2] - values[0])
+    assert area["seed_deviation"] == 0
+    assert area["verdict"] in printed and "better with a probability of" in printed
+
+
+def test_folders_that_cannot_be_compared(call_command, folders, tmp_path):
+    for against, told in (
+        (folders[0], "is given twice: give the folder of each seed once"),
+        (tmp_path, "evaluation.json is missing: give an output folder of detect evaluate"),
+    ):
+        given = ("--baseline", folders[0], "--against", against)
+        code, _, error = call_command(command, "compare", *given)
+        assert code == 2 and told in error and error.count("\n") == 1
