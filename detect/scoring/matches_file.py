@@ -77,7 +77,7 @@ def read_scored(
         recall: How the 11 points compared recall.
     """
     try:
-        with np.load(folder / NAME, allow_pickle=False) as file:
+        with (folder / NAME).open("rb") as content, np.load(content, allow_pickle=False) as file:
             *facts, source_digest = file["of"].tolist()
             if facts != _facts(truth, iou, recall):
                 return None
@@ -86,7 +86,7 @@ def read_scored(
             detections = Detections(**_columns_of(file, "detections", Detections))
             matches = Matches(**_columns_of(file, "matches", Matches))
             resampled = file["resampled"] if "resampled" in file.files else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     return Scored(detections, matches, resampled)
 

@@ -94,4 +94,4 @@ def test_a_scored_folder_is_loaded_without_matching_again(tmp_path, source, scor
     monkeypatch.setattr(scored_folder, "match", None)
     monkeypatch.setattr(scored_folder, "resampled_ap", None)
     loaded = scored_folder.load_scored(tmp_path, TRUTH, 0.5, resamples=7)
-    assert np.array_equal(loaded.resampled, scored.resampled)
+    np.testing.assert_array_equal(loaded.resampled, scored.resampled)
