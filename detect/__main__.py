@@ -61,9 +61,14 @@ class EvaluateFlags:
     run: Path
     """Folder of a run."""
     data: Path
-    """VOC devkit, the folder that holds VOC2007 and VOC2012."""
-    split: str
-    """Images to detect on: YEAR:SET, comma-separated."""
+    """VOC devkit, VOC annotations in other folders, COCO or YOLO data: a folder, or the file that
+    describes it."""
+    split: str | None = None
+    """Images to detect on, comma-separated: YEAR:SET of a devkit, such as 2007:test; of other data
+    the name of a set, such as val; None: the set that validates."""
+    data_options: Annotated[DataOptions, tyro.conf.arg(name="")] = field(
+        default_factory=DataOptions
+    )
     out: Path
     """Folder for detections, metrics.json and what the report needs."""
     checkpoint: Literal["best", "last"] = "last"
@@ -82,9 +87,11 @@ class ScoreFlags:
     """Folder of VOC text files (comp4_det_test_<class>.txt) or of one text file an image, or a COCO
     results file (.json, .json.gz)."""
     data: Path
-    """VOC devkit, the folder that holds VOC2007 and VOC2012."""
-    split: str
-    """Images that were detected on: YEAR:SET, comma-separated."""
+    """VOC devkit, VOC annotations in other folders, COCO or YOLO data: a folder, or the file that
+    describes it."""
+    split: str | None = None
+    """Images that were detected on, comma-separated: YEAR:SET of a devkit, such as 2007:test; of
+    other data the name of a set, such as val; None: the set that validates."""
     out: Path
     """Folder for metrics.json, analysis.json and what the report needs."""
     iou: Annotated[tuple[float, ...], Range(high=1, above=True)] = (0.5, 0.75)
@@ -257,8 +264,9 @@ def _evaluate(argv: list[str]) -> None:
         flags.checkpoint,
         flags.device,
         flags.workers,
+        flags.data_options,
     )
-    if launcher.is_main():
+    if metrics and launcher.is_main():
         _print(metrics, flags.out)
 
 
@@ -342,10 +350,11 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
     ]
     if intervals:
         means[-1] += f", 95% intervals from {intervals['resamples']} resamples"
-    print(
-        f"VOC mAP {', '.join(means)}; COCO AP {_percent(coco['ap'])}; "
-        f"written to {out / 'metrics.json'}"
-    )
+    by_voc, by_coco = f"VOC mAP {', '.join(means)}", f"COCO AP {_percent(coco['ap'])}"
+    if read_json(out / "evaluation.json").get("metric") == "coco":
+        by_coco += f", AP50 {_percent(coco['ap50'])}, AP75 {_percent(coco['ap75'])}"
+        by_voc, by_coco = by_coco, by_voc
+    print(f"{by_voc}; {by_coco}; written to {out / 'metrics.json'}")
     recall = analysis["recall"]
     if recall["differs"]:
         rule, other = (

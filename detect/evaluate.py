@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,58 +10,65 @@ import torch
 
 from common.errors import InputError
 from common.images.loading import default_workers
-from common.processes import ranks
+from common.processes import launcher, ranks
 from common.recipe import Focus
 from common.runs.environment import describe_environment
-from common.runs.finished import open_run
+from common.runs.finished import FinishedRun, open_run
+from common.text import in_line
 from common.training.network import prepare
-from detect.data.voc import read_classes, read_split
+from detect.data.dataset import DetectionData, Entry, read_all, shown
+from detect.data.opening import open_data
+from detect.data.options import Coordinates, DataOptions
+from detect.data.splits import scored_set
 from detect.inference import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.operating_point import remember_evaluation
 from detect.recipes import Recipe
 from detect.scoring.formats.class_texts import write_class_texts
 from detect.scoring.formats.coco_json import write_coco_json
-from detect.scoring.scored_folder import Scoring, data_fingerprint, score_into
+from detect.scoring.scored_folder import Scoring, data_fingerprint, looks, recorded, score_into
 from detect.task import EvaluationSet, detect
 
 
 def evaluate_run(
     folder: Path,
     data: Path,
-    split: str,
+    split: str | None,
     out: Path,
     checkpoint: str,
     device: str,
     workers: int | None,
+    options: DataOptions | None = None,
 ) -> dict[str, Any]:
     """Detect with a run's weights, write the detections in both formats, and score them.
 
+    Images without any annotation are detected on and not scored.
+
     Args:
         folder: As `python -m detect train` wrote it.
-        data: VOC devkit.
-        split: YEAR:SET, comma-separated.
+        data: As for `open_data`.
+        split: Sets, comma-separated; None: that of the data which validates.
         out: Target: what `score_into` writes, `detections.json` and `voc/`.
         checkpoint: "best" or "last".
         device: As in training.
         workers: Processes that read images.
+        options: How the data are read; where they say nothing of it, as in the training.
 
     Returns:
-        The content of metrics.json.
+        The content of metrics.json; nothing where there is nothing to score by.
 
     Raises:
         InputError: If the run or the data cannot be read, or has other classes.
     """
     run = open_run(folder, "detect", Recipe, checkpoint)
     recipe = run.recipe
-    classes = read_classes(data)
-    if list(classes) != run.fact("classes"):
-        raise InputError(
-            f"{data} has other classes than the run {folder} was trained on: give its data"
-        )
-    test = EvaluationSet.of(read_split(data, split, classes), classes)
+    opened, options = _open(data, options or DataOptions(), run)
+    classes, split = opened.classes, scored_set(opened, split)
+    test, annotated = _read(opened, split)
     with ranks.start(device) as world:
         if world.is_main:
+            for line in looks(opened, test.truth, options):
+                print(line)
             out.mkdir(parents=True, exist_ok=True)
         pixels = run.fact("pixels")
         network = build_retinanet(
@@ -80,6 +87,12 @@ def evaluate_run(
     speed = _speed(network, test, recipe, world.device, seconds)
     write_class_texts(detections, test.truth, out / "voc")
     write_coco_json(detections, test.truth, out / "detections.json")
+    if not annotated:
+        print(
+            f"{len(detections.score)} detections on {len(test.images)} images, in "
+            f"{out / 'detections.json'}; without annotations they are not scored"
+        )
+        return {}
     facts = {
         "title": title_of(run.name, recipe.focus, run.fact("backbone")),
         "detections": "detections.json",
@@ -90,6 +103,8 @@ def evaluate_run(
         "images_per_second": len(test.images) / seconds,
         **speed,
         "training": str(folder.resolve()),
+        "data_options": recorded(options),
+        "metric": opened.metric,
         "data_fingerprint": data_fingerprint(test.truth, split),
         "recipe": asdict(recipe),
         "environment": run.environment,
@@ -99,6 +114,53 @@ def evaluate_run(
     metrics = score_into(out, test.truth, detections, data, split, facts, Scoring())
     remember_evaluation(folder, out)
     return metrics
+
+
+def _open(
+    data: Path, options: DataOptions, run: FinishedRun[Recipe]
+) -> tuple[DetectionData, DataOptions]:
+    """Open data as the run had its own, with the classes of the run.
+
+    Raises:
+        InputError: The data cannot be opened, or lack a class of the run.
+    """
+    if options.classes is not None:
+        raise InputError("--classes is for training: a run is evaluated on the classes it knows")
+    opened, classes = open_data(data, options), run.fact("classes")
+    options = replace(options, coordinates=options.coordinates or _coordinates(opened, run))
+    missing = [name for name in classes if name not in opened.classes]
+    if missing:
+        raise InputError(
+            f"{data} lacks classes that the run {run.folder} was trained on: "
+            f"{', '.join(map(shown, missing))}; give data that name them"
+        )
+    said = [f"{data}: {opened.kind}", *opened.notes]
+    rest = [name for name in opened.classes if name not in classes]
+    if rest:
+        said.append(f"{', '.join(map(shown, rest))} are no classes of the run, and no objects here")
+    if launcher.is_main():
+        print("; ".join(map(in_line, said)))
+    if list(opened.classes) != classes:
+        options = replace(options, classes=",".join(classes))
+    return open_data(data, options), options
+
+
+def _coordinates(opened: DetectionData, run: FinishedRun[Recipe]) -> Coordinates | None:
+    """Return how the training counted VOC's boxes, where these are VOC's, too."""
+    known: Coordinates | None = run.environment.get("coordinates")
+    return known if opened.metric == "voc" else None
+
+
+def _read(data: DetectionData, split: str) -> tuple[EvaluationSet, bool]:
+    """Read the images of a set, and whether there is anything to score by."""
+    entries = data.listed(split)
+    if any(entry.source.exists() for entry in entries):
+        images = read_all(entries, Entry.load, split)
+    else:
+        images = read_all(entries, Entry.unlabelled, split)
+    annotated = any(len(image.annotation.labels) for image in images)
+    names = [entry.name for entry in entries]
+    return EvaluationSet.of(images, data.classes, data.category_ids, names), annotated
 
 
 def _speed(

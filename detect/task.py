@@ -132,10 +132,16 @@ class EvaluationSet:
     truth: GroundTruth
 
     @staticmethod
-    def of(images: Sequence[LabelledImage], classes: Sequence[str]) -> "EvaluationSet":
-        """Gather the objects of the images."""
+    def of(
+        images: Sequence[LabelledImage],
+        classes: Sequence[str],
+        category_ids: Sequence[int | str] = (),
+        names: Sequence[str] = (),
+    ) -> "EvaluationSet":
+        """Gather the objects of the images; the other arguments as for `ground_truth`."""
         annotations = [image.annotation for image in images]
-        return EvaluationSet(images=images, truth=ground_truth(annotations, classes))
+        truth = ground_truth(annotations, classes, category_ids, names)
+        return EvaluationSet(images=images, truth=truth)
 
     def stream(
         self,

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,18 +103,22 @@ def unseen(classes: Sequence[str], counts: Counts) -> list[str]:
     return [name for name, number in zip(classes, seen, strict=True) if number == 0]
 
 
-def coordinates_look(annotations: Sequence[Annotation], coordinates: Coordinates) -> str | None:
+def all_boxes(annotations: Sequence[Annotation]) -> NDArray[np.float64]:
+    """Return the boxes (n, 4) of all images."""
+    return np.concatenate([np.empty((0, 4)), *(a.boxes for a in annotations)])
+
+
+def coordinates_look(boxes: NDArray[np.float64], coordinates: Coordinates) -> str | None:
     """Say how VOC's numbers look to be counted, where that is not how they are read.
 
     Args:
-        annotations: Of one set.
+        boxes: (n, 4), as `Annotation` has them.
         coordinates: How they were read.
 
     Returns:
         A sentence with the remedy; None where nothing speaks against.
     """
     first = 1 if coordinates == "voc" else 0
-    boxes = np.concatenate([np.empty((0, 4)), *(a.boxes for a in annotations)])
     if not len(boxes):
         return None
     low = boxes[:, :2] + first
@@ -136,17 +139,6 @@ def coordinates_look(annotations: Sequence[Annotation], coordinates: Coordinates
     return None
 
 
-def look_in_words(annotations: Sequence[Annotation], coordinates: Coordinates) -> str:
-    """Say what VOC's numbers look like, for the table of verify."""
-    wrong = coordinates_look(annotations, coordinates)
-    if wrong:
-        return wrong
-    first = 1 if coordinates == "voc" else 0
-    lows = [float((a.boxes[:, :2] + first).min()) for a in annotations if len(a.boxes)]
-    least = f", the least is {min(lows):g}" if lows else ""
-    return f"boxes read as {coordinates}{least}: nothing speaks against it"
-
-
 def look_normalised(annotations: Sequence[Annotation]) -> bool:
     """Tell whether all boxes lie within the first pixel: shares of the image, not pixels."""
     boxes = [a.boxes for a in annotations if len(a.boxes)]
@@ -165,8 +157,3 @@ def duplicates(annotation: Annotation) -> list[tuple[int, int]]:
             pairs.append((seen[key], number))
         seen.setdefault(key, number)
     return pairs
-
-
-def place_of(path: Path, split: str) -> str:
-    """Name a set for a message."""
-    return f"{path}, {split},"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.images.orientation import upright_size
 from common.text import in_line
 
 _MAX_QUOTED = 80  # characters of a file in a message
@@ -91,6 +92,13 @@ class Entry:
     source: Path
     annotate: Callable[[], tuple[Annotation, str]]
     picture: Callable[[str], Path]
+
+    def unlabelled(self) -> LabelledImage:
+        """Find the picture alone; it is taken to be seen upright."""
+        path = self.picture("")
+        width, height = upright_size(path)
+        nothing = np.empty((0, 4)), np.empty(0, np.int64), np.empty(0, np.bool_)
+        return LabelledImage(path, Annotation(self.image_id, width, height, *nothing))
 
     def load(self) -> LabelledImage:
         """Read the annotation and find its picture."""
@@ -205,6 +213,11 @@ def read_all(entries: Sequence[Entry], read: Callable[[Entry], Item], split: str
             missing.append(error)
     if missing:
         folder = missing[0].folder
+        if not any(entry.source.exists() for entry in entries):
+            raise InputError(
+                f"{folder} has none of the annotations of {split!r}: training and scoring need "
+                "them, detect predict and the detections of detect evaluate do not"
+            )
         there = sum(error.folder == folder for error in missing)
         raise InputError(
             f"{there} of the {len(entries)} files that {split!r} lists are missing in {folder}, "
@@ -231,7 +244,7 @@ def label_map(
     """
     if wanted is None:
         return tuple(found), {name: label for label, name in enumerate(found)}
-    names = [wanted] if wanted in found else [name.strip() for name in wanted.split(",")]
+    names = _split(wanted, found)
     for name in names:
         if name not in found or names.count(name) > 1:
             fault = "twice" if name in found else "which is none of them"
@@ -240,6 +253,17 @@ def label_map(
                 f"{', '.join(map(shown, found))}"
             )
     return tuple(names), {name: names.index(name) if name in names else None for name in found}
+
+
+def _split(wanted: str, found: Sequence[str]) -> list[str]:
+    """Split at commas, except at those within a name."""
+    parts, names = wanted.split(","), list[str]()
+    while parts:
+        ends = range(len(parts), 0, -1)
+        length = next((n for n in ends if ",".join(parts[:n]).strip() in found), 1)
+        names.append(",".join(parts[:length]).strip())
+        del parts[:length]
+    return [name for name in names if name]
 
 
 def shown(text: str) -> str:

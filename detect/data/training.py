@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 from common.errors import InputError
 from common.text import in_line
-from detect.data.checks import coordinates_look, count, look_normalised, refuse_useless, unseen
+from detect.data.checks import (
+    all_boxes,
+    coordinates_look,
+    count,
+    look_normalised,
+    refuse_useless,
+    unseen,
+)
 from detect.data.dataset import DetectionData, LabelledImage, shown
 from detect.data.heads import count_shared, count_turned, read_heads
 from detect.data.options import DataOptions
@@ -94,7 +101,7 @@ def _warnings(
     warnings = []
     if data.metric == "voc":
         annotations = [image.annotation for image in train]
-        if look := coordinates_look(annotations, options.counted):
+        if look := coordinates_look(all_boxes(annotations), options.counted):
             warnings.append(look)
     heads, val_heads = read_heads(train), read_heads(val)
     shared = count_shared(train, heads, val, val_heads)

@@ -13,6 +13,7 @@ from common.images.orientation import NAMES, is_turned
 from common.text import in_line
 from detect.data.checks import (
     Counts,
+    all_boxes,
     coordinates_look,
     count,
     duplicates,
@@ -234,7 +235,7 @@ def _warnings(
             warnings.append(f"{found.name} has no object of {', '.join(map(shown, never))}")
     if data.metric == "voc":
         annotations = [a for found in sets for a in found.annotations]
-        if look := coordinates_look(annotations, options.counted):
+        if look := coordinates_look(all_boxes(annotations), options.counted):
             warnings.append(look)
     for number, found in enumerate(sets):
         for other in sets[:number]:

@@ -20,9 +20,12 @@ from typing import Any
 from common.errors import InputError
 from common.runs.environment import describe_environment
 from common.storage import read_json, write_json
+from common.text import in_line
+from detect.data.checks import coordinates_look
 from detect.data.dataset import DetectionData, read_all
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
+from detect.data.splits import scored_set
 from detect.scoring import label_errors
 from detect.scoring.analysis import analyse, bootstrap_record
 from detect.scoring.bootstrap import intervals_of, mean_of_classes, resampled_ap, split_and_draws
@@ -78,7 +81,7 @@ def truth_of(data: DetectionData, split: str) -> GroundTruth:
 def score_detections(
     path: Path,
     data: Path,
-    split: str,
+    split: str | None,
     out: Path,
     scoring: Scoring,
     options: DataOptions | None = None,
@@ -92,8 +95,10 @@ def score_detections(
         InputError: If the detections or the data cannot be read, or do not fit each other.
     """
     opened = open_data(data, options)
-    print(f"{data}: {'; '.join([opened.kind, *opened.notes])}")
+    split = scored_set(opened, split)
     truth = truth_of(opened, split)
+    said = [f"{data}: {opened.kind}", *opened.notes, *looks(opened, truth, options)]
+    print("; ".join(map(in_line, said)))
     notes: list[str] = []
     detections = read_detections(path, truth, notes)
     unknown = "checkpoint epoch seconds images_per_second latency throughput training".split()
@@ -102,10 +107,19 @@ def score_detections(
         "detections": str(path.resolve()),
         **dict.fromkeys([*unknown, "recipe", "environment", "backbone"]),
         "data_options": recorded(options),
+        "metric": opened.metric,
         "data_fingerprint": data_fingerprint(truth, split),
         "command": describe_environment("cpu", 1)["command"],
     }
     return score_into(out, truth, detections, data, split, facts, scoring, notes)
+
+
+def looks(data: DetectionData, truth: GroundTruth, options: DataOptions | None) -> list[str]:
+    """Say where the boxes look to be counted in another way than they are read."""
+    if data.metric != "voc":
+        return []
+    look = coordinates_look(truth.box, (options or DataOptions()).counted)
+    return [f"warning: {look}"] if look else []
 
 
 def score_into(
