@@ -1,7 +1,7 @@
 """`python -m detect train`: from a backbone file and annotated images to a trained detector."""
 
 from collections.abc import Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +151,15 @@ def _read(
         difficult=recipe.difficult,
         look=world.is_main,
     )
-    again = flags.dry_run and (flags.out / "last.pt").exists()
-    if world.is_main and not again:
-        print("\n".join(found.said), flush=True)
+    if world.is_main:
+        _say(found.said)
     return found
+
+
+@cache
+def _say(lines: tuple[str, ...]) -> None:
+    """Print once: a dry run reads twice."""
+    print("\n".join(lines), flush=True)
 
 
 def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[str, list[float]]:

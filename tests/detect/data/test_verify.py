@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import formats
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import detect.__main__ as command
 from common.errors import InputError
@@ -285,26 +285,18 @@ def test_what_the_coordinates_look_like(
         assert words in told[0] and "--coordinates zero-based" in told[0]
 
 
-def oriented(pixels: NDArray[np.uint8], orientation: int) -> bytes:
-    """A JPEG that states an EXIF orientation."""
-    tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0" + bytes([orientation, *[0] * 7])
-    segment = b"Exif\0\0" + tiff
-    data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-    return data[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + data[2:]
-
-
 def test_turned_photos_are_counted_and_misfits_named(
     helmets: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lying = np.zeros((40, 30, 3), np.uint8)  # upright it is 40 x 30, as its annotation says
-    jpeg(helmets, "3", oriented(lying, 6))
+    jpeg(helmets, "3", formats.oriented(lying, 6))
     (told,) = [line for line in table(helmets, capsys) if line.startswith("orientation")]
     assert "1 of 2007:val have EXIF orientation 6 (on its side" in told
     assert "turned upright, as their annotations are" in told
-    jpeg(helmets, "3", oriented(np.zeros((30, 40, 3), np.uint8), 6))
+    jpeg(helmets, "3", formats.oriented(np.zeros((30, 40, 3), np.uint8), 6))
     (told,) = [line for line in table(helmets, capsys) if line.startswith("orientation")]
     assert "read as stored" in told
-    jpeg(helmets, "3", oriented(np.zeros((33, 44, 3), np.uint8), 8))
+    jpeg(helmets, "3", formats.oriented(np.zeros((33, 44, 3), np.uint8), 8))
     (fault,) = faults_of(helmets, capsys)
     assert "has 44x33 pixels (EXIF orientation 8: on its side" in fault
     assert "but its annotation says 40x30" in fault

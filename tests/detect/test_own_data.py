@@ -1,0 +1,305 @@
+"""Own data through the commands: the same weights from every format, and what is said of them."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import formats
+import numpy as np
+import pytest
+import torch
+
+from common.errors import InputError
+from common.runs.checkpoints import load as load_checkpoint
+from detect import __main__ as command
+from detect.data.dataset import Annotation, LabelledImage
+from detect.data.pixels import read_pixels
+
+pytestmark = pytest.mark.usefixtures("narrow_bodies")
+Run = Callable[..., tuple[int, str, str]]
+TINY = (
+    "--backbone scratch --detector.train-sizes 64 --detector.test-size 64 --detector.max-size 64 "
+    "--detector.fpn-channels 16 --optimization.batch-size 2 --optimization.epochs 1 "
+    "--optimization.warmup-steps 1 --workers 0 --device cpu"
+).split()
+OF_YEARS = ("--train-split", "2024:train", "--val-split", "2024:val")
+
+
+@pytest.fixture
+def train(call_command: Run, tmp_path: Path) -> Run:
+    def call(data: Path, *flags: object, out: str = "run") -> tuple[int, str, str]:
+        years = OF_YEARS if (data / "VOC2024").is_dir() and "--train-split" not in flags else ()
+        arguments = ("--data", data, "--out", tmp_path / out, *years, *TINY, *flags)
+        return call_command(command, "train", "toy-retinanet", *arguments)
+
+    return call
+
+
+@pytest.fixture
+def devkit(tmp_path: Path) -> Path:
+    return formats.write_voc(tmp_path / "devkit", formats.draw_objects())
+
+
+def lists(devkit: Path, **names: str) -> None:
+    for name, ids in names.items():
+        path = devkit / f"VOC2024/ImageSets/Main/{name}.txt"
+        path.write_text("".join(f"img_{number:0>3}\n" for number in ids.split()))
+
+
+def rewrite(devkit: Path, change: Callable[[str], str]) -> None:
+    for path in (devkit / "VOC2024/Annotations").iterdir():
+        path.write_text(change(path.read_text()))
+
+
+def one_line(text: str) -> str:
+    assert text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+def test_the_same_objects_train_to_the_same_weights_in_every_format(
+    train: Run, tmp_path: Path
+) -> None:
+    objects = formats.draw_objects()
+    weights = {}
+    for name, write in formats.WRITERS.items():
+        code, out, err = train(write(tmp_path / name, objects), out=f"run-{name}")
+        assert code == 0, err
+        assert "training on 4 images" in out and "validating on 2 images" in out
+        weights[name] = load_checkpoint(tmp_path / f"run-{name}" / "last.pt")["model"]
+    first = weights.pop("devkit")
+    for name, other in weights.items():
+        assert all(torch.equal(first[key], other[key]) for key in first), name
+
+
+def test_without_a_validation_set(train: Run, call_command: Run, tmp_path: Path) -> None:
+    root = formats.write_export(tmp_path / "export", formats.draw_objects())
+    (root / "ImageSets/Main/val.txt").unlink()
+    code, out, err = train(root, "--optimization.epochs", 2)
+    assert code == 0, err
+    assert "no validation: the data have no set for it (--split-by 0.2 would keep some" in out
+    assert not (tmp_path / "run/best.pt").exists()
+    assert '"val_' not in (tmp_path / "run/metrics.jsonl").read_text()
+    code, out, err = call_command(
+        *(command, "evaluate", "--run", tmp_path / "run", "--data", root),
+        *("--out", tmp_path / "scored", "--device", "cpu", "--workers", 0),
+    )
+    assert code == 0, err  # of its only set
+    assert "of 2 objects" in out
+
+
+# ---- what is said, and refused ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda xml: xml.replace("object>", "Object>"), "holds <Object>, which is not <object>"),
+        (
+            lambda xml: xml.split("<object>")[0] + "</annotation>",
+            "nothing to learn: none of its 4 images has an object",
+        ),
+        (
+            lambda xml: xml.replace("<bndbox>", "<difficult>1</difficult><bndbox>"),
+            "nothing to learn: all of its 6 objects are marked difficult: unmark them, or train",
+        ),
+    ],
+)
+def test_images_that_nothing_can_be_learnt_from(
+    train: Run, devkit: Path, change: Callable[[str], str], told: str
+) -> None:
+    rewrite(devkit, change)
+    code, _, err = train(devkit)
+    assert code == 2
+    assert told in one_line(err)
+
+
+def test_difficult_objects_alone_can_be_trained_on(train: Run, devkit: Path) -> None:
+    rewrite(devkit, lambda xml: xml.replace("<bndbox>", "<difficult>1</difficult><bndbox>"))
+    code, out, err = train(devkit, "--difficult", "--dry-run")
+    assert code == 0, err
+    assert out.count("6 of them difficult") == 1
+
+
+def test_what_is_odd_is_said_once(train: Run, devkit: Path) -> None:
+    (devkit / "classes.txt").write_text("helmet\nvest\nhead gear\ngloves\n")
+    rewrite(devkit, lambda xml: xml.replace("<xmin>1<", "<xmin>0<"))
+    lists(devkit, train="0 1 2 3", val="3 4")
+    code, out, err = train(devkit, "--dry-run")
+    assert code == 0, err
+    for told in (
+        "warning: no training image has a gloves: such objects cannot be found",
+        "warning: 1 of 2 validation images are training images",
+        "warning: 2 of 6 boxes begin at 0 and 0 have decimals, so they look counted from 0: add "
+        "--coordinates zero-based",
+    ):
+        assert out.count(told) == 1, told
+
+
+def test_turned_photos_are_said_once_and_read_upright(train: Run, devkit: Path) -> None:
+    path = devkit / "VOC2024/JPEGImages/img_001.jpg"
+    upright = cv2.imread(str(path))
+    path.write_bytes(formats.oriented(np.rot90(upright).copy(), 6))
+    code, out, err = train(devkit)
+    assert code == 0, err
+    assert out.count("1 photos are turned upright as their EXIF orientation says") == 1
+    path.write_bytes(formats.oriented(np.zeros((50, 70, 3), np.uint8), 6))
+    code, _, err = train(devkit, out="other")
+    assert code == 2
+    assert "has 70x50 pixels (EXIF orientation 6: on its side" in one_line(err)
+    assert "its annotation says 64x48" in err
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """As a camera stores what stands upright, by the table of the EXIF standard."""
+    first_row, first_column = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[orientation]
+    if first_row in ("left", "right"):
+        pixels = pixels.transpose(1, 0, 2)
+    if first_row in ("bottom", "right"):
+        pixels = pixels[::-1]
+    if first_column in ("bottom", "right"):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_each_orientation_is_turned_to_what_its_annotation_is_of(
+    tmp_path: Path, orientation: int
+) -> None:
+    upright = np.zeros((24, 40, 3), np.uint8)
+    upright[:8, :16], upright[16:, 24:] = (255, 0, 0), (0, 255, 0)
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(formats.oriented(turned(upright, orientation), orientation))
+    nothing = np.empty((0, 4)), np.empty(0, np.int64), np.empty(0, np.bool_)
+    seen = read_pixels(LabelledImage(path, Annotation("photo", 40, 24, *nothing)))
+    assert seen.shape == upright.shape
+    assert np.abs(seen.astype(int) - upright[:, :, ::-1]).mean() < 8
+    if orientation >= 5:
+        stored = read_pixels(LabelledImage(path, Annotation("photo", 24, 40, *nothing)))
+        assert stored.shape == (40, 24, 3)
+    with pytest.raises(InputError, match="its annotation says 41x24"):
+        read_pixels(LabelledImage(path, Annotation("photo", 41, 24, *nothing)))
+
+
+def test_images_without_objects_stay_unless_asked(train: Run, devkit: Path) -> None:
+    code, out, err = train(devkit, "--classes", "helmet", "--dry-run")
+    assert code == 0, err
+    assert "training on 4 images of 2024:train (2 without objects): helmet 2" in out
+    code, out, err = train(devkit, "--classes", "helmet", "--no-empty-images", "--dry-run")
+    assert code == 0, err
+    assert "training on 2 images of 2024:train (0 without objects): helmet 2" in out
+    assert "2 images without objects left out" in out
+
+
+# ---- resume -------------------------------------------------------------------------------------
+
+
+def swapped(devkit: Path) -> None:
+    (devkit / "classes.txt").write_text("vest\nhelmet\nhead gear\n")
+
+
+def moved(devkit: Path) -> None:
+    rewrite(devkit, lambda xml: xml.replace("<xmax>64<", "<xmax>63<"))
+
+
+CHANGES = {
+    "classes": (
+        swapped,
+        "the class list: helmet, vest, head gear then, vest, helmet, head gear now",
+    ),
+    "objects": (moved, "the annotations of the training images"),
+    "images": (lambda devkit: lists(devkit, train="1 0 2 3"), "the training images"),
+    "fewer": (lambda devkit: lists(devkit, train="0 1 2"), "4 images then, 3 now"),
+    "validation": (lambda devkit: lists(devkit, val="5 4"), "the validation images"),
+}
+
+
+def test_a_resume_on_other_data_names_what_changed(
+    train: Run, devkit: Path, tmp_path: Path
+) -> None:
+    assert train(devkit)[0] == 0
+    for number, (change, told) in enumerate(CHANGES.values()):
+        other = Path(shutil.copytree(devkit, tmp_path / f"other-{number}"))
+        change(other)
+        code, _, err = train(other)
+        assert code == 2, told
+        assert told in one_line(err) and "give the data as they were" in err
+    code, _, err = train(devkit, "--coordinates", "zero-based")
+    assert code == 2
+    assert "the annotations of the training images" in one_line(err)
+    assert train(devkit)[0] == 0
+
+
+# ---- evaluation ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    """A run on two of the three classes, and the same data in two formats."""
+    root = tmp_path_factory.mktemp("trained")
+    objects = formats.draw_objects()
+    written = {name: formats.WRITERS[name](root / name, objects) for name in ("devkit", "coco")}
+    arguments = ["--data", str(written["coco"]), "--out", str(root / "run"), *TINY]
+    with pytest.MonkeyPatch.context() as patch:
+        argv = ["detect", "train", "toy-retinanet", *arguments, "--classes", "vest,helmet"]
+        patch.setattr("sys.argv", argv)
+        assert command.main() == 0
+    return root / "run", written
+
+
+def test_a_run_is_evaluated_on_the_classes_it_knows(
+    trained: tuple[Path, dict[str, Path]], call_command: Run, tmp_path: Path
+) -> None:
+    run, written = trained
+    metrics, firsts = [], []
+    for name, split in (("devkit", "2024:val"), ("coco", "val")):
+        code, out, err = call_command(
+            *(command, "evaluate", "--run", run, "--data", written[name], "--split", split),
+            *("--out", tmp_path / name, "--device", "cpu", "--workers", 0),
+        )
+        assert code == 0, err
+        assert "head gear are no classes of the run, and no objects here" in out
+        metrics.append(json.loads((tmp_path / name / "metrics.json").read_text())["voc"])
+        (line,) = [line for line in out.splitlines() if "VOC mAP" in line]
+        firsts.append(line.split()[0])
+        facts = json.loads((tmp_path / name / "evaluation.json").read_text())
+        assert facts["classes"] == ["vest", "helmet"]
+    assert metrics[0] == metrics[1]
+    assert list(metrics[0]["per_class"]) == ["vest", "helmet"]
+    assert firsts == ["VOC", "COCO"]
+    (written["devkit"] / "classes.txt").write_text("helmet\nhead gear\n")
+    code, _, err = call_command(
+        *(command, "evaluate", "--run", run, "--data", written["devkit"], "--split", "2024:val"),
+        *("--out", tmp_path / "none", "--device", "cpu", "--workers", 0),
+    )
+    assert code == 2
+    assert "lacks classes that the run" in one_line(err) and "vest" in err
+
+
+def test_images_without_annotations_are_detected_on_and_not_scored(
+    trained: tuple[Path, dict[str, Path]], call_command: Run, devkit: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(devkit / "VOC2024/Annotations")
+    code, out, err = call_command(
+        *(command, "evaluate", "--run", trained[0], "--data", devkit, "--split", "2024:val"),
+        *("--out", tmp_path / "found", "--device", "cpu", "--workers", 0),
+    )
+    assert code == 0, err
+    assert "without annotations they are not scored" in out
+    assert not (tmp_path / "found/metrics.json").exists()
+    code, _, err = call_command(
+        *(command, "score", "--detections", tmp_path / "found/detections.json", "--data", devkit),
+        *("--split", "2024:val", "--out", tmp_path / "scored"),
+    )
+    assert code == 2
+    assert "training and scoring need them" in one_line(err)
