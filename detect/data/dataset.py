@@ -215,8 +215,8 @@ def read_all(entries: Sequence[Entry], read: Callable[[Entry], Item], split: str
         folder = missing[0].folder
         if not any(entry.source.exists() for entry in entries):
             raise InputError(
-                f"{folder} has none of the annotations of {split!r}: training and scoring need "
-                "them, detect predict and the detections of detect evaluate do not"
+                f"{folder} has none of the annotations of {split!r}, which training and scoring "
+                "need: add them, or use detect predict, or evaluate, which do without"
             )
         there = sum(error.folder == folder for error in missing)
         raise InputError(

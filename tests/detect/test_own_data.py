@@ -302,4 +302,4 @@ def test_images_without_annotations_are_detected_on_and_not_scored(
         *("--split", "2024:val", "--out", tmp_path / "scored"),
     )
     assert code == 2
-    assert "training and scoring need them" in one_line(err)
+    assert "training and scoring need: add them" in one_line(err)

@@ -116,7 +116,7 @@ def test_words_for_the_same_set() -> None:
 
 def test_a_set_that_is_not_there_names_those_that_are(written: dict[str, Path]) -> None:
     for name in ("export", "roboflow", "coco", "yolo"):
-        with pytest.raises(InputError, match="has no set 'test'; it has train, val"):
+        with pytest.raises(InputError, match="has no set 'test': choose of train, val"):
             open_data(written[name]).read("test")
 
 
@@ -441,7 +441,7 @@ def test_polygons_become_boxes_and_images_without_labels_are_empty(copied: dict[
 @pytest.mark.parametrize(
     ("line", "told"),
     [
-        ("1 32 24 10 10", "lies outside the image: numbers are shares .* not pixels"),
+        ("1 32 24 10 10", "lies outside the image: write shares .* not pixels"),
         ("3 0.5 0.5 0.1 0.1", "class 3 is none of 0 to 2"),
         ("1 0.5 0.5 0.1", "is not 'class x y width height'"),
         ("1 0.5 0.5 0.1 nan", "is not 'class x y width height'"),
