@@ -3,7 +3,7 @@
 A detector that has learnt a class from thousands of boxes is a second opinion on each. Five kinds:
 
 - missing: a sure detection where no object is annotated;
-- spurious: an object that nothing was found of, where objects of its class and size are found;
+- spurious: an object of which less was found than of nearly all others of its class and size;
 - wrong class: an object that a sure detection of another class lies on, and none of its own;
 - displaced: an object that a sure detection of its class meets, but fits badly, and none fits;
 - duplicate: two objects of a class in one place; no detection is asked.
@@ -30,7 +30,7 @@ MOST = 200
 _LEAST = 0.1
 """Suspicion of a candidate that is listed."""
 _APART, _MEETS, _FITS, _SAME = 0.3, 0.1, 0.6, 0.7  # overlaps
-_PRIOR = 5.0  # objects' worth of all classes in what is expected of one
+_PRIOR = 20.0  # objects' worth of the whole set in what is usual for a class and size
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +136,22 @@ def _missing(detections: Detections, matches: Matches) -> Iterator[Candidate]:
 
 
 def _spurious(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Candidate]:
-    """Objects without support, by the support that others of their class and size have."""
+    """Objects of less support than nearly all others of their class and size."""
+    own, other = detections.score * matches.overlap, detections.score * matches.other_overlap
     support = np.maximum(
-        _support(truth, matches.nearest, matches.overlap, detections.score, _APART),
-        _support(truth, matches.other_nearest, matches.other_overlap, detections.score, _APART),
+        _support(truth, matches.nearest, matches.overlap, own, _MEETS),
+        _support(truth, matches.other_nearest, matches.other_overlap, other, _MEETS),
     )
-    counted = ~truth.difficult
+    counted = np.flatnonzero(~truth.difficult)
     cell = truth.label * len(SIZES) + size_of(truth.box)
-    cells = len(truth.classes) * len(SIZES)
-    number = np.bincount(cell[counted], minlength=cells)
-    total = np.bincount(cell[counted], weights=support[counted], minlength=cells)
-    usual = support[counted].mean() if counted.any() else 0.0
-    expected = (total + _PRIOR * usual) / (number + _PRIOR)
-    suspicion = np.where(counted, expected[cell] * (1 - support), 0.0)
+    everywhere = np.sort(support[counted])
+    suspicion = np.zeros(len(support))
+    for number in np.unique(cell[counted]):
+        rows = counted[cell[counted] == number]
+        usual = np.searchsorted(everywhere, support[rows], side="right") / len(everywhere)
+        as_low = np.searchsorted(np.sort(support[rows]), support[rows], side="right")
+        others = as_low - 1 + _PRIOR * usual
+        suspicion[rows] = 1 - others / (len(rows) - 1 + _PRIOR)
     for row in _highest(suspicion):
         yield Candidate("spurious", float(suspicion[row]), object=row)
 
