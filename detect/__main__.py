@@ -31,6 +31,7 @@ Backbone file to a detector to a scored report.
   compare --baseline DIR ... --against DIR ...      two methods, several seeds each: which is better
   report DIR [DIR ...] --out report.html      compare evaluated folders; the first is the baseline
 
+--data takes VOC devkits, other folders of VOC annotations, COCO and YOLO data.
 {PROGRAM} COMMAND --help shows the flags.
 On G GPUs: torchrun --nproc-per-node G -m -- detect COMMAND ...
 

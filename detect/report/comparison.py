@@ -25,7 +25,7 @@ from detect.report.labels import given_labels, short_labels, tell_apart
 from detect.scoring.analysis import Analysis
 from detect.scoring.bootstrap import Interval, intervals_of, mean_of_classes
 from detect.scoring.detections import Detections, GroundTruth, ground_truth
-from detect.scoring.scored_folder import load_scored, recall_of
+from detect.scoring.scored_folder import load_scored, options_of, recall_of
 from detect.scoring.voc import VocScore, score_voc
 
 KINDS = ("map_11point", "map_area")
@@ -147,7 +147,7 @@ def read_runs(folders: Sequence[Path], data: Path | None, labels: Sequence[str] 
     arms = given_labels(labels, len(records)) if labels else _arms(records)
     _check_comparable(records)
     devkit = data or _recorded_data(records)
-    opened = open_data(devkit)
+    opened = open_data(devkit, options_of(records[0].evaluation))
     classes = opened.classes
     if classes != tuple(records[0].voc["per_class"]):
         raise InputError(
@@ -157,7 +157,9 @@ def read_runs(folders: Sequence[Path], data: Path | None, labels: Sequence[str] 
     split = records[0].evaluation["split"]
     entries = opened.listed(split)
     read = read_all(entries, _read, split)
-    truth = ground_truth([annotation for annotation, _ in read], classes)
+    annotations = [annotation for annotation, _ in read]
+    file_names = [entry.name for entry in entries]
+    truth = ground_truth(annotations, classes, opened.category_ids, file_names)
     shown = tell_apart(arms, [record.evaluation.get("seed") for record in records])
     titles = _distinct_titles(records)
     names = zip(titles, shown, arms, strict=True)
@@ -247,11 +249,11 @@ def _check_comparable(records: Sequence[_Record]) -> None:
 def _recorded_data(records: Sequence[_Record]) -> Path:
     devkits = [Path(record.evaluation["data"]) for record in records]
     for devkit in devkits:
-        if devkit.is_dir():
+        if devkit.exists():  # a JSON is data, too
             return devkit
     raise InputError(
         f"{devkits[0]}, the data that {records[0].folder} was evaluated on, is gone: "
-        "say with --data where the VOC devkit is now"
+        "say with --data where they are now"
     )
 
 
