@@ -29,6 +29,7 @@ Backbone file to a detector to a scored report.
   verify --data VOCDEVKIT --split 2007:trainval,2012:trainval      check every file beforehand
   score --detections PATH --data VOCDEVKIT --split 2007:test --out DIR      anybody's detections
   compare --baseline DIR ... --against DIR ...      two methods, several seeds each: which is better
+  export --run RUN --format torchvision|onnx|torch-export --out FILE      for other programs
   report DIR [DIR ...] --out report.html      compare evaluated folders; the first is the baseline
 
 --data takes VOC devkits, other folders of VOC annotations, COCO and YOLO data.
@@ -145,6 +146,24 @@ class PredictFlags:
         check(self)
         if not self.images:
             raise ValueError("--images needs a file, a folder or a pattern")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFlags:
+    """Flags of export."""
+
+    run: Path
+    """Folder of a run."""
+    out: Path
+    """Target: NAME.safetensors or NAME.pth for torchvision, NAME.onnx, NAME.pt2 for torch-export;
+    the card goes to NAME.json."""
+    format: Literal["torchvision", "onnx", "torch-export"] = "torchvision"
+    """Who will read it."""
+    checkpoint: Literal["best", "last"] = "last"
+    """Weights of the last epoch, or of the best evaluation (chosen on its split)."""
+    preprocessing: bool = True
+    """Of onnx and torch-export: images go in as they are, uint8; without, resized and normalised.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,6 +312,28 @@ def _predict(argv: list[str]) -> None:
         workers=flags.workers,
         verbose=flags.verbose,
     )
+
+
+def _export(argv: list[str]) -> None:
+    program = f"{PROGRAM} export"
+    flags = cli.parse(
+        ExportFlags,
+        argv,
+        program,
+        "Write a detector for other programs, and a card that says how to use it.\n\n"
+        f"example: {program} --run RUN --format onnx --out detector.onnx",
+    )
+    from detect.export.detector_file import export_run
+
+    card = export_run(
+        flags.run, flags.format, flags.out, flags.checkpoint, preprocessing=flags.preprocessing
+    )
+    print(
+        f"wrote {flags.out}: {card['architecture']}, {flags.checkpoint} checkpoint of epoch "
+        f"{card['epoch']}, {' '.join(f'{k} {v:.4f}' for k, v in card['metrics'].items())}"
+    )
+    print(f"to use it with {flags.format}:\n")
+    print("\n".join(f"  {line}" if line else "" for line in card["use"]))
 
 
 def _verify(argv: list[str]) -> None:
@@ -455,6 +496,7 @@ def main() -> int:
         "train": _train,
         "evaluate": _evaluate,
         "predict": _predict,
+        "export": _export,
         "verify": _verify,
         "score": _score,
         "compare": _compare,

@@ -71,3 +71,31 @@ def freeze_norms(network: nn.Module) -> None:
             before = None
             if isinstance(child, nn.Conv2d) and child.bias is None:
                 before = name, child
+
+
+def without_frozen_norms(network: nn.Module) -> nn.Module:
+    """Turn every convolution into a plain one, in place, frozen BatchNorm taken into its numbers.
+
+    For graphs, whose operations do not depend on sizes. The network cannot be trained as before.
+    """
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _FoldedNorm):
+                setattr(parent, name, nn.Identity())
+            elif isinstance(child, nn.Conv2d) and type(child) is not nn.Conv2d:
+                setattr(parent, name, _plain(child))
+    return network
+
+
+def _plain(convolution: nn.Conv2d) -> nn.Conv2d:
+    names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
+    same: dict[str, Any] = {name: getattr(convolution, name) for name in names.split()}
+    weight, bias = convolution.weight, convolution.bias
+    if isinstance(convolution, _NormedConv2d):
+        (norm,) = convolution._norm
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        weight = nn.Parameter(weight * scale[:, None, None, None])
+        bias = nn.Parameter(norm.bias - norm.running_mean * scale)
+    plain = nn.Conv2d(**same, bias=bias is not None, device="meta")
+    plain.weight, plain.bias = weight, bias
+    return plain

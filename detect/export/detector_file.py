@@ -1,0 +1,138 @@
+"""Exporting a run: the detector in a layout of others, and a card that says what it is."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from common.errors import InputError
+from common.runs.finished import FinishedRun, open_run
+from common.weights.backbone import write_backbone
+from detect.export.graph import DetectionGraph, export_program
+from detect.export.onnx import INPUT, OPSET, OUTPUTS, onnx_bytes
+from detect.export.torchvision_layout import torchvision_lines, torchvision_weights
+from detect.network.retinanet import BatchedRetinaNet, build_retinanet
+from detect.operating_point import best_threshold
+from detect.recipes import Recipe
+
+ENDINGS = {
+    "torchvision": (".safetensors", ".pth"),
+    "onnx": (".onnx",),
+    "torch-export": (".pt2",),
+}
+
+
+def export_run(
+    folder: Path, layout: str, out: Path, checkpoint: str = "last", *, preprocessing: bool = True
+) -> dict[str, Any]:
+    """Write the detector of a run, and a card beside it.
+
+    Args:
+        folder: The run.
+        layout: "torchvision", "onnx" or "torch-export".
+        out: Target, with an ending that the layout has.
+        checkpoint: "last" or "best".
+        preprocessing: Of a graph: whether it resizes and normalises.
+
+    Returns:
+        The card.
+
+    Raises:
+        InputError: If the run cannot be read, the name ends wrongly, the card would replace a file
+            that is none, or what writes ONNX is not installed.
+    """
+    if out.suffix not in ENDINGS[layout]:
+        raise InputError(f"{out}: the name must end in {' or '.join(ENDINGS[layout])} for {layout}")
+    run = open_run(folder, "detect", Recipe, checkpoint)
+    recipe, classes, pixels = run.recipe, run.fact("classes"), run.fact("pixels")
+    network = build_retinanet(
+        recipe.detector, recipe.body, len(classes), pixels["mean"], pixels["std"]
+    )
+    run.load_into(network)
+    network.eval()
+    card = _card(run, layout, checkpoint)
+    if layout == "torchvision":
+        name = json.dumps(out.name)
+        safe = out.suffix == ".safetensors"
+        load = f"load_file({name})" if safe else f"torch.load({name}, weights_only=True)"
+        card["use"] = torchvision_lines(network, recipe, pixels, load)
+        content = _state_dict(network, recipe, safe=safe)
+    else:
+        card["preprocessing_inside"] = preprocessing
+        kind = "uint8, 0 to 255" if preprocessing else "float32, resized and normalised"
+        card["input"] = {"name": INPUT, "shape": ["N", 3, "H", "W"], "values": f"RGB, {kind}"}
+        card["outputs"] = list(OUTPUTS)
+        card["use"] = (_onnx_lines if layout == "onnx" else _program_lines)(out, preprocessing)
+        if layout == "onnx":
+            card["opset"] = OPSET
+            content = onnx_bytes(network, recipe.detector, preprocessing=preprocessing)
+        else:
+            graph = DetectionGraph(network, recipe.detector, preprocessing=preprocessing)
+            file = io.BytesIO()
+            torch.export.save(export_program(graph), file)
+            content = file.getvalue()
+    return write_backbone(content, card, out)
+
+
+def _card(run: FinishedRun[Recipe], layout: str, checkpoint: str) -> dict[str, Any]:
+    recipe, settings = run.recipe, run.recipe.detector
+    threshold, origin = best_threshold(run)
+    return {
+        "architecture": f"RetinaNet-FPN on {recipe.body}",
+        "layout": layout,
+        "recipe_name": run.name,
+        "seed": run.seed,
+        "checkpoint": checkpoint,
+        "epoch": run.state["epoch"],
+        "metrics": run.state["metrics"],
+        "classes": run.fact("classes"),
+        "labels": "position in classes, from 0",
+        "score_threshold": {"show_from": threshold, "because": origin},
+        "returned_above": settings.score_threshold,
+        "nms_iou": settings.nms_iou,
+        "detections_per_image": settings.detections_per_image,
+        "sizes": {"short_side": settings.test_size, "longest_side": settings.max_size},
+        "preprocessing": {"channel_order": "RGB", "input_range": [0.0, 1.0], **run.fact("pixels")},
+        "torch": torch.__version__,
+    }
+
+
+def _state_dict(network: BatchedRetinaNet, recipe: Recipe, *, safe: bool) -> bytes:
+    weights = {
+        name: value.clone(memory_format=torch.contiguous_format)
+        for name, value in torchvision_weights(network, recipe).items()
+    }
+    if safe:
+        content: bytes = save(weights, {"format": "pt"})
+        return content
+    file = io.BytesIO()
+    torch.save(weights, file)
+    return file.getvalue()
+
+
+def _onnx_lines(out: Path, preprocessing: bool) -> list[str]:
+    kind = "uint8" if preprocessing else "float32"
+    return [
+        "import numpy as np",
+        "import onnxruntime",
+        "",
+        f"session = onnxruntime.InferenceSession({json.dumps(out.name)})",
+        f"images = np.zeros((1, 3, 480, 640), np.{kind})  # one or more of one size",
+        f'{", ".join(OUTPUTS)} = session.run(None, {{"{INPUT}": images}})',
+    ]
+
+
+def _program_lines(out: Path, preprocessing: bool) -> list[str]:
+    kind = "uint8" if preprocessing else "float32"
+    return [
+        "import torch",
+        "import torchvision  # has the operator of NMS",
+        "",
+        f"program = torch.export.load({json.dumps(out.name)})",
+        "model = program.module(check_guards=False)  # images of any size",
+        f"images = torch.zeros(1, 3, 480, 640, dtype=torch.{kind})  # one or more of one size",
+        f"{', '.join(OUTPUTS)} = model(images)",
+    ]
