@@ -165,6 +165,9 @@ def split_by_name(data: Data, share: float) -> tuple[Data, Data]:
 
     Returns:
         The two parts, each in the old order.
+
+    Raises:
+        InputError: If no class has two images.
     """
     names = data.names if isinstance(data, ShardSet) else [p.name for p in _paths(data)]
     drawn = np.empty(len(data.labels))
@@ -178,6 +181,11 @@ def split_by_name(data: Data, share: float) -> tuple[Data, Data]:
         if len(members):
             in_order = members[np.argsort(drawn[members], kind="stable")]
             second[in_order[0]], second[in_order[-1]] = True, False  # the last of one is the first
+    if not second.any():
+        raise InputError(
+            "no class has two images, so that none is left to validate on: add images, or put some "
+            "into a folder val/"
+        )
     return _take(data, np.flatnonzero(~second)), _take(data, np.flatnonzero(second))
 
 

@@ -221,7 +221,7 @@ def _instead(folder: Path, entries: Sequence[object]) -> str:
 def describe(place: Place, findings: Findings) -> str:
     """Tell in a few words how a split is kept."""
     name = place.folder.relative_to(findings.root) if findings.root != place.folder else Path()
-    where = in_line(str(name)) if str(name) != "." else "the folder itself"
+    where = f" in {in_line(str(name))}" if str(name) != "." else ""
     if place.table is None:
-        return f"class folders in {where}"
-    return f"images in {where}, their classes in {in_line(place.table.name)}"
+        return f"class folders{where}"
+    return f"images{where}, their classes in {in_line(place.table.name)}"

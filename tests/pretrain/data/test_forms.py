@@ -250,6 +250,12 @@ def test_neither_side_lacks_a_class(tmp_path: Path) -> None:
     assert sorted(val.values()) == [f"c{n:02}" for n in range(40)]
 
 
+def test_one_image_a_class(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "train/c/1.jpg")
+    for split in ("train", "val"):
+        assert "no class has two images" in refused(tmp_path, split, split_by=0.2)
+
+
 @pytest.mark.parametrize("test", ["test/1.jpg", "test/unknown.csv", "Testing/images/1.jpg"])
 def test_what_is_not_used_is_not_checked(tmp_path: Path, test: str) -> None:
     write(tmp_path, *(f"train/{name}/{n}.jpg" for name in "ab" for n in "1234"), test)
