@@ -61,30 +61,24 @@ def evaluate_run(
         InputError: If the run or the data cannot be read, or has other classes.
     """
     run = open_run(folder, "detect", Recipe, checkpoint)
-    recipe = run.recipe
     opened, options = _open(data, options or DataOptions(), run)
-    classes, split = opened.classes, scored_set(opened, split)
+    split = scored_set(opened, split)
     test, annotated = _read(opened, split)
     with ranks.start(device) as world:
         if world.is_main:
             for line in looks(opened, test.truth, options):
                 print(line)
             out.mkdir(parents=True, exist_ok=True)
-        pixels = run.fact("pixels")
-        network = build_retinanet(
-            recipe.detector, recipe.body, len(classes), pixels["mean"], pixels["std"]
-        )
-        run.load_into(network)
-        prepare(network, recipe.optimization, world.device)
-        network.eval()
+        network = build_detector(run)
+        prepare(network, run.recipe.optimization, world.device)
         workers = default_workers() if workers is None else workers
         started = time.perf_counter()
-        detections = detect(network, test, recipe, world, workers)
+        detections = detect(network, test, run.recipe, world, workers)
         seconds = time.perf_counter() - started
     # Without the group: the other ranks are not to wait until this one has scored.
     if not world.is_main:
         return {}
-    speed = _speed(network, test, recipe, world.device, seconds)
+    speed = _speed(network, test, run.recipe, world.device, seconds)
     write_class_texts(detections, test.truth, out / "voc")
     write_coco_json(detections, test.truth, out / "detections.json")
     if not annotated:
@@ -94,26 +88,47 @@ def evaluate_run(
         )
         return {}
     facts = {
-        "title": title_of(run.name, recipe.focus, run.fact("backbone")),
-        "detections": "detections.json",
-        "seed": run.seed,
         "checkpoint": checkpoint,
-        "epoch": run.state["epoch"],
         "seconds": seconds,
-        "images_per_second": len(test.images) / seconds,
         **speed,
-        "training": str(folder.resolve()),
         "data_options": recorded(options),
         "metric": opened.metric,
         "data_fingerprint": data_fingerprint(test.truth, split),
-        "recipe": asdict(recipe),
-        "environment": run.environment,
-        "backbone": run.fact("backbone"),
         "command": describe_environment(str(world.device), world.size)["command"],
+        **_origin(run),
     }
     metrics = score_into(out, test.truth, detections, data, split, facts, Scoring())
     remember_evaluation(folder, out)
     return metrics
+
+
+def build_detector(run: FinishedRun[Recipe]) -> BatchedRetinaNet:
+    """Rebuild the network of a run, on the CPU, in eval mode.
+
+    Raises:
+        InputError: If the weights do not fit.
+    """
+    recipe, pixels = run.recipe, run.fact("pixels")
+    network = build_retinanet(
+        recipe.detector, recipe.body, len(run.fact("classes")), pixels["mean"], pixels["std"]
+    )
+    run.load_into(network)
+    network.eval()
+    return network
+
+
+def _origin(run: FinishedRun[Recipe]) -> dict[str, Any]:
+    """Return what evaluation.json says of the run that the detections come from."""
+    return {
+        "title": title_of(run.name, run.recipe.focus, run.fact("backbone")),
+        "detections": "detections.json",
+        "seed": run.seed,
+        "epoch": run.state["epoch"],
+        "training": str(run.folder.resolve()),
+        "recipe": asdict(run.recipe),
+        "environment": run.environment,
+        "backbone": run.fact("backbone"),
+    }
 
 
 def _open(
@@ -171,18 +186,19 @@ def _speed(
     seconds: float,
 ) -> dict[str, Any]:
     """Measure the latency, and print it with the throughput of the pass over the whole set."""
+    rate = len(test.images) / seconds
     throughput = {
         "batch_size": recipe.detector.test_batch_size,
-        "images_per_second": len(test.images) / seconds,
+        "images_per_second": rate,
     }
     latency = measure_latency(network, test, recipe, device)
     if latency:
         print(
-            f"{throughput['images_per_second']:.4g} images/s, reading included (batch "
+            f"{rate:.4g} images/s, reading included (batch "
             f"{throughput['batch_size']}); latency p50 {latency['p50_ms']:.4g} ms, "
             f"p90 {latency['p90_ms']:.4g} ms (batch 1, {latency['images']} images, from pixels)"
         )
-    return {"latency": latency, "throughput": throughput}
+    return {"images_per_second": rate, "latency": latency, "throughput": throughput}
 
 
 def title_of(recipe: str, focus: Focus, backbone: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from common.errors import InputError
 from common.images.photos import find_photos, read_photo
 from common.processes.ranks import choose_device
 from common.runs.finished import open_run
+from common.training.network import put
 from detect.data.batches import (
     Item,
     Shape,
@@ -24,7 +25,8 @@ from detect.data.batches import (
     resized_shape,
     to_original,
 )
-from detect.network.retinanet import BatchedRetinaNet, build_retinanet
+from detect.evaluate import build_detector
+from detect.network.retinanet import BatchedRetinaNet
 from detect.operating_point import best_threshold
 from detect.recipes import Detector, Recipe
 from detect.task import detect_batch
@@ -85,21 +87,15 @@ class Predictor:
         self.threshold, self.threshold_origin = threshold, threshold_origin
         self.settings = recipe.detector
         self._network, self._recipe = network.eval(), recipe
-        if recipe.optimization.channels_last:
-            network.to(memory_format=torch.channels_last)
 
     @staticmethod
     def load(run: Path, checkpoint: str, device: str) -> "Predictor":
         """Open the detector of a run; as `detect.load`."""
         place = choose_device(device)
         finished = open_run(run, "detect", Recipe, checkpoint)
-        classes, pixels = finished.fact("classes"), finished.fact("pixels")
-        recipe = finished.recipe
-        network = build_retinanet(
-            recipe.detector, recipe.body, len(classes), pixels["mean"], pixels["std"]
-        )
-        finished.load_into(network)
-        return Predictor(network.to(place), recipe, classes, *best_threshold(finished))
+        network, recipe = build_detector(finished), finished.recipe
+        put(network, recipe.optimization, place)
+        return Predictor(network, recipe, finished.fact("classes"), *best_threshold(finished))
 
     def predict(self, photos: Any, score_threshold: float | None = None) -> list[Prediction]:
         """Find objects on photos.

@@ -20,6 +20,7 @@ from common.processes.ranks import choose_device
 from common.recipe import Optimization
 from common.runs.finished import open_run
 from common.text import in_line
+from common.training.network import put
 from common.weights import reading
 from common.weights.backbone import card_path, fingerprint, read_card
 from common.weights.detectron2 import read_detectron2
@@ -103,9 +104,9 @@ class Predictor:
         self._device, self._optimization = device, optimization
         self._network = network
         if isinstance(network, nn.Module):
-            network.to(device).eval()
-            if optimization and optimization.channels_last:
-                network.to(memory_format=torch.channels_last)
+            network.eval().to(device)
+            if optimization:
+                put(network, optimization, device)
 
     def predict(self, photos: Any, top_k: int = 5) -> list[Prediction]:
         """Classify photos.

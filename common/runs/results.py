@@ -19,7 +19,7 @@ KEY = ("recipe", "changes", "data", "seed", "started")
 
 def changes(before: object, now: object) -> dict[str, Any]:
     """Return the fields, dotted names, in which a recipe differs from another of its kind."""
-    old, new = (flat(asdict(recipe)) for recipe in (before, now))  # type: ignore[call-overload]
+    old, new = (flatten(asdict(recipe)) for recipe in (before, now))  # type: ignore[call-overload]
     return {key: value for key, value in new.items() if value != old[key]}
 
 
@@ -28,14 +28,14 @@ def describe_changes(before: object, now: object) -> str:
     return " ".join(f"{key}={_plain(value)}" for key, value in changes(before, now).items())
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Give every field of nested dictionaries one dotted name."""
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Give every field of nested mappings one dotted name."""
     found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            found |= flat(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping):
+            found |= flatten(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
+            found[f"{prefix}{key}"] = value
     return found
 
 

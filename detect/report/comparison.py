@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.runs.metrics_log import read_metrics
+from common.runs.results import flatten
 from common.storage import read_json
 from detect.data.dataset import Annotation, Entry, read_all
 from detect.data.opening import open_data
@@ -316,13 +317,3 @@ def _agree(here: object, there: object) -> bool:
     if isinstance(here, float) and isinstance(there, int | float):
         return math.isclose(here, there, abs_tol=1e-9)
     return here == there
-
-
-def flatten(value: object, name: str = "") -> dict[str, object]:
-    """Turns nested mappings into one of dotted keys."""
-    if not isinstance(value, Mapping):
-        return {name: value}
-    flat: dict[str, object] = {}
-    for key, inner in value.items():
-        flat |= flatten(inner, f"{name}.{key}" if name else str(key))
-    return flat

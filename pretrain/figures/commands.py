@@ -28,7 +28,7 @@ from common.processes.ranks import World, sum_over_ranks
 from common.runs.finished import FinishedRun, open_run
 from common.runs.folder import read_description
 from common.runs.metrics_log import read_metrics
-from common.runs.results import flat
+from common.runs.results import flatten
 from common.storage import write_text
 from common.text import in_csv
 from common.training.network import put
@@ -408,7 +408,7 @@ def run_labels(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
         names: Of the recipes.
         recipes: As they were resolved.
     """
-    settings = [flat(asdict(recipe)) for recipe in recipes]
+    settings = [flatten(asdict(recipe)) for recipe in recipes]
     labels = []
     for name, mine in zip(names, settings, strict=True):
         others = [theirs for n, theirs in zip(names, settings, strict=True) if n == name]

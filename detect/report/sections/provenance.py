@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detect.report.comparison import Comparison, Run, flatten
+from common.runs.results import flatten
+from detect.report.comparison import Comparison, Run
 from detect.report.writers.blocks import (
     Block,
     Cell,

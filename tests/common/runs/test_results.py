@@ -17,7 +17,7 @@ from common.runs.results import (
     KEY,
     append_rows,
     facts,
-    flat,
+    flatten,
     log_path,
     record_runs,
 )
@@ -35,7 +35,7 @@ class Row:
 
 
 def test_nested_names() -> None:
-    assert flat({"a": 1, "b": {"c": 2, "d": {"e": 3}}}) == {"a": 1, "b.c": 2, "b.d.e": 3}
+    assert flatten({"a": 1, "b": {"c": 2, "d": {"e": 3}}}) == {"a": 1, "b.c": 2, "b.d.e": 3}
 
 
 def test_appending_twice_adds_nothing(tmp_path: Path) -> None:
