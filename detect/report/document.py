@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.storage import write_text
-from detect.report.comparison import Comparison, read_runs
+from detect.report.comparison import read_runs
 from detect.report.data_files import to_csv, to_json
 from detect.report.figures import write_figures
 from detect.report.sections.calibration import calibration
@@ -15,7 +15,7 @@ from detect.report.sections.errors import confusion, errors
 from detect.report.sections.finds import Finds, choose
 from detect.report.sections.gallery import gallery
 from detect.report.sections.label_errors import label_errors
-from detect.report.sections.photographs import drawings
+from detect.report.sections.photographs import drawings, with_pictures, write_pictures
 from detect.report.sections.provenance import made, speed
 from detect.report.sections.summary import summary
 from detect.report.writers.blocks import Block, Heading
@@ -56,7 +56,9 @@ def write_report(
         raise InputError(f"the report {out} must end in .html: choose another --out")
     comparison = read_runs(folders, data, labels)
     title = f"Detection report: {', '.join(run.label for run in comparison.runs)}"
-    blocks = document(title, comparison, gallery_mb)
+    finds = Finds.of(comparison)
+    chosen = with_pictures(finds, choose(finds))
+    blocks = document(title, finds, chosen, gallery_mb)
     charts = out.with_name(f"{out.stem}-figures")
     texts = {
         ".html": to_html(title, blocks),
@@ -67,16 +69,18 @@ def write_report(
     out.parent.mkdir(parents=True, exist_ok=True)
     for suffix, text in texts.items():
         write_text(out.with_suffix(suffix), text)
-    return [*map(out.with_suffix, texts), *write_figures(comparison, charts)]
+    written = [*map(out.with_suffix, texts), *write_figures(comparison, charts)]
+    return written + write_pictures(finds, [image for _, image in chosen], charts)
 
 
-def document(title: str, comparison: Comparison, gallery_mb: float) -> list[Block]:
+def document(
+    title: str, finds: Finds, chosen: Sequence[tuple[str, int]], gallery_mb: float
+) -> list[Block]:
     """The report as blocks: a title and sections."""
-    runs = comparison.runs
-    finds = Finds.of(comparison)
+    comparison, runs = finds.comparison, finds.comparison.runs
     return [
         Heading(1, title),
-        summary(comparison, drawings(finds, choose(finds))),
+        summary(comparison, drawings(finds, chosen)),
         classes(comparison),
         curves(comparison),
         errors(runs),

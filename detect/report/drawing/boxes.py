@@ -114,7 +114,7 @@ def paint_boxes(
 
     Args:
         pixels: (H, W, 3), RGB.
-        boxes: The earlier ones are drawn over the later.
+        boxes: The earlier ones are drawn over the later; one with an empty label has none.
         long_side: Of the picture, pixels: larger images shrink to it, small ones grow by a whole
             factor. Letters and lines grow with it.
 
@@ -137,6 +137,8 @@ def paint_boxes(
     draw = ImageDraw.Draw(picture)
     taken = np.empty((0, 4), np.int64)
     for labelled, corner in zip(boxes, corners, strict=True):
+        if not labelled.label:
+            continue
         place = _draw_label(draw, _font(letters), corner, labelled, corners, taken)
         taken = np.vstack([taken, place])
     return np.asarray(picture)

@@ -18,11 +18,22 @@ from common.text import in_html
 LONG_SIDE = 480
 MOST_LABELS = 8
 """On a picture; more would hide it."""
-_SMALLER = ((480, 70), (480, 50), (400, 45), (320, 45), (240, 45), (200, 40), (160, 40), (128, 35),
-            (112, 30), (96, 30), (80, 25), (64, 20))  # fmt: skip
-"""Long side in pixels and quality, from the best to the smallest."""
-_BYTES_A_PIXEL = {70: 0.13, 50: 0.1, 45: 0.095, 40: 0.09, 35: 0.085, 30: 0.08, 25: 0.075, 20: 0.07}
-"""Of photos, about: what is likely to be too large is not tried."""
+_SMALLER = (
+    (480, 70, 0.16),
+    (480, 50, 0.12),
+    (400, 45, 0.12),
+    (320, 45, 0.13),
+    (240, 45, 0.14),
+    (200, 40, 0.14),
+    (160, 40, 0.15),
+    (128, 35, 0.15),
+    (112, 30, 0.15),
+    (96, 30, 0.15),
+    (80, 25, 0.14),
+    (64, 20, 0.14),
+)
+"""Long side in pixels and quality, from the best to the smallest; and bytes a pixel, which three of
+four photos need at most: what is likely to be too large is not tried."""
 _THREADS = 4
 
 
@@ -73,13 +84,14 @@ def read_picture(path: Path | None, most_bytes: int, size: tuple[int, int]) -> P
 
 def _decode(data: bytes, size: tuple[int, int], most_bytes: int) -> NDArray[np.uint8]:
     """Decode; a JPEG that will be a small thumbnail at a part of its size, which is faster."""
-    header = plain_jpeg(data) if most_bytes < 6_000 else None
-    if header and max(size) >= 4 * 96 and (header.width, header.height) == size:
-        flags = cv2.IMREAD_REDUCED_COLOR_4 | cv2.IMREAD_IGNORE_ORIENTATION
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-        if pixels is None:
+    header = plain_jpeg(data) if most_bytes < 3_000 else None
+    if header and max(size) >= 256 and (header.width, header.height) == size:
+        part = cv2.IMREAD_REDUCED_COLOR_2 if max(size) < 448 else cv2.IMREAD_REDUCED_COLOR_4
+        flags = part | cv2.IMREAD_IGNORE_ORIENTATION
+        reduced = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        if reduced is None:
             raise ValueError("damaged")
-        return np.asarray(pixels[:, :, ::-1], np.uint8)
+        return np.asarray(reduced[:, :, ::-1], np.uint8)
     pixels = decode_image(data)
     turned = pixels.shape[1::-1] != size and pixels.shape[:2] == size
     return decode_image(data, upright=True) if turned else pixels
@@ -92,9 +104,9 @@ def shrink(pixels: NDArray[np.uint8], most_bytes: int) -> bytes | None:
     """
     bgr = np.ascontiguousarray(pixels[:, :, ::-1])
     height, width = bgr.shape[:2]
-    for side, quality in _SMALLER:
+    for side, quality, bytes_a_pixel in _SMALLER:
         factor = min(1.0, side / max(height, width))
-        likely = width * height * factor**2 * _BYTES_A_PIXEL[quality]
+        likely = width * height * factor**2 * bytes_a_pixel
         if likely > most_bytes and side > _SMALLER[-1][0]:
             continue
         size = max(1, round(width * factor)), max(1, round(height * factor))

@@ -2,23 +2,84 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from common.images.decoding import read_image
+from common.storage import write_atomically
 from detect.report.comparison import Comparison
-from detect.report.drawing.photos import Outlined, Picture, photo, read_picture, sample
+from detect.report.drawing.boxes import (
+    FALSE,
+    HIT,
+    IGNORED,
+    MISSED,
+    OBJECT,
+    LabelledBox,
+    Outline,
+    draw_boxes,
+)
+from detect.report.drawing.photos import MOST_LABELS, Outlined, Picture, photo, read_picture, sample
 from detect.report.sections.finds import Finds
 from detect.report.writers.blocks import Drawing, Drawings, count
 
 MOST_BYTES = 24_000
 """Of a picture in the text."""
 MOST_BOXES = 60
+_DRAWN = {
+    "hit": HIT,
+    "false": FALSE,
+    "missed": MISSED,
+    "ignored": IGNORED,
+    "all": HIT,
+    "some": Outline((224, 155, 233)),
+    "first": OBJECT,
+    "second": Outline(FALSE.colour),
+    "none": MISSED,
+}
+"""As in the style sheet."""
 
 
 def picture_of(finds: Finds, image: int, most_bytes: int = MOST_BYTES) -> Picture | None:
     """Read the picture of an image; None where it is missing or damaged."""
     width, height = map(int, finds.comparison.truth.sizes[image])
     return read_picture(finds.comparison.pictures[image], most_bytes, (width, height))
+
+
+def with_pictures(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Those of the images that can be shown."""
+    pictures = ((each, picture_of(finds, each[1])) for each in chosen)
+    return [each for each, picture in pictures if picture and picture.content]
+
+
+def write_pictures(finds: Finds, images: Sequence[int], folder: Path) -> list[Path]:
+    """Write images with their boxes drawn in, for pages without SVG: picture-1.jpg and so on."""
+    written: list[Path] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, image in enumerate(images, start=1):
+        path, truth = finds.comparison.pictures[image], finds.comparison.truth
+        if path is None:
+            continue
+        pixels = read_image(path)
+        size = np.tile(pixels.shape[1::-1], 2)
+        if pixels.shape[1::-1] != tuple(truth.sizes[image]):
+            pixels = read_image(path, upright=True)
+            size = np.tile(truth.sizes[image], 2)
+        labelled = [
+            LabelledBox(
+                tuple((np.array(box.box) * size).tolist()),
+                box.label if place < MOST_LABELS else "",
+                _DRAWN[box.kind],
+            )
+            for place, box in enumerate(boxes(finds, image))
+        ]
+        written.append(folder / f"picture-{number}.jpg")
+        _save(written[-1], draw_boxes(pixels, labelled)[0])
+    return written
+
+
+def _save(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda file: file.write(content))
 
 
 def drawings(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[Drawing]:

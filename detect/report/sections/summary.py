@@ -40,6 +40,10 @@ def summary(comparison: Comparison, pictures: Sequence[Drawing]) -> Section:
     if pictures:
         blocks.append(legend(comparison))
         blocks.append(Drawings("row", "Three images", tuple(pictures)))
+        blocks += [
+            Chart(f"picture-{number}.jpg", f"{picture.name}. {picture.note}")
+            for number, picture in enumerate(pictures, start=1)
+        ]
     blocks += [_names(comparison), Details("Scores in numbers", tuple(_numbers(comparison)))]
     return Section("summary", "Summary", tuple(blocks))
 

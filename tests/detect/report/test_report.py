@@ -218,7 +218,9 @@ def test_recipes_are_tables_of_dotted_keys_and_differences_are_marked(written):
     assert "| optimization.lr | **0.02** |" in markdown
     charts = ("map", "classes", "curves", "errors", "confusion", "training")
     linked = re.findall(r"^!\[.+\]\((.+)\)$", markdown, re.MULTILINE)
-    assert linked == [f"report-figures/{name}.png" for name in charts]
+    pictures = [f"report-figures/picture-{number}.jpg" for number in (1, 2, 3)]
+    drawn = [f"report-figures/{name}.png" for name in charts]
+    assert linked == [drawn[0], *pictures, *drawn[1:]]
     assert page.visible.count("Environment: not recorded.") == 2
     assert page.visible.count("python -m detect score") == 2
 
@@ -262,6 +264,7 @@ def test_two_calls_write_the_same_bytes(two_runs, tmp_path):
         **dict.fromkeys(("html", "md", "json"), 1),
         **dict.fromkeys(("png", "svg"), 6),
         "csv": 7,
+        "jpg": 3,
     }
 
 
