@@ -242,7 +242,10 @@ def _average_precision(
     ap_area = np.einsum("ij,ij->j", true_copies, envelope) / np.maximum(objects, 1)
     ap_11point = np.zeros(len(objects))
     ended = np.vstack([envelope, np.zeros((1, len(objects)))])
-    reached = hits / np.maximum(objects, 1) if recall == "float" else 10.0 * hits
+    if recall == "float":
+        reached = np.divide(hits, np.maximum(objects, 1), dtype=np.float64)
+    else:
+        reached = 10.0 * hits
     for tenths in range(11):  # the first point at recall tenths/10
         least = FLOAT_RECALLS[tenths] if recall == "float" else tenths * objects
         below = np.count_nonzero(reached < least, axis=0)

@@ -119,8 +119,8 @@ def write_class_texts(detections: Detections, truth: GroundTruth, folder: Path) 
 
 def _rows(text: str) -> list[list[str]]:
     """The columns of the lines that are not blank."""
-    rows = [columns for columns in map(str.split, text.splitlines()) if columns]
-    if "," not in text and all(len(columns) == 6 for columns in rows):
+    rows = list(filter(None, map(str.split, text.splitlines())))
+    if "," not in text and set(map(len, rows)) <= {6}:
         return rows
     return [_split(line) for line in text.splitlines() if line.strip()]
 

@@ -77,7 +77,7 @@ def find_images(names: Sequence[object], truth: GroundTruth, notes: list[str]) -
     elif any(str(name) not in known.exact and _integer(name) is None for name in found):
         notes.append("image ids are file names, read without folder and ending")
     table = {name: int(place) for name, place in found.items() if place is not None}
-    return np.fromiter((table[name] for name in names), np.int64, len(names))
+    return np.fromiter(map(table.__getitem__, names), np.int64, len(names))
 
 
 def find_classes(
@@ -123,7 +123,7 @@ def find_classes(
                 f"{', '.join(map(repr, truth.classes[:3]))}{', ...' if count > 3 else ''}: write "
                 "those",
             )
-    return np.fromiter((table[name] for name in names), np.int64, len(names))
+    return np.fromiter(map(table.__getitem__, names), np.int64, len(names))
 
 
 def _first_class(numbers: Sequence[int], usual: int, count: int) -> int:
@@ -225,9 +225,9 @@ def _integer(name: object) -> int | None:
 
 
 def _distinct(names: Sequence[object]) -> Iterable[object]:
-    for place, name in enumerate(names):
-        if not isinstance(name, str | int | float) or isinstance(name, bool):
-            raise UnknownNameError(place, f"{_shown(name)} is neither a number nor a name")
+    if not set(map(type, names)) <= {str, int, float}:  # not True either, which equals 1
+        place = next(i for i, name in enumerate(names) if type(name) not in (str, int, float))
+        raise UnknownNameError(place, f"{_shown(names[place])} is neither a number nor a name")
     return dict.fromkeys(names)
 
 

@@ -92,6 +92,52 @@ def test_flags_leave_parts_out(score, tmp_path):
     assert "[" not in printed and "COCO AP   n/a" in printed
 
 
+def test_both_engines_of_coco_agree(score, tmp_path):
+    path = detections(tmp_path / "d", 12, CLOSE)
+    for engine in ("own", "pycocotools"):
+        flags = ("--bootstrap", "0", "--coco-engine", engine)
+        assert score(path, *flags, out=engine)[0] == 0
+    ours, theirs = (read(tmp_path, "metrics.json", out)["coco"] for out in ("own", "pycocotools"))
+    assert ours["ap50"] > 0.3 and ours == pytest.approx(theirs, abs=1e-12)
+
+
+def test_the_other_comparison_of_recall_is_told(score, tmp_path):
+    path = detections(tmp_path / "d", 9)  # of 30: 3/10
+    code, printed, _ = score(path, "--bootstrap", "3")
+    assert code == 0
+    assert "py-faster-rcnn's comparison would give 27.27 (disc differ); --recall float" in printed
+    told = read(tmp_path, "analysis.json")["recall"]
+    assert told["rule"] == "integer" and told["differs"] == ["disc"]
+    assert read(tmp_path, "metrics.json")["voc"]["map_11point"] == pytest.approx(4 / 11)
+    assert score(path, "--bootstrap", "3", "--recall", "float", out="float")[0] == 0
+    metrics = read(tmp_path, "metrics.json", "float")["voc"]
+    assert metrics["map_11point"] == pytest.approx(3 / 11) == told["float"]["map_11point"]
+    intervals = read(tmp_path, "analysis.json", "float")["intervals"]
+    assert intervals["map_11point"]["value"] == pytest.approx(3 / 11)
+    # At 12 of 30 the two agree, and nothing is said.
+    _, printed, _ = score(detections(tmp_path / "e", 12), "--bootstrap", "3")
+    assert "py-faster-rcnn" not in printed
+
+
+def test_what_was_read_otherwise_is_told(score, tmp_path):
+    file = tmp_path / "d.json"
+    entry = {"image_id": 1, "category_id": 0, "bbox": [0, 0, 40, 40], "score": 0.9}
+    file.write_text(json.dumps([entry, {**entry, "bbox": [0, 0, 0, 4]}]))
+    code, printed, _ = score(file, "--bootstrap", "0")
+    notes = read(tmp_path, "analysis.json")["reading"]
+    assert code == 0 and len(notes) == 2
+    assert all(f"note: {note}\n" in printed for note in notes)
+
+
+def test_pictures_need_not_be_there(score, devkit, tmp_path):
+    pictures = devkit / "VOC2007" / "JPEGImages"
+    pictures.rename(devkit / "away")
+    try:
+        assert score(detections(tmp_path / "d", 12), "--bootstrap", "0")[0] == 0
+    finally:
+        (devkit / "away").rename(pictures)
+
+
 def test_against_detections_or_an_evaluated_folder(score, tmp_path):
     path, less = detections(tmp_path / "d", 24), detections(tmp_path / "less", 12)
     assert score(less, "--bootstrap", "20", out="first")[0] == 0
