@@ -8,6 +8,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.images.orientation import exif_orientation, is_turned, upright_size
 from detect.data.dataset import LabelledImage
+from detect.data.pixels import stands_upright
 
 _BYTES = 4096
 _THREADS = 16
@@ -25,6 +26,25 @@ def _head(path: Path) -> tuple[int, bytes]:
             return path.stat().st_size, file.read(_BYTES)
     except OSError:
         return 0, b""
+
+
+def refuse_misfits(images: Sequence[LabelledImage], heads: Sequence[tuple[int, bytes]]) -> None:
+    """Refuse annotations of another size than their image, as far as the heads tell.
+
+    Raises:
+        InputError: There are some; the message names the first.
+    """
+    found = []
+    for image, (_, head) in zip(images, heads, strict=True):
+        try:
+            stands_upright(image, head)
+        except InputError as error:
+            found.append(str(error))
+        except ValueError:
+            continue  # the head does not tell
+    if found:
+        rest = f" ({len(found) - 1} more alike)" if len(found) > 1 else ""
+        raise InputError(found[0] + rest)
 
 
 def count_turned(images: Sequence[LabelledImage], heads: Sequence[tuple[int, bytes]]) -> int:

@@ -1,6 +1,7 @@
 """Which images train and which validate: sets by their usual names, or a hash of file names."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -66,25 +67,25 @@ def split_by(data: DetectionData, share: float) -> DetectionData:
         InputError: The data have a validation set, or one of the two would be empty.
     """
     train, val = training_sets(data, "0000:any", "0000:any")
-    if val is not None or data.has_years:
-        own = f"they have {', '.join(map(shown, data.sets))}"
+    if data.has_years and len(data.sets) == 1:
+        train, val = data.sets[0], None
+    if val is not None:
         raise InputError(
-            f"--split-by is for data without a validation set, but {data.path} is {data.kind}: "
-            f"{own}; leave it out"
+            f"--split-by is for data without a validation set, but {data.path}, {data.kind}, has "
+            f"{', '.join(map(shown, data.sets))}: leave it out"
         )
     entries = data.entries(train, None)
-    kept = {entry.image_id for entry in entries if _of_val(entry, share)}
-    if not kept or len(kept) == len(entries):
-        part = "validation" if not kept else "training"
+    if len(entries) < 2:
         raise InputError(
-            f"--split-by {share:g} leaves none of the {len(entries)} images of {data.path} for "
-            f"{part}: choose another share"
+            f"--split-by needs two images, but {data.path} has {len(entries)}: leave it out"
         )
+    kept = _kept(entries, share)
     note = f"--split-by {share:g} keeps {len(kept)} of {len(entries)} images of {train} for val"
     return replace(
         data,
         sets=("train", "val"),
         entries=partial(_part_of, data, train, share),
+        has_years=False,
         notes=(*data.notes, note),
     )
 
@@ -92,15 +93,29 @@ def split_by(data: DetectionData, share: float) -> DetectionData:
 def _part_of(
     data: DetectionData, train: str, share: float, name: str, faults: Faults | None
 ) -> list[Entry]:
-    return [
-        entry for entry in data.entries(train, faults) if _of_val(entry, share) == (name == "val")
-    ]
+    entries = data.entries(train, faults)
+    kept = _kept(entries, share)
+    return [entry for entry in entries if (entry.image_id in kept) == (name == "val")]
 
 
-def _of_val(entry: Entry, share: float) -> bool:
-    """Tell by the file name without suffix and folder; Roboflow's copies of an image stay one."""
+def _kept(entries: Sequence[Entry], share: float) -> set[str]:
+    """Return the ids of the images to keep; at least one, and not all."""
+    places = {entry.image_id: _place(entry) for entry in entries}
+    kept = {image_id for image_id, place in places.items() if place < share}
+    least, most = min(places.values(), default=0.0), max(places.values(), default=0.0)
+    if not kept:
+        return {image_id for image_id, place in places.items() if place == least}
+    if len(kept) == len(places):
+        return {image_id for image_id, place in places.items() if place < most}
+    return kept
+
+
+def _place(entry: Entry) -> float:
+    """Return a number in [0, 1) from the file name without suffix and folder.
+
+    Roboflow's copies of an image have the same.
+    """
     stem = _AUGMENTED.sub("", PurePosixPath(entry.name.replace("\\", "/")).name)
-    digest = blake2b(
-        stem.encode(errors="surrogatepass"), digest_size=8, person=b"split by"
-    ).digest()
-    return int.from_bytes(digest) < share * 2**64
+    data = stem.encode(errors="surrogatepass")
+    digest = blake2b(data, digest_size=8, person=b"split by").digest()
+    return int.from_bytes(digest) / 2**64

@@ -9,12 +9,13 @@ from detect.data.checks import (
     all_boxes,
     coordinates_look,
     count,
+    duplicates,
     look_normalised,
     refuse_useless,
     unseen,
 )
 from detect.data.dataset import DetectionData, LabelledImage, shown
-from detect.data.heads import count_shared, count_turned, read_heads
+from detect.data.heads import count_shared, count_turned, read_heads, refuse_misfits
 from detect.data.options import DataOptions
 from detect.data.splits import training_sets
 
@@ -84,11 +85,11 @@ def read_training(
     if look:
         said += [f"warning: {text}" for text in _warnings(data, options, images, val_images)]
     if counts.flat:
-        said.append(f"warning: {counts.flat} objects have no area and are not trained on")
+        said.append(f"warning: objects without an area, not trained on: {counts.flat}")
     never = unseen(data.classes, counts)
     if never:
         names = ", ".join(map(shown, never))
-        said.append(f"warning: no training image has a {names}: such objects cannot be found")
+        said.append(f"warning: no training image has an object of {names}: none can be found")
     return TrainingData(images, val_images, tuple(map(in_line, said)))
 
 
@@ -103,17 +104,20 @@ def _warnings(
         annotations = [image.annotation for image in train]
         if look := coordinates_look(all_boxes(annotations), options.counted):
             warnings.append(look)
+    twice = sum(len(duplicates(image.annotation)) for image in train)
+    if twice:
+        warnings.append(f"objects that are there twice: {twice}; verify names them")
     heads, val_heads = read_heads(train), read_heads(val)
+    refuse_misfits([*train, *val], [*heads, *val_heads])
     shared = count_shared(train, heads, val, val_heads)
     if shared:
         warnings.append(
-            f"{shared} of {len(val)} validation images are training images: what is measured on "
-            "them says nothing of others"
+            f"training images among the {len(val)} validation images: {shared}; what is measured "
+            "on them says nothing of others"
         )
     turned = count_turned(train, heads) + count_turned(val, val_heads)
     if turned:
         warnings.append(
-            f"{turned} photos are turned upright as their EXIF orientation says, for so they were "
-            "annotated"
+            f"photos turned upright, by their EXIF orientation and as they were annotated: {turned}"
         )
     return warnings

@@ -1,10 +1,12 @@
 """`python -m detect verify`: every image and annotation of some sets, and what they hold."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from common.errors import InputError
 from common.images.checking import Report, Result, check_image
@@ -21,7 +23,15 @@ from detect.data.checks import (
     unseen,
     why_useless,
 )
-from detect.data.dataset import Annotation, DetectionData, Entry, Faults, find_set, shown
+from detect.data.dataset import (
+    Annotation,
+    DetectionData,
+    Entry,
+    Faults,
+    LabelledImage,
+    find_set,
+    shown,
+)
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.pictures import is_picture
@@ -95,6 +105,12 @@ def verify(
             report.fault(place, reason)
         if not entries and faults:
             continue
+        if len(entries) > 1 and not any(entry.source.exists() for entry in entries):
+            folder = entries[0].source.parent
+            report.fault(
+                folder, f"has none of the annotations of {name}: add them, or only predict"
+            )
+            entries = [replace(e, annotate=partial(_without, e.unlabelled)) for e in entries]
         sets.append(found := _Set(name, entries))
         sources = [entry.source for entry in entries]
         report.check(partial(check_entry, entries), sources, workers, name, seen=found.add)
@@ -106,9 +122,18 @@ def verify(
         elif look_normalised(found.annotations):
             report.fault(path, f"{found.name}: all boxes lie between 0 and 1: give pixels")
     warnings = _warnings(data, options, sets, counts, named=split is not None)
-    lines = [*_table(data, sets, counts), *data.notes, *(f"warning: {w}" for w in warnings)]
+    lines = [
+        *_table(data, sets, counts),
+        *_boxes(data, options, sets),
+        *data.notes,
+        *(f"warning: {w}" for w in warnings),
+    ]
     print("\n".join(map(in_line, lines)))
     report.end(*_remarks(data, sets, whole=len(sets) == len(data.sets)))
+
+
+def _without(read: Callable[[], LabelledImage]) -> tuple[Annotation, str]:
+    return read().annotation, ""
 
 
 def _once(entries: Sequence[Entry], faults: Faults) -> list[Entry]:
@@ -164,7 +189,7 @@ def check_entry(entries: Sequence[Entry], index: int) -> Checked:
     flat = len(annotation.labels) - len(annotation.usable(difficult=True)[1])
     if flat:
         result.faults.append(
-            (entry.source, f"{flat} boxes of {shown(entry.image_id)} have no area within the image")
+            (entry.source, f"image {shown(entry.image_id)}: boxes without an area, remove: {flat}")
         )
     return result
 
@@ -196,6 +221,21 @@ def _table(data: DetectionData, sets: Sequence[_Set], counts: Sequence[Counts]) 
         for row in cells
     ]
     return [*lines, *(line for found in sets for line in _orientations(found))]
+
+
+def _boxes(data: DetectionData, options: DataOptions, sets: Sequence[_Set]) -> list[str]:
+    """Say how VOC's boxes are read, and what they look like."""
+    boxes = all_boxes([a for found in sets for a in found.annotations])
+    if data.metric != "voc" or not len(boxes):
+        return []
+    low = boxes[:, :2] + (options.counted == "voc")
+    decimals = int((boxes != np.round(boxes)).any(axis=1).sum())
+    read = "VOC's pixels from 1" if options.counted == "voc" else "edges from 0"
+    unsure = "" if low.min() < 2 or decimals else "; nothing tells whether they count from 0 or 1"
+    return [
+        f"boxes read as {read}: the least begins at {low.min():g}, {decimals} of {len(boxes)} have "
+        f"decimals{unsure}"
+    ]
 
 
 def _tally(counter: Counter[str]) -> str:
@@ -241,7 +281,7 @@ def _warnings(
         for other in sets[:number]:
             shared = _shared(other, found)
             if shared and (named or not _contains(other.name, found.name)):
-                warnings.append(f"{shared} images are both in {other.name} and in {found.name}")
+                warnings.append(f"images both in {other.name} and in {found.name}: {shared}")
     return warnings
 
 

@@ -24,7 +24,7 @@ from detect.data.dataset import (
     read_all,
 )
 from detect.data.options import Coordinates
-from detect.data.pictures import Pictures, check_image_id
+from detect.data.pictures import Pictures, check_image_id, is_picture
 from detect.data.voc_xml import (
     Labels,
     UnknownClassError,
@@ -127,12 +127,20 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
                     raise
                 faults.append((path, reason_of(error, path)))
                 continue
-            ids.append(line)
+            ids.append(_without_suffix(path, line))
     except InputError as error:
         if faults is None:
             raise
         faults.append((path, reason_of(error, path)))
     return ids
+
+
+def _without_suffix(path: Path, line: str) -> str:
+    """Return the id of a line that is a file name, as some tools write lists."""
+    stem = line.rpartition(".")[0]
+    annotations = path.parents[2] / "Annotations"
+    named = is_picture(line) and not (annotations / f"{line}.xml").exists()
+    return stem if named and (annotations / f"{stem}.xml").exists() else line
 
 
 def reason_of(error: InputError, path: Path) -> str:

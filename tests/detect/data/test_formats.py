@@ -169,6 +169,18 @@ def test_copies_that_roboflow_makes_of_an_image_stay_on_one_side(tmp_path: Path)
     assert all(sides) and not sides[0] & sides[1]
 
 
+@pytest.mark.parametrize("share", [0.001, 0.999])
+@pytest.mark.parametrize("name", ["export", "devkit"])
+def test_a_share_of_few_images_leaves_some_on_both_sides(
+    copied: dict[str, Path], name: str, share: float
+) -> None:
+    next(copied[name].rglob("val.txt")).unlink()
+    data = open_data(copied[name], DataOptions(split_by=share))
+    train, val = ids(data.read("train")), ids(data.read("val"))
+    assert sorted(train + val) == [f"img_{n:03}" for n in range(4)]
+    assert len(val) == (1 if share < 0.5 else 3)
+
+
 @pytest.mark.parametrize("name", ["devkit", "coco"])
 def test_a_share_is_not_taken_from_data_that_have_their_own(
     written: dict[str, Path], name: str
@@ -265,6 +277,13 @@ def test_lists_of_windows(copied: dict[str, Path], encoding: str) -> None:
     path = copied["devkit"] / "VOC2024/ImageSets/Main/train.txt"
     path.write_bytes("img_000\r\nimg_001\r\n".encode(encoding))
     assert ids(open_data(copied["devkit"]).read("2024:train")) == ["img_000", "img_001"]
+
+
+def test_lists_of_file_names(copied: dict[str, Path]) -> None:
+    path = copied["devkit"] / "VOC2024/ImageSets/Main/train.txt"
+    path.write_text("img_000.jpg\nimg_001\n")
+    read = open_data(copied["devkit"]).read("2024:train")
+    assert [image.annotation.image_id for image in read] == ["img_000", "img_001"]
 
 
 @pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png", ".PNG", ".webp", ".bmp"])

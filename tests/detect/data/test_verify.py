@@ -248,15 +248,15 @@ def test_images_of_two_sets_are_counted_copies_too(
 ) -> None:
     for number in ("1", "2"):  # of their own; 3 stays a copy of none
         jpeg(helmets, number, cv2.imencode(".jpg", np.full((30, 40, 3), 9 * int(number)))[1])
-    assert not any("both in" in line for line in table(helmets, capsys))
+    assert not any("s both in" in line for line in table(helmets, capsys))
     jpeg(helmets, "3", (helmets / "VOC2007/JPEGImages/1.jpg").read_bytes())
-    assert "warning: 1 images are both in 2007:train and in 2007:val" in table(helmets, capsys)
+    assert "warning: images both in 2007:train and in 2007:val: 1" in table(helmets, capsys)
     listed(helmets, "2", name="val")
-    assert "warning: 1 images are both in 2007:train and in 2007:val" in table(helmets, capsys)
+    assert "warning: images both in 2007:train and in 2007:val: 1" in table(helmets, capsys)
     listed(helmets, "1", "2", "3", name="trainval")
     lines = table(helmets, capsys)
-    assert [line for line in lines if "both in" in line] == [
-        "warning: 1 images are both in 2007:train and in 2007:val"
+    assert [line for line in lines if "s both in" in line] == [
+        "warning: images both in 2007:train and in 2007:val: 1"
     ]
 
 
