@@ -325,7 +325,8 @@ def _unnamed(year: Path) -> list[str]:
             lines = read_lines(path)
         except InputError:
             continue  # told where it was asked for
-        named |= {*lines, *(line.partition(" ")[0] for line in lines)}
+        stems = (line.rpartition(".")[0] for line in lines if is_picture(line))
+        named |= {*lines, *stems, *(line.partition(" ")[0] for line in lines)}
     images = [path for path in _files(year / "JPEGImages") if is_picture(path.name)]
     annotations = [path for path in _files(year / "Annotations") if path.suffix == ".xml"]
     rest = [sum(path.stem not in named for path in paths) for paths in (images, annotations)]
