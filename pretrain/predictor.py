@@ -22,7 +22,7 @@ from common.runs.finished import open_run
 from common.text import in_line
 from common.training.network import put
 from common.weights import reading
-from common.weights.backbone import card_path, fingerprint, read_card
+from common.weights.backbone import fingerprint, read_card
 from common.weights.detectron2 import read_detectron2
 from common.weights.layouts import detectron2_name
 from common.weights.resnets import TIMM, TORCHVISION, recognise
@@ -299,9 +299,5 @@ def _described(
         if len(pixels.mean) != 3 or len(pixels.std) != 3:
             raise ValueError
     except (AssertionError, KeyError, TypeError, ValueError):
-        if card:
-            raise InputError(
-                f"{card_path(source)} lacks sizes of the images: export again"
-            ) from None
         notes.append(f"no card says how photos are prepared: {pixels}")
     return list(map(str, classes)), pixels, notes

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torchvision.models as models
+from detectors import write_detector_run
+from PIL import Image
 
 from common.weights.backbone import save_backbone
 
@@ -33,6 +35,10 @@ def test_block_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     weights = models.resnet50(weights=None, num_classes=200).state_dict()
     (tmp_path / "runs").mkdir()
     save_backbone(weights, {"architecture": "resnet50"}, tmp_path / "runs" / "fd.safetensors")
+    if "import detect" in block:
+        write_detector_run(tmp_path / "runs" / "voc")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (64, 48)).save(tmp_path / "photos" / "a.jpg")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, "a README", "exec"), {"__name__": "readme"})
 
