@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scenes import truth_of
 
@@ -156,6 +156,7 @@ def test_room_is_shared_out_and_no_more_than_there_is(images, room, first):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1), st.floats(0, 1))
+@example([0.50004, 0.50006, 0.50007], 0.50006)
 def test_whole_scores_are_on_the_same_side_of_the_threshold(scores, threshold):
     whole = whole_scores(np.array([*scores, -np.inf]), threshold, 0.0, 1.0)
     limit = int(np.floor(threshold * SCALE))
