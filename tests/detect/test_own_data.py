@@ -137,6 +137,14 @@ def test_what_is_odd_is_said_once(train: Run, devkit: Path) -> None:
         assert out.count(told) == 1, told
 
 
+def test_a_copy_of_a_training_image_validates(train: Run, devkit: Path) -> None:
+    folder = devkit / "VOC2024/JPEGImages"
+    shutil.copy(folder / "img_000.jpg", folder / "img_004.jpg")
+    code, out, err = train(devkit, "--dry-run")
+    assert code == 0, err
+    assert "warning: training images among the 2 validation images: 1;" in out
+
+
 def test_turned_photos_are_said_once_and_read_upright(train: Run, devkit: Path) -> None:
     path = devkit / "VOC2024/JPEGImages/img_001.jpg"
     upright = cv2.imread(str(path))
