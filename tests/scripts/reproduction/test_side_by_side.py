@@ -172,5 +172,5 @@ def test_slots_of_gpus(
 
 def test_no_gpu_to_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="--device cuda: this machine has no GPU"):
+    with pytest.raises(InputError, match="--device cuda: torch sees no GPU here"):
         find_slots("cuda", None, 1)

@@ -2,17 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from reproduction import table5
 
 from common.command import cli
+from common.command.flags import RunFlags
 from common.errors import InputError
 from detect.__main__ import TrainFlags as DetectFlags
 from detect.recipes import RECIPES as DETECT
 from detect.results import Row
-from pretrain.__main__ import TrainFlags as PretrainFlags
 from pretrain.recipes import RECIPES as PRETRAIN
+from pretrain.recipes import Recipe as PretrainRecipe
 
 ROW = Row(
     recipe="voc-retinanet-small",
@@ -54,8 +56,8 @@ def test_the_commands_are_those_of_the_stages(tmp_path: Path, scale: str) -> Non
             if what != "train":
                 continue
             recipe = (PRETRAIN if stage == "pretrain" else DETECT)[name]()
-            kind = PretrainFlags if stage == "pretrain" else DetectFlags
-            parsed = cli.parse(kind, rest, "", "", default=_needing(kind, recipe))
+            kind, default = _command(stage, name, recipe)
+            parsed = cli.parse(kind, rest, "", "", default=default)
             assert parsed.seed == 7
     train, evaluate = ("detect", "train"), ("detect", "evaluate")
     backbone = [("pretrain", "train"), ("pretrain", "export")]
@@ -66,10 +68,12 @@ def test_the_commands_are_those_of_the_stages(tmp_path: Path, scale: str) -> Non
     ]
 
 
-def _needing(kind: type, recipe: object) -> object:
-    """Return the defaults of a command, all needed flags filled in."""
-    needed = {"data": Path(), "out": Path(), "recipe": recipe}
-    return kind(**needed, **({"backbone": Path()} if kind is DetectFlags else {}))
+def _command(stage: str, name: str, recipe: Any) -> tuple[Any, Any]:
+    """Return the flags of a `train` command and their defaults, all needed ones filled in."""
+    needed = {"name": name, "data": Path(), "out": Path(), "recipe": recipe}
+    if stage == "pretrain":
+        return RunFlags[PretrainRecipe], RunFlags(**needed)
+    return DetectFlags, DetectFlags(**needed, backbone=Path())
 
 
 @pytest.mark.parametrize(
