@@ -100,10 +100,11 @@ def read(path: Path) -> list[Line]:
 
 def collect(piece: Path, ended: str, seconds: float | None = None) -> None:
     """Move what a part wrote to the results, and say there how it ended."""
-    head, *lines = read(piece) or [None]
-    if head is None:  # killed before the first line was there
+    found = read(piece)
+    if not found:  # killed before the first line was there
         piece.unlink()
         return
+    head, *lines = found
     with (piece.parent / RESULTS).open("a", encoding="utf-8") as file:
         for line in lines:
             print(json.dumps(head | line), file=file)
@@ -235,8 +236,8 @@ def rows(part: str, comparison: Comparison) -> list[tuple[str, ...]]:
         )
     for side, why in comparison.failed.items():
         lines.append((part, comparison.case, side, *[""] * 6, why))
-    for name, (seconds, reason) in found.items():
-        lines.append((part, comparison.case, name, "", duration(seconds), *[""] * 4, reason))
+    for name, (least, reason) in found.items():
+        lines.append((part, comparison.case, name, "", duration(least), *[""] * 4, reason))
     return [lines[0], *(("", "", *line[2:]) for line in lines[1:])]
 
 

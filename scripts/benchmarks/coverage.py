@@ -80,7 +80,7 @@ def coverage(first: int, second: int, deviation: float, comparisons: int) -> tup
         rng = np.random.default_rng(number)
         truth, hard = split(rng, IMAGES)
         draws = split_and_draws(truth, RESAMPLES, number)
-        groups = [
+        ours, others = (
             [
                 mean_of_classes(
                     resampled_ap(
@@ -93,8 +93,8 @@ def coverage(first: int, second: int, deviation: float, comparisons: int) -> tup
                 for _ in range(runs)
             ]
             for runs, gain in ((first, 0.0), (second, GAIN))
-        ]
-        difference = compare_runs(*groups, seed=number)
+        )
+        difference = compare_runs(ours, others, seed=number)
         held += difference.low <= target <= difference.high
         length += difference.high - difference.low
     return held / comparisons, length / comparisons

@@ -87,7 +87,8 @@ def decode(blobs: list[Tensor], device: torch.device) -> list[Tensor]:
     """Decode a batch on the device, by nvJPEG if that is a GPU."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision is about to hand decoders to another package
-        return decode_jpeg(blobs, device=device)
+        decoded: list[Tensor] = decode_jpeg(blobs, device=device)
+    return decoded
 
 
 def run(settings: Settings) -> Iterator[Comparison]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -129,11 +129,20 @@ class Operation(NamedTuple):
         return max(self.flops / rates.flops, memory)
 
 
+class Bounds(TypedDict, total=False):
+    """Seconds that no program goes below, and what they are made of."""
+
+    floor: tuple[float, str]
+    """Convolutions and products alone, everything else fused into them."""
+    one_by_one: tuple[float, str]
+    """Every operation by itself, as eager PyTorch runs them; a compiler can beat it."""
+
+
 class Work(TorchDispatchMode):
     """Notes every operation of its block with the bytes that it reads and writes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[Operation] = []
 
     def __torch_dispatch__(
@@ -168,21 +177,16 @@ def count_training(make: Callable[[], Callable[[], Tensor]], *, bf16: bool) -> W
     with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
         warnings.simplefilter("ignore")
         forward = make()
-        with Work() as work:
+        work = Work()
+        with work:
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 loss = forward()
             loss.float().sum().backward()
     return work
 
 
-def floors(work: Work, rates: Rates) -> dict[str, tuple[float, str]]:
-    """Return what no program goes below, and on a GPU what none does that works op by op.
-
-    Returns:
-        `floor`: convolutions and products alone, everything else fused into them. `one_by_one`:
-        every operation by itself, as eager PyTorch runs them; a compiler can beat it. Each with
-        what it is made of.
-    """
+def floors(work: Work, rates: Rates) -> Bounds:
+    """Return what no program goes below, and on a GPU what none does that works op by op."""
     products = [operation for operation in work.seen if operation.is_product]
     flops = sum(operation.flops for operation in products)
     reason = f"{flops / 1e9:.3g} GFLOP at the {rates.flops / 1e9:.0f} GFLOP/s of a product"

@@ -11,6 +11,7 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,7 @@ def corrupt(
     )
     image, place = _empty_places(truth, rng)
     kept = np.setdiff1d(np.arange(len(label)), gone)
-    columns = {
+    columns: dict[str, Any] = {
         "image": np.concatenate([truth.image[kept], truth.image[doubled], image]),
         "label": np.concatenate([label[kept], label[doubled], rng.choice(truth.label, EACH)]),
         "box": np.vstack([box[kept], again, place]),

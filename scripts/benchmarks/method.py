@@ -105,8 +105,11 @@ class Trainer:
 
 
 def first_step(focus: FocusedTraining, *, participating: bool) -> int:
-    """Find the first step that takes part, or that does not."""
-    return next(step for step in range(10_000) if focus.participates(step) == participating)
+    """Find the first step from 2 on that takes part, or that does not.
+
+    Steps 0 and 1 again and again look like epochs that each begin to count anew.
+    """
+    return next(step for step in range(2, 10_000) if focus.participates(step) == participating)
 
 
 def compare(case: Case, rounds: int, device: torch.device) -> Comparison:
@@ -157,7 +160,7 @@ def run(settings: Settings) -> Iterator[Comparison]:
     """Time the cases; memory is kept as in a training."""
     if settings.device.type == "cpu":
         memory.keep_freed_memory()
-    cases = GPU_CASES if settings.device.type == "cuda" else CPU_CASES
+    cases: tuple[Case, ...] = GPU_CASES if settings.device.type == "cuda" else CPU_CASES
     if settings.tiny:
         cases = (Case("cifar10-resnet20-fd", 10, 2, 2),)
     for case in cases:

@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 import torchvision.models as models
 from torch import Tensor, nn
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
@@ -27,7 +26,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from benchmarks.floors import Work, floors, rates
+from benchmarks.floors import Bounds, Work, floors, rates
 from benchmarks.frozen_norm import compare_norms
 from benchmarks.measure import Comparison, Settings, duration
 from benchmarks.timing import elapsed, take_turns
@@ -205,7 +204,7 @@ def inference(
     return call
 
 
-def parts(step: Callable[[], None], network: nn.Module, device: torch.device) -> dict[str, float]:
+def parts(step: Callable[[], None], network: Any, device: torch.device) -> dict[str, float]:
     """Profile a training step; return the seconds of its parts.
 
     On a GPU those of its kernels, and under "all else" the time in which it had none to run, too.
@@ -213,8 +212,7 @@ def parts(step: Callable[[], None], network: nn.Module, device: torch.device) ->
     device, which have the same names, would count it again.
     """
     cuda = device.type == "cuda"
-    compute_loss: Callable[..., Any] = network.compute_loss  # type: ignore[assignment]
-    network.compute_loss = record_function(LOSSES)(compute_loss)
+    network.compute_loss = record_function(LOSSES)(network.compute_loss)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     try:
         with profile(activities=activities, acc_events=True) as profiled:  # else 2.11 warns
@@ -225,7 +223,7 @@ def parts(step: Callable[[], None], network: nn.Module, device: torch.device) ->
     part_of = {"aten::convolution": CONVOLUTIONS, "aten::convolution_backward": CONVOLUTIONS}
     part_of |= {LOSSES: LOSSES, "Optimizer.step#SGD.step": OPTIMIZER}
     for event in profiled.key_averages():
-        if event.key in part_of and event.device_type == DeviceType.CPU:
+        if event.key in part_of and event.device_type.name == "CPU":
             took = event.device_time_total if cuda else event.cpu_time_total
             seconds[part_of[event.key]] += took / 1e6
     return seconds | {REST: total - sum(seconds.values())}
@@ -310,7 +308,7 @@ def compare_calls(
     turns = take_turns(calls, case.rounds, device, warm_up=1)
     bounds = floors(work, rates(device))
     if device.type == "cpu" and case.precision == "bf16":
-        bounds = {}  # a CPU's product is timed in float32
+        bounds = Bounds()  # a CPU's product is timed in float32
     return Comparison(
         case=f"{part}: {case.body}, {case.channels} channels, "
         f"{case.batch} of {height}x{width}, {case.precision}{waited}",

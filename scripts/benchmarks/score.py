@@ -1,6 +1,7 @@
 """The VOC metric against a plain loop, COCO's against pycocotools, and the whole command."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -135,7 +136,8 @@ def write_files(folder: Path, truth: GroundTruth, detections: Detections) -> lis
 def whole(folder: Path, images: int, count: int, rounds: int, alone: bool) -> Comparison:
     """Time the command: both metrics, errors, calibration, label errors, resamples."""
     command = write_files(folder, *synthetic(images, count))
-    sides: Sides = {"python -m detect score": partial(call, *command, str(folder / "scored"))}
+    ours = partial(call, *command, str(folder / "scored"))
+    sides: dict[str, Callable[[], object]] = {"python -m detect score": ours}
     if not alone:
         sides |= {TORCH: partial(call, "-c", TORCH)}
     return Comparison(
@@ -160,7 +162,8 @@ def run(settings: Settings) -> list[Comparison]:
     sorted_or_scored = in_turn(quick, rounds)
     slow: Sides = {"score_voc": ours, LOOP: partial(loop_score, truth, detections)}
     resample = {"bootstrap_map": partial(bootstrap_map, truth, detections, resamples=resamples)}
-    coco: Sides = {"score_coco, matched before": partial(score_coco, truth, detections, matches)}
+    matched = partial(score_coco, truth, detections, matches)
+    coco: dict[str, Callable[[], object]] = {"score_coco, matched before": matched}
     if settings.coco:
         coco |= {"pycocotools": partial(score_by_pycocotools, truth, detections)}
     comparisons = [

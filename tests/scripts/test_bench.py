@@ -117,7 +117,7 @@ def test_each_benchmark_runs_at_its_smallest(
         seen |= times.keys()
     assert SIDES[name] <= seen
     assert out.count("\n| ") >= 2 + len(comparisons)
-    assert bool(started) == (name == "startup")
+    assert bool(started) == (name in ("startup", "score"))
     assert torch.get_num_threads() == 1
 
 
