@@ -419,7 +419,7 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
 
 
 def _ends(interval: dict[str, Any] | None) -> str:
-    """The ends of an interval in percent; nothing without."""
+    """Return the ends of an interval in percent; nothing without."""
     if not interval or interval["low"] is None:
         return ""
     return f" [{100 * interval['low']:.2f}, {100 * interval['high']:.2f}]"

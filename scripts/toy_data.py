@@ -62,7 +62,7 @@ class DrawnObject:
 
 
 def _around(radii: list[float], first: float = -math.pi / 2) -> Floats:
-    """Corners at equal angles around the origin, one for each radius, the first one on top."""
+    """Return corners at equal angles around the origin, one for each radius, the first on top."""
     angles = first + np.arange(len(radii)) * (2 * math.pi / len(radii))
     unit_circle = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     corners: Floats = unit_circle * np.array(radii)[:, None]
@@ -91,7 +91,7 @@ CLASSES = tuple(SHAPES)
 
 
 def _mask(outlines: list[Floats], side: int) -> Floats:
-    """Coverage in [0, 1] of a (side, side) image by outlines in pixels; the second is a hole."""
+    """Draw outlines in pixels as coverage in [0, 1], (side, side); the second is a hole."""
     canvas = np.zeros((side * OVERSAMPLING,) * 2, np.uint8)
     for outline, value in zip(outlines, (255, 0), strict=False):
         fixed_point = np.round(outline * OVERSAMPLING * 16).astype(np.int32)
@@ -103,7 +103,7 @@ def _mask(outlines: list[Floats], side: int) -> Floats:
 def object_mask(
     name: str, size: float, centre: tuple[float, float], side: int, rng: np.random.Generator
 ) -> Floats:
-    """Coverage of one object whose longer side is about ``size`` pixels; turned and stretched."""
+    """Draw the coverage of one object, turned and stretched, about ``size`` pixels long."""
     angle = rng.uniform(-MAX_TURN, MAX_TURN)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     stretch = math.sqrt(rng.uniform(0.8, 1.25))
@@ -118,7 +118,7 @@ def object_mask(
 
 
 def _colour(rng: np.random.Generator, away_from: Floats, distance: float) -> Floats:
-    """A colour at least ``distance`` from another, in 8-bit units of RGB space."""
+    """Choose a colour at least ``distance`` from another, in 8-bit units of RGB space."""
     while True:
         colour = rng.uniform(20, 235, 3)
         if np.linalg.norm(colour - away_from) >= distance:
@@ -126,7 +126,7 @@ def _colour(rng: np.random.Generator, away_from: Floats, distance: float) -> Flo
 
 
 def _smooth_noise(side: int, cells: int, channels: int, rng: np.random.Generator) -> Floats:
-    """Noise in [-1, 1] that varies over about side / cells pixels, (side, side, channels)."""
+    """Draw noise in [-1, 1], (side, side, channels), that varies over about side / cells pixels."""
     coarse = rng.uniform(-1, 1, (cells, cells, channels)).astype(np.float32)
     fine = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
     return np.asarray(fine, np.float32).reshape(side, side, channels)
@@ -137,7 +137,7 @@ def _blend(image: Floats, mask: Floats, paint: Floats) -> Floats:
 
 
 def _background(side: int, rng: np.random.Generator) -> Floats:
-    """A muted textured ground with stripes, lines and shapeless blobs, none of them an object."""
+    """Draw a muted textured ground with stripes, lines and shapeless blobs, none an object."""
     base = rng.uniform(70, 185) + rng.uniform(-25, 25, 3)
     image: Floats = base + 12 * _smooth_noise(side, int(rng.integers(2, 5)), 3, rng)
     image += rng.uniform(3, 9) * _smooth_noise(side, int(rng.integers(8, 24)), 1, rng)
@@ -189,7 +189,7 @@ def _finish(image: Floats, rng: np.random.Generator) -> Image:
 
 
 def draw_single(name: str, side: int, rng: np.random.Generator) -> Image:
-    """An image (side, side, 3) RGB of one object, roughly in the middle."""
+    """Draw an image (side, side, 3) RGB of one object, roughly in the middle."""
     size = rng.uniform(0.5, 0.88) * side
     slack = (side - size) / 2 * 0.7
     x, y = side / 2 + rng.uniform(-slack, slack, 2)
@@ -203,7 +203,7 @@ def _visible_box(visible: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def draw_scene(side: int, rng: np.random.Generator) -> tuple[Image, list[DrawnObject]]:
-    """An image (side, side, 3) RGB of one to four objects, later ones in front, and its objects.
+    """Draw an image (side, side, 3) RGB of one to four objects, the later in front; return both.
 
     A box holds the part in sight. Difficult are the tiny and the mostly covered.
     """

@@ -49,7 +49,7 @@ def _found(root: Path) -> str:
 
 
 def _entries(folder: Path, limit: int, nested: int = 0) -> list[str]:
-    """Names in a folder, folders first and with a slash; `nested` names inside each of those."""
+    """List a folder, folders first and with a slash; `nested` names inside each of those."""
     shown: list[str] = []
     try:
         paths = sorted(folder.iterdir(), key=lambda path: (not path.is_dir(), path.name))

@@ -326,7 +326,7 @@ class FocusedDropout(nn.Module):
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> Tensor:
-        """Forward hook. A bound method, so that a deep copy of the network hooks its own layer."""
+        """Hook the forward pass. A bound method: a deep copy of the network hooks its own layer."""
         if not isinstance(output, Tensor):  # told in the first step, not in the first active one
             raise TypeError(
                 f"FocusedDropout needs one tensor, not {type(output).__name__}: it cannot follow "

@@ -164,6 +164,6 @@ def _names(model: nn.Module) -> str:
 
 
 def _may_be_meant(modules: dict[str, nn.Module], name: str) -> bool:
-    """Whether a module has a convolution in it, or stands in a sequence, perhaps behind one."""
+    """Return whether a module holds a convolution, or stands in a sequence, perhaps behind one."""
     convolves = any(isinstance(part, nn.Conv2d) for part in modules[name].modules())
     return convolves or _calls_members_in_turn(modules[name.rpartition(".")[0]])

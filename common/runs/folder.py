@@ -141,7 +141,7 @@ class RunFolder:
         return self.path / "best.pt"
 
     def checkpoint_exists(self) -> bool:
-        """Whether there is a checkpoint to go on from."""
+        """Return whether there is a checkpoint to resume from."""
         return self.last.exists() or self.last.with_suffix(".previous.pt").exists()
 
     def record(self, environment: Mapping[str, Any]) -> None:

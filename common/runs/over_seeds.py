@@ -152,7 +152,7 @@ def detectable(deviation: float, n: int, wanted: float = POWER) -> float:
 
 
 def _critical(n: int) -> float:
-    """Student's t that the mean of n differences must exceed."""
+    """Return the Student's t that the mean of n differences must exceed."""
     from scipy.stats import t
 
     return float(t.ppf(1 - ALPHA / 2, n - 1))

@@ -31,7 +31,7 @@ class Progress:
         self._first = done
 
     def due(self) -> bool:
-        """Whether `update` would show something now, so that reading the values is worth it."""
+        """Return whether `update` would show something now, and reading the values is worth it."""
         return self._show and time.monotonic() - self._last >= (0.5 if self._bar else self._seconds)
 
     def step(self) -> None:

@@ -35,7 +35,7 @@ _IMAGES = 4  # axes of the weight of a convolution
 
 
 def is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
-    """Whether this is a dictionary of tensors, and not an empty one."""
+    """Return whether this is a dictionary of tensors, and not an empty one."""
     return (
         isinstance(value, Mapping)
         and bool(value)

@@ -83,7 +83,7 @@ def describe_origin(source: Path | None, out: Path, resume: str) -> dict[str, st
 
 
 def resumes(out: Path, resume: str) -> bool:
-    """Whether a run would go on from a checkpoint."""
+    """Return whether a run would resume from a checkpoint."""
     kept = any((out / name).is_file() for name in ("last.pt", "last.previous.pt"))
     return kept or resume not in ("auto", "never")
 

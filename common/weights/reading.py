@@ -176,7 +176,7 @@ def _archive_kind(path: Path) -> str | None:
 
 
 def is_checkpoint(content: Mapping[str, Any]) -> bool:
-    """Whether this is a checkpoint of a training of ours, last.pt or best.pt."""
+    """Return whether this is a checkpoint of a training of ours, last.pt or best.pt."""
     return (
         set(content) >= _CHECKPOINT
         and is_state_dict(content["model"])
@@ -186,7 +186,7 @@ def is_checkpoint(content: Mapping[str, Any]) -> bool:
 
 
 def is_detector(weights: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is that of a detector of ours, or of torchvision."""
+    """Return whether a state dict is that of a detector of ours, or of torchvision."""
     return any(name.startswith("backbone.body.") for name in weights)
 
 

@@ -67,7 +67,7 @@ def recognise(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def is_body(name: str) -> bool:
-    """Whether a key of a ResNet is neither the classifier's nor a count of batches.
+    """Return whether a key of a ResNet is neither the classifier's nor a count of batches.
 
     FrozenBatchNorm2d has no such count, and the classifier is nobody's backbone.
     """

@@ -232,7 +232,7 @@ def _relative(name: str) -> str:
 
 
 def _bases(root: Path, file: Path, name: str, folder: Path | None) -> list[Path]:
-    """Where the images may be, the likeliest first."""
+    """List where the images may be, the likeliest first."""
     if folder:
         return [folder, folder / name]
     beside = [file.parent, file.parent.parent]

@@ -272,5 +272,5 @@ def shown(text: str) -> str:
 
 
 def quoted(text: str) -> str:
-    """The same in quotation marks."""
+    """Return the same in quotation marks."""
     return repr(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}...")

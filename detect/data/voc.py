@@ -191,7 +191,7 @@ def is_flagged(path: Path, lines: Iterable[str] | None = None) -> bool:
 
 
 def devkit_root(devkit: Path) -> Path:
-    """The folder of VOC<year>: the one given, or a VOCdevkit inside it, as the archives unpack."""
+    """Find the folder of VOC<year>: the one given, or a VOCdevkit inside it, as archives unpack."""
     inner = devkit / "VOCdevkit"
     return inner if inner.is_dir() else devkit
 

@@ -57,7 +57,7 @@ def find_parts(root: Path) -> dict[str, _Part]:
 
 
 def _pair(folder: Path) -> _Part | None:
-    """A folder's annotations and pictures, in folders of their own or side by side."""
+    """Find a folder's annotations and pictures, in folders of their own or side by side."""
     annotations = _child(folder, _ANNOTATIONS) or folder
     if not _has_xml(annotations):
         return None
@@ -69,7 +69,7 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
-    """The folder inside with one of these names, in any case."""
+    """Find the folder inside with one of these names, in any case."""
     inside = {path.name.lower(): path for path in _folders(folder)}
     return next((inside[name] for name in names if name in inside), None)
 

@@ -124,7 +124,7 @@ def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
 
 
 def _bases(file: Path, stated: Any) -> list[Path]:
-    """Folders that paths of a data.yaml may begin at, the likeliest first."""
+    """List the folders that paths of a data.yaml may begin at, the likeliest first."""
     bases = [file.parent]
     if isinstance(stated, str) and stated:
         path = Path(stated)

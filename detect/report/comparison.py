@@ -77,7 +77,7 @@ class Run:
         return intervals_of(mean_of_classes(self.resampled))
 
     def mean(self, kind: str) -> float | None:
-        """mAP, `kind` being "11point" or "area"."""
+        """Return the mAP; `kind` is "11point" or "area"."""
         value: float | None = self.voc.metrics()[f"map_{kind}"]
         return value
 
@@ -123,7 +123,7 @@ class Comparison:
 
 
 def difference(first: Run, second: Run) -> Mapping[str, Interval]:
-    """The differences second - first of both mAPs, on the same resamples of the images."""
+    """Return the differences second - first of both mAPs, on the same resamples of the images."""
     return intervals_of(mean_of_classes(second.resampled) - mean_of_classes(first.resampled))
 
 
@@ -138,7 +138,7 @@ class _Record:
 
 
 def read_runs(folders: Sequence[Path], data: Path | None, labels: Sequence[str] = ()) -> Comparison:
-    """Reads the images, the objects and the runs; `write_report` says what can be wrong."""
+    """Read the images, the objects and the runs; `write_report` says what can be wrong."""
     if not folders:
         raise InputError("there is nothing to report: give the folders of one or more evaluations")
     for number, folder in enumerate(folders):
@@ -181,7 +181,7 @@ def _read(entry: Entry) -> tuple[Annotation, Path | None]:
 
 
 def _arms(records: Sequence[_Record]) -> list[str]:
-    """A label a run; those of one title that are seeds of one recipe share it."""
+    """Return a label for each run; seeds of one recipe with one title share it."""
     titles = [" ".join(record.evaluation["title"].split()) for record in records]
     labels = short_labels(titles)
     first = {title: records[titles.index(title)] for title in titles}
@@ -195,7 +195,7 @@ def _arms(records: Sequence[_Record]) -> list[str]:
 
 
 def _name_of(path: Path, devkit: Path) -> str:
-    """The data as an annotation of it names them (<database>), else as the folder is called."""
+    """Return the name that an annotation gives the data (<database>), else the folder's."""
     try:
         with path.open("rb") as file:
             match = re.search(rb"<database>([^<>]{1,80})</database>", file.read(10_000))
@@ -259,7 +259,7 @@ def _recorded_data(records: Sequence[_Record]) -> Path:
 
 
 def _distinct_titles(records: Sequence[_Record]) -> list[str]:
-    """The titles; a repeated one gains the end of its folder's path that tells it apart."""
+    """Make titles distinct: a repeated one gains the end of its folder's path."""
     titles = [" ".join(record.evaluation["title"].split()) for record in records]
     parts = [record.folder.resolve().parts for record in records]
     length = 1
@@ -307,7 +307,7 @@ def _score(
 
 
 def _training(folder: object) -> Sequence[Mapping[str, Any]] | None:
-    """The log of a run folder; None for detections from elsewhere, or where the folder is gone."""
+    """Read the log of a run folder; None for other detections, or where the folder is gone."""
     if not isinstance(folder, str) or not (Path(folder) / "metrics.jsonl").is_file():
         return None
     return read_metrics(Path(folder))

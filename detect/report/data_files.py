@@ -18,7 +18,7 @@ from detect.report.writers.blocks import Block, Details, Section, Table
 
 
 def to_json(title: str, comparison: Comparison, blocks: Sequence[Block]) -> str:
-    """Every number of the page, unrounded, as strict JSON; AP values are fractions."""
+    """Write every number of the page, unrounded, as strict JSON; AP values are fractions."""
     truth, runs = comparison.truth, comparison.runs
     content = {
         "title": title,
@@ -90,7 +90,7 @@ def _table(table: Table) -> dict[str, Any]:
 
 
 def _strict(value: Any) -> Any:
-    """NaN and infinities, which JSON lacks, become null."""
+    """Turn NaN and infinities, which JSON lacks, into null."""
     if isinstance(value, Mapping):
         return {str(key): _strict(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -99,7 +99,7 @@ def _strict(value: Any) -> Any:
 
 
 def to_csv(runs: Sequence[Run]) -> str:
-    """The classes of all runs, a row a class and run; AP values are fractions."""
+    """Write the classes of all runs, one row for each class and run; AP values are fractions."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     counted = ("objects", "difficult", "detections", "ap_11point", "ap_area")

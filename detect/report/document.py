@@ -32,7 +32,7 @@ def write_report(
     labels: Sequence[str] = (),
     gallery_mb: float = GALLERY_MB,
 ) -> list[Path]:
-    """Writes the report and what belongs to it.
+    """Write the report and what belongs to it.
 
     Beside the page lie its tables in Markdown (.md), all its numbers (.json), the classes of all
     runs (.csv), and a folder of its charts (-figures), each as PNG, SVG and CSV.
@@ -76,7 +76,7 @@ def write_report(
 def document(
     title: str, finds: Finds, chosen: Sequence[tuple[str, int]], gallery_mb: float
 ) -> list[Block]:
-    """The report as blocks: a title and sections."""
+    """Build the report as blocks: a title and sections."""
     comparison, runs = finds.comparison, finds.comparison.runs
     return [
         Heading(1, title),

@@ -53,7 +53,7 @@ class Chart:
 
 
 def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes all charts into a folder and returns their paths."""
+    """Write all charts into a folder and return their paths."""
     paths = []
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({**charts.OPTIONS, "svg.hashsalt": "report"}):
@@ -84,7 +84,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def all_charts(comparison: Comparison) -> Iterator[Chart]:
-    """The charts that there are data for."""
+    """Yield the charts that there are data for."""
     runs = comparison.runs
     plots = map_dots(comparison)
     yield Chart("map", lambda: _dots(plots), _dot_rows(plots, comparison))
@@ -150,7 +150,7 @@ def _dots(plots: Sequence[Dots], comparison: Comparison | None = None) -> Figure
 
 
 def _draw_dots(axes: Axes, plot: Dots) -> None:
-    """Draws rows of dots with intervals, as the page has them in HTML."""
+    """Draw rows of dots with intervals, as the page has them in HTML."""
     for place, row in enumerate(plot.rows):
         for line, dot in enumerate(row.dots):
             y = place + 0.6 * ((line + 0.5) / len(row.dots) - 0.5)

@@ -68,7 +68,7 @@ def tell_apart(labels: Sequence[str], seeds: Sequence[object]) -> list[str]:
 
 
 def _shared(words: Sequence[Sequence[str]], most: int) -> int:
-    """How many words all lines begin with, at most."""
+    """Count the words that all lines begin with."""
     shared = 0
     while shared < most and len({line[shared] for line in words}) == 1:
         shared += 1

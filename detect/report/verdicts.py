@@ -37,7 +37,7 @@ class Verdict:
 
 
 def verdict(comparison: Comparison) -> Verdict:
-    """Sums a comparison up."""
+    """Sum up a comparison."""
     arms = list(dict.fromkeys(run.arm for run in comparison.runs))
     if len(comparison.runs) == 1:
         return _of_one(comparison)
@@ -48,7 +48,7 @@ def verdict(comparison: Comparison) -> Verdict:
 
 
 def images_needed(interval: Interval, images: int) -> int | None:
-    """How many images would make the interval leave out 0, were the difference to stay.
+    """Return how many images would make the interval leave out 0, were the difference to stay.
 
     An interval shrinks with the square root of the number of images. None for a difference of 0 or
     where a million would not do.
@@ -64,7 +64,7 @@ def images_needed(interval: Interval, images: int) -> int | None:
 
 
 def on_images(comparison: Comparison) -> str:
-    """The images in words: "150 images (drawn shapes, 2007:test)"."""
+    """Put the images in words: "150 images (drawn shapes, 2007:test)"."""
     split = comparison.runs[0].evaluation["split"]
     return f"{count(len(comparison.pictures), 'image')} ({comparison.data}, {split})"
 
@@ -103,7 +103,7 @@ def _of_one(comparison: Comparison) -> Verdict:
 
 
 def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
-    """One run a method, or runs that do not pair up by seeds."""
+    """Sum up one run of each method, or runs that do not pair up by seeds."""
     runs, key = comparison.runs, f"map_{comparison.kind}"
     if any(run.mean(comparison.kind) is None for run in runs):
         return Verdict(
@@ -142,7 +142,7 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
 
 
 def _over_seeds(comparison: Comparison, arms: Sequence[str]) -> Difference | None:
-    """The difference of the second method to the first over the seeds that both have."""
+    """Sum up the difference of the second method to the first over the seeds that both have."""
     values: list[dict[int, float]] = [{}, {}]
     for run in comparison.runs:
         mean = run.mean(comparison.kind)
@@ -192,7 +192,7 @@ def _more_seeds(over: Difference) -> str:
 
 
 def _backbones(comparison: Comparison, arm: str) -> set[object]:
-    """What tells the backbone files of a method's runs apart."""
+    """Return what tells the backbone files of a method's runs apart."""
     files: set[object] = set()
     for run in comparison.runs:
         backbone = run.evaluation.get("backbone")

@@ -74,7 +74,7 @@ class Analysis:
         matches: Matches | None = None,
         resampled: NDArray[np.float64] | None = None,
     ) -> "Analysis":
-        """Analyses detections that `result` has scored.
+        """Analyse detections that `result` has scored.
 
         Args:
             truth: The objects of the split.
@@ -104,7 +104,7 @@ def _threshold(overall: OperatingPoint | None) -> float:
 
 
 def operating_point(score: ClassScore) -> OperatingPoint | None:
-    """Finds the threshold of the best F1; None where no detection is a hit."""
+    """Find the threshold of the best F1; None where no detection is a hit."""
     best = best_f1(score)
     if best is None:
         return None
@@ -122,7 +122,7 @@ def analyse(
     resampled: NDArray[np.float64] | None,
     recall: Recall = "integer",
 ) -> dict[str, Any]:
-    """Computes the content of analysis.json.
+    """Compute the content of analysis.json.
 
     Fractions, as in metrics.json; None for what is not counted. The first overlap holds where no
     other is said; the kinds of error have TIDE's own.
@@ -176,7 +176,7 @@ def _recall_record(
     matches: Matches,
     recall: Recall,
 ) -> dict[str, Any]:
-    """What the other comparison of recall gives: the one of py-faster-rcnn, or the exact one."""
+    """Score by the other comparison of recall: that of py-faster-rcnn, or the exact one."""
     other: Recall = "float" if recall == "integer" else "integer"
     compared = score_voc(truth, detections, result.iou, matches, other)
     ap = {name: score.ap_11point for name, score in compared.per_class.items()}
@@ -194,7 +194,7 @@ def score_by_size(
     matches: Matches | None = None,
     recall: Recall = "integer",
 ) -> dict[str, VocScore]:
-    """Scores by VOC's rules the objects of one size at a time.
+    """Score by VOC's rules the objects of one size at a time.
 
     As in COCO, objects of another size are ignored, and so are false detections of another
     size. They are ignored as difficult objects are, so one absorbs any number of hits; in COCO it
@@ -240,7 +240,7 @@ def _class_counts(score: ClassScore, best: OperatingPoint | None) -> dict[str, A
 
 
 def bootstrap_record(intervals: Mapping[str, Interval], resamples: int) -> dict[str, Any]:
-    """The "intervals" and "against" parts of analysis.json."""
+    """Compute the "intervals" and "against" parts of analysis.json."""
     record: dict[str, Any] = {"level": 0.95, "resamples": resamples, "seed": _SEED}
     for name, interval in intervals.items():
         numbers = {"value": interval.value, "low": interval.low, "high": interval.high}

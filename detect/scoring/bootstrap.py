@@ -64,7 +64,7 @@ def bootstrap_map(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Estimates how far mAP depends on the choice of images.
+    """Estimate how far mAP depends on the choice of images.
 
     Resamples without counted objects have no mAP and are left out.
 
@@ -93,7 +93,7 @@ def paired_bootstrap(
     resamples: int = 1000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Estimates how far the difference of two mAPs, second - first, depends on the images.
+    """Estimate how far the difference of two mAPs, second - first, depends on the images.
 
     Args:
         truth: The objects of the split.
@@ -115,7 +115,7 @@ def paired_bootstrap(
 
 
 def draw_images(images: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Draws as many images as there are, with replacement.
+    """Draw resamples of the images: as many as there are, with replacement.
 
     Returns:
         (resamples, images) how often each resample holds each image.
@@ -135,7 +135,7 @@ def resampled_ap(
     matches: Matches | None = None,
     recall: Recall = "integer",
 ) -> NDArray[np.float64]:
-    """Scores every class of every resample.
+    """Score every class of every resample.
 
     Args:
         truth: The objects of the split.
@@ -172,7 +172,7 @@ def resampled_ap(
 
 
 def _per_class_and_image(truth: GroundTruth) -> NDArray[np.int64]:
-    """Counted objects (classes, images)."""
+    """Count the objects (classes, images) that are not difficult."""
     images = len(truth.image_ids)
     cell = (truth.label * images + truth.image)[~truth.difficult]
     return np.bincount(cell, minlength=len(truth.classes) * images).reshape(
@@ -181,7 +181,7 @@ def _per_class_and_image(truth: GroundTruth) -> NDArray[np.int64]:
 
 
 def mean_of_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Takes the mean of (resamples, classes, 2) over the classes that have a value, else NaN."""
+    """Take the mean of (resamples, classes, 2) over the classes that have a value, else NaN."""
     known = ~np.isnan(ap)
     classes = known.sum(axis=1)
     total = np.where(known, ap, 0.0).sum(axis=1)
@@ -195,12 +195,12 @@ def resampled_map(
     iou: float,
     matches: Matches | None = None,
 ) -> NDArray[np.float64]:
-    """Scores every resample: (resamples, 2) the means of `resampled_ap` over the classes."""
+    """Score every resample: (resamples, 2) the means of `resampled_ap` over the classes."""
     return mean_of_classes(resampled_ap(truth, detections, draws, iou, matches))
 
 
 def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Returns the split as it is, each image once, before `resamples` resamples of it."""
+    """Return the split as it is, each image once, before `resamples` resamples of it."""
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; at least 1 is needed")
     images = len(truth.image_ids)
@@ -208,7 +208,7 @@ def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np
 
 
 def intervals_of(sampled: NDArray[np.float64]) -> dict[str, Interval]:
-    """Sums up mAPs (resamples + 1, 2), the first being those of the split."""
+    """Sum up mAPs (resamples + 1, 2), the first being those of the split."""
     intervals = {}
     for name, (value, *resampled) in zip(KINDS, sampled.T.tolist(), strict=True):
         known = [number for number in resampled if not math.isnan(number)]
@@ -224,7 +224,7 @@ def _average_precision(
     objects: NDArray[np.floating],
     recall: Recall,
 ) -> NDArray[np.float64]:
-    """11-point AP and area (resamples, 2) of one class, for resamples with counted objects.
+    """Return 11-point AP and area (resamples, 2) of one class, for resamples with counted objects.
 
     Args:
         copies: (images, resamples) how often each image is there.
@@ -256,7 +256,7 @@ def _average_precision(
 def _found_between(
     copies: NDArray[np.floating], image: NDArray[np.int64], true: NDArray[np.int64]
 ) -> NDArray[np.floating]:
-    """Copies (t, resamples) of the detections after one true positive up to the next."""
+    """Count the copies (t, resamples) of the detections after one true positive up to the next."""
     if not len(true):
         return copies[:0]
     from scipy.sparse import csr_array

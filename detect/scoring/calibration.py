@@ -20,7 +20,7 @@ BINS = 10
 def calibration(
     truth: GroundTruth, detections: Detections, result: VocScore
 ) -> dict[str, Any] | None:
-    """Computes the "calibration" part of analysis.json; None where a score is outside [0, 1].
+    """Compute the "calibration" part of analysis.json; None where a score is outside [0, 1].
 
     Args:
         truth: The objects of the split.
@@ -51,7 +51,7 @@ def calibration(
 def _reliability(
     count: NDArray[np.int64], total: NDArray[np.float64], true: NDArray[np.float64]
 ) -> dict[str, Any]:
-    """From each bin's (BINS,) detections, sum of scores and true positives."""
+    """Compute it from each bin's (BINS,) detections, sum of scores and true positives."""
     detections = int(count.sum())
     bins = [
         {

@@ -41,7 +41,7 @@ _EVERY_OVERLAP = (1 << len(_OVERLAPS)) - 1
 def score_coco(
     truth: GroundTruth, detections: Detections, matches: Matches | None = None
 ) -> dict[str, float | None]:
-    """Returns the "coco" part of metrics.json.
+    """Return the "coco" part of metrics.json.
 
     Object sizes are areas in original pixels, small below 32 * 32, large above 96 * 96: those that
     the data state (COCO's are of the outlines), else those of the boxes.
@@ -91,7 +91,7 @@ def score_coco(
 
 
 def _highest(truth: GroundTruth, detections: Detections) -> NDArray[np.int64]:
-    """The detections that count, by image and class, then by falling score."""
+    """Return the detections that count, by image and class, then by falling score."""
     cell = detections.image * len(truth.classes) + detections.label
     order = np.lexsort((-detections.score, cell))
     sorted_cell = cell[order]
@@ -108,7 +108,7 @@ def _take(
     kept: NDArray[np.int64],
     outside: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hands out the objects.
+    """Hand out the objects.
 
     Returns:
         Bits (d,) where a detection took a counted object, and where it took an ignored one.
@@ -152,7 +152,7 @@ def _take(
 def _overlap(
     a: NDArray[np.float64], b: NDArray[np.float64], crowd: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
-    """The overlap (n,) in the arithmetic of pycocotools, which keeps corner, width and height."""
+    """Return the overlap (n,), computed as pycocotools does, from corner, width and height."""
     size, other = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]
     sides = np.minimum(size + a[:, :2], other + b[:, :2]) - np.maximum(a[:, :2], b[:, :2])
     sides = np.maximum(sides, 0.0)
@@ -169,7 +169,7 @@ def _area(box: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _outside(area: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Bits (n,) of the ranges that areas (n,) lie outside."""
+    """Return the bits (n,) of the ranges that areas (n,) lie outside."""
     bits = np.zeros(len(area), dtype=np.int64)
     for number, (low, high) in enumerate(_AREAS):
         bits |= ((area < low) | (area > high)) * (_EVERY_OVERLAP << number * len(_OVERLAPS))
@@ -177,7 +177,7 @@ def _outside(area: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _interpolated(wrong: NDArray[np.int64], objects: int) -> NDArray[np.float64]:
-    """Precision at the 101 recalls: `wrong` (n,) false detections before each true one."""
+    """Return the precision at 101 recalls; `wrong` (n,): false detections before each true one."""
     true = np.arange(1.0, len(wrong) + 1)
     precision = true / (wrong + true + np.spacing(1))
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
@@ -188,7 +188,7 @@ def _interpolated(wrong: NDArray[np.int64], objects: int) -> NDArray[np.float64]
 def _runs(
     key: NDArray[np.int64], values: NDArray[np.int64]
 ) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """The values of each run of equal keys."""
+    """Return the values of each run of equal keys."""
     if not len(key):
         return
     starts = np.flatnonzero(np.append(True, key[1:] != key[:-1]))

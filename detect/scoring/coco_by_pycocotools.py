@@ -18,7 +18,7 @@ from detect.scoring.detections import Detections, GroundTruth
 
 
 def score_coco(truth: GroundTruth, detections: Detections) -> dict[str, float | None]:
-    """Returns the "coco" part of metrics.json.
+    """Return the "coco" part of metrics.json.
 
     Object sizes are box areas in original pixels: small below 32 * 32, large above 96 * 96.
 
@@ -45,7 +45,7 @@ def score_coco(truth: GroundTruth, detections: Detections) -> dict[str, float | 
 def _annotations(
     image: NDArray[np.int64], label: NDArray[np.int64], box: NDArray[np.float64]
 ) -> list[dict[str, Any]]:
-    """COCO entries of boxes; every id starts at 1, since pycocotools takes 0 for "unmatched"."""
+    """Make COCO entries of boxes; ids start at 1, since pycocotools takes 0 for "unmatched"."""
     rows: Iterator[tuple[int, int, list[float]]] = zip(
         image.tolist(), label.tolist(), box.tolist(), strict=True
     )

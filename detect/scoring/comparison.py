@@ -111,5 +111,5 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _known(number: float | None) -> float | None:
-    """Numbers as JSON has them."""
+    """Convert numbers to what JSON has."""
     return None if number is None or math.isnan(number) else number

@@ -63,7 +63,7 @@ class Detections:
     box: NDArray[np.float64]
 
     def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Detections":
-        """Returns some of the detections: by index, in the order of `rows`, or by a mask."""
+        """Return some of the detections: by index, in the order of `rows`, or by a mask."""
         return Detections(self.image[rows], self.label[rows], self.score[rows], self.box[rows])
 
 
@@ -73,7 +73,7 @@ def ground_truth(
     category_ids: Sequence[int | str] = (),
     file_names: Sequence[str] = (),
 ) -> GroundTruth:
-    """Stacks the annotations of a split.
+    """Stack the annotations of a split.
 
     Args:
         annotations: One an image.
@@ -113,7 +113,7 @@ def _areas(annotation: "Annotation") -> NDArray[np.float64]:
 
 
 def integer_ids(image_ids: Sequence[str]) -> list[int] | None:
-    """The ids as integers, None unless all convert to different ones."""
+    """Return the ids as integers, None unless all convert to different ones."""
     digits = [image_id.replace("_", "") for image_id in image_ids]
     if not all(text.isascii() and text.isdecimal() for text in digits):
         return None

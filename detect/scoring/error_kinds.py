@@ -75,7 +75,7 @@ def analyse_errors(
     background: float = 0.1,
     matches: Matches | None = None,
 ) -> ErrorAnalysis:
-    """Sorts the errors of a detector into TIDE's kinds and measures the weight of each.
+    """Sort the errors of a detector into TIDE's kinds and measure the weight of each.
 
     Args:
         truth: The objects of the split.
@@ -134,7 +134,7 @@ def _gains(
     lost: NDArray[np.bool_],
     missed: NDArray[np.bool_],
 ) -> dict[str, float]:
-    """Gains of mAP; `meant` (d,) is the object in `lost` that an error points at, else -1."""
+    """Return the gains of mAP; `meant` (d,) is the object in `lost` an error points at, else -1."""
     falling = np.argsort(-detections.score, kind="stable")
     judged = falling[~result.ignored[falling]]
     label, true = detections.label[judged], result.true_positive[judged]
@@ -173,7 +173,7 @@ def _per_class(truth: GroundTruth, which: NDArray[np.bool_]) -> NDArray[np.int64
 def _mean_ap(
     label: NDArray[np.int64], true: NDArray[np.bool_], objects: NDArray[np.int64]
 ) -> float | None:
-    """The mAP (area) of judged detections (n,) by falling score and counted objects (classes,)."""
+    """Return the mAP (area) of detections (n,) by falling score and counted objects (classes,)."""
     order, bounds = by_label(label, len(objects))
     parts = np.split(true[order], bounds[1:-1])
     pairs = zip(parts, objects.tolist(), strict=True)
@@ -187,7 +187,7 @@ def confusion_matrix(
     iou: float = 0.5,
     matches: Matches | None = None,
 ) -> NDArray[np.int64]:
-    """Counts which class was taken for which, from the detections of a score and above.
+    """Count which class was taken for which, from the detections of a score and above.
 
     The diagonal holds the true positives of the metric. By falling score, a false detection then
     takes the object of other classes that it overlaps most, if that is a hit and the object is
@@ -230,7 +230,7 @@ def confusion_matrix(
 
 
 def best_f1(score: ClassScore) -> tuple[float, float, float, float] | None:
-    """Finds the score from which on the detections of a class have the best F1.
+    """Find the score from which on the detections of a class have the best F1.
 
     Returns:
         Threshold (the highest of equals), F1, precision and recall of all detections of that score
@@ -250,7 +250,7 @@ def best_f1(score: ClassScore) -> tuple[float, float, float, float] | None:
 
 
 def pooled(result: VocScore, detections: Detections) -> ClassScore:
-    """Puts the detections of all classes on one curve: where one threshold serves all."""
+    """Put the detections of all classes on one curve, for a threshold that serves all."""
     counted = np.flatnonzero(~result.ignored)
     counted = counted[np.argsort(-detections.score[counted], kind="stable")]
     classes = result.per_class.values()

@@ -55,7 +55,7 @@ class Candidate:
 def find_label_errors(
     truth: GroundTruth, detections: Detections, matches: Matches
 ) -> list[Candidate]:
-    """Finds what in the annotations is likely wrong, the likeliest first.
+    """Find likely errors in the annotations, the likeliest first.
 
     Args:
         truth: The objects of the split.
@@ -84,7 +84,7 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
 def describe(
     truth: GroundTruth, detections: Detections, candidates: Sequence[Candidate]
 ) -> dict[str, Any]:
-    """Computes the content of label_errors.json; boxes are continuous, objects count from 1."""
+    """Compute the content of label_errors.json; boxes are continuous, objects count from 1."""
     order, bounds = by_label(truth.image, len(truth.image_ids))
     number = np.empty(len(order), np.int64)
     number[order] = np.arange(len(order)) - bounds[truth.image[order]] + 1
@@ -112,12 +112,12 @@ def describe(
 
 
 def counts(candidates: Sequence[Candidate]) -> dict[str, int]:
-    """Counts the candidates of each kind."""
+    """Count the candidates of each kind."""
     return {kind: sum(c.kind == kind for c in candidates) for kind in KINDS}
 
 
 def _missing(detections: Detections, matches: Matches) -> Iterator[Candidate]:
-    """Detections away from every object; of several of one place, the surest."""
+    """Find detections away from every object; of several in one place, the surest."""
     apart = np.maximum(matches.overlap, matches.other_overlap) < _APART
     alone = np.flatnonzero(apart & (detections.score >= _LEAST))
     alone = alone[np.argsort(-detections.score[alone], kind="stable")]
@@ -136,7 +136,7 @@ def _missing(detections: Detections, matches: Matches) -> Iterator[Candidate]:
 
 
 def _spurious(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Candidate]:
-    """Objects of less support than nearly all others of their class and size."""
+    """Find objects of less support than nearly all others of their class and size."""
     own, other = detections.score * matches.overlap, detections.score * matches.other_overlap
     support = np.maximum(
         _support(truth, matches.nearest, matches.overlap, own, _MEETS),
@@ -159,7 +159,7 @@ def _spurious(truth: GroundTruth, detections: Detections, matches: Matches) -> I
 def _of_wrong_class(
     truth: GroundTruth, detections: Detections, matches: Matches
 ) -> Iterator[Candidate]:
-    """Objects that a detection of another class lies on, which no object of its class explains."""
+    """Find objects under a detection of another class that no object of its class explains."""
     score = np.where(matches.overlap < _FITS, detections.score, 0.0)
     own = _support(truth, matches.nearest, matches.overlap, detections.score, 0.5)
     other = _support(truth, matches.other_nearest, matches.other_overlap, score, 0.5)
@@ -170,7 +170,7 @@ def _of_wrong_class(
 
 
 def _displaced(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Candidate]:
-    """Objects that a detection of their class meets, where none fits."""
+    """Find objects that a detection of their class meets, where none fits."""
     fits = _support(truth, matches.nearest, matches.overlap, detections.score, _FITS)
     far = detections.score * (1 - matches.overlap)
     met = _support(truth, matches.nearest, matches.overlap, far, _MEETS)
@@ -181,7 +181,7 @@ def _displaced(truth: GroundTruth, detections: Detections, matches: Matches) -> 
 
 
 def _duplicates(truth: GroundTruth, matches: Matches) -> Iterator[Candidate]:
-    """Pairs of one class and image in nearly one place; the worse fitting is suspected."""
+    """Find pairs of one class and image in nearly one place; suspect the worse fitting."""
     order, bounds = by_label(truth.image, len(truth.image_ids))
     most = int(np.diff(bounds).max(initial=0))
     fit = np.zeros(len(truth.label))
@@ -210,7 +210,7 @@ def _support(
     score: NDArray[np.float64],
     least: float,
 ) -> NDArray[np.float64]:
-    """The highest score (objects,) of the detections that overlap each by `least`; 0 without."""
+    """Return the highest score (objects,) of detections that overlap each by `least`, else 0."""
     support = np.zeros(len(truth.label))
     near = (nearest >= 0) & (overlap >= least)
     np.maximum.at(support, nearest[near], score[near])
@@ -224,7 +224,7 @@ def _surest(
     score: NDArray[np.float64],
     least: float,
 ) -> NDArray[np.int64]:
-    """The detection (objects,) that `_support` has the score of; -1 without."""
+    """Return the detection (objects,) that `_support` has the score of, else -1."""
     near = np.flatnonzero((nearest >= 0) & (overlap >= least))
     rising = near[np.argsort(score[near], kind="stable")]
     surest = np.full(len(truth.label), -1)
@@ -233,7 +233,7 @@ def _surest(
 
 
 def _highest(suspicion: NDArray[np.float64]) -> list[int]:
-    """The rows of the `MOST` highest suspicions, falling."""
+    """Return the rows of the `MOST` highest suspicions, falling."""
     rows = np.flatnonzero(suspicion >= _LEAST)
     rows = rows[np.argsort(-suspicion[rows], kind="stable")][:MOST]
     listed: list[int] = rows.tolist()

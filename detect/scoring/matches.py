@@ -51,7 +51,7 @@ class Matches:
     pairs: NDArray[np.int64]
 
     def select(self, rows: NDArray[np.bool_]) -> "Matches":
-        """Returns those of some of the detections, by a mask (d,)."""
+        """Return the matches of some of the detections, chosen by a mask (d,)."""
         place = np.cumsum(rows) - 1
         order = self.order[rows[self.order]]
         before = np.append(0, np.cumsum(rows[self.order]))
@@ -68,7 +68,7 @@ class Matches:
 
 
 def match(truth: GroundTruth, detections: Detections) -> Matches:
-    """Compares the detections of a split with its objects."""
+    """Compare the detections of a split with its objects."""
     objects, starts = by_label(truth.image, len(truth.image_ids))
     box, label, crowd = (
         _inclusive(truth.box[objects]),
@@ -110,7 +110,7 @@ def match(truth: GroundTruth, detections: Detections) -> Matches:
 
 
 def paired_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """IoU (n,) of continuous boxes (n, 4) with the boxes (n, 4) in the same rows.
+    """Return the IoU (n,) of continuous boxes (n, 4) with the boxes (n, 4) in the same rows.
 
     A box without area, or with its corners exchanged, overlaps nothing.
     """
@@ -124,7 +124,7 @@ def paired_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.flo
 def by_class(
     label: NDArray[np.int64], score: NDArray[np.float64], classes: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorts detections by class, then by falling score; equals keep their order.
+    """Sort detections by class, then by falling score; equals keep their order.
 
     Returns:
         Order (d,), and bounds (classes + 1,) between which a class lies in it.
@@ -137,14 +137,14 @@ def by_class(
 
 
 def by_label(label: NDArray[np.int64], labels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sorts rows by labels in [0, labels), equals in their order; returns as `by_class`."""
+    """Sort rows by labels in [0, labels), equals in their order; returns as `by_class`."""
     bounds = np.append(0, np.cumsum(np.bincount(label, minlength=labels)))
     # Integers of up to 16 bits are sorted by radix: time linear in the rows.
     return np.argsort(label.astype(np.min_scalar_type(labels)), kind="stable"), bounds
 
 
 def _inclusive(box: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Continuous boxes as the kit's 1-based inclusive pixels."""
+    """Convert continuous boxes to the kit's 1-based inclusive pixels."""
     return np.asarray(box + np.array([1.0, 1.0, 0.0, 0.0]))
 
 

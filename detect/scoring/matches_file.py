@@ -120,7 +120,7 @@ def _facts(truth: GroundTruth, iou: float, recall: Recall) -> list[str]:
 
 
 def _compact(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Indices as int32, which they fit."""
+    """Convert indices to int32, which they fit."""
     fits = array.dtype == np.int64 and (not array.size or abs(array).max() < 2**31)
     return array.astype(np.int32) if fits else array
 

@@ -23,7 +23,7 @@ def score(
     recall: Recall = "integer",
     engine: CocoEngine = "own",
 ) -> dict[str, Any]:
-    """Scores detections by VOC and by COCO.
+    """Score detections by VOC and by COCO.
 
     Args:
         truth: The objects of the split.
@@ -50,7 +50,7 @@ def score(
 
 
 def write_metrics(metrics: dict[str, Any], file: Path) -> None:
-    """Writes metrics as JSON; what is not counted becomes null."""
+    """Write metrics as JSON; what is not counted becomes null."""
     file.parent.mkdir(parents=True, exist_ok=True)
     content = json.dumps(metrics, indent=2, allow_nan=False) + "\n"
     write_text(file, content)

@@ -62,7 +62,7 @@ def compare_runs(
     second: Sequence[NDArray[np.float64]],
     seed: int = 0,
 ) -> Difference:
-    """Compares two methods.
+    """Compare two methods.
 
     Args:
         first: For each run of a method, (resamples + 1,) its value on the split and on resamples of
@@ -108,7 +108,7 @@ def compare_runs(
 
 
 def verdict(difference: Difference, runs: tuple[int, int], images: int) -> str:
-    """Says in a sentence what was found, over what it holds, and what it rests on."""
+    """Say in one sentence what was found, what it holds over, and what it rests on."""
     if math.isnan(difference.low):
         return "not defined: no class has counted objects"
     seeds = difference.seed_deviation is not None
@@ -136,7 +136,7 @@ def _what_would(difference: Difference, seeds: bool) -> str:
 
 
 def _pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
-    """The standard deviation within groups; None where each is of one."""
+    """Return the standard deviation within groups; None where each is of one."""
     freedom = sum(len(group) - 1 for group in groups)
     if not freedom:
         return None
@@ -145,7 +145,7 @@ def _pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def _of_runs_and_images(groups: Sequence[Sequence[NDArray[np.float64]]]) -> float:
-    """The variance over images of what a run differs by from its method; 0 with one run each."""
+    """Return the variance over images of run minus method; 0 with one run each."""
     freedom = sum(len(group) - 1 for group in groups)
     if not freedom:
         return 0.0
@@ -158,7 +158,7 @@ def _of_runs_and_images(groups: Sequence[Sequence[NDArray[np.float64]]]) -> floa
 
 
 def _more_runs(value: float, images: float, seeds: float | None, runs: int) -> int | None:
-    """How many runs a side, beyond `runs`, would leave out 0 if nothing else changed."""
+    """Return how many runs a side, beyond `runs`, would leave out 0 if nothing else changed."""
     if seeds is None:
         return None
     from scipy.special import ndtri, stdtrit

@@ -8,7 +8,7 @@ _SMALL, _LARGE = 32.0**2, 96.0**2  # in square pixels of the original image
 
 
 def size_of(box: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Tells the size of boxes (n, 4).
+    """Tell the size of boxes (n, 4).
 
     A box is small below 32 * 32 square pixels of the original image, large above 96 * 96, else
     medium.

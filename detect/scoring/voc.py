@@ -84,7 +84,7 @@ class VocScore:
     ignored: NDArray[np.bool_]
 
     def metrics(self) -> dict[str, Any]:
-        """The "voc" part of metrics.json; None where no class has counted objects."""
+        """Return the "voc" part of metrics.json; null where no class has counted objects."""
         counts = ("ap_11point", "ap_area", "objects", "difficult", "detections")
         scores = self.per_class.values()
         return {
@@ -105,7 +105,7 @@ def score_voc(
     matches: Matches | None = None,
     recall: Recall = "integer",
 ) -> VocScore:
-    """Scores detections by the rules above.
+    """Score detections by the rules above.
 
     Args:
         truth: The objects of the split.
@@ -154,7 +154,7 @@ def score_voc(
 def average_precision(
     true_positive: NDArray[np.bool_], objects: int, recall: Recall = "integer"
 ) -> tuple[float, float] | tuple[None, None]:
-    """Computes the 11-point AP and the area of one class.
+    """Compute the 11-point AP and the area of one class.
 
     Args:
         true_positive: (points,) counted detections by falling score.
@@ -173,7 +173,7 @@ def average_precision(
 
 
 def least_true(objects: int, recall: Recall) -> NDArray[np.int64]:
-    """The true positives (11,) from which on the recalls 0, 0.1, .., 1 are reached."""
+    """Return the true positives (11,) at which the recalls 0, 0.1, .., 1 are first reached."""
     if recall == "integer":
         return -(-objects * np.arange(11) // 10)
     return np.searchsorted(np.arange(objects + 2) / objects, FLOAT_RECALLS)
@@ -187,7 +187,7 @@ def class_score(
     detections: int,
     recall_rule: Recall = "integer",
 ) -> ClassScore:
-    """The curve and AP of one class from its counted detections by falling score."""
+    """Return the curve and AP of one class from its counted detections by falling score."""
     true = np.cumsum(true_positive)
     precision = true / np.arange(1, len(true) + 1)
     recall = true / objects if objects else np.full(len(true), np.nan)
@@ -196,6 +196,6 @@ def class_score(
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """The mean over classes: those that are None are left out; None without any other."""
+    """Average over classes, without those that are None; None if all are."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None

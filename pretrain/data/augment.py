@@ -251,7 +251,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Kept on the device, since sending them there for each batch would wait for it."""
+    """Keep them on the device, since sending them there for each batch would wait for it."""
     deviation = torch.tensor(std, dtype=torch.float64).view(-1, 1, 1)
     scale = 1 / (255 * deviation)
     shift = -torch.tensor(mean, dtype=torch.float64).view(-1, 1, 1) / deviation

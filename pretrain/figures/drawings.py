@@ -48,7 +48,7 @@ def wrapped(title: str, inches: float) -> str:
 
 
 def plain(axes: Axes) -> None:
-    """Leave of the frame only the grid and the numbers."""
+    """Remove the frame, but for the grid and the numbers."""
     axes.grid(color=_RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)

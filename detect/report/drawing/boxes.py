@@ -82,7 +82,7 @@ def drawable(text: str) -> str:
 
 
 def outline_sample(outline: Outline) -> str:
-    """Draws the line of an outline for the legend."""
+    """Draw the line of an outline for the legend."""
     return (
         '<svg viewBox="0 0 36 12" aria-hidden="true"><line x1="0" y1="6" x2="36" y2="6" '
         f'stroke-width="4" stroke-dasharray="{outline.dash or "none"}" '
@@ -91,7 +91,7 @@ def outline_sample(outline: Outline) -> str:
 
 
 def draw_boxes(pixels: NDArray[np.uint8], boxes: Sequence[LabelledBox]) -> tuple[bytes, int, int]:
-    """Draws labelled boxes on an image.
+    """Draw labelled boxes on an image.
 
     Large images shrink to a long side of 480 pixels; small ones grow by a whole factor.
 

@@ -55,7 +55,7 @@ class Bin:
 
 
 def interpolated(score: ClassScore) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the curve whose area is `ap_area`: at a recall the highest precision there or above.
+    """Return the curve whose area is `ap_area`: at a recall the highest precision there or above.
 
     Returns:
         Recall and precision (corners,), for steps that hold a precision up to its recall; empty
@@ -81,7 +81,7 @@ def interpolated(score: ClassScore) -> tuple[NDArray[np.float64], NDArray[np.flo
 
 
 def draw_curves(axes: Axes, scores: Sequence[ClassScore], colours: Colours) -> None:
-    """Draws the precision-recall curves of one class, a line a run."""
+    """Draw the precision-recall curves of one class, one line for each run."""
     for index, score in enumerate(scores):
         recall, precision = interpolated(score)
         axes.step(recall, precision, where="pre", clip_on=False, **line_style(index, colours))
@@ -94,7 +94,7 @@ def draw_curves(axes: Axes, scores: Sequence[ClassScore], colours: Colours) -> N
 def draw_bars(
     axes: Axes, names: Sequence[str], values: Sequence[Sequence[float]], colours: Colours
 ) -> None:
-    """Draws horizontal bars, a group a name and in it a bar a run, with their values.
+    """Draw horizontal bars with their values: a group for each name, a bar in it for each run.
 
     Args:
         axes: Where to.
@@ -118,7 +118,7 @@ def draw_bars(
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line], colours: Colours) -> None:
-    """Draws one quantity of the trainings over their epochs; no line is empty."""
+    """Draw one quantity of the trainings over their epochs; no line is empty."""
     for line in lines:
         marker = "o" if len(line.value) <= FEW_POINTS else ""
         style = line_style(line.run, colours)
@@ -131,7 +131,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line], colours: Colours) -> None:
 
 
 def draw_reliability(axes: Axes, bins: Sequence[Sequence[Bin]], colours: Colours) -> None:
-    """Draws of each run how often detections of a score are true; on the diagonal it is right."""
+    """Draw how often detections of a score are true; a calibrated run lies on the diagonal."""
     axes.plot((0, 1), (0, 1), color=colours.rule, linewidth=1.2, dashes=(4, 3))
     for run, of_run in enumerate(bins):
         known = [part for part in of_run if part.detections]
@@ -145,14 +145,14 @@ def draw_reliability(axes: Axes, bins: Sequence[Sequence[Bin]], colours: Colours
 
 
 def line_style(run: int, colours: Colours) -> dict[str, Any]:
-    """How the line of a run looks, for matplotlib."""
+    """Return how the line of a run looks, for matplotlib."""
     pattern = DASHES[run % len(DASHES)]
     dashes = (0, pattern) if pattern else "solid"
     return {"color": colours.of_run(run), "linewidth": 1.6, "linestyle": dashes}
 
 
 def plain(axes: Axes, colours: Colours) -> None:
-    """Leaves of the frame only the grid and the numbers."""
+    """Remove the frame, but for the grid and the numbers."""
     axes.tick_params(length=0, labelcolor=colours.ink)
     axes.xaxis.label.set_color(colours.ink)
     axes.yaxis.label.set_color(colours.ink)

@@ -51,7 +51,7 @@ def line_panel(lines: Sequence[Line]) -> str:
 
 
 def reliability_panel(bins: Sequence[Sequence[Bin]]) -> str:
-    """Draw of each run how often detections of a score are true; on the diagonal it is right."""
+    """Draw how often detections of a score are true; a calibrated run lies on the diagonal."""
     lines = [
         Line(
             run,
@@ -75,7 +75,7 @@ def _look(run: int) -> str:
 
 
 def _short(tick: float) -> str:
-    """A number of at most five letters or so: 0.00075 is 7.5e-4."""
+    """Return a number of at most five letters or so: 0.00075 is 7.5e-4."""
     if tick and (abs(tick) < 0.01 or abs(tick) >= 100_000):
         digits, _, power = f"{tick:.1e}".partition("e")
         return f"{digits.removesuffix('.0')}e{int(power)}"

@@ -178,7 +178,7 @@ def overlay(width: int, height: int, boxes: Sequence[Outlined]) -> str:
 
 
 def letters(text: str) -> float:
-    """How wide a text is, in letters; those of Chinese and the like are twice as wide."""
+    """Return how wide a text is, in letters; those of Chinese and the like are twice as wide."""
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 

@@ -19,7 +19,7 @@ from detect.report.writers.blocks import (
 
 
 def calibration(runs: Sequence[Run]) -> list[Section]:
-    """The section, where a run has been analysed so."""
+    """Build the section, if a run has been analysed for it."""
     bins = reliability(runs)
     if not bins:
         return []
@@ -51,7 +51,7 @@ def calibration(runs: Sequence[Run]) -> list[Section]:
 
 
 def reliability(runs: Sequence[Run]) -> dict[int, list[charts.Bin]]:
-    """The bins of the runs whose analysis has them, by the places of the runs."""
+    """Return the bins of the runs whose analysis has them, by the places of the runs."""
     found = {}
     for index, run in enumerate(runs):
         known = run.extra.get("calibration")
@@ -64,7 +64,7 @@ def reliability(runs: Sequence[Run]) -> dict[int, list[charts.Bin]]:
 
 
 def _bin(part: object) -> charts.Bin | None:
-    """A bin with detections, as analysis.json has it."""
+    """Read a bin with detections, as analysis.json has it."""
     if not isinstance(part, Mapping):
         return None
     number, score, precision = (part.get(key) for key in ("detections", "score", "precision"))

@@ -24,7 +24,7 @@ FEWEST_IMAGES = 10
 
 
 def classes(comparison: Comparison) -> Section:
-    """Tells where the runs differ."""
+    """Tell where the runs differ."""
     several = len(comparison.runs) > 1
     blocks: list[Block] = [
         Note(_explanation(comparison)),
@@ -59,7 +59,7 @@ def _explanation(comparison: Comparison) -> str:
 
 
 def class_dots(comparison: Comparison) -> Dots:
-    """Differences of AP to the first run, or the AP of a single run."""
+    """Return the differences of AP to the first run, or the AP of a single run."""
     runs, several = comparison.runs, len(comparison.runs) > 1
     row_of = {name: index for index, name in enumerate(comparison.truth.classes)}
     kind = 0 if comparison.kind == "11point" else 1
@@ -91,7 +91,7 @@ def class_dots(comparison: Comparison) -> Dots:
 
 
 def _images_with(comparison: Comparison, label: int) -> int:
-    """How many images have counted objects of a class."""
+    """Count the images that have counted objects of a class."""
     truth = comparison.truth
     return len(np.unique(truth.image[(truth.label == label) & ~truth.difficult]))
 
@@ -112,14 +112,14 @@ def _text(comparison: Comparison, name: str, last: Dot) -> str:
 
 
 def _dot(run: int, values: NDArray[np.float64]) -> Dot:
-    """The value of the split, and the middle 95% of its resamples."""
+    """Return the value of the split, and the middle 95% of its resamples."""
     known = values[1:][~np.isnan(values[1:])]
     low, high = np.percentile(known, (2.5, 97.5)).tolist() if len(known) else (math.nan,) * 2
     return Dot(run, float(values[0]), low, high)
 
 
 def decided(values: NDArray[np.float64], tests: int) -> bool:
-    """Whether 0 lies outside the interval of a difference that is one of several.
+    """Return whether 0 lies outside the interval of a difference that is one of several.
 
     By Bonferroni: at a level of 5% divided by the number of tests. Beyond what 1,000 resamples
     resolve that is the whole of their range.

@@ -36,7 +36,7 @@ _FRACTIONS = {"val_map_11point", "val_map_area", "val_coco_ap", "focus_keep_rati
 
 
 def curves(comparison: Comparison) -> Section:
-    """A panel a class with the precision-recall curves of all runs."""
+    """Draw a panel for each class with the precision-recall curves of all runs."""
     runs = comparison.runs
     legend = [Drawing(panels.line_sample(i), run.label) for i, run in enumerate(runs)]
     names = shown_classes(comparison)
@@ -64,7 +64,7 @@ def curves(comparison: Comparison) -> Section:
 
 
 def shown_classes(comparison: Comparison) -> list[str]:
-    """The classes with the most objects, in the order of the classes."""
+    """Return the classes with the most objects, in the order of the classes."""
     per_class = comparison.runs[0].voc.per_class
     by_objects = sorted(comparison.classes, key=lambda name: -per_class[name].objects)
     kept = set(by_objects[:MOST_CLASSES])
@@ -75,7 +75,7 @@ def shown_classes(comparison: Comparison) -> list[str]:
 
 
 def training_lines(runs: Sequence[Run]) -> dict[str, list[charts.Line]]:
-    """The logged quantities of the trainings by their captions, without those of no number."""
+    """Return the logged quantities of the trainings by caption, without those of no number."""
     logs = {index: run.training for index, run in enumerate(runs) if run.training}
     keys = dict.fromkeys(key for records in logs.values() for record in records for key in record)
     shown = {}
@@ -88,7 +88,7 @@ def training_lines(runs: Sequence[Run]) -> dict[str, list[charts.Line]]:
 
 
 def training(runs: Sequence[Run]) -> list[Section]:
-    """The training curves of the runs that have them, overlaid."""
+    """Draw the training curves of the runs that have them, overlaid."""
     quantities = training_lines(runs)
     if not quantities:
         return []

@@ -28,7 +28,7 @@ MOST_CLASSES = 40
 
 
 def errors(runs: Sequence[Run]) -> Section:
-    """Bars and numbers of TIDE's errors."""
+    """Show the weight of TIDE's kinds of error, as bars and numbers."""
     return Section(
         "errors",
         "Errors",
@@ -45,7 +45,7 @@ def errors(runs: Sequence[Run]) -> Section:
 
 
 def error_bars(runs: Sequence[Run]) -> Bars:
-    """The gains as bars."""
+    """Draw the gains as bars."""
     gains = error_gains(runs)
     values = tuple(tuple(of_run[kind] for of_run in gains) for kind in range(len(KINDS)))
     labels = tuple(run.label for run in runs)
@@ -53,7 +53,7 @@ def error_bars(runs: Sequence[Run]) -> Bars:
 
 
 def error_gains(runs: Sequence[Run]) -> list[list[float]]:
-    """The gains (runs, kinds) in percentage points."""
+    """Return the gains (runs, kinds) in percentage points."""
     return [[100 * run.analysis.errors.delta_ap[kind] for kind in KINDS] for run in runs]
 
 
@@ -85,7 +85,7 @@ def _number(run: Run, kind: str) -> int:
 
 
 def confusion(runs: Sequence[Run]) -> Section:
-    """The confusion matrices side by side, and their differences to the first."""
+    """Show the confusion matrices side by side, and their differences to the first."""
     kept = confused(runs)
     if len(kept) > MOST_CLASSES + 1:
         told = f"The matrices of {len(kept) - 1} classes are in the JSON file."
@@ -122,14 +122,14 @@ def confusion(runs: Sequence[Run]) -> Section:
 
 
 def confused(runs: Sequence[Run]) -> list[int]:
-    """The classes that a run has in a row or column, and the background."""
+    """Return the classes that a run has in a row or column, and the background."""
     total = sum(run.analysis.confusion for run in runs)
     used = np.asarray(total).sum(axis=0) + np.asarray(total).sum(axis=1)
     return [index for index in range(len(used)) if used[index] or index == len(used) - 1]
 
 
 def shares(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Each count by the sum of its row; 0 in a row without any."""
+    """Divide each count by the sum of its row; 0 in a row without any."""
     return np.asarray(counts / np.maximum(1, counts.sum(axis=1, keepdims=True)), np.float64)
 
 

@@ -25,7 +25,7 @@ class Finds:
 
     @staticmethod
     def of(comparison: Comparison) -> "Finds":
-        """Looks up the true detection of every object."""
+        """Look up the true detection of every object."""
         scores = np.full((len(comparison.runs), len(comparison.truth.label)), -np.inf)
         for row, run in zip(scores, comparison.runs, strict=True):
             hits = run.voc.true_positive
@@ -66,11 +66,11 @@ class Finds:
         return np.stack(rows)
 
     def gained(self, run: int) -> NDArray[np.int64]:
-        """(images,) objects that a run found and the first did not: found, not kept silent on."""
+        """Count, per image (images,), the objects that a run found and the first did not."""
         return self._on_images(self.found[run] & ~self.found[0])
 
     def lost(self, run: int) -> NDArray[np.int64]:
-        """(images,) objects that the first run found and this one did not."""
+        """Count, per image (images,), the objects that the first run found and this one did not."""
         return self._on_images(self.found[0] & ~self.found[run])
 
     @cached_property
@@ -96,7 +96,7 @@ class Finds:
 
 
 def choose(finds: Finds, number: int = 3) -> list[tuple[str, int]]:
-    """Chooses the images that a report opens with, and says of each why.
+    """Choose the images that a report opens with, and say why for each.
 
     Of several runs: where the last gained most, where it lost most, where all of them fail; of one:
     its worst, a usual one, its best. Of equals the earlier; none is chosen twice.

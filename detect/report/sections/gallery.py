@@ -45,7 +45,7 @@ class Pictures:
 
 
 def gallery(finds: Finds, megabytes: float) -> Section:
-    """The section of the images.
+    """Build the section of the images.
 
     Args:
         finds: What was found on them.
@@ -152,7 +152,7 @@ def _boxes_a_run(comparison: Comparison, room: int) -> int:
 
 
 def _range(comparison: Comparison) -> tuple[float, float]:
-    """The ends of the scores: 0 and 1, unless a detector has others."""
+    """Return the ends of the scores: 0 and 1, unless a detector has others."""
     scores = np.concatenate([run.detections.score for run in comparison.runs])
     low, high = (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 1.0)
     return (0.0, 1.0) if low >= 0 and high <= 1 else (low, max(high, low + 1e-9))
@@ -184,7 +184,7 @@ def _run_record(run: Run, low: float, high: float) -> dict[str, Any]:
 
 
 def _entries(finds: Finds, boxes_a_run: int) -> dict[int, dict[str, Any]]:
-    """All that the script needs of each image, but for its picture."""
+    """Return all that the script needs of each image, but for its picture."""
     comparison = finds.comparison
     truth, (low, high) = comparison.truth, _range(comparison)
     found = np.stack(
@@ -217,14 +217,14 @@ def _entries(finds: Finds, boxes_a_run: int) -> dict[int, dict[str, Any]]:
 
 
 def thousandths(box: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Places in the image as whole numbers."""
+    """Express places in the image as whole numbers."""
     return np.clip(np.rint(1000 * box), -1000, 2000).astype(np.int64)
 
 
 def _detections(
     run: Run, sizes: NDArray[np.int64], most: int, ends: tuple[float, float]
 ) -> tuple[list[list[int]], NDArray[np.int64]]:
-    """The highest detections of each image in one flat list, and how many are left out."""
+    """Return the highest detections of each image in one flat list, and how many are left out."""
     found, kind = run.detections, kinds_of(run)
     order = np.lexsort((-found.score, found.image))
     image = found.image[order]
@@ -244,14 +244,14 @@ def _detections(
 
 
 def kinds_of(run: Run) -> NDArray[np.int64]:
-    """(detections,) index into `DETECTION_KINDS`."""
+    """Return the index (detections,) into `DETECTION_KINDS`."""
     error = run.analysis.errors.kind
     false = np.where(error >= 0, error + 2, len(DETECTION_KINDS) - 1)
     return np.select([run.voc.true_positive, run.voc.ignored], [0, 1], default=false)
 
 
 def _by_image(image: NDArray[np.int64], rows: NDArray[np.int64], images: int) -> list[list[int]]:
-    """Flat lists of the rows of each image, in order."""
+    """Group the rows by image, as flat lists in order."""
     order = np.argsort(image, kind="stable")
     ends = np.searchsorted(image[order], np.arange(1, images))
     return [part.ravel().tolist() for part in np.split(rows[order], ends)]

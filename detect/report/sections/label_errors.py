@@ -55,7 +55,7 @@ class Suspect:
 
 
 def label_errors(finds: Finds) -> list[Section]:
-    """The section, where a run has the file."""
+    """Build the section, if a run has the file."""
     comparison = finds.comparison
     suspects = merge([(run.label, entry) for run in comparison.runs for entry in _entries(run)],
                      comparison.truth.image_ids)  # fmt: skip
@@ -86,7 +86,7 @@ def _entries(run: Run) -> list[Mapping[str, Any]]:
 def merge(
     entries: Sequence[tuple[str, Mapping[str, Any]]], image_ids: Sequence[str]
 ) -> list[Suspect]:
-    """Puts together what several runs say of one annotation, the surest first."""
+    """Merge what several runs say of one annotation, the surest first."""
     index = {image_id: place for place, image_id in enumerate(image_ids)}
     merged: list[Suspect] = []
     by_image: dict[tuple[str, int], list[int]] = {}
@@ -116,7 +116,7 @@ def _joined(known: Suspect, other: Suspect) -> Suspect:
 
 
 def _suspect(label: str, entry: Mapping[str, Any], index: Mapping[str, int]) -> Suspect | None:
-    """An entry of the file; None for one that is not as it should be."""
+    """Read an entry of the file; None for one that is not as it should be."""
     image, box = index.get(str(entry.get("image"))), _box(entry.get("box"))
     suspicion, name = entry.get("suspicion"), entry.get("class")
     if image is None or box is None or not isinstance(suspicion, int | float):
@@ -137,7 +137,7 @@ def _box(value: object) -> tuple[float, ...] | None:
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    """Intersection over union."""
+    """Return the intersection over union."""
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
     shared = max(0.0, width) * max(0.0, height)

@@ -47,7 +47,7 @@ def picture_of(finds: Finds, image: int, most_bytes: int = MOST_BYTES) -> Pictur
 
 
 def with_pictures(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Those of the images that can be shown."""
+    """Return those of the images that can be shown."""
     pictures = ((each, picture_of(finds, each[1])) for each in chosen)
     return [each for each, picture in pictures if picture and picture.content]
 
@@ -101,7 +101,7 @@ def drawings(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[Drawing]:
 
 
 def _named(finds: Finds, image: int) -> str:
-    """The classes of the objects of an image: "2 cat, 1 dog"."""
+    """Name the classes of the objects of an image: "2 cat, 1 dog"."""
     truth = finds.comparison.truth
     names = Counter(truth.classes[label] for label in truth.label[truth.image == image])
     told = ", ".join(f"{number} {name}" for name, number in names.items())
@@ -109,7 +109,7 @@ def _named(finds: Finds, image: int) -> str:
 
 
 def legend(comparison: Comparison, of_a_run: bool = False) -> Drawings:
-    """What the outlines mean: who found an object; `of_a_run`, what a run's detections are."""
+    """Explain the outlines: who found an object; with `of_a_run`, what a run's detections are."""
     labels = [run.label for run in comparison.runs]
     kinds: dict[str, str] = {}
     if len(labels) == 2:
@@ -133,7 +133,7 @@ def legend(comparison: Comparison, of_a_run: bool = False) -> Drawings:
 
 
 def boxes(finds: Finds, image: int) -> list[Outlined]:
-    """The boxes of an image: of several runs the objects, by who found them; else what it found."""
+    """Return an image's boxes: of several runs the objects, by who found them; of one its finds."""
     return _objects(finds, image) if len(finds.found) > 1 else run_boxes(finds, image, 0)
 
 
@@ -153,7 +153,7 @@ def _objects(finds: Finds, image: int) -> list[Outlined]:
 
 
 def kind_of(found: Sequence[bool], difficult: bool) -> str:
-    """The outline of an object by which runs found it."""
+    """Return the outline of an object by which runs found it."""
     if difficult:
         return "ignored"
     if all(found):
@@ -166,7 +166,7 @@ def kind_of(found: Sequence[bool], difficult: bool) -> str:
 
 
 def run_boxes(finds: Finds, image: int, index: int) -> list[Outlined]:
-    """What a run found on an image at its threshold, and what it missed."""
+    """Return what a run found on an image at its threshold, and what it missed."""
     truth, run = finds.comparison.truth, finds.comparison.runs[index]
     size = np.tile(truth.sizes[image], 2)
     found = run.detections

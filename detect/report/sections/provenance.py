@@ -37,7 +37,7 @@ _PARTS = {"recipe": "Recipe", "backbone": "Backbone file", "environment": "Envir
 
 
 def made(comparison: Comparison) -> Section:
-    """Tells how each run was made, where the runs differ, and how to read the numbers."""
+    """Tell how each run was made, where the runs differ, and how to read the numbers."""
     runs = comparison.runs
     return Section(
         "made",
@@ -59,7 +59,7 @@ def _other_data(runs: Sequence[Run]) -> list[Text]:
 
 
 def _readings(runs: Sequence[Run]) -> list[Text]:
-    """What was said while the detections were read."""
+    """List what was said while the detections were read."""
     return [
         Text(f"{run.label}: {line}")
         for run in runs
@@ -69,7 +69,7 @@ def _readings(runs: Sequence[Run]) -> list[Text]:
 
 
 def speed(runs: Sequence[Run]) -> list[Section]:
-    """Latency with its spread and throughput, where a run measured them."""
+    """Tabulate latency with its spread and throughput, where a run measured them."""
     rows = [
         (
             Cell(run.label),
@@ -107,7 +107,7 @@ def _latency(runs: Sequence[Run]) -> list[Dots]:
 
 
 def _warning(runs: Sequence[Run]) -> str:
-    """Says what a difference of speeds is worth."""
+    """Say what a difference of speeds is worth."""
     told = "On a shared machine these times are noise: repeat them on a quiet one before use."
     networks = {
         json.dumps([(run.evaluation.get("recipe") or {}).get(key) for key in ("body", "detector")])
@@ -134,7 +134,7 @@ def _number(run: Run, part: str, key: str) -> int | float | None:
 
 
 def _differing(part: str, runs: Sequence[Run]) -> list[str]:
-    """The dotted keys on which the runs that have this part do not agree."""
+    """Return the dotted keys on which the runs that have this part do not agree."""
     flat = [flatten(run.evaluation[part]) for run in runs if run.evaluation.get(part)]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     return [key for key in keys if len({_written(settings, key) for settings in flat}) > 1]

@@ -29,7 +29,7 @@ from detect.scoring.bootstrap import Interval
 
 
 def summary(comparison: Comparison, pictures: Sequence[Drawing]) -> Section:
-    """Tells what a reader must know."""
+    """Tell what a reader must know."""
     told = verdict(comparison)
     blocks: list[Block] = [Lead(told.sentence)]
     blocks += [Text(f"{told.basis} {told.deciding}".strip())] if told.basis else []
@@ -49,7 +49,7 @@ def summary(comparison: Comparison, pictures: Sequence[Drawing]) -> Section:
 
 
 def map_dots(comparison: Comparison) -> list[Dots]:
-    """The mAP of all runs, and their differences to the first, with intervals over images."""
+    """Return the mAP of all runs and their differences to the first, with intervals over images."""
     key, kind = f"map_{comparison.kind}", comparison.kind
     measure = {"11point": "mAP (11-point)", "area": "mAP (area)"}[kind]
     rows = [
@@ -97,7 +97,7 @@ def interval_text(interval: Interval, kind: str) -> str:
 
 
 def _names(comparison: Comparison) -> Table:
-    """Says the short names in full, once."""
+    """Say the short names in full, once."""
     rows = []
     for run in comparison.runs:
         epoch, seed = run.evaluation.get("epoch"), run.seed

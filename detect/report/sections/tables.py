@@ -15,7 +15,7 @@ KINDS = {"map_11point": "11-point", "map_area": "area"}
 
 
 def scores(comparison: Comparison) -> list[Table]:
-    """The scores of the runs and, for several, their differences to the first."""
+    """Tabulate the scores of the runs and, for several, their differences to the first."""
     tables = [_scores(comparison)]
     return [*tables, _differences(comparison)] if len(comparison.runs) > 1 else tables
 
@@ -95,7 +95,7 @@ def _objects_by_size(truth: GroundTruth) -> dict[str, int]:
 
 
 def ap_by_class(comparison: Comparison, kind: str) -> Table:
-    """AP of each class; `kind` is of `KINDS`."""
+    """Tabulate the AP of each class; `kind` is of `KINDS`."""
     runs, key = comparison.runs, kind.replace("map", "ap")
     several = len(runs) > 1
     rows = []
@@ -119,7 +119,7 @@ def ap_by_class(comparison: Comparison, kind: str) -> Table:
 
 
 def _row_of_scores(values: Sequence[float | None]) -> list[Cell]:
-    """A cell a run, and the difference of last and first where there are several."""
+    """Return a cell for each run, and for several the difference of last and first."""
     difference = [Cell(_minus(values[-1], values[0]))] if len(values) > 1 else []
     return [*map(Cell, values), *difference]
 
@@ -129,7 +129,7 @@ def _minus(value: float | None, other: float | None) -> float | None:
 
 
 def f1_by_class(comparison: Comparison, run: Run) -> Table:
-    """The threshold of the best F1 of each class."""
+    """Tabulate the threshold of the best F1 of each class."""
     by_class = {name: run.analysis.by_class[name] for name in comparison.classes}
     points = {**by_class, "All classes, one threshold": run.analysis.overall}
     keys = ("score_threshold", "f1", "precision", "recall", "true_positives", "false_positives")

@@ -118,7 +118,7 @@ def _colour(run: int) -> str:
 
 
 def _place(value: float, ticks: Sequence[float]) -> float:
-    """Percent of the way from the first tick to the last."""
+    """Return a value's place between the first and the last tick, in percent."""
     return 100 * (value - ticks[0]) / (ticks[-1] - ticks[0])
 
 

@@ -13,7 +13,7 @@ _MANY = 0.2
 
 
 def to_corners(box: NDArray[np.float64], form: Form) -> NDArray[np.float64]:
-    """Turns boxes (n, 4) of any form into continuous [x1, y1, x2, y2]."""
+    """Turn boxes (n, 4) of any form into continuous [x1, y1, x2, y2]."""
     first, second = box[:, :2], box[:, 2:]
     if form == "corner and size":
         return np.hstack([first, first + second])
@@ -25,7 +25,7 @@ def to_corners(box: NDArray[np.float64], form: Form) -> NDArray[np.float64]:
 def read_boxes(
     box: NDArray[np.float64], sizes: NDArray[np.int64], form: Form, notes: list[str]
 ) -> NDArray[np.float64]:
-    """Reads boxes as their format has them, or otherwise where they allow one reading alone.
+    """Read boxes as their format has them, or otherwise where they allow one reading alone.
 
     Args:
         box: (n, 4) numbers of the file.
@@ -55,7 +55,7 @@ def read_boxes(
 def _are_corners(
     box: NDArray[np.float64], edges: NDArray[np.float64], pixel: NDArray[np.float64]
 ) -> bool:
-    """Whether boxes fit their images as corners, and do not as corner and size."""
+    """Return whether boxes fit their images as corners, and do not as corner and size."""
     slack = pixel + _ROUNDING * edges
     fits = (box[:, 2:] > box[:, :2]).all() and (box[:, 2:] <= edges + slack).all()
     leaves = (box[:, :2] + box[:, 2:] > edges + slack).any(axis=1)
@@ -65,7 +65,7 @@ def _are_corners(
 def faults(
     box: NDArray[np.float64], sizes: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The rows of boxes without area, and of boxes whose middle is outside their image."""
+    """Return the rows of boxes without area, and of boxes whose middle is outside their image."""
     flat = np.flatnonzero((box[:, 2:] <= box[:, :2]).any(axis=1))
     middle = (box[:, :2] + box[:, 2:]) / 2
     out = np.flatnonzero(((middle < 0) | (middle > sizes)).any(axis=1))

@@ -23,7 +23,7 @@ _LINE = "image_id score xmin ymin xmax ymax"
 
 
 def class_files(folder: Path, classes: Sequence[str]) -> list[Path] | None:
-    """The result file of each class, all of one prefix; None where no file is named by a class.
+    """Find the result file of each class, all of one prefix; None where no file names a class.
 
     Raises:
         InputError: There are several sets, a file is missing, or one names no class.
@@ -62,7 +62,7 @@ def class_files(folder: Path, classes: Sequence[str]) -> list[Path] | None:
 
 
 def read_class_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]) -> Detections:
-    """Reads the files of `class_files`; see `read_detections`."""
+    """Read the files of `class_files`; see `read_detections`."""
     names: list[str] = []
     columns: list[list[float]] = [[], [], [], [], []]
     ends = []
@@ -98,7 +98,7 @@ def read_class_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]
 
 
 def write_class_texts(detections: Detections, truth: GroundTruth, folder: Path) -> None:
-    """Writes one file per class into `folder`, an empty one for a class without detections."""
+    """Write one file per class into `folder`, an empty one for a class without detections."""
     folder.mkdir(parents=True, exist_ok=True)
     pixels = detections.box + np.array([1.0, 1.0, 0.0, 0.0])
     for label, name in enumerate(truth.classes):
@@ -118,7 +118,7 @@ def write_class_texts(detections: Detections, truth: GroundTruth, folder: Path) 
 
 
 def _rows(text: str) -> list[list[str]]:
-    """The columns of the lines that are not blank."""
+    """Split the lines that are not blank into columns."""
     rows = list(filter(None, map(str.split, text.splitlines())))
     if "," not in text and set(map(len, rows)) <= {6}:
         return rows
@@ -126,7 +126,7 @@ def _rows(text: str) -> list[list[str]]:
 
 
 def _split(line: str) -> list[str]:
-    """The columns of a line, between blanks, commas or tabs; an image id may hold blanks."""
+    """Split a line at blanks, commas or tabs; an image id may hold blanks."""
     columns = line.split()
     if "," in line and any("," in column for column in columns[-5:]):
         columns = [column for column in re.split(r"[\s,]+", line) if column]
@@ -148,7 +148,7 @@ def _first_fault(file: Path) -> InputError:
 
 
 def _place(files: Sequence[Path], ends: Sequence[int], row: int) -> str:
-    """The file and line of a row, blank lines counted."""
+    """Return the file and line of a row, blank lines counted."""
     number = int(np.searchsorted(ends, row, side="right"))
     within = row - (ends[number - 1] if number else 0)
     lines = read_text(files[number]).splitlines()

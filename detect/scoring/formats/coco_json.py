@@ -31,7 +31,7 @@ _NUMBER = int | float
 
 
 def read_coco_json(file: Path, truth: GroundTruth, notes: list[str]) -> Detections:
-    """Reads a results file, also one packed by gzip; see `read_detections`."""
+    """Read a results file, also one packed by gzip; see `read_detections`."""
     entries = _entries(file)
     names, classes, score, box = _columns(entries, file)
     try:
@@ -44,7 +44,7 @@ def read_coco_json(file: Path, truth: GroundTruth, notes: list[str]) -> Detectio
 
 
 def write_coco_json(detections: Detections, truth: GroundTruth, file: Path) -> None:
-    """Writes a COCO results file, in the order of `detections`."""
+    """Write a COCO results file, in the order of `detections`."""
     image_ids = integer_ids(truth.image_ids) or truth.image_ids
     columns = zip(
         detections.image.tolist(),
@@ -115,7 +115,7 @@ def _columns(
 
 
 def _first_fault(entries: list[Any], file: Path) -> InputError:
-    """What is wrong with the first entry that is wrong."""
+    """Say what is wrong with the first faulty entry."""
     for number, entry in enumerate(entries, start=1):
         where = f"{file}, entry {number}"
         try:

@@ -14,7 +14,7 @@ _IOU = 0.5
 
 
 def hints(truth: GroundTruth, detections: Detections, matches: Matches) -> list[str]:
-    """Says which other reading would find the most objects, if the one taken finds few."""
+    """Say which other reading would find the most objects, if the one taken finds few."""
     counted = np.flatnonzero(~truth.difficult)
     if not len(detections.score) or not len(counted):
         return []

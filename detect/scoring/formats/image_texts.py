@@ -23,7 +23,7 @@ _LISTS = ("classes.txt", "labels.txt", "predefined_classes.txt", "obj.names", "r
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The text files of a folder, or of the `labels` folder in it, but for lists of classes."""
+    """List the text files of a folder, or of `labels` in it, but for lists of classes."""
     for place in (folder, folder / "labels"):
         files = sorted(file for file in place.glob("*.txt") if file.name.lower() not in _LISTS)
         if files:
@@ -32,7 +32,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def read_image_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]) -> Detections:
-    """Reads the files of `image_files`; see `read_detections`."""
+    """Read the files of `image_files`; see `read_detections`."""
     try:
         of_file = find_images([file.name for file in files], truth, [])
     except UnknownNameError as error:
@@ -81,7 +81,7 @@ def read_image_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]
 def _read_columns(
     table: NDArray[np.float64], sizes: NDArray[np.int64], files: Sequence[Path], notes: list[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], Form]:
-    """Tells score and box apart, and what the box's numbers mean."""
+    """Tell score and box apart, and what the box's numbers mean."""
     score_first, score_last = (table[:, 0], table[:, 1:]), (table[:, 4], table[:, :4])
     if not len(table):
         return *score_last, "centre and size"
@@ -114,7 +114,7 @@ def _read_columns(
 
 
 def _within(box: NDArray[np.float64]) -> bool:
-    """Whether shares are boxes by their middle that stay in the image."""
+    """Return whether shares are boxes by their middle that stay in the image."""
     corners = to_corners(box, "centre and size")
     return bool(corners.min() >= -0.02 and corners.max() <= 1.02)
 

@@ -39,7 +39,7 @@ class UnknownNameError(Exception):
 
 
 def find_images(names: Sequence[object], truth: GroundTruth, notes: list[str]) -> NDArray[np.int64]:
-    """Finds the images (n,) that the entries of a file name.
+    """Find the images (n,) that the entries of a file name.
 
     Raises:
         UnknownNameError: A name is of no image of the split, or all could mean several.
@@ -83,7 +83,7 @@ def find_images(names: Sequence[object], truth: GroundTruth, notes: list[str]) -
 def find_classes(
     names: Sequence[object], truth: GroundTruth, notes: list[str], first: int = 1
 ) -> NDArray[np.int64]:
-    """Finds the classes (n,) that the entries of a file name.
+    """Find the classes (n,) that the entries of a file name.
 
     Args:
         names: Numbers or names.
@@ -127,7 +127,7 @@ def find_classes(
 
 
 def _first_class(numbers: Sequence[int], usual: int, count: int) -> int:
-    """What class numbers count from: as usual, unless they only fit the other way."""
+    """Find what class numbers count from: as usual, unless they only fit the other way."""
     if usual == 1 and numbers and min(numbers) == 0 and max(numbers) < count:
         return 0
     return 1 if usual == 0 and numbers and min(numbers) >= 1 and max(numbers) == count else usual
@@ -162,7 +162,7 @@ class _Images:
         return None if number is None else self.numbers.get(number)
 
     def by_last_number(self, numbers: dict[object, int | None]) -> dict[object, int | None] | None:
-        """The images by the number at the end of their names, if that tells all apart."""
+        """Map the images by the number at the end of their names, if that tells all apart."""
         ends = [re.search(r"(\d{1,18})\D*$", _stem(name)) for name in self.exact]
         if not all(ends):
             return None
@@ -173,7 +173,7 @@ class _Images:
 
 
 def _unique(pairs: Iterable[tuple[object, int]]) -> dict[object, int]:
-    """A table without the keys that stand for several."""
+    """Return a table without the keys that stand for several."""
     table: dict[object, int] = {}
     twice = set()
     for key, place in pairs:
@@ -184,7 +184,7 @@ def _unique(pairs: Iterable[tuple[object, int]]) -> dict[object, int]:
 
 
 def _as_places(numbers: Sequence[int | None], count: int, share: float) -> int | None:
-    """What numbers count the images from, if they can only be places in the list.
+    """Find what numbers count the images from, if they can only be places in the list.
 
     Args:
         numbers: Of all entries.
@@ -200,7 +200,7 @@ def _as_places(numbers: Sequence[int | None], count: int, share: float) -> int |
 
 
 def _stem(name: str) -> str:
-    """A file name without its folders and the ending of an image."""
+    """Return a file name without its folders and the ending of an image."""
     return _without_ending(PurePosixPath(name.strip().replace("\\", "/")).name)
 
 
@@ -212,7 +212,7 @@ def _without_ending(name: str) -> str:
 
 
 def _integer(name: object) -> int | None:
-    """A whole number, written as one, as text or as 3.0; not True."""
+    """Read a whole number, written as one, as text or as 3.0; True is none."""
     if isinstance(name, bool):
         return None
     if isinstance(name, int):
@@ -237,5 +237,5 @@ def _shown(name: object) -> str:
 
 
 def refusal(where: str, error: UnknownNameError) -> InputError:
-    """What a reader raises of a name: `where` is the entry of `error.place`."""
+    """Build the error that a reader raises for a name; `where` is the entry of `error.place`."""
     return InputError(f"{where}: {error}")

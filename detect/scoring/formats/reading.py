@@ -17,7 +17,7 @@ _FORMS = "a folder of VOC text, one text file an image, or a COCO .json file"
 
 
 def read_detections(path: Path, truth: GroundTruth, notes: list[str] | None = None) -> Detections:
-    """Reads detections of any detector.
+    """Read detections of any detector.
 
     What a file leaves open is read where there is one reading, and said in `notes`: numbers of
     classes or images that count from 0, file names for ids, boxes as shares of the image or as
@@ -71,7 +71,7 @@ def _read(path: Path, truth: GroundTruth, notes: list[str]) -> Detections:
 
 
 def _remarks(truth: GroundTruth, detections: Detections) -> list[str]:
-    """What is odd about detections that could be read."""
+    """List what is odd about detections that could be read."""
     count = len(detections.score)
     if not count:
         return ["there are no detections"]
