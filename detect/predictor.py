@@ -38,21 +38,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What was found on a photo, best first.
-
-    Attributes:
-        boxes: (n, 4) float32 [x1, y1, x2, y2], edges in pixels of the upright photo.
-        scores: (n,) float32, in [0, 1].
-        labels: (n,) int64, index into the detector's `classes`.
-        names: The classes of the boxes.
-        size: Width and height of the upright photo, pixels.
-    """
+    """What was found on a photo, best first."""
 
     boxes: NDArray[np.float32]
+    """(n, 4) float32 [x1, y1, x2, y2], edges in pixels of the upright photo."""
     scores: NDArray[np.float32]
+    """(n,) float32, in [0, 1]."""
     labels: NDArray[np.int64]
+    """(n,) int64, index into the detector's `classes`."""
     names: tuple[str, ...]
+    """The classes of the boxes."""
     size: tuple[int, int]
+    """Width and height of the upright photo, pixels."""
 
 
 @dataclass(frozen=True, slots=True)

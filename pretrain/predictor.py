@@ -49,17 +49,14 @@ _UNCOUNTED = "num_batches_tracked"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The classes of a photo, the likeliest first.
-
-    Attributes:
-        names: Of the classes.
-        labels: (k,) int64, index into the classifier's `classes`.
-        scores: (k,) float32, softmax; over all classes they add up to 1.
-    """
+    """The classes of a photo, the likeliest first."""
 
     names: tuple[str, ...]
+    """Of the classes."""
     labels: NDArray[np.int64]
+    """(k,) int64, index into the classifier's `classes`."""
     scores: NDArray[np.float32]
+    """(k,) float32, softmax; over all classes they add up to 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

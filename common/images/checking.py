@@ -38,23 +38,20 @@ _DAMAGE = re.compile(
 
 @dataclass(slots=True)
 class Result:
-    """What a check found in one image, and in what belongs to it.
-
-    Attributes:
-        faults: Path and what is wrong there.
-        notes: What is unusual but read correctly, such as "grey".
-        size: Width and height as stored, if the image could be read; with it the rest.
-        format: Such as "JPEG".
-        orientation: Of EXIF, 1 to 8; 1: stored upright.
-        digest: Of the file's content.
-    """
+    """What a check found in one image, and in what belongs to it."""
 
     faults: list[tuple[Path, str]] = field(default_factory=list)
+    """Path and what is wrong there."""
     notes: list[str] = field(default_factory=list)
+    """What is unusual but read correctly, such as "grey"."""
     size: tuple[int, int] | None = None
+    """Width and height as stored, if the image could be read; with it the rest."""
     format: str = ""
+    """Such as "JPEG"."""
     orientation: int = 1
+    """Of EXIF, 1 to 8; 1: stored upright."""
     digest: bytes = b""
+    """Of the file's content."""
 
 
 Check = Callable[[int], Result]

@@ -26,17 +26,14 @@ _PASSING = {408, 429, 500, 502, 503, 504}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How long a source is borne with.
-
-    Attributes:
-        silence: Seconds without a byte after which a connection counts as broken.
-        failures: In a row, none of which got further than before; then it is given up.
-        pause: Seconds after the first of them; twice as many after each further one.
-    """
+    """How long a source is borne with."""
 
     silence: float = 30.0
+    """Seconds without a byte after which a connection counts as broken."""
     failures: int = 7
+    """In a row, none of which got further than before; then it is given up."""
     pause: float = 1.0
+    """Seconds after the first of them; twice as many after each further one."""
 
 
 PATIENCE = Patience()

@@ -27,19 +27,16 @@ SUFFIXES = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image file states about itself.
-
-    Attributes:
-        format: "JPEG", "PNG", "BMP", "GIF" or "WebP".
-        mode: How its pixels are stored: "RGB", "grey", "CMYK", "palette", with or without alpha.
-        width: Pixels.
-        height: Pixels.
-    """
+    """What an image file states about itself."""
 
     format: str
+    """One of "JPEG", "PNG", "BMP", "GIF" or "WebP"."""
     mode: str
+    """How its pixels are stored: "RGB", "grey", "CMYK", "palette", with or without alpha."""
     width: int
+    """Pixels."""
     height: int
+    """Pixels."""
 
 
 def read_header(data: bytes) -> Header | None:

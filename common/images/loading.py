@@ -34,17 +34,15 @@ class SkipBad:
 
     The place of one is taken by the next image of the data set that can be read, as it looks in
     that epoch: a function of the files alone, so a resumed run sees the same images.
-
-    Attributes:
-        limit: How many images may be unreadable, at least 1; one more stops the training.
-        num_images: Images in the data set.
-        record: Text file of those found, position and message. All ranks and all resumed parts of a
-            run add to it, so it is the whole run that is limited.
     """
 
     limit: int
+    """How many images may be unreadable, at least 1; one more stops the training."""
     num_images: int
+    """Images in the data set."""
     record: Path
+    """Text file of those found, position and message. All ranks and all resumed parts of a run add
+    to it, so it is the whole run that is limited."""
 
     def found(self) -> set[int]:
         """Return the positions in the record."""

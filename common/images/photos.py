@@ -32,17 +32,14 @@ _FEW = 16
 
 @dataclass(frozen=True, slots=True)
 class Photos:
-    """Image files, each once.
-
-    Attributes:
-        paths: The files, in the order of their names.
-        names: What tells them apart: their paths below the folder that holds all, with slashes.
-        passed_over: Files beside them that have no suffix of an image.
-    """
+    """Image files, each once."""
 
     paths: tuple[Path, ...]
+    """The files, in the order of their names."""
     names: tuple[str, ...]
+    """What tells them apart: their paths below the folder that holds all, with slashes."""
     passed_over: tuple[Path, ...] = ()
+    """Files beside them that have no suffix of an image."""
 
 
 def find_photos(sources: Sequence[Path], without: Path | None = None) -> Photos:

@@ -16,23 +16,20 @@ _DECIMALS = 0.5  # share of the coordinates that makes a set one of decimals
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Objects of some images.
-
-    Attributes:
-        images: How many.
-        empty: Those without an object.
-        objects: (classes,) objects that are not difficult.
-        difficult: (classes,) objects that are.
-        flat: Objects without an area within their image, which cannot be learnt.
-        usable: Those that can and are not difficult.
-    """
+    """Objects of some images."""
 
     images: int
+    """How many."""
     empty: int
+    """Those without an object."""
     objects: NDArray[np.int64]
+    """(classes,) objects that are not difficult."""
     difficult: NDArray[np.int64]
+    """(classes,) objects that are."""
     flat: int
+    """Objects without an area within their image, which cannot be learnt."""
     usable: int
+    """Those that can and are not difficult."""
 
     def describe(self, classes: Sequence[str]) -> str:
         """Say how many objects there are of each class, the most of them first."""

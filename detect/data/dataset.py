@@ -23,29 +23,25 @@ _USUAL = (("train", "training"), ("val", "valid", "validation", "dev"), ("test",
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """The objects of one image.
-
-    Attributes:
-        image_id: Unique within its set.
-        width: Pixels.
-        height: Pixels.
-        boxes: (n, 4) float64 [x1, y1, x2, y2], edges in continuous pixels, as annotated: nothing is
-            cut at the border of the image, nothing rounded. Of VOC's 1-based inclusive pixels that
-            is [xmin - 1, ymin - 1, xmax, ymax], so that plain intersection over union equals the
-            devkit's.
-        labels: (n,) index into the class names, from 0.
-        difficult: (n,) objects that scoring neither demands nor punishes.
-        areas: (n,) square pixels that the annotation states, as COCO's metric counts sizes; None:
-            those of the boxes.
-    """
+    """The objects of one image."""
 
     image_id: str
+    """Unique within its set."""
     width: int
+    """Pixels."""
     height: int
+    """Pixels."""
     boxes: NDArray[np.float64]
+    """(n, 4) float64 [x1, y1, x2, y2], edges in continuous pixels, as annotated: nothing is cut at
+    the border of the image, nothing rounded. Of VOC's 1-based inclusive pixels that is [xmin - 1,
+    ymin - 1, xmax, ymax], so that plain intersection over union equals the devkit's."""
     labels: NDArray[np.int64]
+    """(n,) index into the class names, from 0."""
     difficult: NDArray[np.bool_]
+    """(n,) objects that scoring neither demands nor punishes."""
     areas: NDArray[np.float64] | None = None
+    """(n,) square pixels that the annotation states, as COCO's metric counts sizes; None: those of
+    the boxes."""
 
     def usable(self, difficult: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return what a training learns from: boxes within the image, with an area, and labels.
@@ -73,25 +69,22 @@ class LabelledImage:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An image of a set before it is read; can be sent to another process.
-
-    Attributes:
-        image_id: Unique within its set.
-        name: File name of the picture without suffix, as far as it is known beforehand.
-        listed: The file or folder that makes it one of the set, for messages.
-        source: The file that holds its annotation, for messages.
-        annotate: Reads the annotation, and the file name of the picture that it states, if any;
-            raises InputError, `MissingFileError` where there is no annotation.
-        picture: Finds the picture, with the file name that the annotation states or ""; raises
-            `MissingFileError` where there is none.
-    """
+    """An image of a set before it is read; can be sent to another process."""
 
     image_id: str
+    """Unique within its set."""
     name: str
+    """File name of the picture without suffix, as far as it is known beforehand."""
     listed: Path
+    """The file or folder that makes it one of the set, for messages."""
     source: Path
+    """The file that holds its annotation, for messages."""
     annotate: Callable[[], tuple[Annotation, str]]
+    """Reads the annotation, and the file name of the picture that it states, if any; raises
+    InputError, `MissingFileError` where there is no annotation."""
     picture: Callable[[str], Path]
+    """Finds the picture, with the file name that the annotation states or ""; raises
+    `MissingFileError` where there is none."""
 
     def unlabelled(self) -> LabelledImage:
         """Find the picture alone; it is taken to be seen upright."""
@@ -124,30 +117,27 @@ class MissingFileError(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionData:
-    """Data that were opened: where, what they are, and how to read their sets.
-
-    Attributes:
-        path: What the user named.
-        kind: What it was found to be, such as "a VOC devkit".
-        classes: Names; a label is an index into them.
-        sets: Names of the sets, in the order of the format.
-        entries: Gives the images of one set; with a list of faults, those go there where a reader
-            can go on, a path and a reason each, and else the first is raised.
-        metric: Whose rules a score begins with.
-        has_years: Whether sets are named YEAR:SET.
-        category_ids: What a COCO results file calls each class; empty: 1, 2, and so on.
-        notes: What else the user should know, a sentence each: what was passed over, and so on.
-    """
+    """Data that were opened: where, what they are, and how to read their sets."""
 
     path: Path
+    """What the user named."""
     kind: str
+    """What it was found to be, such as "a VOC devkit"."""
     classes: tuple[str, ...]
+    """Names; a label is an index into them."""
     sets: tuple[str, ...]
+    """Names of the sets, in the order of the format."""
     entries: Callable[[str, Faults | None], list[Entry]]
+    """Gives the images of one set; with a list of faults, those go there where a reader can go on,
+    a path and a reason each, and else the first is raised."""
     metric: Literal["voc", "coco"] = "voc"
+    """Whose rules a score begins with."""
     has_years: bool = False
+    """Whether sets are named YEAR:SET."""
     category_ids: tuple[int | str, ...] = ()
+    """What a COCO results file calls each class; empty: 1, 2, and so on."""
     notes: tuple[str, ...] = field(default=())
+    """What else the user should know, a sentence each: what was passed over, and so on."""
 
     def read(self, split: str) -> list[LabelledImage]:
         """Read one or more sets, comma-separated, in the order of their lists.

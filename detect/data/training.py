@@ -22,17 +22,14 @@ from detect.data.splits import training_sets
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """Images to train and to validate on, and what should be said of them.
-
-    Attributes:
-        train: At least one object among them.
-        val: Empty where there is no validation.
-        said: Lines for the user.
-    """
+    """Images to train and to validate on, and what should be said of them."""
 
     train: list[LabelledImage]
+    """At least one object among them."""
     val: list[LabelledImage]
+    """Empty where there is no validation."""
     said: tuple[str, ...]
+    """Lines for the user."""
 
 
 def read_training(

@@ -44,17 +44,14 @@ _MOST_SIZES = 3
 
 @dataclass(slots=True)
 class Checked(Result):
-    """What was found in an image and its annotation.
-
-    Attributes:
-        annotation: None where it cannot be read.
-        path: The picture; None where there is none.
-        turned: Whether it is turned upright, as its annotation is.
-    """
+    """What was found in an image and its annotation."""
 
     annotation: Annotation | None = None
+    """None where it cannot be read."""
     path: Path | None = None
+    """The picture; None where there is none."""
     turned: bool = False
+    """Whether it is turned upright, as its annotation is."""
 
 
 @dataclass(slots=True)

@@ -34,36 +34,33 @@ KINDS = ("map_11point", "map_area")
 
 @dataclass(frozen=True)
 class Run:
-    """One detector on the split.
-
-    Attributes:
-        folder: Where it was read from.
-        title: Differs from that of every other run.
-        label: Short; differs from that of every other run.
-        arm: What seeds of one method share: a label without the seed.
-        evaluation: What evaluation.json holds.
-        coco: The "coco" part of metrics.json.
-        detections: What was found.
-        voc: The same as metrics.json has it, with the curves.
-        analysis: Errors, confusion, thresholds and intervals.
-        training: Records of the training, one an epoch; None where there are none.
-        resampled: (resamples + 1, classes, 2) AP by 11 points and by area of the split and of its
-            resamples, the same for all runs; NaN without counted objects.
-        extra: What analysis.json holds; empty without the file.
-    """
+    """One detector on the split."""
 
     folder: Path
+    """Where it was read from."""
     title: str
+    """Differs from that of every other run."""
     label: str
+    """Short; differs from that of every other run."""
     arm: str
+    """What seeds of one method share: a label without the seed."""
     evaluation: Mapping[str, Any]
+    """What evaluation.json holds."""
     coco: Mapping[str, float | None]
+    """The "coco" part of metrics.json."""
     detections: Detections
+    """What was found."""
     voc: VocScore
+    """The same as metrics.json has it, with the curves."""
     analysis: Analysis
+    """Errors, confusion, thresholds and intervals."""
     training: Sequence[Mapping[str, Any]] | None
+    """Records of the training, one an epoch; None where there are none."""
     resampled: NDArray[np.float64]
+    """(resamples + 1, classes, 2) AP by 11 points and by area of the split and of its resamples,
+    the same for all runs; NaN without counted objects."""
     extra: Mapping[str, Any]
+    """What analysis.json holds; empty without the file."""
 
     @property
     def seed(self) -> int | None:
@@ -90,19 +87,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The runs of a report and what they are measured by.
-
-    Attributes:
-        pictures: The files of the images; None where there is none.
-        truth: Its objects.
-        runs: At least one; the first is the baseline.
-        data: The data in words, as its annotations name it.
-    """
+    """The runs of a report and what they are measured by."""
 
     pictures: Sequence[Path | None]
+    """The files of the images; None where there is none."""
     truth: GroundTruth
+    """Its objects."""
     runs: Sequence[Run]
+    """At least one; the first is the baseline."""
     data: str
+    """The data in words, as its annotations name it."""
 
     @property
     def kind(self) -> str:

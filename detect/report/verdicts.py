@@ -21,19 +21,16 @@ _MOST_IMAGES = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a report says first.
-
-    Attributes:
-        sentence: What was compared on what, who leads by how much, decided or not.
-        basis: What the interval is over, and what it leaves out.
-        deciding: What would decide it; empty for a single run.
-        decided: Whether the methods are told apart, which takes several seeds.
-    """
+    """What a report says first."""
 
     sentence: str
+    """What was compared on what, who leads by how much, decided or not."""
     basis: str
+    """What the interval is over, and what it leaves out."""
     deciding: str = ""
+    """What would decide it; empty for a single run."""
     decided: bool = False
+    """Whether the methods are told apart, which takes several seeds."""
 
 
 def verdict(comparison: Comparison) -> Verdict:

@@ -28,43 +28,37 @@ _SEED = 0
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """The threshold of the best F1, and what is counted at or above it.
-
-    Attributes:
-        score_threshold: Score.
-        f1: Harmonic mean of precision and recall.
-        precision: True positives among the counted detections.
-        recall: True positives among the counted objects.
-        true_positives: Number.
-        false_positives: Number.
-    """
+    """The threshold of the best F1, and what is counted at or above it."""
 
     score_threshold: float
+    """Score."""
     f1: float
+    """Harmonic mean of precision and recall."""
     precision: float
+    """True positives among the counted detections."""
     recall: float
+    """True positives among the counted objects."""
     true_positives: int
+    """Number."""
     false_positives: int
+    """Number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What is said of a detector beside its metrics.
-
-    Attributes:
-        overall: Best F1 of all classes together, with one threshold; None without a hit.
-        by_class: Class name to its best F1; None without a hit.
-        errors: TIDE's kinds, at TIDE's overlaps.
-        confusion: (classes + 1, classes + 1) from `threshold` on; rows are objects, columns
-            detections, the last of each is the background.
-        intervals: "map_11point" and "map_area"; empty without resamples.
-    """
+    """What is said of a detector beside its metrics."""
 
     overall: OperatingPoint | None
+    """Best F1 of all classes together, with one threshold; None without a hit."""
     by_class: Mapping[str, OperatingPoint | None]
+    """Class name to its best F1; None without a hit."""
     errors: ErrorAnalysis
+    """TIDE's kinds, at TIDE's overlaps."""
     confusion: NDArray[np.int64]
+    """(classes + 1, classes + 1) from `threshold` on; rows are objects, columns detections, the
+    last of each is the background."""
     intervals: Mapping[str, Interval]
+    """Of "map_11point" and "map_area"; empty without resamples."""
 
     @staticmethod
     def of(

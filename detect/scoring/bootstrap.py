@@ -39,17 +39,14 @@ _EXACT = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value of the split and the middle 95 % of its resamples.
-
-    Attributes:
-        value: Of the split as it is, a fraction; NaN without counted objects.
-        low: 2.5th percentile, a fraction; NaN without counted objects.
-        high: 97.5th.
-    """
+    """A value of the split and the middle 95 % of its resamples."""
 
     value: float
+    """Of the split as it is, a fraction; NaN without counted objects."""
     low: float
+    """2.5th percentile, a fraction; NaN without counted objects."""
     high: float
+    """97.5th."""
 
     @property
     def decided(self) -> bool:

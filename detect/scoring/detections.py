@@ -18,49 +18,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """All objects of a split, one row an object.
-
-    Attributes:
-        classes: The class names.
-        image_ids: The VOC ids of all images, also of those without objects.
-        sizes: (images, 2) width and height in pixels.
-        image: (objects,) index into `image_ids`.
-        label: (objects,) index into `classes`.
-        box: (objects, 4) continuous [x1, y1, x2, y2] in pixels.
-        difficult: (objects,) True for objects the metric does not count.
-        area: (objects,) by which COCO's metric tells sizes, where the data state it; None: of the
-            boxes.
-        category_ids: What a COCO results file calls each class; empty: 1, 2, and so on.
-        file_names: Of the images, without ending, where they are not their ids; else empty.
-    """
+    """All objects of a split, one row an object."""
 
     classes: tuple[str, ...]
+    """The class names."""
     image_ids: tuple[str, ...]
+    """The VOC ids of all images, also of those without objects."""
     sizes: NDArray[np.int64]
+    """(images, 2) width and height in pixels."""
     image: NDArray[np.int64]
+    """(objects,) index into `image_ids`."""
     label: NDArray[np.int64]
+    """(objects,) index into `classes`."""
     box: NDArray[np.float64]
+    """(objects, 4) continuous [x1, y1, x2, y2] in pixels."""
     difficult: NDArray[np.bool_]
+    """(objects,) True for objects the metric does not count."""
     area: NDArray[np.float64] | None = None
+    """(objects,) by which COCO's metric tells sizes, where the data state it; None: of the boxes.
+    """
     category_ids: tuple[int | str, ...] = ()
+    """What a COCO results file calls each class; empty: 1, 2, and so on."""
     file_names: tuple[str, ...] = ()
+    """Of the images, without ending, where they are not their ids; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Detections of a split, one row a detection; the order decides between tied scores.
-
-    Attributes:
-        image: (d,) index into `GroundTruth.image_ids`.
-        label: (d,) index into `GroundTruth.classes`.
-        score: (d,) confidence.
-        box: (d, 4) continuous [x1, y1, x2, y2] in pixels.
-    """
+    """Detections of a split, one row a detection; the order decides between tied scores."""
 
     image: NDArray[np.int64]
+    """(d,) index into `GroundTruth.image_ids`."""
     label: NDArray[np.int64]
+    """(d,) index into `GroundTruth.classes`."""
     score: NDArray[np.float64]
+    """(d,) confidence."""
     box: NDArray[np.float64]
+    """(d, 4) continuous [x1, y1, x2, y2] in pixels."""
 
     def select(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Detections":
         """Return some of the detections: by index, in the order of `rows`, or by a mask."""

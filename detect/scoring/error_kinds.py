@@ -51,21 +51,18 @@ _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND = range(5)
 
 @dataclass(frozen=True, slots=True)
 class ErrorAnalysis:
-    """What is wrong with the detections of a split.
-
-    Attributes:
-        kind: (d,) index into `KINDS`, below 5; -1 for detections that are right or ignored.
-        missed: (objects,) True for missed ones, the sixth kind.
-        delta_ap: Gain of mAP (area), a fraction, by each of `KINDS`, and by "false_positive" (all
-            false detections gone) and "false_negative" (all objects not found gone); 0 where no
-            class has counted objects, before or after.
-        counts: Errors by each of `KINDS`.
-    """
+    """What is wrong with the detections of a split."""
 
     kind: NDArray[np.int64]
+    """(d,) index into `KINDS`, below 5; -1 for detections that are right or ignored."""
     missed: NDArray[np.bool_]
+    """(objects,) True for missed ones, the sixth kind."""
     delta_ap: dict[str, float]
+    """Gain of mAP (area), a fraction, by each of `KINDS`, and by "false_positive" (all false
+    detections gone) and "false_negative" (all objects not found gone); 0 where no class has counted
+    objects, before or after."""
     counts: dict[str, int]
+    """Errors by each of `KINDS`."""
 
 
 def analyse_errors(

@@ -35,21 +35,18 @@ _PRIOR = 20.0  # objects' worth of the whole set in what is usual for a class an
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A likely error.
-
-    Attributes:
-        kind: One of `KINDS`.
-        suspicion: In [0, 1]; ranks the candidates of a kind.
-        object: Index of the suspected object; None where one is missing.
-        detection: Index of the detection that speaks against it, or that shows what is missing.
-        other: Index of the object that a duplicate repeats.
-    """
+    """A likely error."""
 
     kind: str
+    """One of `KINDS`."""
     suspicion: float
+    """In [0, 1]; ranks the candidates of a kind."""
     object: int | None = None
+    """Index of the suspected object; None where one is missing."""
     detection: int | None = None
+    """Index of the detection that speaks against it, or that shows what is missing."""
     other: int | None = None
+    """Index of the object that a duplicate repeats."""
 
 
 def find_label_errors(

@@ -29,26 +29,23 @@ _BLOCK = 2**15
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Overlaps of the detections of a split with its objects.
-
-    Attributes:
-        order: (d,) detections by class, then by falling score; equals in the order of the file.
-        bounds: (classes + 1,) between which a class lies in `order`.
-        overlap: (d,) largest IoU with an object of the own class and image, 0 if none.
-        nearest: (d,) index of that object, the first of equals; -1 if none overlaps.
-        other_overlap: (d,) the same among the objects of all other classes.
-        other_nearest: (d,) index of that object.
-        pairs: (p, 2) detection and object of one class and image whose IoU is at least 0.5 but for
-            rounding, or, for a difficult object, whose intersection is half of the detection.
-    """
+    """Overlaps of the detections of a split with its objects."""
 
     order: NDArray[np.int64]
+    """(d,) detections by class, then by falling score; equals in the order of the file."""
     bounds: NDArray[np.int64]
+    """(classes + 1,) between which a class lies in `order`."""
     overlap: NDArray[np.float64]
+    """(d,) largest IoU with an object of the own class and image, 0 if none."""
     nearest: NDArray[np.int64]
+    """(d,) index of that object, the first of equals; -1 if none overlaps."""
     other_overlap: NDArray[np.float64]
+    """(d,) the same among the objects of all other classes."""
     other_nearest: NDArray[np.int64]
+    """(d,) index of that object."""
     pairs: NDArray[np.int64]
+    """(p, 2) detection and object of one class and image whose IoU is at least 0.5 but for
+    rounding, or, for a difficult object, whose intersection is half of the detection."""
 
     def select(self, rows: NDArray[np.bool_]) -> "Matches":
         """Return the matches of some of the detections, chosen by a mask (d,)."""

@@ -25,18 +25,15 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Detections of a split and what was computed of them.
-
-    Attributes:
-        detections: What was found.
-        matches: Its overlaps with the objects.
-        resampled: (resamples + 1, classes, 2) AP by 11 points and by area, the split itself first;
-            None without resamples. The draws are those of seed 0.
-    """
+    """Detections of a split and what was computed of them."""
 
     detections: Detections
+    """What was found."""
     matches: Matches
+    """Its overlaps with the objects."""
     resampled: NDArray[np.float64] | None
+    """(resamples + 1, classes, 2) AP by 11 points and by area, the split itself first; None without
+    resamples. The draws are those of seed 0."""
 
 
 def write_scored(

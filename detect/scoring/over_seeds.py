@@ -30,26 +30,23 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Second minus first method.
-
-    Attributes:
-        value: Of the means over the runs.
-        low: 2.5th percentile.
-        high: 97.5th.
-        probability_better: Share of the resamples in which the second is better.
-        seed_deviation: Of a single run, over seeds; None with one run each.
-        image_deviation: Of the difference, over images.
-        more_runs: Runs that each method needs beyond those that it has, for an interval without 0
-            if value and deviations stay; 0 if none are needed; None if no `MOST_RUNS` would do.
-    """
+    """Second minus first method."""
 
     value: float
+    """Of the means over the runs."""
     low: float
+    """2.5th percentile."""
     high: float
+    """97.5th."""
     probability_better: float
+    """Share of the resamples in which the second is better."""
     seed_deviation: float | None
+    """Of a single run, over seeds; None with one run each."""
     image_deviation: float
+    """Of the difference, over images."""
     more_runs: int | None
+    """Runs that each method needs beyond those that it has, for an interval without 0 if value and
+    deviations stay; 0 if none are needed; None if no `MOST_RUNS` would do."""
 
     @property
     def decided(self) -> bool:

@@ -42,23 +42,20 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scoring:
-    """What is computed of detections.
-
-    Attributes:
-        ious: Overlaps that make a hit, in (0, 1]; metrics.json has the first.
-        resamples: Of the bootstrap; 0 for no intervals.
-        coco: Whether COCO's metric is.
-        engine: Who computes it: both give the same numbers, pycocotools takes long.
-        recall: How VOC's 11 points compare recall, as for `score_voc`.
-        against: Detections, or an evaluated folder, to compare with on the same resamples.
-    """
+    """What is computed of detections."""
 
     ious: Sequence[float] = (0.5, 0.75)
+    """Overlaps that make a hit, in (0, 1]; metrics.json has the first."""
     resamples: int = 1000
+    """Of the bootstrap; 0 for no intervals."""
     coco: bool = True
+    """Whether COCO's metric is."""
     engine: CocoEngine = "own"
+    """Who computes it: both give the same numbers, pycocotools takes long."""
     recall: Recall = "integer"
+    """How VOC's 11 points compare recall, as for `score_voc`."""
     against: Path | None = None
+    """Detections, or an evaluated folder, to compare with on the same resamples."""
 
 
 def read_truth(data: Path, split: str, options: DataOptions | None = None) -> GroundTruth:

@@ -39,49 +39,43 @@ FLOAT_RECALLS = np.arange(0.0, 1.1, 0.1)
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One class: its AP, what was counted, its precision-recall curve.
-
-    Attributes:
-        ap_11point: AP as in 2007, a fraction; None without counted objects.
-        ap_area: AP since 2010, a fraction; None without counted objects.
-        objects: Objects that are not difficult.
-        difficult: Objects that are.
-        detections: Detections, ignored ones included.
-        recall: (points,) one point per detection that is not ignored, by falling score; NaN
-            without counted objects.
-        precision: (points,) true positives among the detections up to this one.
-        score: (points,) the score of the detection.
-    """
+    """One class: its AP, what was counted, its precision-recall curve."""
 
     ap_11point: float | None
+    """AP as in 2007, a fraction; None without counted objects."""
     ap_area: float | None
+    """AP since 2010, a fraction; None without counted objects."""
     objects: int
+    """Objects that are not difficult."""
     difficult: int
+    """Objects that are."""
     detections: int
+    """Detections, ignored ones included."""
     recall: NDArray[np.float64]
+    """(points,) one point per detection that is not ignored, by falling score; NaN without counted
+    objects."""
     precision: NDArray[np.float64]
+    """(points,) true positives among the detections up to this one."""
     score: NDArray[np.float64]
+    """(points,) the score of the detection."""
 
 
 @dataclass(frozen=True, slots=True)
 class VocScore:
-    """The metric of a split, and what became of every detection.
-
-    Attributes:
-        iou: The overlap that makes a hit.
-        per_class: Class name to its score, in class order.
-        overlap: (d,) largest IoU with an object of the detection's class and image, 0 if none.
-        match: (d,) index of that object in the ground truth if the overlap is a hit, else -1.
-        true_positive: (d,) took a counted object.
-        ignored: (d,) hit a difficult object; what is neither is a false positive.
-    """
+    """The metric of a split, and what became of every detection."""
 
     iou: float
+    """The overlap that makes a hit."""
     per_class: dict[str, ClassScore]
+    """Class name to its score, in class order."""
     overlap: NDArray[np.float64]
+    """(d,) largest IoU with an object of the detection's class and image, 0 if none."""
     match: NDArray[np.int64]
+    """(d,) index of that object in the ground truth if the overlap is a hit, else -1."""
     true_positive: NDArray[np.bool_]
+    """(d,) took a counted object."""
     ignored: NDArray[np.bool_]
+    """(d,) hit a difficult object; what is neither is a false positive."""
 
     def metrics(self) -> dict[str, Any]:
         """Return the "voc" part of metrics.json; null where no class has counted objects."""

@@ -30,36 +30,30 @@ _MAX_MEMBER = 200_000_000  # bytes; the largest published file has 155 million
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A part of a split, one file.
-
-    Attributes:
-        name: Its file, without a suffix.
-        images: How many it holds.
-        md5: Digest of its file in the Python version.
-    """
+    """A part of a split, one file."""
 
     name: str
+    """Its file, without a suffix."""
     images: int
+    """How many it holds."""
     md5: str
+    """Digest of its file in the Python version."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Version:
-    """A form in which a data set was published.
-
-    Attributes:
-        kind: Records or pickles.
-        archive: Name of the archive.
-        md5: Digest of the archive.
-        sha256: Digest of the archive.
-        folder: The folder in the archive.
-    """
+    """A form in which a data set was published."""
 
     kind: Literal["binary", "python"]
+    """Records or pickles."""
     archive: str
+    """Name of the archive."""
     md5: str
+    """Digest of the archive."""
     sha256: str
+    """Digest of the archive."""
     folder: str
+    """The folder in the archive."""
 
     def files(self, batches: Iterable[Batch]) -> list[str]:
         """Return the file names of batches."""
@@ -69,25 +63,22 @@ class Version:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """What was published of a data set.
-
-    Attributes:
-        name: Its name.
-        versions: The binary one, which needs no pickles, and the Python one.
-        train: Batches of the training split.
-        test: Batches of the test split.
-        label_bytes: Bytes of label in a binary record; the last is the label.
-        label_key: Key of the labels in a Python batch.
-        classes: Names, in the order of the labels.
-    """
+    """What was published of a data set."""
 
     name: str
+    """Its name."""
     versions: tuple[Version, Version]
+    """The binary one, which needs no pickles, and the Python one."""
     train: tuple[Batch, ...]
+    """Batches of the training split."""
     test: tuple[Batch, ...]
+    """Batches of the test split."""
     label_bytes: int
+    """Bytes of label in a binary record; the last is the label."""
     label_key: bytes
+    """Key of the labels in a Python batch."""
     classes: tuple[str, ...]
+    """Names, in the order of the labels."""
 
 
 CIFAR10 = Published(

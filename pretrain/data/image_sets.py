@@ -23,21 +23,18 @@ from pretrain.data.shards import ShardSet
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """Images in files.
-
-    Attributes:
-        paths: One file per image.
-        labels: (N,) index into the class names.
-        classes: Class names.
-        form: How they were found to be kept.
-        passed_over: What was found beside them and left out.
-    """
+    """Images in files."""
 
     paths: Sequence[Path]
+    """One file per image."""
     labels: NDArray[np.int64]
+    """(N,) index into the class names."""
     classes: tuple[str, ...]
+    """Class names."""
     form: str = ""
+    """How they were found to be kept."""
     passed_over: tuple[Passed, ...] = ()
+    """What was found beside them and left out."""
 
     @property
     def described(self) -> str:
@@ -59,17 +56,14 @@ class FileSet:
 
 @dataclass(frozen=True, slots=True)
 class PixelSet:
-    """Images of one size in memory.
-
-    Attributes:
-        pixels: (N, H, W, 3) RGB.
-        labels: (N,) index into the class names.
-        classes: Class names.
-    """
+    """Images of one size in memory."""
 
     pixels: NDArray[np.uint8]
+    """(N, H, W, 3) RGB."""
     labels: NDArray[np.int64]
+    """(N,) index into the class names."""
     classes: tuple[str, ...]
+    """Class names."""
 
     @property
     def described(self) -> str:

@@ -35,19 +35,16 @@ EXPECTED = """
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the images of a split are.
-
-    Attributes:
-        split: As it is called there: "train", "val" or "test"; "" where nothing is split.
-        folder: Of the class folders, or of all images.
-        table: What says the classes of images in one folder; None: they are in class folders.
-        images: Their names, if they are in one folder.
-    """
+    """Where the images of a split are."""
 
     split: str
+    """As it is called there: "train", "val" or "test"; "" where nothing is split."""
     folder: Path
+    """Of the class folders, or of all images."""
     table: Path | None = None
+    """What says the classes of images in one folder; None: they are in class folders."""
     images: tuple[str, ...] = ()
+    """Their names, if they are in one folder."""
 
 
 def find_place(root: Path, split: str) -> Place | None:

@@ -58,29 +58,24 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class ShardSet:
-    """Images in shards.
-
-    Attributes:
-        folder: Where the shards lie, or will lie once they are fetched.
-        source: Where they are fetched from, a URL in which {} stands for a file's name; None: no
-            place.
-        shards: The tar files.
-        names: (N,) name of the member that holds each image.
-        places: (N, 3) shard, offset and size of each image; bytes.
-        labels: (N,) index into the class names.
-        classes: Class names.
-        pixels: What was done to the images, such as "256 px, JPEG 95"; "": nothing; None: nobody
-            said.
-    """
+    """Images in shards."""
 
     folder: Path
+    """Where the shards lie, or will lie once they are fetched."""
     source: str | None
+    """Where they are fetched from, a URL in which {} stands for a file's name; None: no place."""
     shards: tuple[Shard, ...]
+    """The tar files."""
     names: NDArray[np.bytes_]
+    """(N,) name of the member that holds each image."""
     places: NDArray[np.int64]
+    """(N, 3) shard, offset and size of each image; bytes."""
     labels: NDArray[np.int64]
+    """(N,) index into the class names."""
     classes: tuple[str, ...]
+    """Class names."""
     pixels: str | None = None
+    """What was done to the images, such as "256 px, JPEG 95"; "": nothing; None: nobody said."""
 
     @property
     def described(self) -> str:

@@ -30,19 +30,16 @@ TIMES_THE_CACHE = 4
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device can do.
-
-    Attributes:
-        flops: Operations a second of a matrix product, bfloat16 on a GPU, float32 on a CPU.
-        bandwidth: Bytes a second of a copy, read and written.
-        cache: Bytes that need not go through memory; on a CPU bytes are not counted at all.
-        kernel: Seconds of the smallest kernel in a CUDA graph, one after another.
-    """
+    """What a device can do."""
 
     flops: float
+    """Operations a second of a matrix product, bfloat16 on a GPU, float32 on a CPU."""
     bandwidth: float = float("inf")
+    """Bytes a second of a copy, read and written."""
     cache: float = float("inf")
+    """Bytes that need not go through memory; on a CPU bytes are not counted at all."""
     kernel: float = 0.0
+    """Seconds of the smallest kernel in a CUDA graph, one after another."""
 
 
 @lru_cache

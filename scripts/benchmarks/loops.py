@@ -51,21 +51,18 @@ RECIPE_OF = {
 
 @dataclass(frozen=True)
 class Side:
-    """How a loop runs.
-
-    Attributes:
-        loop: Which loop.
-        precision: bfloat16 on a GPU, float32 on a CPU, unless the side's name says bf16.
-        graphed: With CUDA graphs; on a CPU, which has none, without.
-        tuned: cuDNN tries its kernels first and keeps the fastest.
-        backend: What `torch.compile` compiles with; None does not compile.
-    """
+    """How a loop runs."""
 
     loop: str
+    """Which loop."""
     precision: Precision
+    """Bfloat16 on a GPU, float32 on a CPU, unless the side's name says bf16."""
     graphed: bool
+    """With CUDA graphs; on a CPU, which has none, without."""
     tuned: bool
+    """Whether cuDNN tries its kernels first and keeps the fastest."""
     backend: str | None
+    """What `torch.compile` compiles with; None does not compile."""
 
     @staticmethod
     def of(settings: Settings) -> "Side":

@@ -54,33 +54,30 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Times of ours and of the alternatives for the same work.
-
-    Attributes:
-        case: What was done.
-        seconds: Times of each side, ours first; those at one position were taken one after another.
-        faster: Side to how many times as fast as it ours is to be.
-        limit: Seconds that the median of ours is to stay under.
-        floor: Seconds that no program could go below, and how that is known.
-        host: Seconds in which the host had handed the same work to a GPU; empty on a CPU.
-        one_by_one: Seconds that no program goes below that works operation by operation, likewise.
-        images: Images of the work, for images/s.
-        published: Images a second that others state, and who; for the same kind of device.
-        notes: Side to what else there is to say of it.
-        failed: Sides whose process failed, and how.
-    """
+    """Times of ours and of the alternatives for the same work."""
 
     case: str
+    """What was done."""
     seconds: Mapping[str, list[float]]
+    """Times of each side, ours first; those at one position were taken one after another."""
     host: Mapping[str, list[float]] = field(default_factory=dict)
+    """Seconds in which the host had handed the same work to a GPU; empty on a CPU."""
     faster: Mapping[str, float] = field(default_factory=dict)
+    """Side to how many times as fast as it ours is to be."""
     limit: float | None = None
+    """Seconds that the median of ours is to stay under."""
     floor: tuple[float, str] | None = None
+    """Seconds that no program could go below, and how that is known."""
     one_by_one: tuple[float, str] | None = None
+    """Seconds that no program goes below that works operation by operation, likewise."""
     images: int | None = None
+    """Images of the work, for images/s."""
     published: tuple[float, str] | None = None
+    """Images a second that others state, and who; for the same kind of device."""
     notes: Mapping[str, str] = field(default_factory=dict)
+    """Side to what else there is to say of it."""
     failed: Mapping[str, str] = field(default_factory=dict)
+    """Sides whose process failed, and how."""
 
     def ratios(self, name: str) -> list[float]:
         """Return how many times as fast as a side ours is, pair by pair."""
@@ -159,17 +156,14 @@ def table(comparisons: Iterable[Comparison]) -> str:
 
 @dataclass(frozen=True)
 class Run:
-    """What the process of one side measured.
-
-    Attributes:
-        seconds: Times of a step, or of what the side says; none if it failed.
-        host: The host's for the same; empty where it is the same.
-        notes: What else there is to say.
-    """
+    """What the process of one side measured."""
 
     seconds: list[float]
+    """Times of a step, or of what the side says; none if it failed."""
     host: list[float] = field(default_factory=list)
+    """The host's for the same; empty where it is the same."""
     notes: str = ""
+    """What else there is to say."""
 
     @staticmethod
     def of(times: StepTimes, device: torch.device) -> "Run":

@@ -18,36 +18,30 @@ Counts = dict[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A part of a data set that is published as one archive.
-
-    Attributes:
-        archive: None: it cannot be fetched by a program.
-        split: YEAR:SET of VOC.
-        published: Numbers of images and the like.
-        unpacked: Bytes on the disk, generously; 0: the archive is read as it is.
-    """
+    """A part of a data set that is published as one archive."""
 
     archive: Archive | None = None
+    """None: it cannot be fetched by a program."""
     split: str = ""
+    """YEAR:SET of VOC."""
     published: Mapping[str, int]
+    """Numbers of images and the like."""
     unpacked: int = 0
+    """Bytes on the disk, generously; 0: the archive is read as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """What is known of a data set.
-
-    Attributes:
-        kind: Who reads it.
-        folder: The folder that its archives unpack to.
-        parts: What it consists of.
-        trees: Patterns of its files below that folder; any one of the trees is enough.
-    """
+    """What is known of a data set."""
 
     kind: ImageKind | Literal["voc"]
+    """Who reads it."""
     folder: str
+    """The folder that its archives unpack to."""
     parts: tuple[Part, ...]
+    """What it consists of."""
     trees: tuple[tuple[str, ...], ...]
+    """Patterns of its files below that folder; any one of the trees is enough."""
 
     def home(self, root: Path) -> Path:
         """Return the folder of the patterns: the one given, or the one in it."""

@@ -19,21 +19,18 @@ from common.storage import file_locks
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """A published file.
-
-    Attributes:
-        name: Its file name.
-        urls: Where it lies, the best place first.
-        size: Bytes.
-        md5: Digest.
-        sha256: Digest.
-    """
+    """A published file."""
 
     name: str
+    """Its file name."""
     urls: tuple[str, ...]
+    """Where it lies, the best place first."""
     size: int
+    """Bytes."""
     md5: str
+    """Digest."""
     sha256: str
+    """Digest."""
 
 
 def fetch(archive: Archive, folder: Path) -> Path:

@@ -11,17 +11,14 @@ from detect.report.comparison import Comparison
 
 @dataclass(frozen=True)
 class Finds:
-    """Who found what, each run at its own threshold.
-
-    Attributes:
-        comparison: The runs.
-        scores: (runs, objects) of the true detection of each object, -inf without one. A
-            higher threshold takes true detections away and makes none, so from any threshold on
-            the objects found are those with such a score.
-    """
+    """Who found what, each run at its own threshold."""
 
     comparison: Comparison
+    """The runs."""
     scores: NDArray[np.float64]
+    """(runs, objects) of the true detection of each object, -inf without one. A higher threshold
+    takes true detections away and makes none, so from any threshold on the objects found are those
+    with such a score."""
 
     @staticmethod
     def of(comparison: Comparison) -> "Finds":

@@ -31,27 +31,24 @@ _SAME = 0.5  # overlap from which on two runs mean the same
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
-    """An annotation that may be wrong, and which runs say so.
-
-    Attributes:
-        kind: "missing", "spurious", "wrong class", "displaced" or "duplicate".
-        image: Index into the split.
-        name: Its class.
-        box: (4,) pixels.
-        other_name: The class that a detection gives it, or none.
-        other_box: What speaks against it, or none.
-        suspicion: The highest of the runs.
-        runs: Labels of those that say so.
-    """
+    """An annotation that may be wrong, and which runs say so."""
 
     kind: str
+    """One of "missing", "spurious", "wrong class", "displaced" or "duplicate"."""
     image: int
+    """Index into the split."""
     name: str
+    """Its class."""
     box: tuple[float, ...]
+    """(4,) pixels."""
     other_name: str | None
+    """The class that a detection gives it, or none."""
     other_box: tuple[float, ...] | None
+    """What speaks against it, or none."""
     suspicion: float
+    """The highest of the runs."""
     runs: tuple[str, ...]
+    """Labels of those that say so."""
 
 
 def label_errors(finds: Finds) -> list[Section]:

@@ -28,56 +28,47 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """Head of a column, and how its values are written.
-
-    Attributes:
-        name: The head.
-        kind: "percent" is a fraction shown times 100, "points" a difference of two, with a sign,
-            "number" is shown as it is, with three decimals below 1 and one above.
-    """
+    """Head of a column, and how its values are written."""
 
     name: str
+    """The head."""
     kind: Literal["text", "count", "percent", "points", "number"] = "text"
+    """How a value is shown: "percent" a fraction times 100, "points" a difference of two, with a
+    sign, "number" as it is, with three decimals below 1 and one above."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows under columns; the first cell of a row is its head.
-
-    Attributes:
-        caption: What the table shows, in a few words.
-        columns: At least one.
-        rows: One cell a column.
-        total: A last row that sorting leaves in place, or none.
-        sortable: Whether a click on a head sorts the rows.
-    """
+    """Rows under columns; the first cell of a row is its head."""
 
     caption: str
+    """What the table shows, in a few words."""
     columns: tuple[Column, ...]
+    """At least one."""
     rows: tuple[tuple[Cell, ...], ...]
+    """One cell a column."""
     total: tuple[Cell, ...] = ()
+    """A last row that sorting leaves in place, or none."""
     sortable: bool = False
+    """Whether a click on a head sorts the rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Numbers of pairs of names, shaded.
-
-    Attributes:
-        caption: As of a table.
-        corner: What the names of the rows and of the columns are.
-        names: Of the rows, and of the columns in the same order.
-        counts: A row for each name.
-        shades: Of each cell, in [-1, 1]: below 0 in the second colour.
-        texts: What each cell shows; empty where nothing.
-    """
+    """Numbers of pairs of names, shaded."""
 
     caption: str
+    """As of a table."""
     corner: str
+    """What the names of the rows and of the columns are."""
     names: tuple[str, ...]
+    """Of the rows, and of the columns in the same order."""
     counts: tuple[tuple[float, ...], ...]
+    """A row for each name."""
     shades: tuple[tuple[float, ...], ...]
+    """Of each cell, in [-1, 1]: below 0 in the second colour."""
     texts: tuple[tuple[str, ...], ...]
+    """What each cell shows; empty where nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,39 +90,33 @@ class Dot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DotRow:
-    """A row of `Dots`.
-
-    Attributes:
-        name: What the row is of.
-        dots: On it, a line each.
-        text: The numbers, as text beside it.
-        marked: Shown bold.
-    """
+    """A row of `Dots`."""
 
     name: str
+    """What the row is of."""
     dots: tuple[Dot, ...]
+    """On it, a line each."""
     text: str
+    """The numbers, as text beside it."""
     marked: bool = False
+    """Shown bold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dots:
-    """Dots and intervals over one axis.
-
-    Attributes:
-        caption: What is shown.
-        unit: Name of the axis.
-        rows: From above.
-        zero: Whether the axis has a line at 0 and holds it.
-        runs: Labels of the runs, for a legend where rows do not name them; "" for one that is
-            not drawn, empty for no legend.
-    """
+    """Dots and intervals over one axis."""
 
     caption: str
+    """What is shown."""
     unit: str
+    """Name of the axis."""
     rows: tuple[DotRow, ...]
+    """From above."""
     zero: bool = False
+    """Whether the axis has a line at 0 and holds it."""
     runs: tuple[str, ...] = ()
+    """Labels of the runs, for a legend where rows do not name them; "" for one that is not drawn,
+    empty for no legend."""
 
 
 @dataclass(frozen=True, slots=True)
