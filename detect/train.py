@@ -12,6 +12,7 @@ from torch import nn
 from common.command.flags import RunFlags
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
+from common.processes import ranks
 from common.processes.ranks import World
 from common.training import launch
 from common.training.network import insert_layer, prepare
@@ -22,7 +23,7 @@ from detect.data.dataset import DetectionData
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.parts import data_parts
-from detect.data.training import TrainingData, read_training
+from detect.data.training import TrainingData, look_over, read_training
 from detect.network.retinanet import build_retinanet
 from detect.recipes import SCRATCH, Recipe
 from detect.task import (
@@ -149,10 +150,11 @@ def _read(
         recipe.train_split,
         recipe.val_split,
         difficult=recipe.difficult,
-        look=world.is_main,
+        limit=flags.limit_images,
     )
+    said = ranks.from_main(partial(look_over, data, options, found))
     if world.is_main:
-        _say(found.said)
+        _say((*found.said, *said))
     return found
 
 

@@ -63,7 +63,6 @@ ELSEWHERE = {
     "{} the split, {} and {}",
     "{} the classes, {} and {}",
     "{} the overlap, {} and {}",
-    "{} lies outside the image of {} x {} pixels: {}",
     "--difference {}: {}",
     "the index of shards cannot be fetched: {}",
 }

@@ -162,7 +162,7 @@ def given(argv: Sequence[str], flag: str) -> str | None:
 
 def print_metrics(metrics: Mapping[str, float | None]) -> None:
     """Print a line of metrics, on one rank."""
-    if launcher.is_main():
+    if metrics and launcher.is_main():
         shown = {name: "undefined" if v is None else f"{v:.4f}" for name, v in metrics.items()}
         print(" ".join(f"{name} {value}" for name, value in shown.items()))
 

@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -247,6 +247,22 @@ def broadcast(value: T) -> T:
         return value
     values = [value]
     dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def from_main(call: Callable[[], T]) -> T:
+    """Give every rank what rank 0 alone computes; an InputError of it, every rank raises."""
+    if not _running():
+        return call()
+    values, problem = list[T](), None
+    if dist.get_rank() == 0:
+        try:
+            values = [call()]
+        except InputError as error:
+            problem = str(error)
+    values, problem = broadcast((values, problem))
+    if problem is not None:
+        raise InputError(problem)
     return values[0]
 
 

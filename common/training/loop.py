@@ -73,6 +73,8 @@ def train(
                 _end_on_request(run, stop)
             if late:
                 _save(run)
+        if not state.metrics:  # nothing to validate on
+            return {}
         best = None if state.best == -inf else state.best
         return {**state.metrics, f"best_{task.metric}": best}
 

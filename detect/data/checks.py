@@ -11,6 +11,7 @@ from detect.data.dataset import Annotation, shown
 from detect.data.options import Coordinates
 
 _MOST_NAMED = 20  # classes in one line
+_SLACK = 1.0  # pixels that a box may lie outside: roundings of tools
 _DECIMALS = 0.5  # share of the coordinates that makes a set one of decimals
 
 
@@ -28,8 +29,10 @@ class Counts:
     """(classes,) objects that are."""
     flat: int
     """Objects without an area within their image, which cannot be learnt."""
+    outside: int
+    """Objects that reach over the edge of their image."""
     usable: int
-    """Those that can and are not difficult."""
+    """Those that can be learnt and are not difficult."""
 
     def describe(self, classes: Sequence[str]) -> str:
         """Say how many objects there are of each class, the most of them first."""
@@ -52,6 +55,7 @@ def count(annotations: Sequence[Annotation], classes: Sequence[str]) -> Counts:
         objects=np.bincount(labels[~difficult], minlength=number),
         difficult=np.bincount(labels[difficult], minlength=number),
         flat=sum(len(a.labels) - len(a.usable(difficult=True)[1]) for a in annotations),
+        outside=sum(len(outside(a)) for a in annotations),
         usable=sum(len(a.usable(difficult=False)[1]) for a in annotations),
     )
 
@@ -140,6 +144,20 @@ def look_normalised(annotations: Sequence[Annotation]) -> bool:
     """Tell whether all boxes lie within the first pixel: shares of the image, not pixels."""
     boxes = [a.boxes for a in annotations if len(a.boxes)]
     return bool(boxes) and all(float(box.max()) <= 1.0 for box in boxes)
+
+
+def outside(annotation: Annotation) -> dict[int, float]:
+    """Return the objects, counted from 1, that reach over the edge of their image, and how far.
+
+    One pixel is a rounding of the annotation tool, more is a mistake.
+
+    Returns:
+        Pixels by the number of the object.
+    """
+    size = np.array([annotation.width, annotation.height])
+    boxes = annotation.boxes
+    over = np.concatenate([-boxes[:, :2], boxes[:, 2:] - size], axis=1).max(axis=1, initial=0.0)
+    return {int(n) + 1: float(over[n]) for n in np.flatnonzero(over > _SLACK)}
 
 
 def duplicates(annotation: Annotation) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@ Crowds (and what other tools mark "ignore") are difficult objects; segmentations
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
+from common.images.orientation import upright_size
 from detect.data.dataset import (
     Annotation,
     DetectionData,
@@ -42,6 +43,7 @@ _MAX_CATEGORIES = 10_000_000  # bytes
 _TRIED = 20  # file names by which the folder of the images is found
 _KEYS = ("category_id", "bbox", "iscrowd", "ignore", "area")
 _SLACK = 1.0  # pixels that a box may lie outside: roundings of tools
+_SUSPECT = 4  # one box of so many outside makes a file suspect
 
 
 # ---- where the files are ------------------------------------------------------------------------
@@ -206,6 +208,7 @@ def _entries(
             )
         kept = {key: item.get(key) for key in _KEYS}
         objects.setdefault(item["image_id"], []).append({**kept, "number": number})
+    _refuse_corners(file, images, objects)
     ids = list(images)
     if all(isinstance(number, int) for number in ids):
         ids.sort()
@@ -217,11 +220,46 @@ def _entries(
             _relative(images[number]["file_name"]).rpartition(".")[0],
             file,
             file,
-            partial(_annotate, file, images[number], objects.get(number, []), label_of),
+            partial(
+                _annotate,
+                file,
+                images[number],
+                objects.get(number, []),
+                label_of,
+                partial(_picture, base, _relative(images[number]["file_name"]), ""),
+            ),
             partial(_picture, base, _relative(images[number]["file_name"])),
         )
         for number in ids
     ]
+
+
+def _refuse_corners(
+    file: Path, images: Mapping[Any, dict[str, Any]], objects: Mapping[Any, list[dict[str, Any]]]
+) -> None:
+    """Refuse a file whose boxes are corners, by all of them together: single ones may be wrong.
+
+    Raises:
+        InputError: All would do as corners, and a quarter of them would lie outside as they are.
+    """
+    beyond = total = 0
+    for number, items in objects.items():
+        width, height = images[number].get("width"), images[number].get("height")
+        for item in items:
+            try:
+                x, y, w, h = map(float, item["bbox"])
+                right, bottom = float(width or 0) + _SLACK, float(height or 0) + _SLACK
+            except (TypeError, ValueError):
+                return  # told where it is read
+            if not (x < w <= right and y < h <= bottom):
+                return
+            total += 1
+            beyond += x + w > right or y + h > bottom
+    if beyond * _SUSPECT > total:
+        raise InputError(
+            f"{file}: of its {total} boxes, {beyond} lie outside their images as [x, y, width, "
+            "height], and none as corners: write x, y, width and height"
+        )
 
 
 def _relative(name: str) -> str:
@@ -265,12 +303,12 @@ def _annotate(
     image: dict[str, Any],
     objects: list[dict[str, Any]],
     label_of: Mapping[int | str, int | None],
+    picture: Callable[[], Path],
 ) -> tuple[Annotation, str]:
-    where = f"{file}, image {image['id']}"
     width: Any = image.get("width")
     height: Any = image.get("height")
     if not _is_side(width) or not _is_side(height):
-        raise InputError(f"{where} has no width and height in pixels: export it again")
+        width, height = _size(picture, f"{file}, image {image['id']}")
     width, height = int(width), int(height)
     rows, labels, difficult, areas = [], [], [], []
     for item in objects:
@@ -280,7 +318,7 @@ def _annotate(
                 f"{at}: category_id {item['category_id']!r} is none of the categories "
                 f"{', '.join(map(repr, list(label_of)[:20]))}: export it again"
             )
-        box = _box(item["bbox"], width, height, at)
+        box = _box(item["bbox"], at)
         label = label_of[item["category_id"]]
         if label is not None:
             rows.append(box)
@@ -301,20 +339,28 @@ def _annotate(
     return annotation, ""
 
 
+def _size(picture: Callable[[], Path], where: str) -> tuple[int, int]:
+    """Read the size that the file does not state from the picture, as it is seen upright."""
+    try:
+        return upright_size(picture())
+    except MissingFileError:
+        raise InputError(
+            f"{where} has no width and height in pixels, and its picture is not there: add either"
+        ) from None
+
+
 def _is_side(value: Any) -> bool:
     return isinstance(value, int | float) and value >= 1 and value == int(value)
 
 
-def _box(bbox: Any, width: int, height: int, where: str) -> tuple[float, ...]:
+def _box(bbox: Any, where: str) -> tuple[float, ...]:
     numbers = isinstance(bbox, list) and all(isinstance(v, int | float) for v in bbox)
     if not numbers or len(bbox) != 4 or not all(map(math.isfinite, bbox)):
         raise InputError(f"{where}: bbox {quoted(str(bbox))} is not four numbers: export it again")
     x, y, w, h = map(float, bbox)
-    told = f"{where}: bbox [{x:g}, {y:g}, {w:g}, {h:g}]"
     if w < 0 or h < 0:
-        raise InputError(f"{told} has a negative side: give [x, y, width, height]")
-    if min(x, y) < -_SLACK or x + w > width + _SLACK or y + h > height + _SLACK:
-        corners = x < w <= width + _SLACK and y < h <= height + _SLACK
-        hint = "if these are corners, give [x, y, width, height]" if corners else "mend it"
-        raise InputError(f"{told} lies outside the image of {width} x {height} pixels: {hint}")
+        raise InputError(
+            f"{where}: bbox [{x:g}, {y:g}, {w:g}, {h:g}] has a negative side: "
+            "give [x, y, width, height]"
+        )
     return x, y, x + w, y + h

@@ -8,7 +8,7 @@ from hashlib import blake2b
 from pathlib import PurePosixPath
 
 from common.errors import InputError
-from detect.data.dataset import DetectionData, Entry, Faults, find_set, shown
+from detect.data.dataset import DetectionData, Entry, Faults, LabelledImage, find_set, shown
 
 ALL = "all"
 """The set of data that have no sets."""
@@ -58,6 +58,29 @@ def scored_set(data: DetectionData, split: str | None) -> str:
     raise InputError(
         f"{data.path} has several sets: give one with --split, of {', '.join(data.sets)}"
     )
+
+
+def limit_images(
+    images: Sequence[LabelledImage], most: int | None, num_classes: int
+) -> list[LabelledImage]:
+    """Keep at most so many images, of every class at least one where they suffice.
+
+    Which ones, a hash of their ids says: always the same.
+    """
+    if most is None or most >= len(images):
+        return list(images)
+    key = [
+        blake2b(i.annotation.image_id.encode(errors="surrogatepass"), digest_size=8).digest()
+        for i in images
+    ]
+    order = sorted(range(len(images)), key=key.__getitem__)
+    first: list[int] = []
+    held = [set(image.annotation.usable(difficult=False)[1].tolist()) for image in images]
+    for label in range(num_classes):
+        if not any(label in held[n] for n in first):
+            first += [n for n in order if label in held[n]][:1]
+    chosen = list(dict.fromkeys([*first, *order]))[:most]
+    return [images[n] for n in sorted(chosen)]
 
 
 def split_by(data: DetectionData, share: float) -> DetectionData:

@@ -1,6 +1,5 @@
 """What a training reads, looked over before it begins."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from common.errors import InputError
@@ -17,7 +16,7 @@ from detect.data.checks import (
 from detect.data.dataset import DetectionData, LabelledImage, shown
 from detect.data.heads import count_shared, count_turned, read_heads, refuse_misfits
 from detect.data.options import DataOptions
-from detect.data.splits import training_sets
+from detect.data.splits import limit_images, training_sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,7 @@ def read_training(
     val: str,
     *,
     difficult: bool,
-    look: bool = True,
+    limit: int | None = None,
 ) -> TrainingData:
     """Read the sets of a training.
 
@@ -49,7 +48,7 @@ def read_training(
         train: Sets to train on, as the recipe names them.
         val: Sets to validate on, or `splits.NO_SET`.
         difficult: Whether difficult objects are trained on.
-        look: Look over the files, too: one rank does.
+        limit: At most so many images of each, see `limit_images`.
 
     Raises:
         InputError: A set cannot be read, or there is nothing to learn.
@@ -60,6 +59,7 @@ def read_training(
     if not options.empty_images:
         with_objects = [i for i in images if len(i.annotation.usable(difficult)[1])]
         left_out, images = len(images) - len(with_objects), with_objects
+    images = limit_images(images, limit, len(data.classes))
     counts = count([image.annotation for image in images], data.classes)
     refuse_useless(f"{data.path}, {train},", counts, difficult=difficult)
     annotations = [image.annotation for image in images]
@@ -67,7 +67,7 @@ def read_training(
         raise InputError(
             f"{data.path}, {train}: all boxes lie between 0 and 1, so they are shares: give pixels"
         )
-    val_images = data.read(chosen) if chosen else []
+    val_images = limit_images(data.read(chosen) if chosen else [], limit, len(data.classes))
     said = [
         f"{data.path}: {data.kind}, {len(data.classes)} classes",
         f"training on {counts.images} images of {train} ({counts.empty} without objects): "
@@ -79,8 +79,11 @@ def read_training(
     said += data.notes
     if left_out:
         said.append(f"{left_out} images without objects left out")
-    if look:
-        said += [f"warning: {text}" for text in _warnings(data, options, images, val_images)]
+    if counts.outside:
+        said.append(
+            f"warning: objects that reach over the edge of their image, cut there: {counts.outside}"
+            "; verify names them"
+        )
     if counts.flat:
         said.append(f"warning: objects without an area, not trained on: {counts.flat}")
     never = unseen(data.classes, counts)
@@ -90,12 +93,21 @@ def read_training(
     return TrainingData(images, val_images, tuple(map(in_line, said)))
 
 
-def _warnings(
-    data: DetectionData,
-    options: DataOptions,
-    train: Sequence[LabelledImage],
-    val: Sequence[LabelledImage],
-) -> list[str]:
+def look_over(data: DetectionData, options: DataOptions, found: TrainingData) -> tuple[str, ...]:
+    """Look over the boxes and the heads of the files.
+
+    Args:
+        data: As opened.
+        options: As it was opened with.
+        found: What `read_training` returned.
+
+    Returns:
+        Lines for the user.
+
+    Raises:
+        InputError: An image has another size than its annotation says.
+    """
+    train, val = found.train, found.val
     warnings = []
     if data.metric == "voc":
         annotations = [image.annotation for image in train]
@@ -117,4 +129,4 @@ def _warnings(
         warnings.append(
             f"photos turned upright, by their EXIF orientation and as they were annotated: {turned}"
         )
-    return warnings
+    return tuple(in_line(f"warning: {text}") for text in warnings)

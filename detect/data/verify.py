@@ -20,6 +20,7 @@ from detect.data.checks import (
     count,
     duplicates,
     look_normalised,
+    outside,
     unseen,
     why_useless,
 )
@@ -36,9 +37,10 @@ from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.pictures import is_picture
 from detect.data.pixels import misfit
-from detect.data.voc import devkit_root, read_lines, reason_of
+from detect.data.voc import devkit_root, lists_of_one_class, read_lines, reason_of
 
 _OTHER_PICTURES = (".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".dng")
+_LISTS = "ImageSets/Main"
 _MOST_SIZES = 3
 
 
@@ -126,7 +128,7 @@ def verify(
         *(f"warning: {w}" for w in warnings),
     ]
     print("\n".join(map(in_line, lines)))
-    report.end(*_remarks(data, sets, whole=len(sets) == len(data.sets)))
+    report.end(*_remarks(data, sets, named=split is not None))
 
 
 def _without(read: Callable[[], LabelledImage]) -> tuple[Annotation, str]:
@@ -183,7 +185,16 @@ def check_entry(entries: Sequence[Entry], index: int) -> Checked:
     for first, second in duplicates(annotation):
         told = f"objects {first} and {second} of {shown(entry.image_id)} are the same: remove one"
         result.faults.append((entry.source, told))
-    flat = len(annotation.labels) - len(annotation.usable(difficult=True)[1])
+    beyond = outside(annotation)
+    for number, pixels in beyond.items():
+        told = (
+            f"object {number} of {shown(entry.image_id)} lies up to {pixels:g} pixels outside the "
+            f"image of {annotation.width} x {annotation.height}: mend it"
+        )
+        result.faults.append((entry.source, told))
+    sides = annotation.boxes[:, 2:] - annotation.boxes[:, :2]
+    inside = np.isin(np.arange(1, len(sides) + 1), list(beyond), invert=True)
+    flat = int(((sides <= 0).any(axis=1) & inside).sum())
     if flat:
         result.faults.append(
             (entry.source, f"image {shown(entry.image_id)}: boxes without an area, remove: {flat}")
@@ -297,11 +308,19 @@ def _shared(one: _Set, other: _Set) -> int:
 # ---- what no set names --------------------------------------------------------------------------
 
 
-def _remarks(data: DetectionData, sets: Sequence[_Set], *, whole: bool) -> list[str]:
-    remarks = []
+def _remarks(data: DetectionData, sets: Sequence[_Set], *, named: bool) -> list[str]:
+    mains = [path for depth in ("", "*/", "*/*/") for path in data.path.glob(f"{depth}{_LISTS}")]
+    lists = {main: lists_of_one_class(main) for main in sorted(mains) if not named}
+    remarks = [
+        f"{len(names)} lists of {main} are of one class each and were not checked, such as "
+        f"{shown(names[0])}"
+        for main, names in lists.items()
+        if names
+    ]
     if data.has_years:
         for year in sorted(devkit_root(data.path).glob("VOC[0-9][0-9][0-9][0-9]")):
             remarks += _unnamed(year)
+    whole = len(sets) == len(data.sets)
     used = {result.path for found in sets for result in found.results if result.path}
     for folder in sorted({path.parent for path in used}):
         files = [path for path in folder.iterdir() if path not in used]

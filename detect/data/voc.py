@@ -223,6 +223,11 @@ def sets_of(main: Path) -> list[str]:
     return sorted(path.stem for path in main.glob("*.txt") if not is_flagged(path))
 
 
+def lists_of_one_class(main: Path) -> list[str]:
+    """Return the lists that `sets_of` leaves out."""
+    return sorted(path.stem for path in main.glob("*.txt") if is_flagged(path))
+
+
 def devkit_sets(devkit: Path) -> list[str]:
     """Return the YEAR:SET that a devkit has, without the lists of one class."""
     years = sorted(devkit_root(devkit).glob("VOC[0-9][0-9][0-9][0-9]"))
@@ -284,7 +289,7 @@ def voc_entries(
             image_id,
             listed,
             annotations / f"{image_id}.xml",
-            partial(_annotate, annotations, image_id, label_of, coordinates),
+            partial(_annotate, annotations, image_id, label_of, coordinates, pictures),
             partial(pictures.find, image_id),
         )
         for image_id in ids
@@ -292,13 +297,18 @@ def voc_entries(
 
 
 def _annotate(
-    folder: Path, image_id: str, label_of: Labels, coordinates: Coordinates
+    folder: Path,
+    image_id: str,
+    label_of: Labels,
+    coordinates: Coordinates,
+    pictures: Pictures,
 ) -> tuple[Annotation, str]:
     path = folder / f"{image_id}.xml"
     if not path.exists() and not path.is_symlink():
         raise MissingFileError(folder, path.name)
     try:
-        found = read_voc(path, image_id, label_of, coordinates)
+        picture = partial(pictures.find, image_id)
+        found = read_voc(path, image_id, label_of, coordinates, picture)
     except UnknownClassError as error:
         if tuple(label_of) != VOC_CLASSES:
             raise

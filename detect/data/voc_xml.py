@@ -5,14 +5,16 @@ It may come from anyone: a file is small, declares no entities, and leads to no 
 
 import math
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError, told
-from detect.data.dataset import Annotation, quoted
+from common.images.orientation import upright_size
+from detect.data.dataset import Annotation, MissingFileError, quoted
 from detect.data.options import Coordinates
 
 MAX_XML_BYTES = 1_000_000
@@ -67,7 +69,12 @@ def _number(parent: ET.Element, tag: str, where: str) -> float:
     return value
 
 
-def _size(root: ET.Element, where: str) -> tuple[int, int]:
+def _size(root: ET.Element, where: str, picture: Callable[[str], Path] | None) -> tuple[int, int]:
+    """Read the image size; where none is stated, or 0 x 0, that of the picture seen upright."""
+    stated = [root.findtext(f"size/{side}", "").strip() for side in ("width", "height")]
+    if picture and set(stated) & {"", "0"}:
+        with suppress(MissingFileError):
+            return upright_size(picture(_filename(root)))
     size = _child(root, "size", where)
     width, height = _number(size, "width", where), _number(size, "height", where)
     if min(width, height) < 1 or not (width.is_integer() and height.is_integer()):
@@ -77,22 +84,14 @@ def _size(root: ET.Element, where: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _box(
-    item: ET.Element, width: int, height: int, coordinates: Coordinates, where: str
-) -> tuple[float, ...]:
+def _box(item: ET.Element, coordinates: Coordinates, where: str) -> tuple[float, ...]:
     corners = _child(item, "bndbox", where)
     xmin, ymin, xmax, ymax = (_number(corners, t, where) for t in ("xmin", "ymin", "xmax", "ymax"))
     told = f"the box xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
     if xmin > xmax or ymin > ymax:
         raise InputError(f"{where}: {told} is inverted: swap them")
     first = 1 if coordinates == "voc" else 0
-    # One pixel beyond the image is a rounding of the annotation tool, more is a mistake.
-    if min(xmin, ymin) < first - 1 or xmax > width + 1 or ymax > height + 1:
-        raise InputError(f"{where}: {told} lies outside the image of {width} x {height}: mend it")
-    box = xmin - first, ymin - first, xmax, ymax
-    if max(box[0], 0) >= min(box[2], width) or max(box[1], 0) >= min(box[3], height):
-        raise InputError(f"{where}: {told} is empty within {width} x {height} pixels: remove it")
-    return box
+    return xmin - first, ymin - first, xmax, ymax
 
 
 def _difficult(item: ET.Element, where: str) -> bool:
@@ -146,25 +145,30 @@ def _parse(path: Path) -> ET.Element:
 
 
 def read_voc(
-    path: Path, image_id: str, label_of: Labels, coordinates: Coordinates = "voc"
+    path: Path,
+    image_id: str,
+    label_of: Labels,
+    coordinates: Coordinates = "voc",
+    picture: Callable[[str], Path] | None = None,
 ) -> VocFile:
     """Read one annotation file.
 
     Coordinates may be integers or decimals; a missing <difficult> means 0; <part> boxes are left
-    out; a box may lie one pixel beyond the image.
+    out; a box may lie beyond the image.
 
     Args:
         path: The XML file.
         image_id: The id in the split list.
         label_of: Class name to label; None leaves the object out.
         coordinates: How its boxes are counted.
+        picture: Finds the picture by the file name stated, for a size that is not.
 
     Raises:
         InputError: The file is unreadable, hostile or malformed, or an object has an unknown class
             (`UnknownClassError`) or an impossible box; the message names file and object.
     """
     root = _parse(path)
-    width, height = _size(root, str(path))
+    width, height = _size(root, str(path), picture)
     boxes, labels, difficult = [], [], []
     for number, item in enumerate(root.findall("object"), start=1):
         where = f"{path}, object {number}"
@@ -176,7 +180,7 @@ def read_voc(
                 name,
             )
         where = f"{where} ({name})"
-        box, hard = _box(item, width, height, coordinates, where), _difficult(item, where)
+        box, hard = _box(item, coordinates, where), _difficult(item, where)
         label = label_of[name]
         if label is not None:
             boxes.append(box)
@@ -190,7 +194,11 @@ def read_voc(
         labels=np.array(labels, np.int64),
         difficult=np.array(difficult, np.bool_),
     )
-    return VocFile(annotation, (root.findtext("filename") or "").strip())
+    return VocFile(annotation, _filename(root))
+
+
+def _filename(root: ET.Element) -> str:
+    return (root.findtext("filename") or "").strip()
 
 
 def read_annotation(path: Path, image_id: str, label_of: Labels) -> Annotation:

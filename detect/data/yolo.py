@@ -45,6 +45,8 @@ _SETS = ("train", "val", "valid", "test")
 _NOT_LABELS = ("classes.txt", "predefined_classes.txt", "readme")
 _WRITTEN = 1e-6
 """Shares are written with six decimals: an edge that near a whole pixel is at that pixel."""
+_BEYOND = 0.5
+"""Shares further outside than this are no shares."""
 Source = tuple[Path, ...]
 """Folders of images, or lists of them."""
 
@@ -363,14 +365,13 @@ def _box(shares: list[float], width: int, height: int, where: str) -> tuple[floa
             f"{where}: {len(shares)} numbers behind the class are neither a box (4) nor a polygon "
             "(pairs, at least 3): leave the scores of detections out"
         )
-    sides = width, height, width, height
-    box = tuple(_whole(edge * side, side) for edge, side in zip(edges, sides, strict=True))
-    if min(box) < -1 or any(edge > side + 1 for edge, side in zip(box, sides, strict=True)):
+    if min(shares) < -_BEYOND or max(shares) > 1 + _BEYOND:
         raise InputError(
             f"{where}: the box lies outside the image: write shares of its width and height, "
             "from 0 to 1, not pixels"
         )
-    return box
+    sides = width, height, width, height
+    return tuple(_whole(edge * side, side) for edge, side in zip(edges, sides, strict=True))
 
 
 def _whole(edge: float, side: int) -> float:

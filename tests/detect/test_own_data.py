@@ -1,6 +1,7 @@
 """Own data through the commands: the same weights from every format, and what is said of them."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from common.runs.checkpoints import load as load_checkpoint
 from detect import __main__ as command
 from detect.data.dataset import Annotation, LabelledImage
 from detect.data.pixels import read_pixels
+from detect.data.splits import limit_images
 
 pytestmark = pytest.mark.usefixtures("narrow_bodies")
 Run = Callable[..., tuple[int, str, str]]
@@ -81,6 +83,7 @@ def test_without_a_validation_set(train: Run, call_command: Run, tmp_path: Path)
     assert "no validation: the data have no set for it (--split-by 0.2 would keep some" in out
     assert not (tmp_path / "run/best.pt").exists()
     assert '"val_' not in (tmp_path / "run/metrics.jsonl").read_text()
+    assert "best" not in out and "undefined" not in out and not out.endswith("\n\n")
     code, out, err = call_command(
         *(command, "evaluate", "--run", tmp_path / "run", "--data", root),
         *("--out", tmp_path / "scored", "--device", "cpu", "--workers", 0),
@@ -135,6 +138,60 @@ def test_what_is_odd_is_said_once(train: Run, devkit: Path) -> None:
         "--coordinates zero-based",
     ):
         assert out.count(told) == 1, told
+
+
+def test_boxes_over_the_edge_are_cut_in_training_and_scored_as_they_are(
+    train: Run, call_command: Run, devkit: Path, tmp_path: Path
+) -> None:
+    lists(devkit, train="0 1 2 3", val="4 5")
+    rewrite(devkit, lambda xml: re.sub(r"<xmin>\d+<", "<xmin>-9<", xml, count=1))
+    code, out, err = train(devkit)
+    assert code == 0, err
+    assert out.count("reach over the edge of their image, cut there: 4; verify names them") == 1
+    text = (devkit / "VOC2024/Annotations/img_004.xml").read_text()
+    box = [re.search(rf"<{side}>(.*?)<", text)[1] for side in ("xmin", "ymin", "xmax", "ymax")]
+    (tmp_path / "dets").mkdir()
+    for name in formats.CLASSES:
+        (tmp_path / f"dets/comp4_det_test_{name}.txt").touch()
+    (tmp_path / "dets/comp4_det_test_helmet.txt").write_text(f"img_004 0.9 {' '.join(box)}\n")
+    code, _, err = call_command(
+        *(command, "score", "--detections", tmp_path / "dets", "--data", devkit),
+        *("--split", "2024:val", "--out", tmp_path / "scored", "--iou", "0.999"),
+    )
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "scored/metrics.json").read_text())
+    assert metrics["voc"]["per_class"]["helmet"]["ap_area"] == 1.0
+
+
+def test_limit_images_trains_and_validates_on_so_many(train: Run, tmp_path: Path) -> None:
+    objects = formats.draw_objects(12)
+    root = formats.write_export(tmp_path / "export", objects)
+    code, out, err = train(root, "--limit-images", 3, "--split-by", "0.5")
+    assert code == 2 and "--split-by" in one_line(err)
+    code, out, err = train(root, "--limit-images", 3)
+    assert code == 0, err
+    assert "training on 3 images of train" in out and "validating on 2 images" in out
+    environment = json.loads((tmp_path / "run/environment.json").read_text())
+    assert environment["train_images"] == 3
+    code, out, err = train(root, "--limit-images", 1, out="one")
+    assert code == 0, err
+    assert "validating on 1 images" in out
+
+
+def test_the_same_images_are_kept_and_every_class_with_them() -> None:
+    def image(number: int, label: int) -> LabelledImage:
+        box, hard = np.array([[1.0, 1, 9, 9]]), np.zeros(1, bool)
+        annotation = Annotation(str(number), 10, 10, box, np.array([label]), hard)
+        return LabelledImage(Path(f"{number}.jpg"), annotation)
+
+    images = [image(n, 2 if n == 77 else n % 2) for n in range(100)]
+    kept = limit_images(images, 10, 3)
+    assert len(kept) == 10
+    assert {int(i.annotation.labels[0]) for i in kept} == {0, 1, 2}
+    again = limit_images(images[::-1], 10, 3)
+    ids = [int(i.annotation.image_id) for i in kept]
+    assert ids == sorted(ids) == sorted(int(i.annotation.image_id) for i in again)
+    assert limit_images(images, None, 3) == limit_images(images, 100, 3) == images
 
 
 def test_a_copy_of_a_training_image_validates(train: Run, devkit: Path) -> None:

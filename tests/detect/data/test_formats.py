@@ -351,7 +351,6 @@ def test_crowds_are_difficult_and_areas_are_kept(copied: dict[str, Path]) -> Non
 @pytest.mark.parametrize(
     ("keys", "told"),
     [
-        ({"bbox": [30, 20, 60, 40]}, "lies outside the image .* if these are corners"),
         ({"bbox": [1, 2, 3]}, "is not four numbers"),
         ({"bbox": [1, 2, float("nan"), 4]}, "is not four numbers"),
         ({"bbox": [1, 2, -3, 4]}, "has a negative side"),
@@ -365,6 +364,48 @@ def test_a_bad_annotation_is_named_by_its_number(
     changed(copied["coco"], **keys)
     with pytest.raises(InputError, match=rf"instances_train\.json, annotation 1: .*{told}"):
         open_data(copied["coco"]).read("train")
+
+
+def test_corners_are_known_by_all_boxes_of_a_file(copied: dict[str, Path]) -> None:
+    value = changed(copied["coco"], bbox=[30, 20, 60, 40])
+    annotation = open_data(copied["coco"]).read("train")[0].annotation
+    assert annotation.boxes.tolist()[0] == [30, 20, 90, 60]
+    for item in value["annotations"]:
+        item["bbox"] = [30, 20, 60, 40]
+    (copied["coco"] / "annotations/instances_train.json").write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"of its \d+ boxes, \d+ lie outside their images as \[x"):
+        open_data(copied["coco"]).read("train")
+
+
+@pytest.mark.parametrize("sides", [{}, {"width": None, "height": 0}, {"width": "64"}])
+def test_a_size_that_is_not_stated_is_the_pictures(
+    copied: dict[str, Path], sides: dict[str, Any]
+) -> None:
+    expected = content(open_data(copied["coco"]).read("train"))
+    path = copied["coco"] / "annotations/instances_train.json"
+    value = json.loads(path.read_text())
+    for image in value["images"]:
+        del image["width"], image["height"]
+        image |= sides
+    path.write_text(json.dumps(value))
+    assert content(open_data(copied["coco"]).read("train")) == expected
+    (copied["coco"] / "images/img_001.jpg").unlink()
+    with pytest.raises(InputError, match="image 8 has no width and height .* its picture is not"):
+        open_data(copied["coco"]).annotations("train")
+
+
+@pytest.mark.parametrize(
+    "size", ["", "<size><width>0</width><height>0</height></size>", "<size><width/></size>"]
+)
+def test_a_voc_size_that_is_not_stated_is_the_pictures(copied: dict[str, Path], size: str) -> None:
+    expected = content(open_data(copied["roboflow"]).read("train"))
+    for path in (copied["roboflow"] / "train").glob("*.xml"):
+        before, _, rest = path.read_text().partition("<size>")
+        path.write_text(before + size + rest.partition("</size>")[2])
+    assert content(open_data(copied["roboflow"]).read("train")) == expected
+    (copied["roboflow"] / "train/img_001.jpg").unlink()
+    with pytest.raises(InputError, match=r"img_001\.xml"):
+        open_data(copied["roboflow"]).annotations("train")
 
 
 def test_the_json_itself_with_its_images_elsewhere(copied: dict[str, Path], tmp_path: Path) -> None:
@@ -455,6 +496,13 @@ def test_polygons_become_boxes_and_images_without_labels_are_empty(copied: dict[
     assert first.annotation.labels.tolist() == [1]
     assert second.annotation.boxes.shape == (0, 4)
     assert any("1 of 4 images of train have no label file" in note for note in data.notes)
+
+
+def test_a_yolo_box_over_the_edge_is_as_annotated(copied: dict[str, Path]) -> None:
+    (copied["yolo"] / "labels/train/img_000.txt").write_text("0 1.0 0.5 0.5 1.25\n")
+    annotation = open_data(copied["yolo"]).read("train")[0].annotation
+    assert annotation.boxes.tolist() == [[48, -6, 80, 54]]
+    assert annotation.usable(difficult=False)[0].tolist() == [[48, 0, 64, 48]]
 
 
 @pytest.mark.parametrize(

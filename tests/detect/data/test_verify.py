@@ -69,7 +69,22 @@ def test_a_good_devkit(devkit: Path, call_command: Call) -> None:
     )
     assert (code, err) == (0, "")
     assert "\nno faults; 3 images checked in " in out
+    assert "of one class" not in out  # one set was asked for
     assert out.endswith("VOC2007 holds 1 images and 1 annotations that none of its lists names\n")
+
+
+def test_lists_of_one_class_are_counted_and_named(
+    devkit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (devkit / "classes.txt").write_text("dog")
+    for name in ("dog_train", "dog_val"):
+        listed(devkit, "1 -1", "2  1", name=name)
+    told = "2 lists of {} are of one class each and were not checked, such as dog_train\n"
+    verify(devkit, None, 0)
+    main = devkit / "VOC2007/ImageSets/Main"
+    assert told.format(main) in capsys.readouterr().out
+    verify(devkit / "VOC2007", None, 0)
+    assert told.format(main) in capsys.readouterr().out
 
 
 def test_a_bad_one_by_the_command_and_its_processes(devkit: Path, call_command: Call) -> None:
@@ -91,7 +106,10 @@ FILES = {
     "oversized": (XML + " " * 1_000_000, "is over 1000000 bytes"),
     "cut": (XML[:-9], "is not well-formed XML"),
     "class": (XML.replace("dog", "unicorn"), "object 1: 'unicorn' is an unknown class"),
-    "box": (XML.replace(">9<", ">99<"), "object 1 (dog): the box"),
+    "box": (
+        XML.replace(">9<", ">99<"),
+        "object 1 of box lies up to 59 pixels outside the image of 40 x 30",
+    ),
     "size": (XML.replace(">40<", ">41<"), "has 40x30 pixels, but its annotation says 41x30"),
     "turned": (XML.replace(">40<", ">30<", 1).replace("ht>30<", "ht>40<"), "says 30x40"),
 }

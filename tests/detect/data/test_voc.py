@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
+from detect.data.checks import outside
 from detect.data.voc import VOC_CLASSES, read_classes, read_split
 from detect.data.voc_xml import read_annotation
 
@@ -127,6 +128,19 @@ def test_one_pixel_is_a_box_and_one_pixel_beyond_is_cut_in_training_alone(read):
     assert labels.tolist() == [11, 11]
 
 
+def test_boxes_beyond_the_image_are_as_annotated_and_cut_in_training_alone(read):
+    boxes = (-3, 10, 502, 30), (10, -1, 20, 400), (501, 10, 510, 30), (0, 0, 0, 0)
+    found = read(annotation(*(thing(box=bndbox(*box)) for box in boxes)))
+    assert found.boxes.tolist() == [
+        [-4, 9, 502, 30],
+        [9, -2, 20, 400],
+        [500, 9, 510, 30],
+        [-1, -1, 0, 0],
+    ]
+    assert found.usable(difficult=False)[0].tolist() == [[0, 9, 500, 30], [9, 0, 20, 375]]
+    assert outside(found) == {1: 4, 2: 25, 3: 10}
+
+
 def test_decimals_keep_every_digit(read):
     found = read(annotation(thing(box=bndbox("10.1", "20.2", "110.3", "70.7"))))
     assert found.boxes.tolist() == [[10.1 - 1, 20.2 - 1, 110.3, 70.7]]
@@ -162,12 +176,6 @@ BAD_OBJECTS = [
     ("<xmin> is 'left', not a number", thing(box=bndbox("left", 1, 2, 3))),
     ("ymax 30 is inverted", thing(box=bndbox(20, 10, 19, 30))),
     ("ymax 30 is inverted", thing(box=bndbox(10, 31, 20, 30))),
-    ("outside the image of 500 x 375", thing(box=bndbox(10, 10, 502, 30))),
-    ("outside the image of 500 x 375", thing(box=bndbox(10, 10, 20, 377))),
-    ("outside the image of 500 x 375", thing(box=bndbox(-1, 10, 20, 30))),
-    ("outside the image of 500 x 375", thing(box=bndbox(10, -1, 20, 30))),
-    ("is empty within", thing(box=bndbox(501, 10, 501, 30))),
-    ("is empty within", thing(box=bndbox(10, 0, 30, 0))),
     ("<difficult> is 'maybe'", thing(rest="<difficult>maybe</difficult>")),
 ]
 
