@@ -168,6 +168,7 @@ def load_predictor(source: Path, checkpoint: str, device: str) -> Predictor:
     card = read_card(source, fingerprint(source))
     if source.suffix == ".onnx":
         return _of_graph(source, card, place)
+    detector = False
     if source.suffix == ".pkl":
         arrays = read_detectron2(source).items()
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays}
@@ -176,8 +177,10 @@ def load_predictor(source: Path, checkpoint: str, device: str) -> Predictor:
         if reading.is_checkpoint(content):
             tensors = dict(content.get("average", content["model"]))
         else:
-            tensors = reading.weights_of(content, source).tensors
-    if any(name.startswith("backbone.") for name in tensors):
+            weights = reading.weights_of(content, source)
+            detector = weights.prefix.endswith("backbone.body.")  # its body is not a classifier
+            tensors = weights.tensors
+    if detector or reading.is_detector(tensors):
         raise InputError(f"{source} holds a detector: use python -m detect predict --run RUN")
     return _of_weights(source, tensors, card, place)
 

@@ -195,14 +195,17 @@ def test_wrong_arguments_are_one_line_and_exit_2(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_data_folder_shows_both_trees(run: Run, tmp_path: Path) -> None:
+def test_a_folder_of_another_form_is_refused_by_what_it_lacks(run: Run, tmp_path: Path) -> None:
     (tmp_path / "data" / "pictures").mkdir(parents=True)
-    code, _, err = run(
-        "train", "toy-resnet18", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY
-    )
+    words = ("train", "toy-resnet18", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY)
+    code, _, err = run(*words)
     assert code == 2
-    assert err.startswith("error: ")
-    assert "train/<class>/" in err and "pictures/" in err
+    assert "pictures: a class folder that holds no .jpg" in one_line(err)
+    (tmp_path / "data" / "pictures").rmdir()
+    code, _, err = run(*words)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 2
+    assert str(tmp_path / "data") in err and "train/<class>/" in err
 
 
 def test_a_truncated_jpeg_is_named(run: Run, folders: Path, tmp_path: Path) -> None:

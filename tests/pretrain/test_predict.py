@@ -114,7 +114,7 @@ def test_forms_in_memory(classifier: Path, photos: Path) -> None:
         (found,) = opened.predict(form)
         assert np.array_equal(found.scores, expected.scores) and found.names == expected.names
     assert len(opened.predict(forms, top_k=1)[2].names) == 1
-    with pytest.raises(InputError, match="top_k must be at least 1"):
+    with pytest.raises(InputError, match="top_k 0: choose 1 or more"):
         opened.predict(forms, top_k=0)
 
 
@@ -163,7 +163,8 @@ def test_what_cannot_be_opened(
     headless = {k: v for k, v in models.resnet18().state_dict().items() if k[:3] != "fc."}
     torch.save(headless, tmp_path / "headless.pth")
     torch.save({"fc.weight": torch.zeros(2, 3)}, tmp_path / "unknown.pth")
-    torch.save({"backbone.body.conv1.weight": torch.zeros(2, 3)}, tmp_path / "detector.pth")
+    body = {f"backbone.body.{k}": v for k, v in headless.items()}
+    torch.save(body | {"head.conv.weight": torch.zeros(2, 3)}, tmp_path / "detector.pth")
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     rest = ("--images", photos, "--out", tmp_path / "out")

@@ -153,11 +153,10 @@ def test_a_resumed_epoch_reads_each_of_its_images_once(
 
     split = split_of(root, 16, "resized", training=True)
     monkeypatch.setattr(os, "pread", counting)
-    sampling = Sampling(num_images=10, batch_size=4, seed=3, rank=1, world_size=2)
-    steps = 4, 6  # the second and third step of the second epoch
+    sampling = Sampling(num_images=10, batch_size=6, seed=3, rank=1, world_size=2)
+    steps = 3, 5  # the second step of the second epoch, the first of the third
     batches = list(split.load(sampling.micro_batches(*steps)))
-    order = sampling.order(1)[4:]
-    mine = [*order[2:4], order[5]]  # the second halves of batches of 4 and 2
+    mine = [*sampling.order(1)[8:], *sampling.order(2)[3:6]]  # second halves of batches of 4 and 6
     places = opened(root).places
     assert reads == [(places[i, 2], places[i, 1]) for i in mine]
     assert [int(label) for _, labels in batches for label in labels] == [LABELS[i] for i in mine]
