@@ -45,14 +45,14 @@ class SourceError(InputError):
 
 
 class ReaderKilled(Exception):  # noqa: N818 - named for what happened
-    """A process that reads images was killed; the run can go on from its checkpoint."""
+    """A process that reads images was killed; the run can resume from its checkpoint."""
 
     exit_code = 1
 
     def __init__(self) -> None:
         super().__init__(
             "a process that reads images was killed, perhaps for its memory: give the same command "
-            "again to go on; fewer --workers need less"
+            "again to resume; fewer --workers need less"
         )
 
 
@@ -75,7 +75,7 @@ class SharedMemoryFull(Exception):  # noqa: N818 - named for what happened
 
 
 class PeerFailed(Exception):  # noqa: N818 - named for what happened
-    """Another rank has ended, so this one cannot go on.
+    """Another rank has ended, so this one cannot continue.
 
     Args:
         message: Which one, as far as is known.

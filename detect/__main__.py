@@ -22,8 +22,8 @@ OVERVIEW = f"""usage: {PROGRAM} COMMAND ...
 
 Backbone file to a detector to a scored report.
 
-  list                      the recipes, one a line
-  train RECIPE --backbone FILE --data VOCDEVKIT --out RUN      fine-tune; goes on where RUN left off
+  list                      the recipes, one per line
+  train RECIPE --backbone FILE --data VOCDEVKIT --out RUN      fine-tune; resumes where RUN left off
   evaluate --run RUN --data VOCDEVKIT --split 2007:test --out DIR      detect, write, score
   predict --run RUN --images PATH --out DIR      boxes on your own photos, drawn and as JSON
   verify --data VOCDEVKIT --split 2007:trainval,2012:trainval      check every file beforehand
@@ -86,8 +86,8 @@ class ScoreFlags:
     """Flags of score."""
 
     detections: Path
-    """Folder of VOC text files (comp4_det_test_<class>.txt) or of one text file an image, or a COCO
-    results file (.json, .json.gz)."""
+    """Folder of VOC text files (comp4_det_test_<class>.txt) or of one text file per image, or a
+    COCO results file (.json, .json.gz)."""
     data: Path
     """VOC devkit, VOC annotations in other folders, COCO or YOLO data: a folder, or the file that
     describes it."""
@@ -191,7 +191,7 @@ class CompareFlags:
     """Flags of compare."""
 
     baseline: tuple[Path, ...]
-    """Folders that evaluate or score wrote, one a seed of the first method."""
+    """Folders that evaluate or score wrote, one per seed of the first method."""
     against: tuple[Path, ...]
     """Those of the second method."""
     out: Path | None = None
@@ -218,8 +218,8 @@ class ReportFlags:
     data: Path | None = None
     """VOC devkit; None: where it was at the evaluation."""
     label: tuple[str, ...] = ()
-    """Short names of the runs, one a folder; equal names mark seeds of one method. By default what
-    tells their titles apart."""
+    """Short names of the runs, one per folder; equal names mark seeds of one method. By default
+    what tells their titles apart."""
     gallery_mb: Annotated[float, NOT_NEGATIVE] = 10.0
     """Megabytes that the images to browse may take in the page; 0 for none."""
 

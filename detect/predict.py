@@ -36,7 +36,7 @@ def predict_files(
 ) -> None:
     """Find objects on photos; write `predictions.json`, and pictures below `pictures/`.
 
-    `predictions.json` is a COCO results file, an entry a box, with "file_name" and
+    `predictions.json` is a COCO results file, one entry per box, with "file_name" and
     "category_name" besides.
 
     Args:

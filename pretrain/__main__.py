@@ -21,8 +21,8 @@ OVERVIEW = f"""usage: {PROGRAM} COMMAND ...
 
 Images to a trained classifier to a backbone file.
 
-  list                      the recipes, one a line, with what each reproduces
-  train RECIPE --data DIR --out RUN      train; goes on where RUN left off
+  list                      the recipes, one per line, with what each reproduces
+  train RECIPE --data DIR --out RUN      train; resumes where RUN left off
   evaluate --run RUN --data DIR          score a run on the validation images
   predict --run RUN|--weights FILE --images PATH --out DIR      classes of your own photos
   export --run RUN --format torchvision --out FILE.safetensors

@@ -9,7 +9,7 @@ python scripts/bench.py loader      from a JPEG to a tensor: ours against torchv
 python scripts/bench.py feeding     images through worker processes to the device
 python scripts/bench.py retinanet   training and detecting: ours against torchvision's RetinaNet
 python scripts/bench.py score       the VOC metric against a loop over detections; --coco
-python scripts/bench.py checkpoint  saving and going on, beside a plain torch.save
+python scripts/bench.py checkpoint  saving and resuming, beside a plain torch.save
 python scripts/bench.py epochs      what the end of an epoch costs
 python scripts/bench.py scale       one and two ranks; 1, 4 and 16 times the data
 python scripts/bench.py startup     the help of both stages, the first training step

@@ -27,7 +27,7 @@ OVERVIEW = f"""usage: {PROGRAM} COMMAND ...
 
 Fetch the data sets, and say what of them is there.
 
-  download NAME [NAME ...] --to DIR     fetch, check the digests, unpack; goes on where it left off
+  download NAME [NAME ...] --to DIR     fetch, check the digests, unpack; resumes where it left off
   tree NAME --data DIR                  the files that belong there, and those that are missing
   counts NAME --data DIR                images and objects beside the published numbers
   verify NAME --data DIR                read every file
@@ -257,7 +257,7 @@ def _download(argv: list[str]) -> None:
         f"{PROGRAM} download",
         "Fetch archives, compare their published digests, and unpack them (those of CIFAR are\n"
         "read as they are). What is there already stays as it is; a call that was interrupted\n"
-        "goes on. The archives remain, and may be deleted once they are unpacked.\n\n"
+        "is resumed. The archives remain, and may be deleted once they are unpacked.\n\n"
         f"example: {PROGRAM} download voc2007 voc2012 --to data",
     )
     todo: list[tuple[str, Part, Archive]] = []

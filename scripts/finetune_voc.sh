@@ -3,7 +3,7 @@
 #   VOC=/data/VOCdevkit BACKBONE=backbone.safetensors RUN=runs/voc-fd GPUS=8 \
 #     ./scripts/finetune_voc.sh [FLAGS ...]
 # VOC holds VOC2007/ and VOC2012/. Give each backbone a RUN of its own.
-# Run it again after an interruption: it goes on where it left off. Later flags override these.
+# Run it again after an interruption: it resumes where it left off. Later flags override these.
 set -euo pipefail
 : "${VOC:?set VOC to the folder that holds VOC2007 and VOC2012}"
 : "${BACKBONE:?set BACKBONE to the file that pretrain_imagenet.sh wrote}"

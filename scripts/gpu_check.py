@@ -5,9 +5,9 @@ python scripts/gpu_check.py run --out gpu-check r50 layer  these parts alone
 python scripts/gpu_check.py run --out /tmp/tiny --tiny     all of it on a CPU, at its smallest
 python scripts/gpu_check.py table --out gpu-check          the results as Markdown
 
-Each part is a process with a time limit. What it measures goes to results.jsonl in the folder, a
-line a comparison, as soon as it is there; what it prints goes to log.txt. Given again, the command
-goes on with the parts that have not succeeded on this device, those that failed last.
+Each part is a process with a time limit. What it measures goes to results.jsonl in the folder, one
+line per comparison, as soon as it is there; what it prints goes to log.txt. Given again, it
+continues with the parts that have not succeeded on this device, those that failed last.
 """
 
 import argparse
@@ -190,7 +190,7 @@ def run(folder: Path, parts: Sequence[Part], *, tiny: bool, minutes: float) -> i
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Write the results as Markdown, a section a machine, the last of each case."""
+    """Write the results as Markdown, a section per machine, the last of each case."""
     written: list[str] = []
     for one in dict.fromkeys(machine(line["facts"]) for line in lines):
         its = [line for line in lines if machine(line["facts"]) == one]
@@ -263,7 +263,7 @@ def main() -> int:
     for number in (
         signal.SIGTERM,
         signal.SIGHUP,
-    ):  # a connection that is cut: no part goes on alone
+    ):  # a connection that is cut: no part continues alone
         signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         if given.command == "table":

@@ -96,7 +96,7 @@ def _send(store: str, run: Path, kept: Path) -> str | None:
     kept.mkdir(exist_ok=True)
     # A link stays what it is when a checkpoint is replaced while it is sent. That of last.pt is
     # taken first and sent last: what the store has beside it is as new, or newer, and a training
-    # that goes on makes up for that.
+    # that continues makes up for that.
     for name in reversed(_FILES):
         (kept / name).unlink(missing_ok=True)
         if (run / name).exists():

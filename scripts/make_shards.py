@@ -47,7 +47,7 @@ DESCRIPTION = f"""Pack images in class folders into tar shards for WebDataset an
 Writes OUT/SPLIT/imagenet-SPLIT-000000.tar and so on, and OUT/SPLIT/index.json; OUT then serves as
 --data of any recipe that reads ImageNet; or Tiny ImageNet, if DATA is that as it was published.
 Images are shuffled over the shards by a fixed seed. The same images give the same shards; a call
-that was interrupted goes on.
+that was interrupted is resumed.
 
 example: {PROGRAM} --data imagenet --out shards --split train
 

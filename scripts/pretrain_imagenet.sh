@@ -2,7 +2,7 @@
 # ResNet-50 on ImageNet with FocusedDropout, then its backbone file, on GPUS GPUs of this machine.
 #   IMAGENET=/data/imagenet GPUS=8 ./scripts/pretrain_imagenet.sh [FLAGS ...]
 # IMAGENET holds train/<class>/*.JPEG and val/<class>/*.JPEG. ARM= (empty) trains the baseline.
-# Run it again after an interruption: it goes on where it left off. Later flags override these.
+# Run it again after an interruption: it resumes where it left off. Later flags override these.
 set -euo pipefail
 : "${IMAGENET:?set IMAGENET to the folder that holds train/ and val/}"
 RECIPE=imagenet-resnet50${ARM--fd}

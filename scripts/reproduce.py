@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from pretrain.figures.commands import FigureName
 
 H100_IMAGES_PER_SECOND: dict[NetworkName, float] = {}
-"""Training images a second of one H100, by network, as measured: none was yet."""
+"""Training images/s of one H100, by network, as measured: none was yet."""
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "python scripts/reproduce.py"
 OVERVIEW = f"""usage: {PROGRAM} EXPERIMENT --data DIR [flags] [-- flags of every training]
 
 Train what a table or figure of the paper needs, and render it beside the paper's numbers. Runs that
-are done are not repeated, one that was interrupted goes on.
+are done are not repeated, one that was interrupted is resumed.
 
   {", ".join(EXPERIMENTS)}
   table5     detection; flags of its own
@@ -71,7 +71,7 @@ class Flags:
     evaluate_every: Annotated[int, AT_LEAST_ONE] = 1
     """Epochs between evaluations; the last epoch always counts."""
     jobs: Annotated[int | None, AT_LEAST_ONE] = None
-    """Trainings side by side; None: one a GPU, up to four on a single one, one a core without."""
+    """Trainings side by side; None: one per GPU (up to four on a single GPU), else one per core."""
     device: str = "auto"
     """auto (GPUs where there are any), cpu or cuda."""
     plan: bool = False

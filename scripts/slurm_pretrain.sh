@@ -13,7 +13,7 @@
 #   IMAGENET=/shared/imagenet sbatch [--nodes N --gpus-per-node G] scripts/slurm_pretrain.sh [FLAGS ...]
 # RUN must be a folder that all nodes share. 120 seconds before the time limit (and before a
 # preemption, where the cluster sends the signal then) the training writes a checkpoint and the job
-# queues itself again; the next start goes on from there. It ends for good with the training, with
+# queues itself again; the next start resumes from there. It ends for good with the training, with
 # an error, or with scancel. With sbatch --array=0-4 each task is a training of its own: its number
 # is added to SEED, and the sum to the name of RUN.
 set -uo pipefail

@@ -132,13 +132,13 @@ def unless_printing(argv: Sequence[str]) -> Any:
 
 
 def print_recipes(recipes: Mapping[str, object], argv: Sequence[str], program: str) -> None:
-    """Print one recipe a line, with the first line of its docstring.
+    """Print one recipe per line, with the first line of its docstring.
 
     Raises:
         InputError: If there are arguments, other than a call for help.
     """
     if argv and argv[0] in ("-h", "--help"):
-        print(f"usage: {program} list\n\nPrint the recipes, one a line, with what each reproduces.")
+        print(f"usage: {program} list\n\nList the recipes, one per line, and what each reproduces.")
         return
     if argv:
         raise InputError(f"list takes no arguments: leave {' '.join(argv)} out")

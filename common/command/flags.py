@@ -22,9 +22,9 @@ class Options:
     """Seed of weights, order, augmentation and participation."""
     init: Path | None = None
     """Run folder, checkpoint or file of weights (ours, torchvision's, timm's) to begin with; the
-    head goes by the names of the classes. A run that is resumed goes on from its own checkpoint."""
+    head goes by the names of the classes. A resumed run continues from its own checkpoint."""
     resume: str = "auto"
-    """auto: go on where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
+    """auto: resume where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
     evaluate_every: Annotated[int, AT_LEAST_ONE] = 1
     """Epochs between evaluations; the last epoch always counts."""
     checkpoint_minutes: Annotated[float, NOT_NEGATIVE] = 5.0

@@ -30,7 +30,7 @@ from common.processes.launcher import usable_cores
 from common.text import in_line
 
 _CHUNK = 16
-# libjpeg goes on with grey or shifted pixels. Extraneous bytes alone harm none.
+# libjpeg continues with grey or shifted pixels. Extraneous bytes alone harm none.
 _DAMAGE = re.compile(
     rb"Corrupt JPEG data: (?!\d+ extraneous)[^\r\n]*|Premature end of JPEG[^\r\n]*"
 )

@@ -15,7 +15,7 @@ def compare_trees(root: Path, expected: str) -> str:
 
     Args:
         root: The folder a user named.
-        expected: The tree that a reader needs, one entry a line, indented by level; what stands
+        expected: The tree that a reader needs, one entry per line, indented by level; what stands
             behind two blanks is a remark.
 
     Returns:

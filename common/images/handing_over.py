@@ -71,7 +71,7 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:
-            # Not a fault, and the next call goes on waiting.
+            # Not a fault, and the next call keeps waiting.
             if str(error).startswith(_TIMED_OUT):
                 if stop_asked() and time.monotonic() - asked_for > PATIENCE:
                     kill_workers()  # torch would wait five seconds for each

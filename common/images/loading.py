@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkipBad:
-    """Leave to go on past unreadable images.
+    """Leave to continue past unreadable images.
 
     The place of one is taken by the next image of the data set that can be read, as it looks in
     that epoch: a function of the files alone, so a resumed run sees the same images.

@@ -282,7 +282,7 @@ class FocusedTraining:
         }
 
     def restore_counts(self, counts: dict[str, Any]) -> None:
-        """Go on counting from what `counts` returned; participation itself needs no state."""
+        """Continue counting from what `counts` returned; participation itself needs no state."""
         self._seen, self._took_part = counts["seen"], counts["took_part"]
         for layer, totals in zip(self.layers, counts["totals"], strict=True):
             layer.totals[: len(totals)].copy_(torch.tensor(totals))  # older checkpoints have fewer

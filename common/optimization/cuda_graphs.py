@@ -3,8 +3,8 @@
 A graph repeats the kernels of its capture with the same addresses and the same Python values. So
 there is a graph for each kind of step (with the method and without: the weight decay and the
 layers' switch are Python values), batches are copied to fixed buffers, and the learning rate is a
-tensor. Random numbers go on as in a step without graphs: CUDA's default generator, which dropouts
-draw from, advances with every replay.
+tensor. Random numbers continue as in a step without graphs: CUDA's default generator, which
+dropouts draw from, advances with every replay.
 
 What comes before a capture leaves no trace: a run that resumes takes each step as the run that was
 never interrupted does.

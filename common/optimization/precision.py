@@ -69,6 +69,6 @@ class LossScaling:
         return counts | {"scaler": self._scaler.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Resume from what `state` returned."""
         self._skips, self._streak = state["skips"], state["streak"]
         self._scaler.load_state_dict(state["scaler"])

@@ -43,7 +43,7 @@ class WeightAverage:
         return self._average
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from the state dict of `network`."""
+        """Resume from the state dict of `network`."""
         self._average.load_state_dict(state)
 
 

@@ -139,18 +139,18 @@ def _verdict(
     if lost and first:
         return PeerFailed(
             f"rank {first['rank']} has ended with exit code {first['code']}, and this one cannot "
-            "go on without it: follow its own line",
+            "continue without it: follow its own line",
             first["code"],
         )
     if lost and "Timed out" in text:
         return PeerFailed(
             f"waited {timeout_minutes:g} minutes for another rank: it hangs, is cut off, or needs "
-            "longer; give the same command again to go on, perhaps with more --timeout-minutes"
+            "longer; give the same command again to resume, perhaps with more --timeout-minutes"
         )
     if lost:
         return PeerFailed(
             "another rank was killed, or the connection to it broke: give the same command again "
-            f"to go on ({' '.join(text.split())[:120]})"
+            f"to resume ({' '.join(text.split())[:120]})"
         )
     if first and line is not None and first["rank"] != rank and first["line"] == line:
         return SystemExit(code)

@@ -54,7 +54,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def load_to_resume(path: Path) -> dict[str, Any]:
-    """Read the checkpoint that a training is to go on from.
+    """Read the checkpoint that a training is to resume from.
 
     Raises:
         InputError: If it is something else; the message says what, and what serves.
@@ -63,7 +63,7 @@ def load_to_resume(path: Path) -> dict[str, Any]:
     if path.is_dir():
         raise InputError(f"--resume {path} is a folder: {serves}, such as {path / 'last.pt'}")
     if not path.exists():
-        raise InputError(f"--resume {path} is missing: {serves}, and auto goes on with --out")
+        raise InputError(f"--resume {path} is missing: {serves}, and auto continues with --out")
     if path.suffix == ".safetensors":
         raise InputError(f"--resume {path} holds weights alone, no state of a training: {serves}")
     try:
@@ -97,7 +97,7 @@ def load_last(path: Path) -> dict[str, Any]:
         if not previous(path).exists():
             raise
         problem = error if path.exists() else f"{path} is missing: its writing was cut short"
-        print(f"{in_line(str(problem))}; going on from {previous(path).name}", flush=True)
+        print(f"{in_line(str(problem))}; resuming from {previous(path).name}", flush=True)
         state = load(previous(path))
         if path.exists():
             path.replace(path.with_suffix(f".damaged{path.suffix}"))

@@ -3,7 +3,7 @@
 ```
 recipe.json        stage, recipe name, resolved recipe, seed
 environment.json   versions, hardware, command
-metrics.jsonl      one JSON object a line
+metrics.jsonl      one JSON object per line
 last.pt best.pt    checkpoints (last.previous.pt: the one before)
 tensorboard/       scalars, where tensorboard is installed
 unreadable.txt     images that --skip-bad left out
@@ -25,7 +25,7 @@ from common.recipe import AnyRecipe, Recipe, from_json, lengthened
 from common.storage import file_locks, read_json, to_json, write_json, write_text
 
 Resume = str
-"""auto: go on where the folder has a run; never: refuse such a folder; a path: from that file."""
+"""auto: resume where the folder has a run; never: refuse such a folder; a path: from that file."""
 
 _OURS = (".last.", ".best.", ".metrics.", ".recipe.", ".environment.", ".non_finite.")
 """How the temporary files of a run begin."""
@@ -101,7 +101,7 @@ class RunFolder:
     def _check_never(self, resume: Resume) -> None:
         if resume == "never" and self.checkpoint_exists():
             raise InputError(
-                f"{self.path} holds a run already: --resume auto goes on with it, "
+                f"{self.path} holds a run already: --resume auto continues it, "
                 "or choose another --out"
             )
 
@@ -132,7 +132,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Checkpoint to go on from."""
+        """Checkpoint to resume from."""
         return self.path / "last.pt"
 
     @property

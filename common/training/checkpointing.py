@@ -146,7 +146,7 @@ def _focus_counts(state: TrainingState, world: World) -> dict[str, Any] | None:
 
 
 def resume(state: TrainingState, folder: RunFolder | None, asked: str, world: World) -> int | None:
-    """Go on from the folder's checkpoint or the one asked for; rank 0 reads, all get it.
+    """Resume from the folder's checkpoint or the one asked for; rank 0 reads, all get it.
 
     Args:
         state: As a training begins; changed in place.

@@ -62,7 +62,7 @@ class EpochSums:
         return {"images": int(images), "sums": dict(zip(self._sums, totals, strict=True))}
 
     def restore(self, state: dict[str, Any], device: torch.device, *, is_main: bool) -> None:
-        """Take over the values of `state` on one rank; the others go on from zero."""
+        """Take over the values of `state` on one rank; the others start from zero."""
         self._images = state["images"] if is_main else 0
         self._sums = {
             name: torch.tensor(value if is_main else 0.0, dtype=torch.float64, device=device)

@@ -65,7 +65,7 @@ def run(
         with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
             dry = replace(flags, out=Path(folder), resume="auto", stop_step=DRY_STEPS)
             _once(description, dry, build, world)
-            # Goes on from the checkpoint that the first one saved.
+            # Resumes from the checkpoint that the first one saved.
             metrics = _once(description, dry, build, world)
         if world.is_main:
             print("dry run: two steps, evaluation, save and load went well; nothing is kept")

@@ -33,7 +33,7 @@ from common.training.task import Metrics, Task
 def train(
     task: Task, recipe: Recipe, options: Options, world: World, folder: RunFolder | None
 ) -> Metrics:
-    """Train, evaluate and save until the last epoch; go on where a checkpoint left off.
+    """Train, evaluate and save until the last epoch; resume where a checkpoint left off.
 
     Args:
         task: Network, data, loss and evaluation; FocusedDropout stands in the network.
@@ -145,7 +145,7 @@ def _started(
     saved_by = resume(state, folder, options.resume, world)
     if saved_by and world.is_main:
         ranks = "" if saved_by == world.size else f" of a run on {saved_by} ranks"
-        print(f"{options.name}: going on from step {state.step}{ranks}", flush=True)
+        print(f"{options.name}: resuming from step {state.step}{ranks}", flush=True)
     steps = Steps(task, recipe, state, sampling, world, finite)
     stop_step = options.stop_step
     last_step = steps.planned if stop_step is None else min(steps.planned, stop_step)

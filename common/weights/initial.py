@@ -62,7 +62,7 @@ def locate(source: Path) -> Path:
 def describe_origin(source: Path | None, out: Path, resume: str) -> dict[str, str]:
     """Return the digest of the weights to begin with, for the description of a run.
 
-    A run that is resumed goes on from its own checkpoint, whatever is given.
+    A resumed run continues from its own checkpoint, whatever is given.
 
     Args:
         source: What `--init` was given.
@@ -112,7 +112,7 @@ def to_begin_with(source: Path | None, out: Path, resume: str, *, say: bool) -> 
     if resumes(out, resume):
         if say:
             print(
-                f"{out} goes on from its own checkpoint: --init {source} is passed over", flush=True
+                f"{out} resumes from its own checkpoint: --init {source} is passed over", flush=True
             )
         return None
     return read_initial(source)

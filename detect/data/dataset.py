@@ -128,8 +128,8 @@ class DetectionData:
     sets: tuple[str, ...]
     """Names of the sets, in the order of the format."""
     entries: Callable[[str, Faults | None], list[Entry]]
-    """Gives the images of one set; with a list of faults, those go there where a reader can go on,
-    a path and a reason each, and else the first is raised."""
+    """Gives the images of one set. Given a list, faults that a reader can continue past go there,
+    as a path and a reason each; else the first is raised."""
     metric: Literal["voc", "coco"] = "voc"
     """Whose rules a score begins with."""
     has_years: bool = False

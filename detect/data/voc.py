@@ -83,7 +83,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_class_list(path: Path, lines: Iterable[str] | None = None) -> tuple[str, ...]:
-    """Read class names, one a line; any printable text is one.
+    """Read class names, one per line; any printable text is one.
 
     Args:
         path: The file.

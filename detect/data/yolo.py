@@ -1,7 +1,7 @@
-"""YOLO's label files: a line an object, `class x y width height` as shares of the image.
+"""YOLO's label files: a line per object, `class x y width height` as shares of the image.
 
     data.yaml           path, train, val, test, names      ultralytics, Roboflow
-    images/  labels/    perhaps with a folder a set, and classes.txt
+    images/  labels/    perhaps with a folder per set, and classes.txt
     train/images/  train/labels/
     *.txt beside their images, and classes.txt             labelImg
     obj.names  train.txt  obj_train_data/                  CVAT, Darknet
@@ -116,7 +116,7 @@ def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
     except (AttributeError, TypeError, ValueError):
         found = {}
     if not found:
-        raise InputError(f"{file} names no classes: write names: [helmet, vest], or a line a class")
+        raise InputError(f"{file} names no classes: write names: [helmet, vest], or one per line")
     if "nc" in content and content["nc"] != len(found):
         raise InputError(
             f"{file}: nc is {content['nc']!r}, but there are {len(found)} names: correct it"

@@ -33,7 +33,7 @@ def select_detections(
         score_threshold: Scores must lie above it.
         candidates: At most so many of an image and level go to NMS.
         nms_iou: Overlap above which the weaker of two boxes of a class goes.
-        limit: At most so many detections an image.
+        limit: At most so many detections per image.
 
     Returns:
         For each image "boxes" (n, 4), "scores" (n) and "labels" (n), best first.

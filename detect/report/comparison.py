@@ -55,7 +55,7 @@ class Run:
     analysis: Analysis
     """Errors, confusion, thresholds and intervals."""
     training: Sequence[Mapping[str, Any]] | None
-    """Records of the training, one an epoch; None where there are none."""
+    """Records of the training, one per epoch; None where there are none."""
     resampled: NDArray[np.float64]
     """(resamples + 1, classes, 2) AP by 11 points and by area of the split and of its resamples,
     the same for all runs; NaN without counted objects."""

@@ -46,9 +46,9 @@ def given_labels(labels: Sequence[str], runs: int) -> list[str]:
     """
     labels = [" ".join(label.split()) for label in labels]
     if len(labels) != runs:
-        raise InputError(f"--label names {len(labels)} of {runs} runs: give one label a folder")
+        raise InputError(f"--label names {len(labels)} of {runs} runs: give one label per folder")
     if not all(labels):
-        raise InputError("--label has an empty name: give one label a folder")
+        raise InputError("--label has an empty name: give one label per folder")
     return labels
 
 

@@ -25,7 +25,7 @@ def compare_folders(
     """Compare two methods over seeds and images.
 
     Args:
-        baseline: Output folders of evaluate or score, one a seed of the first method.
+        baseline: Output folders of evaluate or score, one per seed of the first method.
         against: Those of the second.
         out: Folder for comparison.json; None to write nothing.
         data: The data; None: where they were at the evaluation.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class GroundTruth:
-    """All objects of a split, one row an object."""
+    """All objects of a split, one row per object."""
 
     classes: tuple[str, ...]
     """The class names."""
@@ -70,7 +70,7 @@ def ground_truth(
     """Stack the annotations of a split.
 
     Args:
-        annotations: One an image.
+        annotations: One per image.
         classes: The class names.
         category_ids: As in `GroundTruth`.
         file_names: As in `GroundTruth`; those that are the ids are left out.

@@ -113,7 +113,7 @@ def verdict(difference: Difference, runs: tuple[int, int], images: int) -> str:
     if not difference.decided:
         return f"not decided at 95% {over}{_what_would(difference, seeds)}"
     direction = "better" if difference.value > 0 else "worse"
-    few = [f"{min(runs)} runs a side"] if min(runs) < FEWEST_RUNS else []
+    few = [f"{min(runs)} runs per side"] if min(runs) < FEWEST_RUNS else []
     few += [f"{images} images"] if images < FEWEST_IMAGES else []
     if not few:
         return f"the second is {direction}: decided at 95% {over}"
@@ -128,8 +128,8 @@ def _what_would(difference: Difference, seeds: bool) -> str:
     if not seeds:
         return "; more seeds would tell what a seed changes"
     if difference.more_runs is None:
-        return f"; up to {MOST_RUNS} seeds a side would not decide it on these images"
-    return f"; about {difference.more_runs} more seeds a side would, if the difference stays"
+        return f"; up to {MOST_RUNS} seeds per side would not decide it on these images"
+    return f"; about {difference.more_runs} more seeds per side would, if the difference stays"
 
 
 def _pooled_deviation(groups: Sequence[Sequence[float]]) -> float | None:
@@ -155,7 +155,7 @@ def _of_runs_and_images(groups: Sequence[Sequence[NDArray[np.float64]]]) -> floa
 
 
 def _more_runs(value: float, images: float, seeds: float | None, runs: int) -> int | None:
-    """Return how many runs a side, beyond `runs`, would leave out 0 if nothing else changed."""
+    """Return how many runs per side, beyond `runs`, would leave out 0 if nothing else changed."""
     if seeds is None:
         return None
     from scipy.special import ndtri, stdtrit

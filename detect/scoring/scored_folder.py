@@ -4,7 +4,7 @@
 metrics.json       VOC mAP and COCO AP
 analysis.json      other overlaps, sizes, intervals, kinds of error, confusion, calibration
 label_errors.json  likely errors of the annotations, ranked
-matches.npz        detections and overlaps, computed once: the report goes on from them
+matches.npz        detections and overlaps, computed once: the report starts from them
 evaluation.json    what was evaluated, on what, and how
 ```
 

@@ -61,12 +61,12 @@ class Contents:
 
 
 def table(splits: Sequence[Contents]) -> list[str]:
-    """Return the lines of a table, a column a split."""
+    """Return the lines of a table, one column per split."""
     rows = [("", [one.split for one in splits])]
     for title, cell in (
         ("images", lambda one: f"{len(one.data.labels):,}"),
         ("classes", lambda one: f"{len(one.data.classes):,}"),
-        ("images a class: least, median, most", _a_class),
+        ("images per class: min, median, max", _a_class),
         ("kept as", _form),
         ("formats", lambda one: _counted(one.formats)),
         ("sizes", _sizes),

@@ -95,4 +95,4 @@ def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
         write_atomically(path, write)
     except (OSError, InputError) as error:
         reason = error.__cause__ or error
-        print(f"going on without a cache: {path} could not be written ({reason})", flush=True)
+        print(f"continuing without a cache: {path} could not be written ({reason})", flush=True)

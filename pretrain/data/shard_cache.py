@@ -109,8 +109,8 @@ def fetch_index(url: str, path: Path, known_by: Callable[[bytes], Mapping[str, s
             if not path.exists():
                 raise SourceError(f"the index of shards cannot be fetched: {error}") from error
             print(
-                f"the index of shards cannot be fetched ({error}): going on with what was fetched "
-                f"before, in {path.parent}",
+                f"the index of shards cannot be fetched ({error}): continuing with what was "
+                f"fetched before, in {path.parent}",
                 flush=True,
             )
             os.utime(path)

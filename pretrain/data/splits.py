@@ -158,7 +158,7 @@ def _digest(data: FileSet | PixelSet | ShardSet) -> str:
 
 
 def data_parts(train: Split, val: Split) -> Parts:
-    """Return what a run's data are known by when it goes on."""
+    """Return what a run's data are known by when it is resumed."""
     return {
         "class list": ", ".join(map(in_line, train.classes)),
         IMAGES: train.digest,
@@ -168,7 +168,7 @@ def data_parts(train: Split, val: Split) -> Parts:
 
 
 def _names(data: FileSet | PixelSet | ShardSet | None) -> Iterator[str]:
-    """Yield the names of images as make_shards packs them: a run may go on from its shards."""
+    """Yield the names of images as make_shards packs them: a run may resume from its shards."""
     if isinstance(data, FileSet):
         yield from (member_stem(path.stem) for path in data.paths)
     elif isinstance(data, ShardSet):

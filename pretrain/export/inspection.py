@@ -212,7 +212,7 @@ def _card(path: Path) -> Iterator[str]:
 
 def _checkpoint(content: Mapping[str, Any]) -> Iterator[str]:
     weights = content.get("average", content["model"])
-    kind = "a training can go on from it" if "optimizer" in content else "weights only"
+    kind = "a training can resume from it" if "optimizer" in content else "weights only"
     detector = any(name.startswith("backbone.") for name in weights)
     yield f"kind: checkpoint of epoch {content['epoch']}, step {content['step']}; {kind}"
     yield f"metrics: {_metrics(content['metrics'])}"

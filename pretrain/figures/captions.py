@@ -113,7 +113,7 @@ def sweep_shows(found: Mapping[str, Sequence[float]], baseline: Sequence[float])
     """Tell where accuracy is highest (Figure 6).
 
     Args:
-        found: Accuracies in percent, one a seed, by what the setting is called.
+        found: Accuracies in percent, one per seed, by what the setting is called.
         baseline: The same of the baseline.
     """
     done = {name: values for name, values in found.items() if values}

@@ -32,7 +32,7 @@ _RIGHT, _WRONG = COLOURS[2], COLOURS[1]
 _FEW_EPOCHS = 20  # so few points are marked, and a single one would be invisible otherwise
 
 LabelledRun = tuple[str, list[dict[str, Any]]]
-"""What a run is called, and the records of its metrics.jsonl, one an epoch."""
+"""What a run is called, and the records of its metrics.jsonl, one per epoch."""
 
 
 def save(figure: Figure, out: Path) -> None:
@@ -77,7 +77,7 @@ def plot_strongest_channels(
     Args:
         counts: Numbers of images (num_classes, channels).
         classes: Names of all classes.
-        shown: Classes to draw, four panels a row; None for four, evenly spaced.
+        shown: Classes to draw, four panels per row; None for four, evenly spaced.
         title: Above all panels.
         out: The PNG, 10 x (0.4 + 2.4 a row) inches.
 
@@ -149,7 +149,7 @@ def plot_cams(
     title: str,
     out: Path,
 ) -> Figure:
-    """Draw class activation maps over images, one row an image, one column a checkpoint (Figure 4).
+    """Draw class activation maps over images, a row per image, a column per checkpoint (Figure 4).
 
     Args:
         images: (N, H, W, 3) RGB.

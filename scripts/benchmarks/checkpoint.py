@@ -1,4 +1,4 @@
-"""Saving and going on, beside a plain torch.save, which does not wait for the disk."""
+"""Saving and resuming, beside a plain torch.save, which does not wait for the disk."""
 
 import os
 import tempfile
@@ -78,7 +78,7 @@ def run(settings: Settings) -> list[Comparison]:
         find = {"the order of the epoch is drawn": partial(first_batch, sampling, step)}
         comparisons.append(
             Comparison(
-                case=f"go on at step {step:,} of an epoch of {images:,} images",
+                case=f"resume at step {step:,} of an epoch of {images:,} images",
                 seconds=in_turn(find, min(rounds, 3), warm_up=1),
             )
         )

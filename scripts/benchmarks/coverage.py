@@ -101,7 +101,7 @@ def coverage(first: int, second: int, deviation: float, comparisons: int) -> tup
 
 
 def main() -> None:
-    """Print a row a case."""
+    """Print a row per case."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--comparisons", type=int, default=400)
     comparisons = parser.parse_args().comparisons

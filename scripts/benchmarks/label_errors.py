@@ -140,7 +140,7 @@ def precision(
 
 
 def main() -> None:
-    """Print a row a kind."""
+    """Print a row per kind."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--split", default="2012:val")

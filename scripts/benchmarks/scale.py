@@ -75,7 +75,7 @@ def ranks(settings: Settings) -> Comparison:
             rounds,
             launcher={"2 gloo ranks": [*torchrun, "--nproc-per-node", "2"]},
         ),
-        case=f"ResNet-20, {batch} images a rank, an image",
+        case=f"ResNet-20, {batch} images per rank, per image",
         faster={"1 process": 2 * LINEAR},
     )
 

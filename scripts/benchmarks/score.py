@@ -33,7 +33,7 @@ LOOP, SORTING = "loop over detections", "sorting by class and score"
 
 
 def synthetic(num_images: int, num_detections: int) -> tuple[GroundTruth, Detections]:
-    """Make three objects an image, and detections: half near an object, half anywhere.
+    """Make three objects per image, and detections: half near an object, half anywhere.
 
     Detections come image by image, as from a detector.
     """

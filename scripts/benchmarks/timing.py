@@ -58,7 +58,7 @@ class Region:
         self._start = time.perf_counter()
 
     def end(self) -> None:
-        """Mark the end; this does not wait, so that a loop goes on undisturbed."""
+        """Mark the end; this does not wait, so that a loop continues undisturbed."""
         self._host = time.perf_counter() - self._start
         if self._events:
             self._events[1].record(torch.cuda.default_stream(self._device))

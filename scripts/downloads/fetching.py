@@ -1,6 +1,6 @@
 """Fetching published archives from servers that break off, move or lie.
 
-A download is written to NAME.part, goes on where it was cut off, and is called NAME only after its
+A download is written to NAME.part, resumes where it was cut off, and is called NAME only after its
 digests were found right.
 """
 

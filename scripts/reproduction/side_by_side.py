@@ -44,7 +44,7 @@ def find_slots(device: str, count: int | None, wanted: int) -> list[Slot]:
 
     Args:
         device: "auto" (GPUs where there are any), "cpu" or "cuda".
-        count: How many at once. None: one a GPU; as many as fit, up to four, on a single one; one
+        count: How many at once. None: one per GPU; as many as fit, up to four, on a single one; one
             a core without.
         wanted: Number of jobs; there are no more slots than that.
 
@@ -84,8 +84,8 @@ def run_side_by_side(
 ) -> None:
     """Run jobs until all have ended, each on a slot of its own.
 
-    A SIGTERM, SIGUSR1 or Ctrl-C goes on to the jobs as SIGTERM, and they are waited for. They get
-    it as well when this process is killed (on Linux).
+    A SIGTERM, SIGUSR1 or Ctrl-C is passed on to the jobs as SIGTERM, and they are waited for. They
+    get it as well when this process is killed (on Linux).
 
     Args:
         jobs: Started in this order.
@@ -128,7 +128,7 @@ def run_side_by_side(
         for number, handler in before.items():
             signal.signal(number, handler)
     if asked:
-        raise Terminated("ended on request; the same command goes on where it stopped")
+        raise Terminated("ended on request; the same command resumes where it stopped")
 
 
 class _Running:

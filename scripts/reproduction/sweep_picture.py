@@ -33,8 +33,8 @@ def draw_sweep(
         experiment: One that varies something.
         runs: All that belong to it.
         rows: The finished ones, by folder; at least one.
-        out: The PNG. A CSV beside it has a row a run; of Figure 6b one more, NAME-epochs.csv, a
-            row an epoch.
+        out: The PNG. A CSV beside it has a row per run; of Figure 6b one more, NAME-epochs.csv,
+            with a row per epoch.
 
     Returns:
         The files written.

@@ -24,7 +24,7 @@ Pretrain a backbone with and without the method for each seed, fine-tune the sam
 each, once without and once with FocusedDropout in the fine-tuning, and one from random weights;
 evaluate, compare, and write table5.md and, of the first seed, the report of the detectors
 (table5-report.html) and class activation maps of the backbones (table5-cam.png). What is done is
-not repeated, what was interrupted goes on. Rows go to pretrain/results.csv and
+not repeated, what was interrupted is resumed. Rows go to pretrain/results.csv and
 detect/results.csv.
 
   full   ImageNet, ResNet-50, 300 epochs; voc-retinanet-paper on VOC07+12, VOC07 test
@@ -52,7 +52,7 @@ class Flags:
     arms: tuple[Literal["baseline", "fd", "fd-fine-tuning", "fd-both", "scratch"], ...] = ()
     """Train these detectors and their backbones alone; the table shows all."""
     jobs: Annotated[int | None, AT_LEAST_ONE] = None
-    """Backbones side by side; None: one a GPU, up to four on a single one, one a core without."""
+    """Backbones side by side; None: one per GPU (up to four on a single GPU), else one per core."""
     device: str = "auto"
     """auto (GPUs where there are any), cpu or cuda."""
     plan: bool = False

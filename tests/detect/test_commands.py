@@ -36,7 +36,7 @@ def run(call_command: Callable[..., tuple[int, str, str]]) -> Run:
 
 
 def write_devkit(root: Path, count: int = 10) -> Path:
-    """A devkit of one bright box an image, of one of two classes."""
+    """A devkit of one bright box per image, of one of two classes."""
     rng = np.random.default_rng(0)
     year = root / "VOC2007"
     for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):

@@ -22,7 +22,7 @@ ARGUMENTS = (
     "--detector.fpn-channels 16 --detector.trainable-stages 1 --detector.test-batch-size 1 "
     "--optimization.batch-size 3 --optimization.epochs 2 --optimization.warmup-steps 2 "
     "--workers 1 --device cpu"
-).split()  # two steps an epoch
+).split()  # two steps per epoch
 
 
 def train(
@@ -56,7 +56,7 @@ def test_killed_again_and_again(toy_devkit: Path, tmp_path: Path) -> None:
     for begin, moments in lives:
         code = faults.live(partial(life, tmp_path / "run", moments, every_step=True), printed)
         assert code == (0 if moments is NEVER else KILLED), printed.read_text()
-        assert (f"going on from step {begin}\n" in printed.read_text()) == (begin > 0)
+        assert (f"resuming from step {begin}\n" in printed.read_text()) == (begin > 0)
     straight, killed = (faults.outcome(tmp_path / name) for name in ("straight", "run"))
     assert len(straight["log"]) == 2
     assert faults.different(straight, killed) == set()

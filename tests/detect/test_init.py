@@ -59,7 +59,7 @@ def test_a_run_begins_another_with_other_classes(
     (tmp_path / "first" / "best.pt").write_bytes(b"changed since")
     code, out, err = train("second", *begun, data=data)
     assert code == 0, err
-    assert "goes on from its own checkpoint: --init " in out
+    assert "resumes from its own checkpoint: --init " in out
 
 
 def test_a_backbone_beside_it_is_refused(train: Run, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ TINY = (
     "--detector.train-sizes 48 64 --detector.test-size 64 --detector.max-size 64 "
     "--detector.fpn-channels 16 --optimization.batch-size 3 --optimization.epochs 2 "
     "--optimization.warmup-steps 2 --workers 0 --device cpu"
-).split()  # two steps an epoch
+).split()  # two steps per epoch
 
 
 @pytest.fixture(scope="module")

@@ -213,7 +213,7 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def resumes(folder: Path) -> bool:
-    """Tell whether a run has something to go on from."""
+    """Tell whether a run has something to resume from."""
     return any(folder.glob("last*.pt"))
 
 

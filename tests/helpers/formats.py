@@ -15,7 +15,7 @@ Objects = dict[str, list[tuple[int, int, int, int, int]]]
 
 
 def draw_objects(count: int = 6) -> Objects:
-    """One bright box an image, and a second one in every third."""
+    """One bright box per image, and a second one in every third."""
     rng = np.random.default_rng(0)
     found: Objects = {}
     for number in range(count):
@@ -133,7 +133,7 @@ def yolo_lines(boxes: list[tuple[int, int, int, int, int]], digits: int = 6) -> 
 
 
 def write_yolo(root: Path, objects: Objects) -> Path:
-    """data.yaml with images/ and labels/, a folder a set."""
+    """data.yaml with images/ and labels/, a folder per set."""
     for name, part in sets(objects).items():
         draw_pictures(root / "images" / name, objects)
         (root / "labels" / name).mkdir(parents=True)

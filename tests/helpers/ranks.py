@@ -22,7 +22,7 @@ from common.training import launch
 from common.training.task import Task
 
 IMAGES = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-SETTINGS = Optimization(lr=0.1, batch_size=4, epochs=4)  # 10 steps an epoch
+SETTINGS = Optimization(lr=0.1, batch_size=4, epochs=4)  # 10 steps per epoch
 Hook = Callable[[int, int], Any]
 """Called with rank and step before the loss; what it returns is added to the loss."""
 

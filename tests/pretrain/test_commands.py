@@ -94,7 +94,7 @@ def test_a_finished_run_is_not_repeated(run: Run, folders: Path, trained: Path) 
         *("--focus.participation-rate", "1"),
     )
     assert code == 0
-    assert "going on from step 6" in out
+    assert "resuming from step 6" in out
     assert (trained / "metrics.jsonl").read_bytes() == before
 
 

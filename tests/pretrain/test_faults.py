@@ -29,7 +29,7 @@ ARGUMENTS = (
     "--focus.participation-rate 0.7 --images.crop resized --images.size 32 "
     "--optimization.batch-size 8 --optimization.epochs 2 --optimization.warmup-steps 2 "
     "--device cpu"
-).split()  # three steps an epoch, of images that a worker process reads from files
+).split()  # three steps per epoch, of images that a worker process reads from files
 
 
 def train(
@@ -65,7 +65,7 @@ def test_killed_again_and_again(folders: Path, straight: dict[str, Any], tmp_pat
         life = partial(train, folders, out, moments, every_step=True)
         code = faults.live(life, printed)
         assert code == (KILLED if death else 0), printed.read_text()
-        assert (f"going on from step {begin}\n" in printed.read_text()) == (begin > 0)
+        assert (f"resuming from step {begin}\n" in printed.read_text()) == (begin > 0)
     assert faults.different(straight, faults.outcome(out)) == set()
 
 
@@ -108,7 +108,7 @@ def die_once(data: Path, out: Path) -> None:
 
 
 def test_torchrun_starts_killed_ranks_again(folders: Path, tmp_path: Path) -> None:
-    """Both ranks go on from the checkpoint of the first epoch."""
+    """Both ranks resume from the checkpoint of the first epoch."""
     out, printed = tmp_path / "run", tmp_path / "printed"
     life = partial(train_rank, folders, tmp_path / "straight")
     assert faults.live_ranks(life, printed) == [0, 0], printed.read_text()
@@ -132,7 +132,7 @@ def test_torchrun_starts_killed_ranks_again(folders: Path, tmp_path: Path) -> No
     pid = faults.start(torchrun, printed, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1")
     assert faults.end(pid) == 0, printed.read_text()
     assert out.with_suffix(".death").exists()
-    assert printed.read_text().count("going on from step 3\n") == 1
+    assert printed.read_text().count("resuming from step 3\n") == 1
     straight, run = faults.outcome(tmp_path / "straight"), faults.outcome(out)
     assert len(straight["random"]) == 2
     assert faults.different(straight, run) == set()

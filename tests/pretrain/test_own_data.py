@@ -192,7 +192,7 @@ def test_the_table_of_verify(run: Run, tmp_path: Path) -> None:
     found = {name: [cell.strip() for cell in cells if cell.strip()] for name, cells in rows.items()}
     assert found["images"] == ["8", "4"]
     assert found["classes"] == ["2", "2"]
-    assert found["images a class: least, median, most"[:35].strip()][-1].endswith("2, 2, 2")
+    assert found["images per class: min, median, max"[:35].strip()][-1].endswith("2, 2, 2")
     assert found["formats"] == ["PNG 8", "PNG 3, JPEG 1"]
     assert found["sizes"] == ["32x32", "30x20 to 32x32, 2 different"]
     assert found["not upright by EXIF, read as stored"] == ["0", "1"]

@@ -351,7 +351,7 @@ def test_a_step_without_participation_is_the_plain_step(part: Any) -> None:
 def test_loops_do_the_same_work(
     part: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """One update of all weights a step, on normalised float32 images; logits in the precision."""
+    """One update of all weights per step, on normalised float32 images; logits in the precision."""
     loops, cpu = part("loops"), torch.device("cpu")
     monkeypatch.setattr(memory, "keep_freed_memory", lambda: None)
     networks: list[nn.Module] = []

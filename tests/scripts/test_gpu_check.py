@@ -1,4 +1,4 @@
-"""The parts of the GPU check: limits, what is left, what another call goes on with, the table."""
+"""The parts of the GPU check: limits, what is left, what another call continues with, the table."""
 
 import json
 import os

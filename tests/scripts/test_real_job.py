@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-# At the recipes' rates two images a process diverge within the three steps.
+# At the recipes' rates two images per process diverge within the three steps.
 SMALL = (
     "--device cpu --workers 0 --optimization.epochs 1 --optimization.batch-size 4 "
     "--optimization.lr 1e-4"

@@ -31,7 +31,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def curve_panel(scores: Sequence[ClassScore]) -> str:
-    """Draw the precision-recall curves of one class, a line a run, as steps."""
+    """Draw the precision-recall curves of one class, a line per run, as steps."""
     lines = []
     for index, score in enumerate(scores):
         recall, precision = interpolated(score)

@@ -90,7 +90,7 @@ def _told(comparison: Comparison, pictures: Pictures, boxes_a_run: int) -> str:
     if pictures.no_file:
         told += f"{pictures.no_file} could not be read. "
     return told + (
-        f"Of a run at most {boxes_a_run} detections an image are kept, those with the highest "
+        f"Of a run at most {boxes_a_run} detections per image are kept, those with the highest "
         f"scores, and at most {MOST_LABELS} have labels. Each run begins at the score of its best "
         "F1. Gained and lost are objects found by one run and not by the first."
     )

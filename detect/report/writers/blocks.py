@@ -128,7 +128,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Groups of bars, one bar a run; `values` are (groups, runs)."""
+    """Groups of bars, one bar per run; `values` are (groups, runs)."""
 
     caption: str
     unit: str

@@ -26,7 +26,7 @@ def dots(plot: Dots) -> str:
 
 
 def bars(plot: Bars) -> str:
-    """Write groups of bars, one bar a run."""
+    """Write groups of bars, one bar per run."""
     ticks = round_ticks(0.0, max([value for group in plot.values for value in group] + [0.1]))
     rows = []
     for name, group in zip(plot.names, plot.values, strict=True):

@@ -1,4 +1,4 @@
-"""VOC text: one file a class, `comp4_det_test_<class>.txt`, as the development kit reads it.
+"""VOC text: one file per class, `comp4_det_test_<class>.txt`, as the development kit reads it.
 
 A line is `image_id score xmin ymin xmax ymax` in 1-based inclusive pixels. Files may carry another
 prefix, if the folder holds only that one, or none (`car.txt`), and commas between the columns.

@@ -1,4 +1,4 @@
-"""One text file an image, six columns a line, named as the image is.
+"""One text file per image, six columns per line, named as the image is.
 
 - ultralytics (`save_txt save_conf`): `class x y width height score`, shares of the image, x and y
   of the box's middle;
@@ -38,7 +38,7 @@ def read_image_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]
     except UnknownNameError as error:
         raise InputError(
             f"{files[error.place]} is named by no class and by no image of the split: give a "
-            "folder with comp4_det_test_<class>.txt, or one text file an image, or a COCO .json"
+            "folder with comp4_det_test_<class>.txt, or one text file per image, or a COCO .json"
         ) from None
     places: list[tuple[int, int]] = []
     classes: list[str] = []

@@ -13,7 +13,7 @@ from detect.scoring.formats.image_texts import image_files, read_image_texts
 
 _PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".npy", ".npz")
 _RESULTS = ("coco_instances_results.json", "detections.json", "predictions.json")
-_FORMS = "a folder of VOC text, one text file an image, or a COCO .json file"
+_FORMS = "a folder of VOC text, one text file per image, or a COCO .json file"
 
 
 def read_detections(path: Path, truth: GroundTruth, notes: list[str] | None = None) -> Detections:
@@ -24,7 +24,7 @@ def read_detections(path: Path, truth: GroundTruth, notes: list[str] | None = No
     corners. A box without area is a detection that nothing can make right.
 
     Args:
-        path: A folder of VOC text (`class_texts`) or of one text file an image (`image_texts`), a
+        path: A folder of VOC text (`class_texts`) or of one text file per image (`image_texts`), a
             COCO results file (`coco_json`), or a folder that holds one.
         truth: The split that was searched; it names the images and classes.
         notes: Gains a line for each thing that the user should know of the reading.

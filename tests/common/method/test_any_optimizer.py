@@ -131,7 +131,7 @@ def test_an_optimizer_that_merely_holds_another_is_left_alone() -> None:
 
 @pytest.mark.parametrize("one_block", [True, False])
 def test_loss_scaling_and_accumulation(one_block: bool) -> None:
-    """Two micro-batches a step, in one block or in a block each; the first update overflows."""
+    """Two micro-batches per step, in one block or in a block each; the first update overflows."""
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=BASE)
     focus = FocusedTraining(model, optimizer, 0.5, weight_decay=MAGNIFIED)

@@ -232,7 +232,7 @@ def test_an_image_with_nan_or_inf_passes_unchanged(
     x[1, 2, 0, 1] = fault
     y = focused_dropout(x, 0.5, opposite)
     assert torch.equal(y[1].view(torch.uint8), x[1].view(torch.uint8))  # bit by bit
-    assert torch.equal(y[0], focused_dropout(x[:1], 0.5, opposite)[0])  # the others go on
+    assert torch.equal(y[0], focused_dropout(x[:1], 0.5, opposite)[0])  # the others continue
     assert not torch.equal(y[0], x[0])
 
 

@@ -64,7 +64,7 @@ def test_gamma_is_drawn_once_per_image_and_uniformly_from_the_range() -> None:
     y = active(FocusedDropout((0.3, 0.6)))(ramp)
     kept = y[:, 0, 0] > 0
     assert torch.equal(kept, y[:, 1, 0] > 0)
-    assert (kept[:, 1:] >= kept[:, :-1]).all()  # one threshold an image, not one a unit
+    assert (kept[:, 1:] >= kept[:, :-1]).all()  # one threshold per image, not one per unit
     gamma = 1 - kept.sum(dim=1) / units
     assert gamma.min() >= 0.3 - 1e-3 and gamma.max() <= 0.6 + 1e-3
     assert gamma.min() < 0.302 and gamma.max() > 0.598

@@ -80,7 +80,7 @@ def test_restored_after_an_exception(error: type[BaseException]) -> None:
         raise error
     assert decays(optimizer) == [1e-4] and layer_of(model).active is False
     assert optimizer.state_dict()["param_groups"][0]["weight_decay"] == 1e-4
-    with focus.step(step) as participating:  # and it goes on
+    with focus.step(step) as participating:  # and it continues
         assert participating and decays(optimizer) == [1e-3]
 
 

@@ -17,7 +17,7 @@ from common.runs import checkpoints
 
 
 class Clock:
-    """Stands in for `time`; goes on by `tick` alone."""
+    """Stands in for `time`; advances by `tick` alone."""
 
     def __init__(self) -> None:
         self.now = 0.0

@@ -60,7 +60,9 @@ def test_both_end(
     lines = printed[1].splitlines()
     assert (lines[-1] if lines else "") == line
     assert printed[1].count("Traceback") == (line.startswith("Runtime"))
-    told = f"PeerFailed: rank 1 has ended with exit code {code}, and this one cannot go on without"
+    told = (
+        f"PeerFailed: rank 1 has ended with exit code {code}, and this one cannot continue without"
+    )
     assert [text.startswith(told) for text in printed[0].splitlines()] == [True], printed
     description = {"stage": "test", "name": "test", "seed": 0, "overfit_batches": None}
     RunFolder(out, description).close()

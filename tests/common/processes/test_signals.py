@@ -92,7 +92,7 @@ def test_a_request_is_remembered_and_told(number: int) -> None:
 def test_ctrl_c_ends_a_training_after_a_checkpoint(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """With a code of its own; the run goes on as one that was not interrupted."""
+    """With a code of its own; the run continues as one that was not interrupted."""
     before = signal.getsignal(signal.SIGINT)
     train(tmp_path / "straight", network())
     with pytest.raises(Terminated, match="after step 5$") as caught:
@@ -394,7 +394,7 @@ def test_two_ranks_agree_when_one_is_asked(tmp_path: Path) -> None:
     assert "".join(told).count("Terminated: ended on request after step 6\n") == 1, told
     assert len(read_metrics(tmp_path / "cut")) == 1
     assert live("cut") == [0, 0], printed.read_text()
-    assert "going on from step 6\n" in printed.read_text()
+    assert "resuming from step 6\n" in printed.read_text()
     assert_same(tmp_path / "straight", tmp_path / "cut")
     last = checkpoints.load(tmp_path / "cut" / "last.pt")
     assert not torch.equal(last["average"]["conv.weight"], last["model"]["conv.weight"])

@@ -107,7 +107,7 @@ def test_the_previous_one_serves_when_the_last_is_damaged(
         damages = {"cut": content[:-50], "empty": b"", "garbage": b"\x80\x02x" * 9}
         path.write_bytes(damages.get(damage, flipped))
     assert checkpoints.load_last(path)["step"] == 1
-    assert "going on from last.previous.pt" in capsys.readouterr().out
+    assert "resuming from last.previous.pt" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"last\.pt is"):
         checkpoints.load(path)
     checkpoints.save({"step": 2}, path, keep_previous=True)

@@ -237,7 +237,7 @@ def test_killed_where_epochs_are_not_saved(tmp_path: Path) -> None:
     assert [step for step, kind in deaths if "to last.pt" in kind] == [8]
     assert not any("to best.pt" in kind for _, kind in deaths)
     printed = (tmp_path / "run.txt").read_text()
-    assert "going on from step 3\n" in printed, "the last life began at the first epoch's end"
+    assert "resuming from step 3\n" in printed, "the last life began at the first epoch's end"
 
 
 def test_killed_on_either_of_two_ranks(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_killed_on_either_of_two_ranks(tmp_path: Path) -> None:
     def live_ranks(run: str, rank: int = 0, moments: Any = NEVER) -> list[int]:
         work = partial(train_rank, {rank: moments}, tmp_path / run, every_step=run == "killed")
         codes = faults.live_ranks(work, printed, rank)
-        begins.extend(map(int, re.findall(r"going on from step (\d+)\n", printed.read_text())))
+        begins.extend(map(int, re.findall(r"resuming from step (\d+)\n", printed.read_text())))
         return codes
 
     assert live_ranks("straight") == [0, 0], printed.read_text()
@@ -438,7 +438,7 @@ def test_two_ranks_end_on_request_and_one_goes_on(tmp_path: Path) -> None:
     stopped = checkpoints.load(tmp_path / "run" / "last.pt")["step"]
     assert stopped == 9
     told = live(tmp_path / "run", LONG, make=exact_network)
-    assert f"train: going on from step {stopped} of a run on 2 ranks\n" in told
+    assert f"train: resuming from step {stopped} of a run on 2 ranks\n" in told
     straight, run = (faults.outcome(tmp_path / name) for name in ("straight", "run"))
     assert straight["rest"]["step"] == run["rest"]["step"] == 24
     assert straight["participation"] == run["participation"]
@@ -468,7 +468,7 @@ def test_a_full_disk_ends_the_run_and_harms_nothing(
     assert "last.pt could not be written (File too large): free space" in printed
     assert (path / "last.pt").read_bytes() == kept.read_bytes()
     assert temporaries(path) == []
-    assert "train: going on from step 4\n" in live(path)
+    assert "train: resuming from step 4\n" in live(path)
     assert faults.different(straight(SETTINGS), faults.outcome(path)) == set()
 
 

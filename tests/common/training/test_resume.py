@@ -158,7 +158,7 @@ def test_an_interrupted_run_ends_as_if_it_were_not(
         assert same(straight[part], resumed[part]), part
     assert records(tmp_path / "straight") == records(tmp_path / "resumed")
     assert same(*(checkpoints.load(tmp_path / run / "best.pt") for run in ("straight", "resumed")))
-    assert f"train: going on from step {step}\n" in capsys.readouterr().out
+    assert f"train: resuming from step {step}\n" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
@@ -302,7 +302,7 @@ def test_a_crash_behind_a_cut_evaluation_repeats_no_line(
 
 
 def die_by(*sent: int, after: float) -> int:
-    """Send signals to a process that trains; return how it ended, 0 if it goes on."""
+    """Send signals to a process that trains; return how it ended, 0 if it continues."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads
         pid = os.fork()

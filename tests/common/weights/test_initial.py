@@ -173,7 +173,7 @@ def test_a_resumed_run_goes_on_from_its_own(
     assert describe_origin(source, out, "auto") == described
     assert describe_origin(None, out, "auto") == described
     assert to_begin_with(source, out, "auto", say=True) is None
-    assert "goes on from its own checkpoint" in capsys.readouterr().out
+    assert "resumes from its own checkpoint" in capsys.readouterr().out
     assert known_pixels(out, "auto") == {"mean": [1, 1, 1], "std": [2, 2, 2]}
     assert describe_origin(None, tmp_path / "new", "auto") == {}
 

@@ -23,7 +23,7 @@ BOXES = np.array([[12.0, 10.0, 62.0, 60.0], [29.0, 19.0, 110.0, 85.0]])
 
 
 def split(image_ids=IDS, classes=CLASSES, **more):
-    """Two objects an image, of one class."""
+    """Two objects per image, of one class."""
     objects = [
         (image, image % len(classes), box, False)
         for image in range(len(image_ids))

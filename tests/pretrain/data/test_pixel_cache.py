@@ -260,7 +260,7 @@ def test_a_damaged_cache_is_replaced(
 
 
 def assert_told(printed: str, reason: str) -> None:
-    line = r"going on without a cache: \S*pixels-\S*npy could not be written \((.*)\)\n"
+    line = r"continuing without a cache: \S*pixels-\S*npy could not be written \((.*)\)\n"
     match = re.fullmatch(line, printed)
     assert match and re.fullmatch(rf"\[Errno \d+\] .*{reason}.*", match[1]), printed
 

@@ -527,7 +527,7 @@ def test_without_its_source_a_cache_serves(
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 2  # it was tried twice
     assert "exit code 1 (cat: " in told[1]
-    assert told[1].endswith(f": going on with what was fetched before, in {data.folder}")
+    assert told[1].endswith(f": continuing with what was fetched before, in {data.folder}")
     assert data.read(4) == CONTENTS[4]
 
 

@@ -157,7 +157,7 @@ def test_checkpoints_and_runs(run: Run, trained: Path) -> None:
     code, out, _ = run(trained / "best.pt")
     assert "checkpoint of epoch 1, step 10; weights only" in out and "resnet18" in out
     code, out, _ = run(trained / "last.pt")
-    assert "checkpoint of epoch 2, step 20; a training can go on from it" in out
+    assert "checkpoint of epoch 2, step 20; a training can resume from it" in out
     assert f"{PARAMETERS:,} parameters" in out
 
 

@@ -164,7 +164,7 @@ def test_a_server_that_gets_no_further_is_left(server: Server, tmp_path: Path) -
         fetch(archive, tmp_path)
     assert len(server.asked) == 3
     assert (tmp_path / "a.tar.part").read_bytes() == CONTENT[:400_000]
-    # The next server, another day, goes on from there.
+    # The next server, another day, resumes from there.
     assert fetch(server.archive("good"), tmp_path).read_bytes() == CONTENT
     assert server.asked[3:] == [("good", "bytes=400000-")]
 
