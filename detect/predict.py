@@ -58,7 +58,7 @@ def predict_files(
     predictor = Predictor.load(run, checkpoint, device)
     if photos.passed_over:
         example = in_line(str(photos.passed_over[0]))
-        print(f"{len(photos.passed_over)} other files passed over, such as {example}")
+        print(f"{len(photos.passed_over)} other files skipped, such as {example}")
     threshold = predictor.threshold if score_threshold is None else score_threshold
     origin = predictor.threshold_origin if score_threshold is None else "as asked for"
     print(f"boxes from score {threshold:.4g} on: {origin}")

@@ -57,7 +57,7 @@ def predict_files(
     predictor = load_predictor(source, checkpoint, device)
     if photos.passed_over:
         example = in_line(str(photos.passed_over[0]))
-        print(f"{len(photos.passed_over)} other files passed over, such as {example}")
+        print(f"{len(photos.passed_over)} other files skipped, such as {example}")
     for note in predictor.notes:
         print(note)
     out.mkdir(parents=True, exist_ok=True)

@@ -94,5 +94,5 @@ def changes(name: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def describe_changes(name: str, recipe: Recipe) -> str:
-    """Name the changes in a line, as `field=value field=value,value`."""
+    """Name the changes in one line, as `field=value field=value,value`."""
     return results.describe_changes(RECIPES[name](), recipe)

@@ -47,7 +47,7 @@ def count(data_set: DataSet, part: Part, root: Path) -> tuple[Counts, list[str]]
     """Count what a folder holds of a part.
 
     Returns:
-        Numbers of images and the like, of what could be read; what could not, a sentence each.
+        Numbers of images and the like, of what could be read; what could not, one sentence each.
     """
     if data_set.kind == "voc":
         return _count_voc(root, part.split)

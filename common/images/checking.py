@@ -110,7 +110,7 @@ def _standard_error() -> Iterator[BinaryIO]:
 
 
 class Report:
-    """Prints every fault as it is found, a line each, and counts."""
+    """Prints every fault as it is found, one per line, and counts."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -234,7 +234,7 @@ def _check_chunk(images: range) -> list[Result]:
 def _start_worker(check: Check) -> None:
     global _check
     _check = check
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells of it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process reports it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(0)
 

@@ -21,12 +21,12 @@ from tqdm import tqdm
 _BLOCK = 1 << 18
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _PASSING = {408, 429, 500, 502, 503, 504}
-"""Answers of a server that is overloaded or starts anew; others stay what they are."""
+"""Answers of a server that is overloaded or restarting; the others are final."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How long a source is borne with."""
+    """How long a source may fail before it is given up."""
 
     silence: float = 30.0
     """Seconds without a byte after which a connection counts as broken."""

@@ -42,7 +42,7 @@ class Header:
 def read_header(data: bytes) -> Header | None:
     """Read size and mode of an image without decoding it; None if it is of no known format.
 
-    A format of which the size cannot be told beforehand is unknown: OpenCV would decode some more.
+    A format whose size cannot be read beforehand is unknown: OpenCV would decode some more.
     """
     try:
         if data.startswith(_JPEG_START):
@@ -63,7 +63,7 @@ def read_header(data: bytes) -> Header | None:
 
 
 def _jpeg_header(data: bytes) -> Header | None:
-    """Find the frame's segment as libjpeg does: bytes between segments are passed over."""
+    """Find the frame's segment as libjpeg does: bytes between segments are skipped."""
     position = len(_JPEG_START)
     for _ in range(_MAX_JPEG_SEGMENTS):
         found = _JPEG_MARKER.search(data, position)

@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SkipBad:
-    """Leave to continue past unreadable images.
+    """Permission to continue past unreadable images.
 
     The place of one is taken by the next image of the data set that can be read, as it looks in
     that epoch: a function of the files alone, so a resumed run sees the same images.
@@ -83,12 +83,12 @@ class Reading:
     device: torch.device
     """Where batches go."""
     skip_bad: int = 0
-    """Leave to train past so many unreadable images."""
+    """Permission to train past so many unreadable images."""
     record: Path | None = None
     """Text file of those found."""
 
     def skip(self, num_images: int) -> SkipBad | None:
-        """Return the leave to skip images of a data set, if there is any."""
+        """Return the permission to skip images of a data set, if there is any."""
         if not self.skip_bad or self.record is None:
             return None
         return SkipBad(limit=self.skip_bad, num_images=num_images, record=self.record)
@@ -140,11 +140,11 @@ def stream(
         collate: Makes a batch of a list of items.
         workers: Number of processes; 0 reads in this one.
         device: Batches are pinned in memory for a GPU.
-        skip: Leave to replace unreadable images; None raises at the first, as evaluation must.
+        skip: Permission to replace unreadable images; None raises at the first, as evaluation must.
 
     Raises:
         InputError: As `read` raised it, in the order of the micro-batches.
-        SourceError: As `read` raised it, with leave to skip too.
+        SourceError: As `read` raised it, even with permission to skip.
         ReaderKilled: A worker was killed.
         SharedMemoryFull: Batches cannot be handed over.
         Terminated: The training was asked to end, and waits for images.

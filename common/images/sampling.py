@@ -115,7 +115,7 @@ class Sampling:
 
 
 def _balanced(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw as many images as there are, of each class as many, in a random order.
+    """Draw as many images as the set has, equally many of each class, in random order.
 
     No image of a class comes once more before all others of it came as often.
     """

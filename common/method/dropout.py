@@ -242,7 +242,7 @@ class FocusedDropout(nn.Module):
         Returns:
             `keep_ratio`, the share of ones in the masks, and `zeros_ratio`, the share of zeros,
             which is what the paper plots as "keeping_ratio" (section 5.2.2); None before the first
-            active step. `unmasked_images` counts images that passed whole for want of a focused
+            active step. `unmasked_images` counts images that passed whole for lack of a focused
             area.
         """
         kept, units, unmasked, images, _ = self.totals.tolist()
@@ -327,7 +327,7 @@ class FocusedDropout(nn.Module):
 
     def _after(self, module: nn.Module, inputs: Any, output: Any) -> Tensor:
         """Hook the forward pass. A bound method: a deep copy of the network hooks its own layer."""
-        if not isinstance(output, Tensor):  # told in the first step, not in the first active one
+        if not isinstance(output, Tensor):  # raised in the first step, not in the first active one
             raise TypeError(
                 f"FocusedDropout needs one tensor, not {type(output).__name__}: it cannot follow "
                 f"a {type(module).__name__}"

@@ -11,7 +11,7 @@ class Magnified(float):
     """A magnified weight decay; copies and pickles of it are the decay that it stands in for.
 
     So what is saved inside a step has the base decay, and a decay that somebody else has set there
-    is told from it.
+    is recognised as such.
     """
 
     __slots__ = ("base",)

@@ -66,7 +66,7 @@ class _Call:
 
 
 def last_stage_but_one(model: nn.Module) -> str | None:
-    """Find what stands before the last halving of the resolution; None: that cannot be told.
+    """Find what stands before the last halving of the resolution; None where that is unclear.
 
     Args:
         model: Any network; its forward is tried with one image batch.

@@ -1,4 +1,4 @@
-"""Runs that are equal to the bit on a GPU, too."""
+"""Bit-identical runs, on a GPU too."""
 
 import os
 from collections.abc import Iterator

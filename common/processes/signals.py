@@ -70,7 +70,7 @@ class StopRequest:
 
 
 def ignore_requests() -> None:
-    """Be deaf to further requests: this process is ending, and is to tell why.
+    """Ignore further requests: this process is ending, and must still say why.
 
     torchrun sends SIGTERM to all ranks as soon as one has left.
     """

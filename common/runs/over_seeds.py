@@ -39,7 +39,7 @@ class Difference:
     """P-value of the sign-flip test, from six pairs on."""
 
     def __str__(self) -> str:
-        """Write mean, interval and p-value, as far as there are any."""
+        """Write mean, interval and p-value, as far as they exist."""
         text = f"{self.mean:+.2f}"
         if self.low is not None:
             text += f" [{self.low:+.2f}, {self.high:+.2f}]"

@@ -24,7 +24,7 @@ def changes(before: object, now: object) -> dict[str, Any]:
 
 
 def describe_changes(before: object, now: object) -> str:
-    """Name the changes in a line, as `field=value field=value,value`."""
+    """Name the changes in one line, as `field=value field=value,value`."""
     return " ".join(f"{key}={_plain(value)}" for key, value in changes(before, now).items())
 
 
@@ -56,7 +56,7 @@ class Facts(TypedDict):
 
 
 def facts(environment: Mapping[str, Any], epochs: Sequence[Mapping[str, Any]]) -> Facts:
-    """Collect what both stages tell of a training.
+    """Collect what both stages report about a training.
 
     Args:
         environment: Content of environment.json.

@@ -64,7 +64,7 @@ def write_backbone(content: bytes, card: Mapping[str, Any], path: Path) -> dict[
         file.write(content)
         file.flush()
         os.fsync(file.fileno())  # a full disk shows here, before the old card goes
-        # The card comes before the weights: were they to end apart, it would tell of other weights
+        # The card comes before the weights: were they to end apart, it would describe other weights
         # or of none, and neither is taken.
         write_json(card_path(path), complete)
 

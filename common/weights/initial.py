@@ -89,7 +89,7 @@ def resumes(out: Path, resume: str) -> bool:
 
 
 def known_pixels(out: Path, resume: str) -> dict[str, Any] | None:
-    """Return what a run that is resumed was told of the pixels; None: it is a new one."""
+    """Return the pixel settings of the run that is resumed; None for a new one."""
     folder = out if resume in ("auto", "never") else Path(resume).parent
     environment = folder / "environment.json"
     if not resumes(out, resume) or not environment.is_file():
@@ -111,9 +111,7 @@ def to_begin_with(source: Path | None, out: Path, resume: str, *, say: bool) -> 
         return None
     if resumes(out, resume):
         if say:
-            print(
-                f"{out} resumes from its own checkpoint: --init {source} is passed over", flush=True
-            )
+            print(f"{out} resumes from its own checkpoint: --init {source} is ignored", flush=True)
         return None
     return read_initial(source)
 

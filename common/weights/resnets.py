@@ -1,7 +1,7 @@
 """The ResNets of torchvision and timm by their keys and shapes.
 
-A network is told by its keys and shapes alone, so weights of unknown origin can be named and no
-model is built for it. Keys: torchvision/models/resnet.py, timm/models/resnet.py.
+A network is recognised by its keys and shapes alone, so weights of unknown origin can be named and
+no model is built for it. Keys: torchvision/models/resnet.py, timm/models/resnet.py.
 """
 
 from collections.abc import Iterator, Mapping

@@ -137,7 +137,7 @@ class DetectionData:
     category_ids: tuple[int | str, ...] = ()
     """What a COCO results file calls each class; empty: 1, 2, and so on."""
     notes: tuple[str, ...] = field(default=())
-    """What else the user should know, a sentence each: what was passed over, and so on."""
+    """What else the user should know, one sentence each: what was skipped, and so on."""
 
     def read(self, split: str) -> list[LabelledImage]:
         """Read one or more sets, comma-separated, in the order of their lists.

@@ -15,7 +15,7 @@ class DataOptions:
     images: Path | None = None
     """Folder of the images, where --data is the JSON of COCO data; None: found beside it."""
     classes: str | None = None
-    """Classes to use, comma-separated, such as helmet,vest; objects of others are none."""
+    """Classes to use, comma-separated, such as helmet,vest; others are ignored."""
     coordinates: Coordinates | None = None
     """How VOC's XML counts boxes: voc (1-based inclusive pixels, if nothing is said) or zero-based
     (edges from 0, as CVAT and LabelMe write them)."""

@@ -116,7 +116,7 @@ def verify(
     counts = [count(found.annotations, data.classes) for found in sets]
     for found, counted in zip(sets, counts, strict=True):
         why = why_useless(counted, difficult=False)
-        if why and counted.images == len(found.entries):  # else the reasons are told
+        if why and counted.images == len(found.entries):  # else the reasons are listed
             report.fault(path, f"{found.name} has nothing to learn: {why}")
         elif look_normalised(found.annotations):
             report.fault(path, f"{found.name}: all boxes lie between 0 and 1: give pixels")

@@ -58,7 +58,7 @@ VOC_CLASSES = (
 
 _MAX_LIST_BYTES = 100_000_000
 _MOST_SEARCHED = 5000
-"""Annotation files that are looked through for class names that are not known."""
+"""How many annotation files are searched for unknown class names."""
 _SPLIT = re.compile(r"([0-9]{4}):([\w.-]+)", re.ASCII)
 _FLAGGED = re.compile(r"(.*\S)\s+(?:-1|0|1)")
 """A line of a list of one class: an id, and whether the image holds such an object."""
@@ -317,7 +317,7 @@ def _annotate(
 
 
 def _offer_classes(annotations: Path, error: UnknownClassError) -> str:
-    """Say how own classes are told, with the ones that the annotations hold."""
+    """Say how to name one's own classes, with those that the annotations hold."""
     files = sorted(annotations.rglob("*.xml"))[:_MOST_SEARCHED]
     names = sorted(set().union(*map(class_names, files)))
     where, _, _ = str(error).partition("; ")

@@ -1,4 +1,4 @@
-"""What is told of detections beside the metrics: how sure these are, and what is behind them."""
+"""What analysis.json says beside the metrics: how sure they are, and what is behind them."""
 
 import math
 from collections.abc import Mapping, Sequence

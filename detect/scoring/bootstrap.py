@@ -1,8 +1,8 @@
 """How sure mAP is: 95 % intervals from resampled images.
 
 The images of the split are a sample, and another sample would have given another mAP. The
-percentile bootstrap (Efron, 1979) draws as many images as there are, with replacement, scores
-them, many times over, and reports where the middle 95 % of the mAPs lie. An image drawn twice
+percentile bootstrap (Efron, 1979) draws many resamples of the images, with replacement, scores
+each, and reports where the middle 95 % of the mAPs lie. An image drawn twice
 counts as two: all its objects and detections do.
 
 Detections match objects of their own image only, so who hits whom is the same in every resample.

@@ -81,7 +81,7 @@ def table(splits: Sequence[Contents]) -> list[str]:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         lines.append(f"{title:{width}}  {'  '.join(padded)}".rstrip())
     passed = {str(one): None for split in splits for one in getattr(split.data, "passed_over", ())}
-    return [*lines, f"{'passed over':{width}}  {', '.join(passed) or 'nothing'}"]
+    return [*lines, f"{'skipped':{width}}  {', '.join(passed) or 'nothing'}"]
 
 
 def warnings(splits: Sequence[Contents]) -> list[str]:

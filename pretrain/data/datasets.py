@@ -42,7 +42,7 @@ def load(
         num_classes: How many classes, in the order of their names; None for all.
         split_by: Share of the training images that is the validation split where there is none,
             chosen by a hash of their names; None: there must be one.
-        findings: Takes note of what is passed over, and of faults.
+        findings: Takes note of what is skipped, and of faults.
 
     Raises:
         InputError: If data is missing, inconsistent or damaged.
@@ -87,7 +87,7 @@ def class_folders(
     Args:
         root: Folder of the data set.
         split: "train", "val" or "test".
-        findings: Takes note of what is passed over, and of faults.
+        findings: Takes note of what is skipped, and of faults.
         known: Class names of which a list beside the images may use a part only.
 
     Raises:
@@ -177,7 +177,7 @@ def _trained_classes(root: Path) -> tuple[tuple[str, ...], Path] | None:
     """Return the classes of the training images and where they are, if they are in folders."""
     try:
         place = find_place(root, "train")
-    except InputError:  # shards, or faults that whoever reads the training images is told
+    except InputError:  # shards, or faults that reading the training images reports
         return None
     if place is None:
         return None

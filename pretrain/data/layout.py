@@ -180,13 +180,13 @@ def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
     if table is None and other is not None:
         return (
             f"{folder} holds {len(names)} images in no class folders, and {in_line(str(other))} "
-            "names none of them: correct it (a line each: file name,class)"
+            "names none of them: correct it (one line per image: file name,class)"
         )
     if table is None:
         kaggle = f"LOC_{split}_solution.csv, " if names[0].startswith("ILSVRC2012") else ""
         return (
             f"{folder} holds {len(names)} images in no class folders, and no list of their classes "
-            f"is beside it: put {kaggle}{split or 'train'}.csv there (a line each: file name,class)"
+            f"is beside it: put {kaggle}{split or 'train'}.csv there (lines of file name,class)"
         )
     return Place(split, folder, table, tuple(names))
 

@@ -1,4 +1,4 @@
-"""Listing folders of images: what is taken, what is passed over, what is at fault."""
+"""Listing folders of images: what is taken, what is skipped, what is at fault."""
 
 import os
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ class Findings:
     """What a listing finds beside images.
 
     Args:
-        root: What is passed over is named from here.
+        root: What is skipped is named from here.
         keep_faults: Collect them; otherwise the first is raised.
     """
 

@@ -18,7 +18,7 @@ _MOST_COMPARED = 50_000  # images whose sizes are asked for; `verify` compares a
 
 
 def report(images: Images, train: Split, val: Split) -> None:
-    """Print classes, images, what was passed over, and what is likely not as it was meant."""
+    """Print classes, images, what was skipped, and what is likely not as it was meant."""
     for line in lines(images, train, val):
         print(line, flush=True)
 
@@ -34,7 +34,7 @@ def lines(images: Images, train: Split, val: Split) -> list[str]:
     ]
     passed = {str(one): None for split in (train, val) for one in _passed_over(split)}
     if passed:
-        told.append(f"passed over: {', '.join(passed)}")
+        told.append(f"skipped: {', '.join(passed)}")
     if images.dataset == "imagenet" and not all(map(WORDNET_ID.fullmatch, train.classes)):
         told.append(
             "these are not ImageNet's classes: they are trained on as they are; "

@@ -85,7 +85,7 @@ def fetch_index(url: str, path: Path, known_by: Callable[[bytes], Mapping[str, s
     """Fetch an index, unless another process of this machine just has.
 
     Where it is another than the last time, the shards that it does not have are removed. Where it
-    cannot be fetched, the one of the last time serves, and a line says so.
+    cannot be fetched, the one of the last time serves, and one line says so.
 
     Args:
         url: As for `download`.

@@ -73,7 +73,7 @@ def read_split(
         if split == "train":
             try:
                 has_validation(kind, root)
-            except InputError:  # which the other split is to tell
+            except InputError:  # which the other split reports
                 share = None
         data = load(kind, root, split, split_by=share, findings=findings)
     except (InputError, OSError) as problem:

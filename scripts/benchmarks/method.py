@@ -151,8 +151,8 @@ def _weighed(times: dict[str, list[float]]) -> dict[str, list[float]]:
     return {
         OURS: mixed,
         PLAIN: times[PLAIN],
-        "a step that takes no part": times["off"],
-        "a participating step": times["on"],
+        "a step without the method": times["off"],
+        "a step with the method": times["on"],
     }
 
 

@@ -55,7 +55,7 @@ def test_what_was_found_is_printed(run: Run, tmp_path: Path) -> None:
         "data: 2 classes (ant, bee); train 16 images, class folders in Training; "
         "val 6, class folders in Validation"
     )
-    assert lines[1].startswith("passed over: ") and "1 other files" in lines[1]
+    assert lines[1].startswith("skipped: ") and "1 other files" in lines[1]
     assert "1 .tif images, which are not read: convert them to .png" in lines[1]
     assert lines[2].startswith("warning: of 6 validation images 1 also in train (")
     assert "Validation/ant/again.png is " in lines[2]

@@ -37,7 +37,7 @@ DETECTION_KINDS = ("hit", "ignored", *ERRORS[:5], "false")
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Pictures in base64 by image, and how many images have none for want of room, or at all."""
+    """Pictures in base64 by image, and how many images have none for lack of room, or at all."""
 
     content: dict[int, str]
     no_room: int

@@ -193,11 +193,11 @@ def _definitions(iou: float) -> tuple[str, ...]:
         "AP (11-point), the measure of VOC 2007, is the mean over the recalls 0, 0.1, .., 1 of the "
         "highest precision at that recall or above; AP (area), the measure since VOC 2010, is the "
         "area under the same curve; mAP is the mean over the classes that have counted objects.",
-        "95% intervals over images: 1,000 times as many images as there are were drawn from them "
-        "with repetition, and scored; the interval holds the middle 95% of the scores. They lie a "
-        "little high, so the score itself need not be in the middle. A difference is taken on the "
-        "same drawn images for both runs. Such intervals tell what other images would change, not "
-        "what another seed of the training would; methods are compared over seeds.",
+        "95% intervals over images: the middle 95% of the scores of 1,000 resamples of the test "
+        "images (as many images, drawn with replacement). Resampled scores lie a little high, so "
+        "the score itself need not be in the middle. A difference is taken on the same resamples "
+        "for both runs. Such intervals show what other images would change, not what another seed "
+        "of the training would; methods are compared over seeds.",
         "COCO: pycocotools; AP is the mean over the overlaps 0.50, 0.55, .., 0.95, AP50 and AP75 "
         "are those at 0.50 and 0.75; difficult objects are given as crowds (iscrowd), the nearest "
         "it has: not counted, and they absorb any number of detections. Small objects have an area "

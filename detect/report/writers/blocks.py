@@ -95,7 +95,7 @@ class DotRow:
     name: str
     """What the row is of."""
     dots: tuple[Dot, ...]
-    """On it, a line each."""
+    """On it, one per line."""
     text: str
     """The numbers, as text beside it."""
     marked: bool = False

@@ -134,7 +134,7 @@ def test_statistics_against_a_hand_count() -> None:
     layer(torch.tensor([[[[4.0, 3.0, 2.0, 1.0]]]]))  # 2 of 4 kept
     layer(torch.tensor([[[[4.0, 0.0, 0.0, 0.0]]], [[[-1.0, -1.0, -1.0, -1.0]]]]))  # 1, and unmasked
     layer(torch.full((1, 7, 2, 2), NAN))  # unmasked; channels do not count
-    layer(torch.ones(1, 1, 2, 2))  # all 4 kept, yet not for want of an area
+    layer(torch.ones(1, 1, 2, 2))  # all 4 kept, yet not for lack of an area
     statistics = layer.statistics()
     assert statistics["images"] == 5
     assert statistics["unmasked_images"] == 2

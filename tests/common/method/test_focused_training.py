@@ -286,7 +286,7 @@ def test_report_of_an_epoch() -> None:
     for step in range(120):
         with focus.step(step):
             model(x)
-    # First layer: 3 of 4 units kept, and all 4 for want of an area. The second sees the masked
+    # First layer: 3 of 4 units kept, and all 4 for lack of an area. The second sees the masked
     # maps: its area is the first three places, so it keeps 1 of 4, and again all 4.
     assert focus.end_epoch() == {
         "steps": 120,

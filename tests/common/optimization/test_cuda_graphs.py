@@ -371,7 +371,7 @@ def test_refuses_nothing_else() -> None:
 
 @pytest.mark.parametrize("at_step", [None, lambda done: None])
 def test_the_loop_refuses(at_step: Callable[[float], None] | None) -> None:
-    """On a CPU for want of a GPU, elsewhere for a schedule."""
+    """On a CPU for lack of a GPU, elsewhere for a schedule."""
     world = World(CPU if at_step is None else torch.device("cuda"))
     stage = Task(
         model=network(),

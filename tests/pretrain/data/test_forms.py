@@ -22,7 +22,7 @@ def write(root: Path, *names: str) -> None:
 
 
 def read(root: Path, split: str, **options: object) -> tuple[Pairs, list[str]]:
-    """The class of each image by its path below the folder, and what was passed over."""
+    """The class of each image by its path below the folder, and what was skipped."""
     data = load("folders", root, split, **options)  # type: ignore[arg-type]
     assert isinstance(data, FileSet)
     names = [data.classes[label] for label in data.labels]
