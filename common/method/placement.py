@@ -122,8 +122,8 @@ def penultimate_stage(model: nn.Module) -> str:
         The dotted name of the submodule.
 
     Raises:
-        ValueError: If that is unclear: there is no such call, the maps are not (N, C, H, W), or come
-            in branches, or the last stage is dilated, or the forward does not run.
+        ValueError: If that is unclear: there is no such call, the maps are not (N, C, H, W), or
+            come in branches, or the last stage is dilated, or the forward does not run.
     """
     name = last_stage_but_one(model)
     if name is None:
