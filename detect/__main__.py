@@ -12,10 +12,11 @@ from common.command import cli
 from common.command.flags import RunFlags
 from common.processes import launcher
 from common.recipe import NOT_NEGATIVE, SHARE, Range, check
+from common.runs.terminal import speaking
 from common.storage import read_json
 from common.text import in_line
 from detect.data.options import DataOptions
-from detect.recipes import RECIPES, SCRATCH, Recipe
+from detect.recipes import RECIPES, SCRATCH, Recipe, describe
 
 PROGRAM = "python -m detect"
 OVERVIEW = f"""usage: {PROGRAM} COMMAND ...
@@ -228,7 +229,7 @@ class ReportFlags:
 
 
 def _list(argv: list[str]) -> None:
-    cli.print_recipes(RECIPES, argv, PROGRAM)
+    cli.print_recipes(RECIPES, argv, PROGRAM, describe)
 
 
 def _train(argv: list[str]) -> None:
@@ -259,10 +260,11 @@ def _train(argv: list[str]) -> None:
     if flags.print_config:
         cli.print_recipe(flags)
         return
-    from detect.train import run
+    from detect.train import train
 
     backbone = None if flags.backbone == Path(SCRATCH) else flags.backbone
-    cli.print_metrics(run(flags, backbone, flags.data_options))
+    with speaking(quiet=flags.quiet, json_lines=flags.json):
+        train(flags, PROGRAM, backbone, flags.data_options)
 
 
 def _evaluate(argv: list[str]) -> None:

@@ -15,6 +15,7 @@ from common.images.transfer import transferred
 from common.optimization.precision import autocast
 from common.processes.ranks import World, broadcast, gather_rows, sum_over_ranks
 from common.processes.signals import Terminated, stop_asked
+from common.runs.epoch_lines import Column
 from common.training.task import Metrics
 from detect.data.augment import augment, make_augmentation
 from detect.data.batches import (
@@ -41,6 +42,15 @@ from detect.scoring.detections import Detections, GroundTruth, ground_truth
 from detect.scoring.metrics import score
 
 Batch = tuple[Images, Targets]
+COLUMNS = (
+    Column("train_loss", "loss", group="train"),
+    Column("train_classification", "class", group="train"),
+    Column("train_box", "box", group="train"),
+    Column("val_map_11point", "11-pt", "percent", group="val mAP"),
+    Column("val_map_area", "area", "percent", group="val mAP"),
+    Column("val_coco_ap", "COCO", "percent", group="val mAP"),
+)
+"""Of the lines that a training prints."""
 
 
 def training_batches(

@@ -12,8 +12,9 @@ from torch import nn
 from common.command.flags import RunFlags
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
-from common.processes import ranks
+from common.processes import launcher, ranks
 from common.processes.ranks import World
+from common.runs import ending
 from common.training import launch
 from common.training.network import insert_layer, prepare
 from common.training.task import Metrics, Task
@@ -26,7 +27,9 @@ from detect.data.parts import data_parts
 from detect.data.training import TrainingData, look_over, read_training
 from detect.network.retinanet import build_retinanet
 from detect.recipes import SCRATCH, Recipe
+from detect.samples import sample_pictures
 from detect.task import (
+    COLUMNS,
     EvaluationSet,
     aspect_groups,
     detection_loss,
@@ -63,6 +66,32 @@ def run(
     origin |= describe_origin(flags.init, flags.out, flags.resume)
     build = partial(_build, flags, backbone, options or DataOptions())
     return launch.run("detect", flags, build, origin)
+
+
+def train(
+    flags: RunFlags[Recipe],
+    program: str,
+    backbone: Path | None,
+    options: DataOptions | None = None,
+) -> None:
+    """Train a recipe as `run` does, and say at the end where everything is.
+
+    Args:
+        flags: What is trained, and how.
+        program: What the user typed, for the command that comes next.
+        backbone: None: random weights.
+        options: How the data are read.
+
+    Raises:
+        InputError: If data, backbone or arguments are wrong.
+    """
+    metrics = run(flags, backbone, options)
+    if flags.dry_run or not launcher.is_main():
+        return
+    bests = [name.removeprefix("best_") for name in metrics if name.startswith("best_")]
+    metric = bests[0] if bests else "val_map_11point"
+    words = ("evaluate", "--run", flags.out, "--data", flags.data, "--out", flags.out / "test")
+    ending.end(flags.out, metrics, metric, COLUMNS, ending.command(*program.split(), *words))
 
 
 def _check(recipe: Recipe, *, scratch: bool) -> None:
@@ -123,6 +152,8 @@ def _build(
         load=training_batches(images, recipe, reading, seed=flags.seed),
         loss=detection_loss,
         evaluate=partial(evaluate, test=test, recipe=recipe, world=world, workers=reading.workers),
+        columns=COLUMNS,
+        pictures=sample_pictures(test.images, classes, recipe) if test.images else None,
         metric="val_coco_ap" if data.metric == "coco" else "val_map_11point",
         groups=aspect_groups(images) if recipe.group_by_aspect else None,
     )

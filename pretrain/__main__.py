@@ -12,9 +12,11 @@ from common.command import cli
 from common.command.flags import RunFlags
 from common.processes import launcher
 from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, check
+from common.runs.terminal import speaking
 from common.storage import to_json
 from common.text import in_line
 from pretrain.recipes import RECIPES, Dataset, Recipe
+from pretrain.recipes.cost import describe
 
 PROGRAM = "python -m pretrain"
 OVERVIEW = f"""usage: {PROGRAM} COMMAND ...
@@ -163,7 +165,7 @@ _FIGURES: dict[str, str] = {
 
 
 def _list(argv: list[str]) -> None:
-    cli.print_recipes(RECIPES, argv, PROGRAM)
+    cli.print_recipes(RECIPES, argv, PROGRAM, describe)
 
 
 def _train(argv: list[str]) -> None:
@@ -179,9 +181,10 @@ def _train(argv: list[str]) -> None:
     if flags.print_config:
         cli.print_recipe(flags)
         return
-    from pretrain.train import run
+    from pretrain.train import train
 
-    cli.print_metrics(run(flags))
+    with speaking(quiet=flags.quiet, json_lines=flags.json):
+        train(flags, PROGRAM)
 
 
 def _evaluate(argv: list[str]) -> None:

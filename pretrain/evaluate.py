@@ -49,7 +49,7 @@ def evaluate_run(
             reading,
             training=False,
             seed=run.seed,
-            cache=folder.resolve().parent,
+            cache=folder.resolve(),
         )
         if list(split.classes) != run.fact("classes"):
             raise InputError(

@@ -13,6 +13,7 @@ from common.images.sampling import MicroBatch
 from common.optimization.precision import autocast
 from common.processes.ranks import World, sum_over_ranks
 from common.processes.signals import stop_asked
+from common.runs.epoch_lines import Column
 from common.training.network import eager_if
 from pretrain.data.augment import (
     CIFAR10_MEAN,
@@ -24,6 +25,16 @@ from pretrain.data.augment import (
 from pretrain.data.splits import Finish, Split, as_it_is
 from pretrain.recipes import Recipe
 
+METRIC = "val_accuracy"
+"""Its largest value is the best."""
+COLUMNS = (
+    Column("train_loss", "loss", group="train"),
+    Column("train_accuracy", "accuracy", "percent", group="train"),
+    Column("val_loss", "loss", group="val"),
+    Column("val_accuracy", "accuracy", "percent", group="val"),
+    Column("val_top5", "top-5", "percent", group="val"),
+)
+"""Of the lines that a training prints."""
 _EVAL_BATCH = 250
 _STATISTICS = {
     "cifar10": (CIFAR10_MEAN, CIFAR10_STD),

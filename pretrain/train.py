@@ -9,7 +9,9 @@ from torch import nn
 
 from common.command.flags import RunFlags
 from common.errors import InputError
+from common.processes import launcher
 from common.processes.ranks import World
+from common.runs import ending
 from common.text import in_line
 from common.training import launch
 from common.training.network import insert_layer, prepare, try_layers
@@ -20,7 +22,7 @@ from pretrain.data.splits import Split, data_parts, open_split
 from pretrain.networks import build_network
 from pretrain.networks.dropouts import place_dropouts, set_progress
 from pretrain.recipes import Recipe
-from pretrain.task import classification_loss, evaluate
+from pretrain.task import COLUMNS, METRIC, classification_loss, evaluate
 
 
 def run(flags: RunFlags[Recipe]) -> Metrics:
@@ -34,6 +36,24 @@ def run(flags: RunFlags[Recipe]) -> Metrics:
     """
     described = describe_origin(flags.init, flags.out, flags.resume)
     return launch.run("pretrain", flags, partial(_build, flags), described)
+
+
+def train(flags: RunFlags[Recipe], program: str) -> None:
+    """Train a recipe, and say at the end where everything is.
+
+    Args:
+        flags: What is trained, and how.
+        program: What the user typed, for the command that comes next.
+
+    Raises:
+        InputError: If data or arguments are wrong.
+    """
+    metrics = run(flags)
+    if flags.dry_run or not launcher.is_main():
+        return
+    backbone = flags.out.with_name(f"{flags.out.name}.safetensors")
+    words = ("export", "--run", flags.out, "--out", backbone)
+    ending.end(flags.out, metrics, METRIC, COLUMNS, ending.command(*program.split(), *words))
 
 
 def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, Any]]:
@@ -73,7 +93,8 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
             world=world,
             limit=2 * recipe.optimization.batch_size if flags.dry_run else None,
         ),
-        metric="val_accuracy",
+        metric=METRIC,
+        columns=COLUMNS,
         at_step=at_step,
         balanced_over=train.images.labels.tolist()
         if recipe.images.sampling == "balanced" and train.images
@@ -125,6 +146,6 @@ def _open(flags: RunFlags[Recipe], split: str, world: World) -> Split:
         launch.reading(flags, world),
         training=split == "train",
         seed=flags.seed,
-        cache=None if flags.dry_run else flags.out.resolve().parent,
+        cache=None if flags.dry_run else flags.out.resolve(),
         limit=flags.limit_images,
     )

@@ -14,6 +14,7 @@ import os
 import re
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,10 +24,10 @@ import tyro
 
 from common.command.flags import RunFlags
 from common.errors import InputError, outcome
-from common.processes import launcher
 from common.processes.signals import ending_at_once
 from common.storage import file_locks, to_json
 
+_COLUMNS = 80
 _TAIL = ("Argument helptext", "For full helptext")
 Args = TypeVar("Args")
 Command = Callable[[list[str]], None]
@@ -118,8 +119,10 @@ def recipe_name(
     if not argv or argv[0].startswith("-"):
         if "-h" in argv or "--help" in argv:
             print(f"usage: {program} train RECIPE --data DIR --out RUN [flags]\n")
-            print(f"{program} train RECIPE --help shows the flags; the recipes:")
-            print("\n".join(f"  {name}" for name in recipes))
+            print(f"  {program} list                 shows the {len(recipes)} recipes")
+            print(f"  {program} train RECIPE --help  shows the flags of one")
+            print("\nThe same command again goes on where RUN left off.\n")
+            print(f"example: {program} train {next(iter(recipes))} --data DIR --out runs/first")
             raise SystemExit(0)
         raise InputError(f"train needs a recipe first: `{program} list` shows all")
     name = choose(argv[0], recipes, "recipe", f"`{program} list`")
@@ -131,8 +134,22 @@ def unless_printing(argv: Sequence[str]) -> Any:
     return Path() if "--print-config" in argv else tyro.MISSING
 
 
-def print_recipes(recipes: Mapping[str, object], argv: Sequence[str], program: str) -> None:
-    """Print one recipe per line, with the first line of its docstring.
+def print_recipes(
+    recipes: Mapping[str, Callable[[], Any]],
+    argv: Sequence[str],
+    program: str,
+    group: Callable[[Any], str],
+) -> None:
+    """Print one recipe per line, with the first line of its docstring, and its group.
+
+    On a terminal the groups are headings. Elsewhere they end the lines, so that the first word of
+    every line is a recipe; of a group they have what stands behind its colon, the cost.
+
+    Args:
+        recipes: By name, in the order of the groups.
+        argv: Arguments behind `list`.
+        program: What the user typed.
+        group: Says of a recipe on what it trains what, a colon, and what that costs.
 
     Raises:
         InputError: If there are arguments, other than a call for help.
@@ -142,9 +159,27 @@ def print_recipes(recipes: Mapping[str, object], argv: Sequence[str], program: s
         return
     if argv:
         raise InputError(f"list takes no arguments: leave {' '.join(argv)} out")
-    width = max(map(len, recipes))
+    people = sys.stdout.isatty()
+    groups: dict[str, list[tuple[str, str]]] = {}
     for name, recipe in recipes.items():
-        print(f"{name:{width}}  {(recipe.__doc__ or '').splitlines()[0]}")
+        line = name, (recipe.__doc__ or "").splitlines()[0]
+        groups.setdefault(group(recipe()), []).append(line)
+    for heading, lines in groups.items():
+        if people:
+            print(f"\n{heading}")
+        width = max(len(name) for name, _ in lines)
+        for name, text in lines:
+            if not people:
+                print(f"{name}  {text} [{heading.rpartition(': ')[2]}]")
+                continue
+            whole = f"  {name:{width}}  {text}"
+            print(whole if len(whole) <= _COLUMNS else _on_lines_of_its_own(name, text))
+
+
+def _on_lines_of_its_own(name: str, text: str) -> str:
+    indent = " " * 4
+    lines = textwrap.wrap(text, _COLUMNS, initial_indent=indent, subsequent_indent=indent)
+    return "\n".join([f"  {name}", *lines])
 
 
 def given(argv: Sequence[str], flag: str) -> str | None:
@@ -158,13 +193,6 @@ def given(argv: Sequence[str], flag: str) -> str | None:
         if name.replace("_", "-") == flag:
             value = rest if equals else following
     return value
-
-
-def print_metrics(metrics: Mapping[str, float | None]) -> None:
-    """Print a line of metrics, on one rank."""
-    if metrics and launcher.is_main():
-        shown = {name: "undefined" if v is None else f"{v:.4f}" for name, v in metrics.items()}
-        print(" ".join(f"{name} {value}" for name, value in shown.items()))
 
 
 def print_recipe(flags: RunFlags[Any]) -> None:

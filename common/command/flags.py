@@ -31,11 +31,23 @@ class Options:
     """A checkpoint is written at least this often; 0: after every step."""
     overfit_batches: Annotated[int | None, AT_LEAST_ONE] = None
     """Train on N batches only, drawn once: the loss must fall to zero."""
+    log: str | None = None
+    """Trackers beside metrics.jsonl, comma-separated: tensorboard, wandb, mlflow, trackio; none for
+    none; None: tensorboard where it is installed."""
+    quiet: bool = False
+    """Print nothing but what goes wrong."""
+    json: bool = False
+    """Print a line of JSON an epoch, as in metrics.jsonl, and one at the end; what is for people
+    goes to standard error."""
+    dry_run: bool = False
+    """Two steps, evaluate, save, load, exit; leaves nothing behind."""
     stop_step: Annotated[int | None, Fixed, Suppress] = None
     """Stop after so many optimizer steps. No flag: --dry-run sets it."""
 
     def __post_init__(self) -> None:
         check(self)
+        if self.quiet and self.json:
+            raise ValueError("--json prints lines for a program, --quiet none: give one of them")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +75,6 @@ class RunFlags(Options, _Folders, Generic[AnyRecipe]):
     next readable image of the data set takes its place. Neither evaluation nor a dry run skips."""
     timeout_minutes: Annotated[float, Range(high=_WEEK, above=True)] = 10.0
     """How long a rank waits for the others; then it takes them for dead and ends."""
-    dry_run: bool = False
-    """Two steps, evaluate, save, load, exit; leaves nothing behind."""
     limit_images: Annotated[int | None, AT_LEAST_ONE] = None
     """Train and validate on at most N images each, of every class its share: a quick try."""
     deterministic: bool = False

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run tells programs, and TensorBoard."""
+"""metrics.jsonl: what a run tells programs."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from common.storage import write_text
 
 
 class MetricsLog:
-    """metrics.jsonl, and TensorBoard scalars where that package is installed.
+    """metrics.jsonl, written a line at a time.
 
     Args:
         folder: The run folder.
@@ -24,17 +24,12 @@ class MetricsLog:
         kept = [line for line, record in records if record["step"] <= step]
         write_text(self.path, "".join(kept))
         self._unflushed = False
-        self._writer = _tensorboard(folder / "tensorboard", step)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record; it has a "step", the number of optimizer steps done."""
         with self.path.open("a") as file:
             file.write(json.dumps(dict(record)) + "\n")
         self._unflushed = True
-        if self._writer is not None:
-            for name, value in record.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._writer.add_scalar(name, value, record["step"])
 
     def flush(self) -> None:
         """Wait until the disk has all records; a checkpoint that follows says that it has."""
@@ -43,11 +38,6 @@ class MetricsLog:
                 os.fsync(file.fileno())
             self._unflushed = False
 
-    def close(self) -> None:
-        """Flush the scalars."""
-        if self._writer is not None:
-            self._writer.close()
-
 
 def _lines(path: Path) -> list[str]:
     """Return the whole lines of a log; a crash can leave half of one at the end."""
@@ -55,14 +45,6 @@ def _lines(path: Path) -> list[str]:
         return []
     lines = path.read_text().splitlines(keepends=True)
     return [line for line in lines if line.endswith("\n")]
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

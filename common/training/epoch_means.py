@@ -24,6 +24,11 @@ class EpochSums:
             self._sums[name].add_(value.detach(), alpha=images)
         self._images += images if count else 0
 
+    @property
+    def images(self) -> int:
+        """Images of this rank so far."""
+        return self._images
+
     def means(self) -> dict[str, float]:
         """Return this rank's means; waits for the device."""
         return {name: value / max(1, self._images) for name, value in self._read().items()}

@@ -13,6 +13,7 @@ from common.processes import memory, ranks
 from common.processes.determinism import deterministic
 from common.processes.ranks import World
 from common.processes.signals import ending_at_once
+from common.runs import trackers
 from common.runs.environment import describe_environment
 from common.runs.folder import RunFolder
 from common.training.loop import train
@@ -43,6 +44,7 @@ def run(
         InputError: If data or arguments are wrong.
         SystemExit: At SIGTERM or SIGUSR1 before the training; later as `train`.
     """
+    trackers.chosen(flags.log)  # before anything else: a mistyped name
     description = {
         "stage": stage,
         "recipe": flags.recipe,

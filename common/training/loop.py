@@ -7,10 +7,12 @@ A task hands over its network and its functions (`Task`). What happens at step t
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import tee
 from math import inf
 from typing import Any, NoReturn
+
+import torch
 
 from common.command.flags import Options
 from common.errors import InputError
@@ -19,15 +21,21 @@ from common.processes.polling import Polling
 from common.processes.ranks import World, any_rank, gather, share_buffers, sum_over_ranks
 from common.processes.signals import StopRequest, Terminated
 from common.recipe import Recipe
-from common.runs import checkpoints
+from common.runs import checkpoints, epoch_lines, trackers
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import MetricsLog
 from common.runs.progress import Progress
+from common.runs.results import flatten
+from common.runs.terminal import emit
+from common.runs.trackers import Trackers
 from common.training.checkpointing import TrainingState, begin, extent_of, resume, save, save_best
 from common.training.epoch_means import EpochSums
 from common.training.non_finite import FiniteCheck
 from common.training.steps import Steps
 from common.training.task import Metrics, Task
+
+_POINTS = 20
+"""That trackers get within an epoch."""
 
 
 def train(
@@ -66,6 +74,7 @@ def train(
         while state.step < run.last_step:
             steps.take([next(plan) for _ in range(run.sampling.accumulate)], batches)
             run.show()
+            run.track()
             if run.at_epoch_end():
                 _end_epoch(run, stop)
             asked, late = run.polling.ask(state.step, stop.asked, run.late())
@@ -95,6 +104,8 @@ class _Run:
     steps: Steps
     finite: FiniteCheck
     log: MetricsLog | None
+    trackers: Trackers | None
+    tracked: "_Means"
     progress: Progress
     polling: Polling
     speed: "_Speed"
@@ -109,12 +120,40 @@ class _Run:
 
     def show(self) -> None:
         """Show a step on the bar, if it is time to."""
-        self.progress.step()
         if self.progress.due():
             state = self.state
-            shown = {"epoch": state.step / self.sampling.steps_per_epoch, **state.sums.means()}
             rate = self.speed.images_per_second(state.step)
-            self.progress.update(state.step, shown | {"images/s": rate})
+            self.progress.update(state.step, state.sums.means(), rate)
+
+    def track(self) -> None:
+        """Send a point within the epoch, if it is time to: some twenty an epoch."""
+        of_epoch, state = self.sampling.steps_per_epoch, self.state
+        every = max(1, of_epoch // _POINTS)
+        if self.trackers and state.step % of_epoch % every == 0:
+            means = self.tracked.since(state.sums)
+            rate = state.optimizer.param_groups[0]["lr"]
+            self.trackers.within_epoch(state.step, {**means, "lr": rate})
+
+
+class _Means:
+    """Means over the images since they were asked for last, out of the sums of an epoch."""
+
+    def __init__(self, sums: EpochSums) -> None:
+        self._begin(sums)
+
+    def _begin(self, sums: EpochSums) -> None:
+        self._of, self._images, self._before = sums, sums.images, sums.means()
+
+    def since(self, sums: EpochSums) -> dict[str, float]:
+        if sums is not self._of:  # of a new epoch
+            self._of, self._images, self._before = sums, 0, {}
+        images, before, means = self._images, self._before, sums.means()
+        self._images, self._before = sums.images, means
+        new = max(1, sums.images - images)
+        return {
+            name: (mean * sums.images - before.get(name, 0.0) * images) / new
+            for name, mean in means.items()
+        }
 
 
 class _Speed:
@@ -150,8 +189,28 @@ def _started(
     stop_step = options.stop_step
     last_step = steps.planned if stop_step is None else min(steps.planned, stop_step)
     # An epoch that was cut short has no line yet, unless a crash came right behind it.
-    log = MetricsLog(folder.path, state.step - state.cut_short) if folder else None
-    progress = Progress(last_step, state.step, options.name, show=world.is_main)
+    logged = state.step - state.cut_short
+    log = MetricsLog(folder.path, logged) if folder else None
+    on_gpu = world.device.type == "cuda"
+    progress = Progress(
+        last_step,
+        state.step,
+        epochs=recipe.optimization.epochs,
+        steps_per_epoch=sampling.steps_per_epoch,
+        columns=[*task.columns, *epoch_lines.OF_EVERY_TRAINING, *([epoch_lines.MEMORY] * on_gpu)],
+        show=world.is_main and not (options.quiet or options.json),
+    )
+    progress.say(
+        f"{options.name}: {task.num_images:,} images, {recipe.optimization.epochs} epochs of "
+        f"{sampling.steps_per_epoch:,} steps, batch {recipe.optimization.batch_size}, on "
+        + (f"{world.size} x " if world.size > 1 else "")
+        + _device(world)
+    )
+    following = None
+    if folder and not options.dry_run:
+        config = flatten({"seed": options.seed, **asdict(recipe)})  # type: ignore[call-overload]
+        names = trackers.chosen(options.log)
+        following = Trackers(names, folder.path, options.name, logged, config, progress.say)
     try:
         yield _Run(
             task=task,
@@ -165,6 +224,8 @@ def _started(
             steps=steps,
             finite=finite,
             log=log,
+            trackers=following,
+            tracked=_Means(state.sums),
             progress=progress,
             polling=Polling(world, state.step),
             speed=_Speed(recipe.optimization.batch_size, state.step),
@@ -172,8 +233,8 @@ def _started(
         )
     finally:
         progress.close()
-        if log:
-            log.close()
+        if following:
+            following.close()
 
 
 def _sampling(task: Task, recipe: Recipe, options: Options, world: World) -> Sampling:
@@ -225,6 +286,7 @@ def _end_epoch(run: _Run, stop: StopRequest) -> None:
         "lr": state.optimizer.param_groups[0]["lr"],
         **{f"train_{name}": mean for name, mean in state.sums.means_over_ranks().items()},
         **timed,
+        **_gpu_memory(run.world),
         **_method_counts(state),
         **metrics,
     }
@@ -235,17 +297,28 @@ def _end_epoch(run: _Run, stop: StopRequest) -> None:
         state.metrics, state.best = metrics, max(state.best, -inf if value is None else value)
     if run.log:
         run.log.write(record)
-    shown = {k: v for k, v in record.items() if isinstance(v, float) and k != "seconds"}
-    run.progress.say(
-        f"{run.options.name} epoch {state.epoch}/{run.recipe.optimization.epochs} "
-        + " ".join(f"{name} {number:.4g}" for name, number in shown.items())
-    )
+        emit(record)
+    if run.trackers:
+        run.trackers.epoch(record)
+    run.progress.epoch(record, best=is_best)
     if is_best and run.folder and run.log:
         run.log.flush()
         save_best(state, run.folder)  # first: last.pt says that this best is written
     if is_best or last:
         _save(run)
     speed.restart(state.step)
+
+
+def _device(world: World) -> str:
+    on_gpu = world.device.type == "cuda"
+    return torch.cuda.get_device_name(world.device) if on_gpu else str(world.device)
+
+
+def _gpu_memory(world: World) -> dict[str, float]:
+    """Return the most that PyTorch held of the GPU so far, which is what has to fit."""
+    if world.device.type != "cuda":
+        return {}
+    return {"gpu_memory_gib": torch.cuda.max_memory_reserved(world.device) / 2**30}
 
 
 def _method_counts(state: TrainingState) -> dict[str, Any]:
@@ -266,13 +339,23 @@ def _evaluate(run: _Run, stop: StopRequest) -> Metrics:
     network = run.state.evaluated()
     share_buffers(network)
     metrics: Metrics = {}
+    run.progress.waiting(run.state.step, "evaluating")
     with suppress(Terminated):
         metrics = run.task.evaluate(network.eval())
+        _send_pictures(run, network)
     run.task.model.train()
     if any_rank(stop.asked, run.world.device):
         checkpoints.restore_random_state(before, run.world.device)
         _end_on_request(run, stop)
     return metrics
+
+
+def _send_pictures(run: _Run, network: torch.nn.Module) -> None:
+    draw = run.task.pictures
+    if run.trackers and draw:
+        after = checkpoints.random_state(run.world.device)
+        run.trackers.pictures(run.state.step, lambda: draw(network))
+        checkpoints.restore_random_state(after, run.world.device)
 
 
 def _save(run: _Run) -> None:

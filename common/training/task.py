@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from common.images.sampling import MicroBatch
 from common.runs.data_parts import Parts
+from common.runs.epoch_lines import Column
+from common.runs.trackers import Picture
 
 Metrics = Mapping[str, float | None]
 
@@ -34,6 +36,11 @@ class Task:
     """
     metric: str
     """The metric whose largest value is the best; no evaluation where it is undefined is one."""
+    columns: Sequence[Column] = ()
+    """Of the lines that a person reads; losses and metrics by their names in metrics.jsonl."""
+    pictures: Callable[[nn.Module], Mapping[str, Picture]] | None = None
+    """Draws what the network, in eval mode, makes of a few images, by group/name: for trackers.
+    Called on the main rank alone."""
     at_step: Callable[[float], None] | None = None
     """Called before every optimizer step with the share of the training's steps that are done."""
     groups: Sequence[int] | None = None

@@ -4,6 +4,7 @@ The file is mapped into memory, not read: processes share its pages, and a set t
 only copies to its device costs no memory of its own.
 """
 
+import contextlib
 import os
 from hashlib import blake2b
 from pathlib import Path
@@ -24,7 +25,8 @@ def cached_decode(files: FileSet, size: int, folder: Path | None) -> PixelSet:
     Args:
         files: The images.
         size: Side of the squares.
-        folder: Where pixels are kept, as `pixels-<16 hex>.npy`; None keeps none.
+        folder: Of the run, where pixels are kept, as `pixels-<16 hex>.npy`, and go with it; runs
+            beside it share them as one file of several names. None keeps none.
 
     Returns:
         The images. Their pixels may be mapped from the file: writing to them changes this process
@@ -37,7 +39,10 @@ def cached_decode(files: FileSet, size: int, folder: Path | None) -> PixelSet:
     if folder is None:
         return decode(files, size)
     path = folder / f"pixels-{fingerprint(files, size)}.npy"
-    pixels = _map(path, (len(files.paths), size, size, 3))
+    shape = (len(files.paths), size, size, 3)
+    if not path.exists():
+        _share(path, shape)
+    pixels = _map(path, shape)
     if pixels is not None:
         return PixelSet(pixels, files.labels, files.classes)
     decoded = decode(files, size)
@@ -82,6 +87,23 @@ def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         print(f"decoding anew: the cache {path} cannot be used ({reason})", flush=True)
         return None
     return np.asarray(pixels)
+
+
+def _share(path: Path, shape: tuple[int, ...]) -> None:
+    """Give the cache of a run beside this one a name here, too: one file, one copy in memory."""
+    for other in [*path.parent.parent.glob(f"*/{path.name}"), path.parent.parent / path.name]:
+        with contextlib.suppress(OSError):  # gone by now, or a file system without links
+            if other != path and _header(other) == shape:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.link(other, path)
+                return
+
+
+def _header(path: Path) -> tuple[int, ...] | None:
+    with contextlib.suppress(ValueError), path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        return tuple(np.lib.format.read_array_header_1_0(file)[0])
+    return None
 
 
 def _write(path: Path, pixels: NDArray[np.uint8]) -> None:

@@ -20,7 +20,7 @@ _MOST_COMPARED = 50_000  # images whose sizes are asked for; `verify` compares a
 def report(images: Images, train: Split, val: Split) -> None:
     """Print classes, images, what was skipped, and what is likely not as it was meant."""
     for line in lines(images, train, val):
-        print(line, flush=True)
+        print(line if len(line) <= 80 else line.replace("; ", "\n      "), flush=True)
 
 
 def lines(images: Images, train: Split, val: Split) -> list[str]:

@@ -256,7 +256,7 @@ def _open_val(
         Reading(workers=default_workers() if workers is None else workers, device=world.device),
         training=False,
         seed=first.seed,
-        cache=first.folder.resolve().parent,
+        cache=first.folder.resolve(),
     )
     for run in runs:
         if run.fact("classes") != list(split.classes):

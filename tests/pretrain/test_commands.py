@@ -43,8 +43,20 @@ def trained(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setattr(sys, "argv", [str(command.__file__), *map(str, arguments)])
         assert command.main() == 0
-    assert "epoch 2/2" in printed.getvalue()
+    *lines, best, last, log, following = printed.getvalue().splitlines()
+    records = read_metrics(out)
+    assert [line.split()[0] for line in lines[-2:]] == ["1/2", "2/2"]
+    for line, record in zip(lines[-2:], records, strict=True):
+        assert shown(record) in line.split()
+    assert last == f"last  val accuracy {shown(records[1])}% in epoch 2: {out / 'last.pt'}"
+    assert best.startswith("best  val accuracy ") and best.endswith(str(out / "best.pt"))
+    assert log.startswith(f"log   {out / 'metrics.jsonl'}")
+    assert following == (f"next  python -m pretrain export --run {out} --out {out}.safetensors")
     return out
+
+
+def shown(record: dict[str, float]) -> str:
+    return f"{100 * record['val_accuracy']:.2f}"[:5]
 
 
 def one_line(text: str) -> str:
@@ -56,7 +68,7 @@ def test_list_has_a_line_for_every_recipe(run: Run) -> None:
     code, out, _ = run("list")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == list(RECIPES)
-    assert all(len(line) <= 100 for line in out.splitlines())
+    assert all(len(line) <= 125 for line in out.splitlines())
 
 
 def test_a_run_leaves_its_record(trained: Path) -> None:
@@ -343,3 +355,24 @@ def test_a_run_goes_on_past_a_counted_few_unreadable_images(
     (data / "val" / "ant" / "0.jpg").write_bytes(b"no image")
     code, _, err = train("val", 24)
     assert code == 2 and "val/ant/0.jpg" in one_line(err)
+
+
+def test_quiet_says_nothing_and_json_leaves_the_output_to_a_program(
+    run: Run, folders: Path, tmp_path: Path
+) -> None:
+    train = ("train", "toy-resnet18", *SMALL, "--data", folders, *TINY, "--log", "none", "--out")
+    assert run(*train, tmp_path / "quiet", "--quiet") == (0, "", "")
+    assert not (tmp_path / "quiet" / "tensorboard").exists()
+    code, out, err = run(*train, tmp_path / "json", "--json")
+    assert code == 0
+    *epochs, end = map(json.loads, out.splitlines())
+    assert epochs == read_metrics(tmp_path / "json")
+    assert end["run"] == str(tmp_path / "json")
+    assert Path(end["best_checkpoint"]).exists() and Path(end["last_checkpoint"]).exists()
+    assert end["val_accuracy"] == epochs[-1]["val_accuracy"]
+    assert "data: 2 classes" in err
+    code, _, err = run(*train, tmp_path / "x", "--json", "--quiet")
+    assert code == 2 and "give one of them" in one_line(err)
+    code, _, err = run(*train[:-2], "wandbb", "--out", tmp_path / "x")
+    assert code == 2 and "choose from tensorboard" in one_line(err)
+    assert not (tmp_path / "x").exists()

@@ -111,12 +111,55 @@ def test_unknown_names_list_the_nearest() -> None:
         cli.recipe_name(["q"], RECIPES, "prog")
 
 
-def test_help_of_train_lists_the_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_of_train_is_short(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.recipe_name(["--help"], RECIPES, "prog")
     assert caught.value.code == 0
     out = capsys.readouterr().out
-    assert all(f"\n  {name}\n" in out for name in RECIPES)
+    assert "prog list" in out and "shows the 3 recipes" in out
+    assert "example: prog train cifar10-resnet20 --data" in out
+    assert len(out.splitlines()) < 10
+
+
+def listed() -> None:
+    def short() -> str:
+        """Baseline; 91%."""
+        return "CIFAR-10, ResNet: 300 epochs"
+
+    def long() -> str:
+        """A sentence that is too long to stand beside the name of its recipe, all in one line."""
+        return "ImageNet: 90 epochs"
+
+    recipes = {"cifar-a": short, "cifar-b": short, "imagenet": long}
+    cli.print_recipes(recipes, [], "prog", str)
+
+
+def test_a_list_for_programs_has_a_line_for_each(capsys: pytest.CaptureFixture[str]) -> None:
+    listed()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
+        "cifar-a  Baseline; 91%. [300 epochs]",
+        "cifar-b  Baseline; 91%. [300 epochs]",
+    ]
+    assert [line.split()[0] for line in lines] == ["cifar-a", "cifar-b", "imagenet"]
+
+
+def test_a_list_on_a_terminal_is_grouped_within_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    listed()
+    assert capsys.readouterr().out.splitlines() == [
+        *(
+            "",
+            "CIFAR-10, ResNet: 300 epochs",
+            "  cifar-a  Baseline; 91%.",
+            "  cifar-b  Baseline; 91%.",
+        ),
+        *("", "ImageNet: 90 epochs", "  imagenet"),
+        "    A sentence that is too long to stand beside the name of its recipe, all in",
+        "    one line.",
+    ]
 
 
 def raising(error: BaseException) -> Callable[[list[str]], None]:
@@ -216,15 +259,6 @@ def test_the_command_gets_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "OVERVIEW\nOVERVIEW\n"
     assert run(got.append, "tran") == 2
     assert "unknown command 'tran'; nearest: train" in capsys.readouterr().err
-
-
-def test_metrics_are_printed_on_one_rank(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cli.print_metrics({"val_accuracy": 0.5, "val_loss": 1 / 3})
-    monkeypatch.setenv("RANK", "1")
-    cli.print_metrics({"val_accuracy": 0.25})
-    assert capsys.readouterr().out == "val_accuracy 0.5000 val_loss 0.3333\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
