@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.images.headers import Header, read_header
+from common.images.headers import JPEG_END, JPEG_SCAN, JPEG_START, Header, read_header
 
 # Mean and standard deviation of ImageNet's training pixels, RGB, for values in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -22,8 +22,6 @@ MAX_PIXELS = 2**28 // 3  # 256 MiB decoded; a file of a few hundred kB can state
 _AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 _UPRIGHT = cv2.IMREAD_COLOR
 
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
-
 
 def _is_cut_off_jpeg(data: bytes) -> bool:
     """Tell whether a JPEG lacks its end: depending on its version OpenCV fills in grey, unasked.
@@ -31,9 +29,9 @@ def _is_cut_off_jpeg(data: bytes) -> bool:
     Bytes may follow the end: cameras and download tools pad files. Inside a scan the end marker
     cannot occur by chance, so one after the start of the last scan is the end of the image.
     """
-    if not data.startswith(_JPEG_START) or data.endswith(_JPEG_END):
+    if not data.startswith(JPEG_START) or data.endswith(JPEG_END):
         return False
-    return data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN)
+    return data.rfind(JPEG_END) < data.rfind(JPEG_SCAN)
 
 
 def read_content(path: Path) -> bytes:

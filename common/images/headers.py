@@ -4,7 +4,7 @@ import re
 import struct
 from dataclasses import dataclass
 
-_JPEG_START, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
+JPEG_START, JPEG_SCAN, JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]", re.DOTALL)
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _JPEG_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
@@ -45,7 +45,7 @@ def read_header(data: bytes) -> Header | None:
     A format whose size cannot be read beforehand is unknown: OpenCV would decode some more.
     """
     try:
-        if data.startswith(_JPEG_START):
+        if data.startswith(JPEG_START):
             return _jpeg_header(data)
         if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR":
             width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
@@ -64,10 +64,10 @@ def read_header(data: bytes) -> Header | None:
 
 def _jpeg_header(data: bytes) -> Header | None:
     """Find the frame's segment as libjpeg does: bytes between segments are skipped."""
-    position = len(_JPEG_START)
+    position = len(JPEG_START)
     for _ in range(_MAX_JPEG_SEGMENTS):
         found = _JPEG_MARKER.search(data, position)
-        if found is None or found[0] in (_JPEG_SCAN, _JPEG_END):
+        if found is None or found[0] in (JPEG_SCAN, JPEG_END):
             return None
         marker, position = found[0][1], found.end()
         if marker in _JPEG_FRAMES:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError, told
 from common.images.decoding import MAX_FILE_BYTES
-from common.images.headers import read_header
+from common.images.headers import JPEG_START, read_header
 
 NAMES = {
     1: "upright",
@@ -26,7 +26,7 @@ _MAX_SEGMENTS = 100
 def exif_orientation(data: bytes) -> int:
     """Return the EXIF orientation that the beginning of an image file states, 1 where none."""
     try:
-        if data.startswith(b"\xff\xd8"):
+        if data.startswith(JPEG_START):
             exif = _jpeg_exif(data)
         elif data.startswith(b"\x89PNG\r\n\x1a\n"):
             exif = _chunk(data, 8, ">I", b"eXIf", size_first=True)

@@ -4,15 +4,12 @@ import os
 from pathlib import Path
 
 from common.errors import InputError
+from common.images.headers import SUFFIXES
 from detect.data.dataset import MissingFileError, quoted
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""In any case."""
-
 
 def is_picture(name: str) -> bool:
     """Tell a picture by its suffix."""
-    return name.lower().endswith(SUFFIXES)
+    return name.lower().endswith(tuple(SUFFIXES))
 
 
 def check_image_id(line: str, where: str) -> None:

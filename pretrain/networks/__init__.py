@@ -7,7 +7,7 @@ and the pooling is global.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torchvision.models as models
 from torch import nn
@@ -17,28 +17,20 @@ from pretrain.networks.cifar_resnet import cifar_resnet
 from pretrain.networks.densenet import densenet100_bc
 from pretrain.networks.vgg import Vgg19
 from pretrain.networks.wide_resnet import wrn_28_10
+from pretrain.recipes.recipe import GROUPS, Block
 
-if TYPE_CHECKING:
-    from pretrain.recipes import Block
+__all__ = ["GROUPS", "Stem", "build_network", "penultimate"]
 
 Stem = Literal["imagenet", "no-pool", "small"]
 """First layers of a torchvision ResNet: stride 4; stride 2, without the pooling; stride 1."""
 
-_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+
 _CIFAR_RESNETS = {"cifar-resnet20": 20, "cifar-resnet56": 56, "cifar-resnet110": 110}
 _OTHERS: dict[str, Callable[[int], nn.Module]] = {
     "vgg19-bn": Vgg19,
     "densenet100-bc": densenet100_bc,
     "wrn-28-10": wrn_28_10,
 }
-GROUPS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_RESNETS, ("layer1", "layer2", "layer3", "layer4")),
-    **dict.fromkeys(_CIFAR_RESNETS, ("layer1", "layer2", "layer3")),
-    "vgg19-bn": ("group1", "group2", "group3", "group4", "group5"),
-    "densenet100-bc": ("block1", "block2", "block3"),
-    "wrn-28-10": ("group1", "group2", "group3"),
-}
-"""The networks, and the names of their groups from the first to the last."""
 
 
 def penultimate(name: str) -> str:
@@ -47,7 +39,7 @@ def penultimate(name: str) -> str:
 
 
 def build_network(
-    name: str, num_classes: int, stem: Stem = "imagenet", block: "Block | None" = None
+    name: str, num_classes: int, stem: Stem = "imagenet", block: Block | None = None
 ) -> nn.Module:
     """Build a classifier with fresh weights.
 

@@ -18,6 +18,19 @@ NetworkName = Literal[
     "densenet100-bc",
     "wrn-28-10",
 ]
+GROUPS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(
+        ("resnet18", "resnet34", "resnet50", "resnet101"),
+        ("layer1", "layer2", "layer3", "layer4"),
+    ),
+    **dict.fromkeys(
+        ("cifar-resnet20", "cifar-resnet56", "cifar-resnet110"), ("layer1", "layer2", "layer3")
+    ),
+    "vgg19-bn": ("group1", "group2", "group3", "group4", "group5"),
+    "densenet100-bc": ("block1", "block2", "block3"),
+    "wrn-28-10": ("group1", "group2", "group3"),
+}
+"""The networks, and the names of their groups from the first to the last."""
 Block = Literal["basic", "bottleneck", "bottleneck-6n"]
 
 

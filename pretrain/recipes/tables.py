@@ -5,7 +5,16 @@ from dataclasses import dataclass, replace
 
 from common.recipe import Focus, Optimization
 from pretrain import paper
-from pretrain.recipes.recipe import Block, Dataset, Dropout, Images, NetworkName, Recipe, focused
+from pretrain.recipes.recipe import (
+    GROUPS,
+    Block,
+    Dataset,
+    Dropout,
+    Images,
+    NetworkName,
+    Recipe,
+    focused,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +27,14 @@ class _Column:
     network: NetworkName
     block: Block | None
     weight_decay: float
-    groups: tuple[str, ...]
     evidence: str
 
 
-_LAYERS = ("layer1", "layer2", "layer3")
-_GROUPS = ("group1", "group2", "group3", "group4", "group5")
 _COLUMNS = {
     "resnet20": _Column(
         "cifar-resnet20",
         "basic",
         1e-4,
-        _LAYERS,
         "ResNet-20 of basic blocks, 0.27 million parameters. The paper names no block; its\n"
         "numbers, low on CIFAR-10 and high on CIFAR-100, would fit --block bottleneck as well.",
     ),
@@ -37,7 +42,6 @@ _COLUMNS = {
         "cifar-resnet56",
         "bottleneck",
         1e-4,
-        _LAYERS,
         "ResNet-56 of bottlenecks, depth 9n+2: the 256 channels of its last layer (paper,\n"
         "section 3) exclude basic blocks. --block bottleneck-6n has nine blocks a group.",
     ),
@@ -45,7 +49,6 @@ _COLUMNS = {
         "cifar-resnet110",
         "bottleneck",
         1e-4,
-        _LAYERS,
         "ResNet-110 of bottlenecks, depth 9n+2, as ResNet-56, whose last layer has 256 channels\n"
         "(paper, section 3). --block bottleneck-6n has eighteen blocks a group.",
     ),
@@ -53,14 +56,12 @@ _COLUMNS = {
         "vgg19-bn",
         None,
         5e-4,
-        _GROUPS,
         "VGG-19 with BatchNorm and one linear layer, 20.0 million parameters, as public code.",
     ),
     "densenet100": _Column(
         "densenet100-bc",
         None,
         1e-4,
-        ("block1", "block2", "block3"),
         "DenseNet-BC, depth 100, growth rate 12. With a decay of 5e-4 public code reaches 94.05%\n"
         "on CIFAR-10, with 1e-4 95.46%; the paper's baseline has 95.30%.",
     ),
@@ -68,7 +69,6 @@ _COLUMNS = {
         "wrn-28-10",
         None,
         5e-4,
-        _GROUPS[:3],
         "WideResNet-28, ten times as wide (its accuracy excludes less), no dropout in its blocks.\n"
         "The rate falls by 0.1, as the paper says; other code has --optimization.lr-factor 0.2.",
     ),
@@ -105,7 +105,7 @@ def small_images(dataset: Dataset, network: str, arm: str = "baseline") -> Recip
             weight_decay=column.weight_decay,
         ),
     )
-    return _with_arm(baseline, arm, column.groups)
+    return _with_arm(baseline, arm, GROUPS[column.network])
 
 
 def _with_arm(baseline: Recipe, arm: str, groups: tuple[str, ...]) -> Recipe:
