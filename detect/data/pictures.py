@@ -7,6 +7,7 @@ from common.errors import InputError
 from common.images.headers import SUFFIXES
 from detect.data.dataset import MissingFileError, quoted
 
+
 def is_picture(name: str) -> bool:
     """Tell a picture by its suffix."""
     return name.lower().endswith(tuple(SUFFIXES))
