@@ -504,7 +504,7 @@ def main() -> int:
         "compare": _compare,
         "report": _report,
     }
-    return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
+    return cli.dispatch(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ _HEAD = ("head.classification_head.cls_logits",)
 _DRY_IMAGES = 4
 
 
-def run(
+def train_detector(
     flags: RunFlags[Recipe], backbone: Path | None, options: DataOptions | None = None
 ) -> Metrics:
     """Fine-tune a recipe from a backbone file, or train it from random weights.
@@ -65,7 +65,7 @@ def run(
     origin = {"backbone": fingerprint(backbone) if backbone else SCRATCH}
     origin |= describe_origin(flags.init, flags.out, flags.resume)
     build = partial(_build, flags, backbone, options or DataOptions())
-    return launch.run("detect", flags, build, origin)
+    return launch.launch("detect", flags, build, origin)
 
 
 def train(
@@ -74,7 +74,7 @@ def train(
     backbone: Path | None,
     options: DataOptions | None = None,
 ) -> None:
-    """Train a recipe as `run` does, and say at the end where everything is.
+    """Train a recipe as `train_detector` does, and say at the end where everything is.
 
     Args:
         flags: What is trained, and how.
@@ -85,7 +85,7 @@ def train(
     Raises:
         InputError: If data, backbone or arguments are wrong.
     """
-    metrics = run(flags, backbone, options)
+    metrics = train_detector(flags, backbone, options)
     if flags.dry_run or not launcher.is_main():
         return
     bests = [name.removeprefix("best_") for name in metrics if name.startswith("best_")]

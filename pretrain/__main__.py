@@ -311,7 +311,7 @@ def main() -> int:
         "verify": _verify,
         "look": _look,
     }
-    return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
+    return cli.dispatch(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 
 
 if __name__ == "__main__":

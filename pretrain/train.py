@@ -25,7 +25,7 @@ from pretrain.recipes import Recipe
 from pretrain.task import COLUMNS, METRIC, classification_loss, evaluate
 
 
-def run(flags: RunFlags[Recipe]) -> Metrics:
+def train_classifier(flags: RunFlags[Recipe]) -> Metrics:
     """Train a recipe.
 
     Returns:
@@ -35,7 +35,7 @@ def run(flags: RunFlags[Recipe]) -> Metrics:
         InputError: If data or arguments are wrong.
     """
     described = describe_origin(flags.init, flags.out, flags.resume)
-    return launch.run("pretrain", flags, partial(_build, flags), described)
+    return launch.launch("pretrain", flags, partial(_build, flags), described)
 
 
 def train(flags: RunFlags[Recipe], program: str) -> None:
@@ -48,7 +48,7 @@ def train(flags: RunFlags[Recipe], program: str) -> None:
     Raises:
         InputError: If data or arguments are wrong.
     """
-    metrics = run(flags)
+    metrics = train_classifier(flags)
     if flags.dry_run or not launcher.is_main():
         return
     backbone = flags.out.with_name(f"{flags.out.name}.safetensors")

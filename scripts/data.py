@@ -337,7 +337,7 @@ def _known(name: str) -> str:
 def main() -> int:
     """Run the command line; return the exit code."""
     commands = {"download": _download, "tree": _tree, "counts": _counts, "verify": _verify}
-    return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
+    return cli.dispatch(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -159,7 +159,7 @@ def run(argv: list[str]) -> None:
 
 def main() -> int:
     """Run the command."""
-    return cli.run(PROGRAM, {"run": run}, DESCRIPTION, ["run", *sys.argv[1:]])
+    return cli.dispatch(PROGRAM, {"run": run}, DESCRIPTION, ["run", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

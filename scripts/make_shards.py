@@ -438,7 +438,7 @@ def run(argv: list[str]) -> None:
 
 def main() -> int:
     """Run the command."""
-    return cli.run(PROGRAM, {"make": run}, DESCRIPTION, ["make", *sys.argv[1:]])
+    return cli.dispatch(PROGRAM, {"make": run}, DESCRIPTION, ["make", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

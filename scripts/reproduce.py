@@ -354,7 +354,7 @@ def main() -> int:
         "evidence": partial(_other, "reproduction.evidence", "run_evidence"),
         "power": partial(_other, "reproduction.evidence", "run_power"),
     }
-    return cli.run(PROGRAM, commands, OVERVIEW, sys.argv[1:])
+    return cli.dispatch(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 
 
 if __name__ == "__main__":

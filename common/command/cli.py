@@ -33,7 +33,9 @@ Args = TypeVar("Args")
 Command = Callable[[list[str]], None]
 
 
-def run(program: str, commands: Mapping[str, Command], overview: str, argv: Sequence[str]) -> int:
+def dispatch(
+    program: str, commands: Mapping[str, Command], overview: str, argv: Sequence[str]
+) -> int:
     """Run a command and turn what went wrong into one line and an exit code.
 
     Args:

@@ -53,7 +53,7 @@ def start(device: str = "auto", timeout_minutes: float = TIMEOUT_MINUTES) -> Ite
     to leave with: the others may be in the midst of a collective that this rank will never join,
     and taking it apart waits for them (with NCCL; with gloo and torch 2.11 where DDP, kept alive by
     the traceback, is its last owner: it waits, holding the GIL, for a thread that needs the GIL).
-    `common.command.cli.run` leaves so.
+    `common.command.cli.dispatch` leaves so.
 
     Args:
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".

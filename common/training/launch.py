@@ -26,7 +26,7 @@ Build = Callable[[World], tuple[Task, Mapping[str, Any]]]
 """Makes the task, and what environment.json should say of it, once the folder is secured."""
 
 
-def run(
+def launch(
     stage: str, flags: RunFlags[Any], build: Build, facts: Mapping[str, Any] | None = None
 ) -> Metrics:
     """Train in a run folder; with `flags.dry_run`, two steps in one that is removed again.

@@ -41,7 +41,7 @@ def split(rng: np.random.Generator, images: int) -> tuple[GroundTruth, np.ndarra
     return truth, rng.normal(0, OF_IMAGE, images)
 
 
-def run(
+def simulate_run(
     rng: np.random.Generator, truth: GroundTruth, hard: np.ndarray, chance: float
 ) -> Detections:
     """Detect: objects that are found, and a false detection in every second image."""
@@ -65,7 +65,9 @@ def true_difference(deviation: float) -> float:
         chances = CHANCE + gain + deviation * np.linspace(-2.5, 2.5, 11)
         weights = np.exp(-(np.linspace(-2.5, 2.5, 11) ** 2) / 2)
         values = [
-            mean_of_classes(resampled_ap(truth, run(rng, truth, hard, c), draws, 0.5))[0, 1]
+            mean_of_classes(resampled_ap(truth, simulate_run(rng, truth, hard, c), draws, 0.5))[
+                0, 1
+            ]
             for c in chances
         ]
         means.append(np.average(values, weights=weights))
@@ -85,7 +87,7 @@ def coverage(first: int, second: int, deviation: float, comparisons: int) -> tup
                 mean_of_classes(
                     resampled_ap(
                         truth,
-                        run(rng, truth, hard, CHANCE + gain + deviation * rng.normal()),
+                        simulate_run(rng, truth, hard, CHANCE + gain + deviation * rng.normal()),
                         draws,
                         0.5,
                     )

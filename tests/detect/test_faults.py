@@ -13,7 +13,7 @@ from torchvision.models.detection.retinanet import RetinaNet
 
 from common.weights.backbone import save_backbone
 from detect import __main__ as command
-from detect.train import run as _imported_once_for_all_processes  # noqa: F401
+from detect.train import train_detector as _imported_once_for_all_processes  # noqa: F401
 
 KILLED = -signal.SIGKILL
 NEVER = faults.Moments(10**9)

@@ -44,7 +44,7 @@ def start(work: Work, printed: Path, **environment: str) -> int:
     """Fork a process that does some work as a command would; return its number.
 
     Args:
-        work: What to do; its exceptions become exit codes as in `common.command.cli.run`.
+        work: What to do; its exceptions become exit codes as in `common.command.cli.dispatch`.
         printed: File for standard output and error.
         environment: Variables to set there.
     """
@@ -63,7 +63,7 @@ def start(work: Work, printed: Path, **environment: str) -> int:
             os.dup2(sys.stdout.fileno(), 2)
             sys.stderr = sys.stdout
             try:
-                code = cli.run("test", {"work": lambda _: work()}, "", ["work"])
+                code = cli.dispatch("test", {"work": lambda _: work()}, "", ["work"])
             except SystemExit as stop:
                 code = int(stop.code or 0)
             except BaseException:

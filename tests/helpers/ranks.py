@@ -56,7 +56,7 @@ def train_rank(out: Path, hook: Hook, rank: int, **flags: Any) -> None:
         return stage, {}
 
     recipe = Training(SETTINGS)
-    launch.run("test", RunFlags(data=out, out=out, recipe=recipe, device="cpu", **flags), build)
+    launch.launch("test", RunFlags(data=out, out=out, recipe=recipe, device="cpu", **flags), build)
 
 
 def live(

@@ -20,7 +20,7 @@ from torch.utils.data._utils import worker as data_worker
 
 from pretrain import __main__ as command
 from pretrain.networks.cifar_resnet import CifarResNet
-from pretrain.train import run as _imported_once_for_all_processes  # noqa: F401
+from pretrain.train import train_classifier as _imported_once_for_all_processes  # noqa: F401
 
 KILLED = -signal.SIGKILL
 NEVER = faults.Moments(10**9)
@@ -148,4 +148,4 @@ def kill_a_reader(*_: Any) -> None:
 if __name__ == "__main__":
     register_optimizer_step_pre_hook(kill_a_reader)
     work = partial(train, *map(Path, sys.argv[1:]), workers=2)
-    sys.exit(faults.cli.run("test", {"work": lambda _: work()}, "", ["work"]))
+    sys.exit(faults.cli.dispatch("test", {"work": lambda _: work()}, "", ["work"]))

@@ -170,7 +170,7 @@ def raising(error: BaseException) -> Callable[[list[str]], None]:
 
 
 def run(command: Callable[[list[str]], None], *argv: str) -> int:
-    return cli.run("prog", {"train": command}, "OVERVIEW", argv or ("train",))
+    return cli.dispatch("prog", {"train": command}, "OVERVIEW", argv or ("train",))
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_the_command_gets_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(got.append, "train", "a", "--b") == 0
     assert got == [["a", "--b"]]
     assert run(got.append, "--help") == 0
-    assert cli.run("prog", {}, "OVERVIEW", []) == 2
+    assert cli.dispatch("prog", {}, "OVERVIEW", []) == 2
     assert capsys.readouterr().out == "OVERVIEW\nOVERVIEW\n"
     assert run(got.append, "tran") == 2
     assert "unknown command 'tran'; nearest: train" in capsys.readouterr().err

@@ -80,5 +80,5 @@ def test_a_training_on_a_cpu_keeps_its_memory(
     recipe = Training(Optimization(lr=0.1, batch_size=2, epochs=1))
     flags = RunFlags(data=tmp_path, out=tmp_path / "run", recipe=recipe, device="cpu")
     with pytest.raises(InputError, match="far enough"):
-        launch.run("test", flags, build)  # type: ignore[arg-type]
+        launch.launch("test", flags, build)  # type: ignore[arg-type]
     assert calls == ["keep", "build"]

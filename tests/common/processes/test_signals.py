@@ -204,7 +204,7 @@ def test_in_set_up_there_is_nothing_to_save(tmp_path: Path) -> None:
     for dry_run in (False, True):
         flags = RunFlags(data=tmp_path, out=out, recipe=recipe, device="cpu", dry_run=dry_run)
         with pytest.raises(SystemExit) as caught:
-            launch.run("test", flags, build)
+            launch.launch("test", flags, build)
         assert caught.value.code == 143
     assert handlers() == before
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]

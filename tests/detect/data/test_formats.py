@@ -286,7 +286,7 @@ def test_lists_of_file_names(copied: dict[str, Path]) -> None:
     assert [image.annotation.image_id for image in read] == ["img_000", "img_001"]
 
 
-@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png", ".PNG", ".webp", ".bmp"])
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".png", ".PNG", ".webp", ".bmp", ".gif"])
 def test_pictures_of_every_suffix(copied: dict[str, Path], suffix: str) -> None:
     folder = copied["devkit"] / "VOC2024/JPEGImages"
     for path in folder.iterdir():

@@ -41,7 +41,7 @@ from pretrain.figures.drawings import (
 from pretrain.networks import build_network
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.task import pixel_statistics
-from pretrain.train import run as train
+from pretrain.train import train_classifier as train
 
 CPU = World(torch.device("cpu"))
 CLASSES = ("ant", "bee")
