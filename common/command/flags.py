@@ -27,6 +27,9 @@ class Options:
     """auto: resume where RUN left off; never: refuse a RUN that exists; PATH: begin from a file."""
     evaluate_every: Annotated[int, AT_LEAST_ONE] = 1
     """Epochs between evaluations; the last epoch always counts."""
+    patience: Annotated[int | None, AT_LEAST_ONE] = None
+    """Stop after N evaluations in a row that are no better than the best; None: train to the end.
+    """
     checkpoint_minutes: Annotated[float, NOT_NEGATIVE] = 5.0
     """A checkpoint is written at least this often; 0: after every step."""
     overfit_batches: Annotated[int | None, AT_LEAST_ONE] = None

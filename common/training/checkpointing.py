@@ -47,6 +47,8 @@ class TrainingState:
     """Of the last evaluation."""
     best: float = float("-inf")
     """The best value of the task's metric; minus infinity before there is one."""
+    stale: int = 0
+    """Evaluations since the best; `--patience` counts them."""
     cut_short: bool = False
     """Whether the checkpoint that was read is of an epoch that was not logged."""
 
@@ -125,6 +127,7 @@ def save(state: TrainingState, folder: RunFolder | None, world: World) -> None:
         "optimizer": state.optimizer.state_dict(),
         **state.extent,
         "best": state.best,
+        "stale": state.stale,
         "sums": sums,
         "focus": focus,
         "random": random_states,
@@ -213,6 +216,7 @@ def _restore(state: TrainingState, content: dict[str, Any], world: World) -> lis
     if state.scaling:
         state.scaling.restore(content["scaling"])
     state.step, state.best, state.metrics = content["step"], content["best"], content["metrics"]
+    state.stale = content.get("stale", 0)  # older checkpoints do not have it
     state.cut_short = content["sums"]["images"] > 0
     state.sums.restore(content["sums"], world.device, is_main=world.is_main)
     if state.focus:

@@ -20,7 +20,7 @@ from common.training.loop import train
 from common.training.task import Metrics, Task
 
 DRY_STEPS = 2
-_SHARED = ("evaluate_every", "dry_run", "deterministic", "resume")
+_SHARED = ("evaluate_every", "patience", "dry_run", "deterministic", "resume")
 """Flags beside the description of a run that all ranks must have alike."""
 Build = Callable[[World], tuple[Task, Mapping[str, Any]]]
 """Makes the task, and what environment.json should say of it, once the folder is secured."""

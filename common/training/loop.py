@@ -188,6 +188,8 @@ def _started(
     steps = Steps(task, recipe, state, sampling, world, finite)
     stop_step = options.stop_step
     last_step = steps.planned if stop_step is None else min(steps.planned, stop_step)
+    if _out_of_patience(state, options):
+        last_step = min(last_step, state.step)
     # An epoch that was cut short has no line yet, unless a crash came right behind it.
     logged = state.step - state.cut_short
     log = MetricsLog(folder.path, logged) if folder else None
@@ -295,18 +297,26 @@ def _end_epoch(run: _Run, stop: StopRequest) -> None:
     is_best = value is not None and value > state.best
     if metrics:
         state.metrics, state.best = metrics, max(state.best, -inf if value is None else value)
+        state.stale = 0 if is_best else state.stale + 1
     if run.log:
         run.log.write(record)
         emit(record)
     if run.trackers:
         run.trackers.epoch(record)
     run.progress.epoch(record, best=is_best)
+    if not last and _out_of_patience(state, run.options):
+        run.last_step, last = state.step, True
+        run.progress.say(f"stops early: {state.stale} evaluations without a better one")
     if is_best and run.folder and run.log:
         run.log.flush()
         save_best(state, run.folder)  # first: last.pt says that this best is written
     if is_best or last:
         _save(run)
     speed.restart(state.step)
+
+
+def _out_of_patience(state: TrainingState, options: Options) -> bool:
+    return options.patience is not None and state.stale >= options.patience
 
 
 def _device(world: World) -> str:

@@ -1,36 +1,56 @@
 """What the captions of figures say: what was trained, and what the numbers show."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.runs.over_seeds import mean_and_deviation
+from common.text import in_line
 from pretrain import paper
+from pretrain.data.report import WORDNET_ID
 from pretrain.figures.drawings import LabelledRun, Views, common_epochs, rate_drops
 from pretrain.recipes import RECIPES, Recipe
 
 
-def describe_trainings(names: Sequence[str], recipes: Sequence[Recipe]) -> str:
+def describe_trainings(
+    names: Sequence[str],
+    recipes: Sequence[Recipe],
+    environments: Sequence[Mapping[str, Any]] = (),
+) -> str:
     """Say which networks were trained on which data for how many of their recipe's epochs.
 
     Args:
         names: Of the recipes.
         recipes: As they were resolved.
+        environments: What environment.json says of each, if known: the classes.
     """
-    found = (_describe(name, recipe) for name, recipe in zip(names, recipes, strict=True))
+    known = environments or [{}] * len(names)
+    found = (_describe(*each) for each in zip(names, recipes, known, strict=True))
     return "; ".join(dict.fromkeys(found))
 
 
-def _describe(name: str, recipe: Recipe) -> str:
+def _describe(name: str, recipe: Recipe, environment: Mapping[str, Any]) -> str:
     images, epochs = recipe.images, recipe.optimization.epochs
-    data = paper.DATASETS.get(images.dataset, "ImageNet or other class folders")
+    data = paper.DATASETS.get(images.dataset) or _folders(images.dataset, environment)
     if images.num_classes:
         data = f"{images.num_classes} classes of {data}"
     if images.held_out:
         data += f" less {images.held_out:,} held-out images"
     full = RECIPES[name]().optimization.epochs if name in RECIPES else epochs
     return f"{recipe.network} on {data}, {epochs} of {full} epochs"
+
+
+def _folders(dataset: str, environment: Mapping[str, Any]) -> str:
+    """Call class folders what they are: ImageNet by its classes, others by theirs."""
+    classes = environment.get("classes")
+    if not classes:
+        return "ImageNet" if dataset == "imagenet" else "class folders"
+    if all(WORDNET_ID.fullmatch(str(name)) for name in classes):
+        return "ImageNet" if len(classes) == 1000 else f"{len(classes)} classes of ImageNet"
+    shown = ", ".join(in_line(str(name)) for name in classes[:3])
+    return f"own images of {len(classes)} classes ({shown}{', ...' if len(classes) > 3 else ''})"
 
 
 def caption(head: str, claim: str, shown: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from common.runs.finished import FinishedRun, open_run
 from common.runs.folder import read_description
 from common.runs.metrics_log import read_metrics
 from common.runs.results import flatten
-from common.storage import write_text
+from common.storage import read_json, write_text
 from common.text import in_csv
 from common.training.network import put
 from pretrain.data.augment import normalize
@@ -212,7 +212,7 @@ def look(
             "keep-ratio" (section 5.2.2).
         runs: Folders of runs.
         data: Folder of the data set; not for curves and keep-ratio.
-        out: The PNG; numbers go to a CSV beside it.
+        out: The PNG; an SVG and the numbers as CSV go beside it.
         device: As `common.processes.ranks.start` takes it.
         checkpoint: "best" or "last", for channels and cam.
         classes: Names of the classes that "channels" draws; empty for four, evenly spaced.
@@ -303,8 +303,9 @@ def _draw_channels(
     if not world.is_main:
         return []
     run = runs[0]
+    trained = describe_trainings([run.name], [run.recipe], [run.environment])
     head = (
-        f"{describe_trainings([run.name], [run.recipe])}, {run.name}, seed {run.seed}, weights of "
+        f"{trained}, {run.name}, seed {run.seed}, weights of "
         f"epoch {run.state['epoch']}: channel with the largest mean, of the test or validation "
         "images classified correctly"
     )
@@ -312,7 +313,7 @@ def _draw_channels(
     out.parent.mkdir(parents=True, exist_ok=True)
     plot_strongest_channels(counts, split.classes, shown, title, out)
     rows = [(split.classes[k], c, counts[k, c]) for k, c in np.argwhere(counts).tolist()]
-    return [out, write_csv(out, ("class", "channel", "images"), rows)]
+    return [out, out.with_suffix(".svg"), write_csv(out, ("class", "channel", "images"), rows)]
 
 
 def _draw_cams(
@@ -325,7 +326,8 @@ def _draw_cams(
 ) -> list[Path]:
     images, labels = next(split.load([MicroBatch(0, chosen, 1.0)]))
     columns = []
-    names = run_labels([run.name for run in runs], [run.recipe for run in runs])
+    names_of = [run.name for run in runs]
+    names = run_labels(names_of, [run.recipe for run in runs])
     for run, name in zip(runs, names, strict=True):
         place = run.recipe.focus.after or penultimate(run.recipe.network)
         inputs = normalize(images, *pixel_statistics(run.recipe))
@@ -341,8 +343,9 @@ def _draw_cams(
         columns.append((title, seen))
     if not world.is_main:
         return []
+    trained = describe_trainings(names_of, [r.recipe for r in runs], [r.environment for r in runs])
     head = (
-        f"{describe_trainings([run.name for run in runs], [run.recipe for run in runs])}: class "
+        f"{trained}: class "
         "activation map of the true class, each from 0 to 1; white line: focused area at gamma "
         f"{MIDDLE_GAMMA}"
     )
@@ -364,7 +367,7 @@ def _draw_cams(
         )
     ]
     header = ("image", "class", "column", "predicted", "probability", "map_in_area", "area")
-    return [out, write_csv(out, header, rows)]
+    return [out, out.with_suffix(".svg"), write_csv(out, header, rows)]
 
 
 def _draw_records(figure: FigureName, runs: Sequence[Path], out: Path, claim: str) -> list[Path]:
@@ -376,7 +379,7 @@ def _draw_records(figure: FigureName, runs: Sequence[Path], out: Path, claim: st
     records = [read_metrics(folder) for folder in runs]
     metrics = ("val_accuracy", "train_loss")
     lack = "holds no evaluation, so it has no curve: train it further"
-    head, shown = describe_trainings(names, recipes), ""
+    head, shown = describe_trainings(names, recipes, [_environment(f) for f in runs]), ""
     if figure == "keep-ratio":
         metrics = ("focus_keep_ratio", "focus_zeros_ratio")
         lack = "has no keep ratio: FocusedDropout was on in none of its steps"
@@ -398,7 +401,13 @@ def _draw_records(figure: FigureName, runs: Sequence[Path], out: Path, claim: st
         for label, folder, seed, epochs in zip(labels, runs, seeds, records, strict=True)
         for record in epochs
     ]
-    return [out, write_csv(out, header, rows)]
+    return [out, out.with_suffix(".svg"), write_csv(out, header, rows)]
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """Return what is known of a training; nothing where a log was kept without it."""
+    path = folder / "environment.json"
+    return read_json(path) if path.exists() else {}
 
 
 def run_labels(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:

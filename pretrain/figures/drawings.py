@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from common.errors import InputError
 from common.storage import write_atomically
 from common.text import in_line
+from pretrain import paper
 
 DPI = 150
 OPTIONS = {"font.size": 8.0, "text.parse_math": False}
@@ -36,9 +37,19 @@ LabelledRun = tuple[str, list[dict[str, Any]]]
 
 
 def save(figure: Figure, out: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG and, beside it, the same as SVG; each whole or not at all."""
+    nothing: dict[str, dict[str, str | None]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+    }
+    with matplotlib.rc_context({"svg.hashsalt": "focused-dropout"}):
+        for kind in nothing:
+            _save_as(figure, out.with_suffix(f".{kind}"), kind, nothing[kind])
+
+
+def _save_as(figure: Figure, path: Path, kind: str, metadata: dict[str, str | None]) -> None:
     write_atomically(
-        out, lambda file: figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+        path, lambda file: figure.savefig(file, format=kind, dpi=DPI, metadata=metadata)
     )
 
 
@@ -328,11 +339,28 @@ def group_runs(runs: Sequence[LabelledRun]) -> dict[str, list[list[dict[str, Any
     return groups
 
 
+def colour_numbers(labels: Sequence[str]) -> list[int]:
+    """Choose places in `COLOURS`: that of a label's arm, the same in every figure that has it.
+
+    The baseline has the first, FocusedDropout the second, as in the detection report; where two
+    would be alike, the later takes the next that is free.
+    """
+    arms = ["baseline", "fd", *(arm for arm in paper.ARMS if arm not in ("baseline", "fd"))]
+    chosen: list[int] = []
+    for label in labels:
+        name = label.split(" ")[0]
+        ends = [arm for arm in arms if name.endswith(f"-{arm}")]
+        wish = arms.index(max(ends, key=len, default="baseline"))
+        places = [(wish + step) % len(COLOURS) for step in range(len(COLOURS))]
+        chosen.append(next((place for place in places if place not in chosen), places[0]))
+    return chosen
+
+
 def draw_lines(axes: Axes, groups: dict[str, list[list[dict[str, Any]]]], metric: str) -> None:
     """Draw one metric of every group of runs, and where the learning rates drop."""
-    for index, (label, group) in enumerate(groups.items()):
+    for (label, group), index in zip(groups.items(), colour_numbers([*groups]), strict=True):
         epochs, values = common_epochs(label, group, metric)
-        colour = COLOURS[index % len(COLOURS)]
+        colour = COLOURS[index]
         several = len(group) > 1
         axes.plot(
             epochs,

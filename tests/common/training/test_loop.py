@@ -24,7 +24,7 @@ from common.images.sampling import MicroBatch
 from common.method.focused_training import participates
 from common.processes.ranks import World
 from common.recipe import Focus, Optimization
-from common.runs import checkpoints
+from common.runs import checkpoints, trackers
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.training import loop
@@ -445,3 +445,73 @@ def test_a_metric_that_is_undefined_is_none(tmp_path: Path) -> None:
     found = train(tmp_path / "never", task, replace(SETTINGS, epochs=1))
     assert found == {"val_score": None, "best_val_score": None}
     assert not (tmp_path / "never" / "best.pt").exists()
+
+
+def scored(values: Iterable[float]) -> Task:
+    """A task whose evaluations give these scores, whatever the network."""
+    given = iter(values)
+    return replace(stage(network()), evaluate=lambda model: {"val_score": next(given)})
+
+
+def test_patience_ends_a_training_that_is_no_better(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = replace(SETTINGS, epochs=9)
+    found = train(tmp_path, scored([1, 3, 3, 2, 9]), longer, patience=2)
+    assert found == {"val_score": 2, "best_val_score": 3}
+    assert [record["epoch"] for record in read_metrics(tmp_path)] == [1, 2, 3, 4]
+    assert "stops early: 2 evaluations without a better one\n" in capsys.readouterr().out
+    last = checkpoints.load(tmp_path / "last.pt")
+    assert (last["epoch"], last["stale"]) == (4, 2)
+    # The same command again finds nothing to do; with more patience it goes on.
+    assert train(tmp_path, scored([]), longer, patience=2) == found
+    assert train(tmp_path, scored([2, 4, 1, 1, 1]), longer, patience=4)["best_val_score"] == 4
+    assert len(read_metrics(tmp_path)) == 9
+
+
+def test_patience_is_counted_in_evaluations_and_kept_over_a_resume(tmp_path: Path) -> None:
+    longer = replace(SETTINGS, epochs=9)
+    train(tmp_path, scored([3, 2]), replace(SETTINGS, epochs=4), evaluate_every=2, patience=2)
+    assert checkpoints.load(tmp_path / "last.pt")["stale"] == 1
+    train(tmp_path, scored([2, 9]), longer, evaluate_every=2, patience=2)
+    assert checkpoints.load(tmp_path / "last.pt")["epoch"] == 6
+
+
+def test_trackers_get_points_within_the_epoch_and_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points are means over the images since the last one: together the epoch's mean."""
+    sent: list[tuple[int, dict[str, float]]] = []
+
+    class Kept:
+        def __init__(self, run: trackers.Tracked) -> None: ...
+
+        def numbers(self, step: int, values: dict[str, float]) -> None:
+            sent.append((step, values))
+
+        def pictures(self, step: int, pictures: dict[str, Any]) -> None:
+            sent.append((step, dict.fromkeys(pictures, 0.0)))
+
+        def close(self) -> None: ...
+
+    monkeypatch.setitem(trackers.TRACKERS, "trackio", (Kept, "json"))
+    drawn = {"samples/a": np.zeros((1, 1, 3), np.uint8)}
+
+    def draw(model: nn.Module) -> dict[str, Any]:
+        assert not model.training
+        torch.rand(3)  # what it draws is undone
+        return drawn
+
+    task = replace(stage(network()), pictures=draw)
+    train(tmp_path / "sent", task, log="trackio")
+    plain = stage(network())
+    train(tmp_path / "plain", plain, log="none")
+    torch.testing.assert_close(task.model.state_dict(), plain.model.state_dict(), rtol=0, atol=0)
+    record, _ = read_metrics(tmp_path / "sent")
+    points = [values["steps/loss"] for step, values in sent if "steps/loss" in values]
+    assert len(points) == 6
+    of_first = np.average(points[:3], weights=[8, 8, 5])
+    assert of_first == pytest.approx(record["train_loss"], rel=1e-6)
+    assert [step for step, values in sent if "samples/a" in values] == [3, 6]
+    epochs = [values for step, values in sent if "train/loss" in values]
+    assert epochs[0]["train/loss"] == record["train_loss"]

@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -398,3 +399,21 @@ print(int(data.pixels.sum()))
     assert [process.communicate(timeout=60)[0] for process in both] == [f"{expected}\n"] * 2
     assert [process.returncode for process in both] == [0, 0]
     assert_cached(files, folder, monkeypatch)
+
+
+def test_runs_beside_each_other_share_one_file_that_goes_with_the_last(
+    files: FileSet, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_decode(files, SIZE, folder / "one")
+    assert_cached(files, folder / "two", monkeypatch)
+    name = f"pixels-{fingerprint(files, SIZE)}.npy"
+    assert (folder / "one" / name).samefile(folder / "two" / name)
+    assert [path.name for path in sorted(folder.iterdir())] == ["one", "two"]
+    shutil.rmtree(folder / "one")
+    assert_cached(files, folder / "two", monkeypatch)
+    # A file of another kind under that name is nothing to share.
+    (folder / "three").mkdir()
+    shutil.rmtree(folder / "two")
+    (folder / "three" / name).write_bytes(b"no array")
+    cached_decode(files, SIZE, folder / "four")
+    assert not (folder / "three" / name).samefile(folder / "four" / name)

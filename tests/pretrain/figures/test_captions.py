@@ -34,6 +34,31 @@ def test_trainings_are_named_with_their_data_and_epochs() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("dataset", "classes", "said"),
+    [
+        ("imagenet", [f"n{number:08}" for number in range(1000)], "ImageNet"),
+        ("folders", ["n01440764", "n01443537"], "2 classes of ImageNet"),
+        (
+            "imagenet",
+            ["disc", "ring", "star", "x"],
+            "own images of 4 classes (disc, ring, star, ...)",
+        ),
+        ("folders", ["a\n", "b"], "own images of 2 classes (a\\n, b)"),
+        ("folders", None, "class folders"),
+        ("imagenet", None, "ImageNet"),
+    ],
+)
+def test_class_folders_are_called_what_they_hold(
+    dataset: str, classes: list[str] | None, said: str
+) -> None:
+    recipe = RECIPES["toy-resnet18"]()
+    recipe = replace(recipe, images=replace(recipe.images, dataset=dataset))
+    environment = {"classes": classes} if classes else {}
+    told = describe_trainings(["toy-resnet18"], [recipe], [environment])
+    assert told == f"resnet18 on {said}, 3 of 3 epochs"
+
+
 def test_a_caption_has_the_claim_beside_what_is_shown() -> None:
     assert caption("head", "a claim", "ours") == "head. The paper: a claim. Here: ours."
     assert caption("head", "", "ours") == "head. Ours."

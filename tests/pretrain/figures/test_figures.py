@@ -29,7 +29,9 @@ from pretrain.evaluate import evaluate_run
 from pretrain.figures import commands as looking
 from pretrain.figures.commands import choose_images, class_activation_maps, look, run_labels, views
 from pretrain.figures.drawings import (
+    COLOURS,
     Views,
+    colour_numbers,
     evenly_spaced,
     outline,
     plot_cams,
@@ -226,6 +228,10 @@ def test_the_seed_chooses_images_and_classes() -> None:
 
 
 # ---- drawings -----------------------------------------------------------------------------------
+
+
+def files_of(out: Path) -> list[Path]:
+    return [out, out.with_suffix(".svg"), out.with_suffix(".csv")]
 
 
 def read_png(path: Path, inches: tuple[float, float]) -> np.ndarray:
@@ -485,7 +491,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def test_the_channels_of_a_run(runs: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "channels.png"
-    assert look("channels", [runs / "base0"], data, out, "cpu") == [out, out.with_suffix(".csv")]
+    assert look("channels", [runs / "base0"], data, out, "cpu") == files_of(out)
     read_png(out, (10, 2.8))
     rows = read_csv(out.with_suffix(".csv"))
     assert {row["class"] for row in rows} <= set(CLASSES)
@@ -508,9 +514,7 @@ def test_the_maps_of_runs(
     out = tmp_path / "cam.png"
     earlier = edited(runs / "fd0", tmp_path / "earlier", "focus", after="layer1")
     chosen = [*(runs / name for name in ("base0", "fd0", "fd1")), earlier]
-    assert look("cam", chosen, data, out, "cpu", num_images=2, seed=3) == [
-        *(out, out.with_suffix(".csv"))
-    ]
+    assert look("cam", chosen, data, out, "cpu", num_images=2, seed=3) == [*files_of(out)]
     titles = [title for title, _ in drawn["columns"]]
     fd = "cifar10-resnet20-fd focus.after="
     assert titles == [
@@ -583,7 +587,7 @@ def test_a_long_title_lowers_what_stands_below(tmp_path: Path) -> None:
 def test_the_curves_of_runs(runs: Path, tmp_path: Path) -> None:
     folders = [runs / name for name in ("base0", "base1", "fd0")]
     out = tmp_path / "curves.png"
-    assert look("curves", folders, None, out) == [out, tmp_path / "curves.csv"]
+    assert look("curves", folders, None, out) == files_of(out)
     read_png(out, (9, 3.8))
     rows = read_csv(tmp_path / "curves.csv")
     logged = [record for folder in folders for record in read_metrics(folder)]
@@ -606,6 +610,29 @@ def test_the_keep_ratio_of_runs(runs: Path, tmp_path: Path) -> None:
     ):
         assert float(row["focus_keep_ratio"]) == record["focus_keep_ratio"]
         assert float(row["focus_zeros_ratio"]) == 1 - record["focus_keep_ratio"]
+
+
+def test_a_run_has_one_colour_in_all_figures(runs: Path, tmp_path: Path) -> None:
+    """Curves show the baseline too, the keep ratio cannot; FocusedDropout's blue is neither's."""
+    epochs = [
+        {"epoch": 1, "lr": 0.1, "val_accuracy": 0.5, "train_loss": 1, "focus_keep_ratio": 0.6}
+    ]
+    fd, base = "cifar10-resnet20-fd focus.after=layer1", "cifar10-resnet20"
+    both = plot_curves([(base, epochs), (fd, epochs)], tmp_path / "a.png", "title")
+    turned = plot_curves([(fd, epochs), (base, epochs)], tmp_path / "b.png", "title")
+    alone = plot_keep_ratio([(fd, epochs)], tmp_path / "c.png", "title")
+    colours = [
+        {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+        for figure in (both, turned, alone)
+    ]
+    assert colours[0][fd] == colours[1][fd] == colours[2][fd] == COLOURS[1]
+    assert colours[0][base] == colours[1][base] == COLOURS[0]
+    same = [f"x-fd gamma={number}" for number in range(4)]
+    assert colour_numbers(same) == [1, 2, 3, 4]
+    assert "<svg" in (tmp_path / "a.svg").read_text()
+    first = (tmp_path / "a.svg").read_bytes()
+    plot_curves([(base, epochs), (fd, epochs)], tmp_path / "a.png", "title")
+    assert (tmp_path / "a.svg").read_bytes() == first
 
 
 def test_runs_are_called_by_what_tells_them_apart() -> None:
