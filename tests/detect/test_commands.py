@@ -16,6 +16,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from common.weights.backbone import save_backbone
 from detect import __main__ as command
 from detect.recipes import RECIPES
+from detect.report.drawing import boxes
 
 pytestmark = pytest.mark.usefixtures("narrow_bodies")
 Run = Callable[..., tuple[int, str, str]]
@@ -297,3 +298,19 @@ def test_a_card_without_pixel_statistics(
     code, _, err = train(backbone=tmp_path / backbone.name)
     assert code == 2
     assert "lacks mean and std of the pixels" in one_line(err)
+
+
+def test_trackers_get_sample_pictures_with_boxes(trained: Path) -> None:
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="TensorBoard is optional"
+    )
+    events = reader.EventAccumulator(str(trained / "tensorboard"))
+    events.Reload()
+    tags = events.Tags()
+    assert "val/map_11point" in tags["scalars"] and "steps/loss" in tags["scalars"]
+    assert tags["images"] == [f"samples/{number:06}" for number in (6, 7, 8, 9)]
+    (image,) = events.Images("samples/000006")
+    picture = cv2.imdecode(np.frombuffer(image.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape[1] == 64 * 4  # grown by a whole factor
+    outline = np.array(boxes.IGNORED.colour[::-1])
+    assert (np.abs(picture.astype(int) - outline) < 8).all(2).sum() > 50  # the object that is there
