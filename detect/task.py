@@ -20,7 +20,7 @@ from common.training.task import Metrics
 from detect.data.augment import augment, make_augmentation
 from detect.data.batches import (
     Collated,
-    Images,
+    ImageBatch,
     Item,
     Shape,
     Targets,
@@ -41,7 +41,7 @@ from detect.recipes import Detector, Recipe
 from detect.scoring.detections import Detections, GroundTruth, ground_truth
 from detect.scoring.metrics import score
 
-Batch = tuple[Images, Targets]
+Batch = tuple[ImageBatch, Targets]
 COLUMNS = (
     Column("train_loss", "loss", group="train"),
     Column("train_classification", "class", group="train"),

@@ -23,11 +23,11 @@ Shape = tuple[int, int]
 Item = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]
 """Pixels (H, W, 3), boxes (n, 4) [x1, y1, x2, y2] edges in these pixels, labels (n,)."""
 Collated = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Fields of `Images`, then of `Targets`, on the CPU: what can be pinned on its way."""
+"""Fields of `ImageBatch`, then of `Targets`, on the CPU: what can be pinned on its way."""
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageBatch:
     """Images of one batch, resized and padded to a common shape."""
 
     pixels: Tensor
@@ -135,10 +135,10 @@ def collate(items: Sequence[Item], side: int = 1, rows: int = 1) -> Collated:
     return channels_last, sizes, targets[0], targets[1], targets[2]
 
 
-def to_device(collated: Collated, device: torch.device) -> tuple[Images, Targets]:
+def to_device(collated: Collated, device: torch.device) -> tuple[ImageBatch, Targets]:
     """Move a batch to the device; from pinned memory without waiting for it."""
     pixels, sizes, boxes, labels, valid = (t.to(device, non_blocking=True) for t in collated)
-    return Images(pixels, sizes), Targets(boxes, labels, valid)
+    return ImageBatch(pixels, sizes), Targets(boxes, labels, valid)
 
 
 def batches_of_one_shape(shapes: Sequence[Shape], batch_size: int) -> list[NDArray[np.int64]]:

@@ -20,7 +20,7 @@ from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from common.weights.backbone import load_body
-from detect.data.batches import Images, Targets
+from detect.data.batches import ImageBatch, Targets
 from detect.network.anchors import make_anchors
 from detect.network.frozen_norm import freeze_norms
 from detect.network.losses import retinanet_losses
@@ -84,7 +84,7 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
             self.register_buffer(f"pixel_{name}", value, persistent=False)
 
     def forward(
-        self, images: Images, targets: Targets | None = None
+        self, images: ImageBatch, targets: Targets | None = None
     ) -> dict[str, Tensor] | list[dict[str, Tensor]]:
         """Return the losses of a batch in training, else its detections.
 
@@ -109,7 +109,7 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
         split = {name: output.split(levels, dim=1) for name, output in outputs.items()}
         return self.postprocess_detections(split, anchors.split(levels), images.sizes)
 
-    def normalize(self, images: Images) -> Tensor:
+    def normalize(self, images: ImageBatch) -> Tensor:
         """Return normalised pixels (B, 3, H, W); padding is 0, the mean of a normalised image."""
         pixels = images.pixels.to(self.pixel_mean.dtype, memory_format=torch.channels_last)
         pixels = pixels.sub_(self.pixel_mean).div_(self.pixel_std)

@@ -29,8 +29,6 @@ from detect.scoring.detections import Detections, GroundTruth, ground_truth
 from detect.scoring.scored_folder import load_scored, options_of, recall_of
 from detect.scoring.voc import VocScore, score_voc
 
-KINDS = ("map_11point", "map_area")
-
 
 @dataclass(frozen=True)
 class Run:

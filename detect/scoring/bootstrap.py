@@ -30,7 +30,7 @@ from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.matches import Matches, match
 from detect.scoring.voc import FLOAT_RECALLS, Recall, score_voc
 
-KINDS = ("map_11point", "map_area")
+MAPS = ("map_11point", "map_area")
 _ENDS = (2.5, 97.5)
 _BLOCK = 2**20
 """Copies at a time: (true positives of a class, resamples) should stay near the processor."""
@@ -207,7 +207,7 @@ def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np
 def intervals_of(sampled: NDArray[np.float64]) -> dict[str, Interval]:
     """Sum up mAPs (resamples + 1, 2), the first being those of the split."""
     intervals = {}
-    for name, (value, *resampled) in zip(KINDS, sampled.T.tolist(), strict=True):
+    for name, (value, *resampled) in zip(MAPS, sampled.T.tolist(), strict=True):
         known = [number for number in resampled if not math.isnan(number)]
         low, high = np.percentile(known, _ENDS).tolist() if known else (math.nan, math.nan)
         intervals[name] = Interval(value, low, high)

@@ -8,7 +8,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.storage import read_json, write_json
-from detect.scoring.bootstrap import KINDS, mean_of_classes
+from detect.scoring.bootstrap import MAPS, mean_of_classes
 from detect.scoring.over_seeds import compare_runs, verdict
 from detect.scoring.scored_folder import load_scored, options_of, read_truth
 
@@ -76,7 +76,7 @@ def compare_folders(
         "baseline": [str(folder) for folder in baseline],
         "against": [str(folder) for folder in against],
     }
-    for column, kind in enumerate(KINDS):
+    for column, kind in enumerate(MAPS):
         values = [mean[:, column] for mean in means]
         first, second = values[: counts[0]], values[counts[0] :]
         difference = compare_runs(first, second)

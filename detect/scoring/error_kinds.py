@@ -44,7 +44,7 @@ from detect.scoring.voc import (
     score_voc,
 )
 
-KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
+ERROR_KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
 """The kinds of error as TIDE lists them; `ErrorAnalysis.kind` counts in this order."""
 _CLASSIFICATION, _LOCALIZATION, _BOTH, _DUPLICATE, _BACKGROUND = range(5)
 
@@ -54,15 +54,15 @@ class ErrorAnalysis:
     """What is wrong with the detections of a split."""
 
     kind: NDArray[np.int64]
-    """(d,) index into `KINDS`, below 5; -1 for detections that are right or ignored."""
+    """(d,) index into `ERROR_KINDS`, below 5; -1 for detections that are right or ignored."""
     missed: NDArray[np.bool_]
     """(objects,) True for missed ones, the sixth kind."""
     delta_ap: dict[str, float]
-    """Gain of mAP (area), a fraction, by each of `KINDS`, and by "false_positive" (all false
+    """Gain of mAP (area), a fraction, by each of `ERROR_KINDS`, and by "false_positive" (all false
     detections gone) and "false_negative" (all objects not found gone); 0 where no class has counted
     objects, before or after."""
     counts: dict[str, int]
-    """Errors by each of `KINDS`."""
+    """Errors by each of `ERROR_KINDS`."""
 
 
 def analyse_errors(
@@ -116,8 +116,8 @@ def analyse_errors(
         missed=missed,
         delta_ap=_gains(truth, detections, result, kind, np.where(points, meant, -1), lost, missed),
         counts={
-            **{name: int(np.count_nonzero(kind == k)) for k, name in enumerate(KINDS[:5])},
-            KINDS[5]: int(np.count_nonzero(missed)),
+            **{name: int(np.count_nonzero(kind == k)) for k, name in enumerate(ERROR_KINDS[:5])},
+            ERROR_KINDS[5]: int(np.count_nonzero(missed)),
         },
     )
 
@@ -151,7 +151,7 @@ def _gains(
     chosen[pointing[first]] = True
 
     gains = {}
-    for k, name in enumerate(KINDS[:5]):
+    for k, name in enumerate(ERROR_KINDS[:5]):
         became_true = chosen & (kind == k)
         mended = label.copy()
         mended[became_true] = truth.label[meant[became_true]]

@@ -33,7 +33,7 @@ from benchmarks.timing import elapsed, take_turns
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
 from common.processes import memory
-from detect.data.batches import Images, Targets
+from detect.data.batches import ImageBatch, Targets
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.recipes import Detector
 
@@ -62,7 +62,7 @@ class Case:
     photo: tuple[int, int] = RAW
     """Height and width of the images before they are resized."""
     published: tuple[float, str] | None = None
-    """Images a second of others' training, and who says so."""
+    """ImageBatch a second of others' training, and who says so."""
 
 
 MLPERF = (283.0, "MLPerf Training, RetinaNet on ResNeXt-50 at 800x800, a GPU of an H100 machine")
@@ -82,7 +82,7 @@ TINY_CASE = Case("resnet18", 64, 64, 2, 1, "bf16")
 class Batch:
     """The same images and objects as each network takes them."""
 
-    images: Images
+    images: ImageBatch
     targets: Targets
     final: list[Tensor]
     final_targets: list[dict[str, Tensor]]
@@ -110,7 +110,7 @@ def make_batch(case: Case, device: torch.device) -> Batch:
         padded[:, :height, :width] = (resized * 255).round().byte()
     objects = list(zip(boxes, labels, valid, strict=True))
     return Batch(
-        Images(pixels.to(device), torch.tensor([[height, width]] * case.batch).to(device)),
+        ImageBatch(pixels.to(device), torch.tensor([[height, width]] * case.batch).to(device)),
         Targets((boxes * scale).to(device), labels.to(device), valid.to(device)),
         [(image[:, :height, :width] / 255).to(device) for image in pixels],
         [{"boxes": (b * scale)[v].to(device), "labels": n[v].to(device)} for b, n, v in objects],

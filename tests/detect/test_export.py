@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import detect
 from common.errors import InputError
 from detect import __main__ as command
-from detect.data.batches import Images, padded_shape, resized_shape, to_original
+from detect.data.batches import ImageBatch, padded_shape, resized_shape, to_original
 from detect.export import onnx as onnx_export
 from detect.export.detector_file import export_run
 from detect.export.graph import DetectionGraph
@@ -78,7 +78,7 @@ def test_torchvision_is_built_by_the_lines(settings: dict[str, Any]) -> None:
     exec("\n".join(lines), scope)  # load_state_dict is strict
     image = photos(1, 64, 96)  # at the size of the recipe: neither side resizes
     with torch.inference_mode():
-        (expected,) = network(Images(image.clone(), torch.tensor([[64, 96]])))
+        (expected,) = network(ImageBatch(image.clone(), torch.tensor([[64, 96]])))
         (found,) = scope["model"]([image[0] / 255])
     assert len(found["boxes"]) == 30
     assert torch.equal(found["labels"], expected["labels"])
@@ -139,7 +139,7 @@ def test_the_graph_is_the_detector(preprocessing: bool, size: tuple[int, int, in
     padded[..., : resized[0], : resized[1]] = pixels
     graph = DetectionGraph(network, settings, preprocessing=preprocessing)
     with torch.inference_mode():
-        expected = network(Images(padded, torch.tensor([resized] * count)))
+        expected = network(ImageBatch(padded, torch.tensor([resized] * count)))
         found = graph(images if preprocessing else normalised(network, pixels))
     for number, one in enumerate(expected):
         mine = [value[found[3] == number] for value in found]

@@ -20,7 +20,7 @@ from common.images.sampling import MicroBatch
 from common.processes import ranks
 from common.processes.ranks import World, gather_rows
 from common.processes.signals import Terminated
-from detect.data.batches import Images, draw_size, resized_shape
+from detect.data.batches import ImageBatch, draw_size, resized_shape
 from detect.data.dataset import Annotation, LabelledImage
 from detect.inference import measure_latency
 from detect.network.retinanet import build_retinanet
@@ -48,9 +48,9 @@ class Recorder:
 
     def __init__(self, scripted: list[list[dict[str, Tensor]]]) -> None:
         self.scripted = iter(scripted)
-        self.seen: list[Images] = []
+        self.seen: list[ImageBatch] = []
 
-    def __call__(self, images: Images, targets: None) -> list[dict[str, Tensor]]:
+    def __call__(self, images: ImageBatch, targets: None) -> list[dict[str, Tensor]]:
         self.seen.append(images)
         return next(self.scripted)
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.report.comparison import Comparison
-from detect.report.sections.tables import KINDS, ap_by_class, f1_by_class
+from detect.report.sections.tables import MAP_NAMES, ap_by_class, f1_by_class
 from detect.report.writers.blocks import (
     Block,
     Chart,
@@ -32,7 +32,9 @@ def classes(comparison: Comparison) -> Section:
         Chart("classes.png", "AP by class"),
     ]
     blocks += [
-        Details("AP by class in numbers", tuple(ap_by_class(comparison, kind) for kind in KINDS)),
+        Details(
+            "AP by class in numbers", tuple(ap_by_class(comparison, kind) for kind in MAP_NAMES)
+        ),
         Details(
             "Thresholds of the best F1 by class",
             tuple(f1_by_class(comparison, run) for run in comparison.runs),

@@ -20,7 +20,7 @@ from detect.report.writers.blocks import (
     Table,
     Text,
 )
-from detect.scoring.error_kinds import KINDS
+from detect.scoring.error_kinds import ERROR_KINDS
 
 BACKGROUND = "background"
 MOST_CLASSES = 40
@@ -47,14 +47,16 @@ def errors(runs: Sequence[Run]) -> Section:
 def error_bars(runs: Sequence[Run]) -> Bars:
     """Draw the gains as bars."""
     gains = error_gains(runs)
-    values = tuple(tuple(of_run[kind] for of_run in gains) for kind in range(len(KINDS)))
+    values = tuple(tuple(of_run[kind] for of_run in gains) for kind in range(len(ERROR_KINDS)))
     labels = tuple(run.label for run in runs)
-    return Bars("Gain of mAP by kind of error, points", "points", tuple(KINDS), values, labels)
+    return Bars(
+        "Gain of mAP by kind of error, points", "points", tuple(ERROR_KINDS), values, labels
+    )
 
 
 def error_gains(runs: Sequence[Run]) -> list[list[float]]:
     """Return the gains (runs, kinds) in percentage points."""
-    return [[100 * run.analysis.errors.delta_ap[kind] for kind in KINDS] for run in runs]
+    return [[100 * run.analysis.errors.delta_ap[kind] for kind in ERROR_KINDS] for run in runs]
 
 
 def _error_table(runs: Sequence[Run]) -> Table:
@@ -63,7 +65,7 @@ def _error_table(runs: Sequence[Run]) -> Table:
     for label in labels:
         columns += [Column(f"Gain of mAP{label}", "points"), Column(f"Number{label}", "count")]
     rows = []
-    for kind in (*KINDS, "false_positive", "false_negative"):
+    for kind in (*ERROR_KINDS, "false_positive", "false_negative"):
         cells = [Cell(kind.replace("_", " "))]
         for run in runs:
             cells += [Cell(run.analysis.errors.delta_ap[kind]), Cell(_number(run, kind))]

@@ -19,7 +19,7 @@ from detect.report.sections.finds import Finds
 from detect.report.sections.photographs import drawings, legend
 from detect.report.writers.blocks import Block, Drawings, Html, Note, Section, count
 from detect.report.writers.page import script_json
-from detect.scoring.error_kinds import KINDS as ERRORS
+from detect.scoring.error_kinds import ERROR_KINDS
 
 SCALE = 10_000
 """Scores are kept as whole numbers from 0 to this, places in thousandths of the image."""
@@ -31,7 +31,7 @@ _AT_ONCE = 400
 _BOXES_SHARE = 0.25  # of the room, at most
 _BOX_BYTES = 27  # of a detection, in JSON
 _MOST_BOXES, _FEWEST_BOXES = 60, 4  # a run and image
-DETECTION_KINDS = ("hit", "ignored", *ERRORS[:5], "false")
+DETECTION_KINDS = ("hit", "ignored", *ERROR_KINDS[:5], "false")
 """What a detection is; "false" where the overlap of the metric is not that of the error kinds."""
 
 

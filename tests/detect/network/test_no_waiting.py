@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.detection.retinanet import RetinaNet
 
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
-from detect.data.batches import Images, Targets
+from detect.data.batches import ImageBatch, Targets
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.recipes import Detector
 
@@ -36,8 +36,8 @@ def network(**settings: Any) -> BatchedRetinaNet:
     return build_retinanet(chosen, "resnet18", 20, IMAGENET_MEAN, IMAGENET_STD)
 
 
-def batch() -> tuple[Images, Targets]:
-    images = Images(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 90]] * 2))
+def batch() -> tuple[ImageBatch, Targets]:
+    images = ImageBatch(torch.zeros(2, 3, 64, 96, dtype=torch.uint8), torch.tensor([[64, 90]] * 2))
     boxes = torch.tensor([[[4.0, 4.0, 60.0, 50.0], [30.0, 20.0, 90.0, 60.0]]] * 2)
     valid = torch.tensor([[True, True], [False, False]])
     return images, Targets(boxes, torch.tensor([[19, 3], [0, 0]]), valid)
@@ -68,7 +68,7 @@ def stock() -> RetinaNet:
     return RetinaNet(backbone, 20)
 
 
-def as_stock_takes_it(images: Images, targets: Targets) -> tuple[list[Tensor], Any]:
+def as_stock_takes_it(images: ImageBatch, targets: Targets) -> tuple[list[Tensor], Any]:
     objects = zip(targets.boxes, targets.labels, strict=True)
     return [image / 255 for image in images.pixels], [
         {"boxes": boxes, "labels": labels} for boxes, labels in objects
@@ -87,7 +87,7 @@ def test_torchvisions_step_waits_for_values_and_copies() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="counts what a GPU is waited for")
 def test_a_step_on_a_gpu_never_waits() -> None:
-    def to_gpu(tensors: Images | Targets) -> Any:
+    def to_gpu(tensors: ImageBatch | Targets) -> Any:
         return type(tensors)(*(tensor.cuda() for tensor in vars(tensors).values()))
 
     ours = network().cuda().to(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from common import FocusedDropout, insert_after
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
-from detect.data.batches import Images, Targets
+from detect.data.batches import ImageBatch, Targets
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.recipes import Detector
 
@@ -61,14 +61,14 @@ def stock_of(network: BatchedRetinaNet, short: int, long: int) -> RetinaNet:
     return stock
 
 
-def random_images(sizes: list[tuple[int, int]], height: int, width: int) -> Images:
+def random_images(sizes: list[tuple[int, int]], height: int, width: int) -> ImageBatch:
     pixels = torch.zeros(len(sizes), 3, height, width, dtype=torch.uint8)
     for image, (h, w) in zip(pixels, sizes, strict=True):
         image[:, :h, :w] = torch.randint(0, 256, (3, h, w))
-    return Images(pixels, torch.tensor(sizes))
+    return ImageBatch(pixels, torch.tensor(sizes))
 
 
-def unpadded(images: Images) -> list[Tensor]:
+def unpadded(images: ImageBatch) -> list[Tensor]:
     sizes = images.sizes.tolist()
     return [image[:, :h, :w] for image, (h, w) in zip(images.pixels, sizes, strict=True)]
 
@@ -273,7 +273,7 @@ def test_detections_of_an_image_do_not_depend_on_its_neighbours() -> None:
     network = build(Detector(fpn_channels=32, score_threshold=0.0)).eval().double()
     together = network(IMAGES)
     for index, expected in enumerate(together):
-        (alone,) = network(Images(IMAGES.pixels[index, None], IMAGES.sizes[index, None]))
+        (alone,) = network(ImageBatch(IMAGES.pixels[index, None], IMAGES.sizes[index, None]))
         for name in alone:
             torch.testing.assert_close(alone[name], expected[name])
         height, width = IMAGES.sizes[index].tolist()

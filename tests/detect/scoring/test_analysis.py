@@ -22,7 +22,7 @@ from detect.scoring.bootstrap import (
     resampled_ap,
     split_and_draws,
 )
-from detect.scoring.error_kinds import KINDS, analyse_errors, confusion_matrix
+from detect.scoring.error_kinds import ERROR_KINDS, analyse_errors, confusion_matrix
 from detect.scoring.matches import match
 from detect.scoring.sizes import SIZES
 from detect.scoring.voc import score_voc
@@ -245,7 +245,7 @@ def test_the_form_of_the_analysis():
         "counts": errors.counts,
         "delta_ap": errors.delta_ap,
     }
-    assert tuple(errors.counts) == KINDS
+    assert tuple(errors.counts) == ERROR_KINDS
     # Of all classes in one row TTFTF (the ignored one left out), F1 is best at the fourth, 6/7.
     assert record["confusion"] == {
         "score_threshold": 0.6,

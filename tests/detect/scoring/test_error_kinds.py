@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import detections_of
 
-from detect.scoring.error_kinds import KINDS, analyse_errors, best_f1, confusion_matrix, pooled
+from detect.scoring.error_kinds import (
+    ERROR_KINDS,
+    analyse_errors,
+    best_f1,
+    confusion_matrix,
+    pooled,
+)
 from detect.scoring.voc import score_voc
 
 CLASSES = ("cat", "dog", "emu")
@@ -29,8 +35,8 @@ def truth_of(objects, images=3):
 def analyse(objects, rows):
     """Kinds, missed objects and the gains that are not 0."""
     result = analyse_errors(truth_of(objects), detections_of(rows))
-    assert list(result.counts) == list(KINDS)
-    for k, name in enumerate(KINDS[:5]):
+    assert list(result.counts) == list(ERROR_KINDS)
+    for k, name in enumerate(ERROR_KINDS[:5]):
         assert result.counts[name] == result.kind.tolist().count(k)
     assert result.counts["missed"] == result.missed.sum()
     gains = {name: gain for name, gain in result.delta_ap.items() if gain}
@@ -275,7 +281,7 @@ def literal(objects, rows, fg=0.5, bg=0.1):
         return literal_map(judged, npos)
 
     before = score()
-    after = {name: score(mend=k) for k, name in enumerate(KINDS[:5])}
+    after = {name: score(mend=k) for k, name in enumerate(ERROR_KINDS[:5])}
     after["missed"] = score(without=missed)
     after["false_positive"] = score(drop_false=True)
     after["false_negative"] = score(without=lost)
