@@ -15,6 +15,7 @@ from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
 from common.processes import launcher, ranks
 from common.processes.ranks import World
 from common.runs import ending
+from common.storage import read_json
 from common.training import launch
 from common.training.network import insert_layer, prepare
 from common.training.task import Metrics, Task
@@ -90,7 +91,9 @@ def train(
         return
     bests = [name.removeprefix("best_") for name in metrics if name.startswith("best_")]
     metric = bests[0] if bests else "val_map_11point"
-    words = ("evaluate", "--run", flags.out, "--data", flags.data, "--out", flags.out / "test")
+    words = ["evaluate", "--run", flags.out, "--data", flags.data, "--out", flags.out / "test"]
+    if read_json(flags.out / "environment.json")["data_kind"] == "a VOC devkit":
+        words += ["--split", flags.recipe.val_split]  # it has several sets
     ending.end(flags.out, metrics, metric, COLUMNS, ending.command(*program.split(), *words))
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.command.flags import RunFlags
 from common.errors import InputError
 from common.images.loading import Reading, default_workers
@@ -71,7 +73,17 @@ def launch(
             metrics = _once(description, dry, build, world)
         if world.is_main:
             print("dry run: two steps, evaluation, save and load went well; nothing is kept")
+            print(_memory_needed(world.device))
         return metrics
+
+
+def _memory_needed(device: torch.device) -> str:
+    """Say how much of the GPU the steps and the evaluation took, which is what has to fit."""
+    if device.type != "cuda":
+        return "GPU memory: not measured, for this ran on the CPU"
+    peak = torch.cuda.max_memory_reserved(device) / 2**30
+    whole = torch.cuda.get_device_properties(device).total_memory / 2**30
+    return f"GPU memory: {peak:.1f} of {whole:.1f} GiB at most"
 
 
 def _once(

@@ -1,10 +1,13 @@
 """`python -m detect`: what a person types and what comes back."""
 
 import json
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import cv2
@@ -75,10 +78,18 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(devkit: Path, backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "retinanet"
     arguments = ["--backbone", backbone, "--data", devkit, "--out", out, *TINY]
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setattr(sys, "argv", ["detect/__main__.py", "train", "toy-retinanet"])
         sys.argv += map(str, arguments)
         assert command.main() == 0
+        *_, epoch, best, _, _, following = printed.getvalue().splitlines()
+        assert epoch.split()[0] == "1/1" and epoch.endswith(" best")
+        assert best.startswith("best  val mAP 11-pt ")
+        # What it says comes next works as it stands.
+        words = shlex.split(following.removeprefix("next  python -m detect "))
+        patch.setattr(sys, "argv", ["detect/__main__.py", *words, "--device", "cpu"])
+        assert command.main() == 0
+    assert (out / "test" / "metrics.json").exists()
     return out
 
 
