@@ -73,13 +73,15 @@ def count_shared(
     alike: dict[tuple[int, bytes], list[Path]] = {}
     for image, head in zip(train, train_heads, strict=True):
         alike.setdefault(head, []).append(image.path)
+    digests: dict[tuple[int, bytes], set[bytes]] = {}  # each file is read once
     count = 0
     for image, head in zip(val, val_heads, strict=True):
         if image.path.resolve() in paths:
             count += 1
         elif head[0] and head in alike:
-            digest = _digest(image.path)
-            count += any(_digest(path) == digest for path in alike[head])
+            if head not in digests:
+                digests[head] = {_digest(path) for path in alike[head]}
+            count += _digest(image.path) in digests[head]
     return count
 
 

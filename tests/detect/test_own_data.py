@@ -15,6 +15,7 @@ import torch
 from common.errors import InputError
 from common.runs.checkpoints import load as load_checkpoint
 from detect import __main__ as command
+from detect.data import heads
 from detect.data.dataset import Annotation, LabelledImage
 from detect.data.pixels import read_pixels
 from detect.data.splits import limit_images
@@ -200,6 +201,23 @@ def test_a_copy_of_a_training_image_validates(train: Run, devkit: Path) -> None:
     code, out, err = train(devkit, "--dry-run")
     assert code == 0, err
     assert "warning: training images among the 2 validation images: 1;" in out
+
+
+def test_images_that_begin_alike_are_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = np.empty((0, 4)), np.empty(0, np.int64), np.empty(0, np.bool_)
+    images = []
+    for number in range(20):
+        path = tmp_path / f"{number}.bmp"
+        path.write_bytes(bytes(5000) + (number % 19).to_bytes(1, "big"))
+        images.append(LabelledImage(path, Annotation(path.stem, 8, 8, *nothing)))
+    read: list[Path] = []
+    digest = heads._digest
+    monkeypatch.setattr(heads, "_digest", lambda path: (read.append(path), digest(path))[1])
+    found = heads.read_heads(images)
+    assert heads.count_shared(images[:10], found[:10], images[10:], found[10:]) == 1
+    assert sorted(read) == sorted(image.path for image in images)
 
 
 def test_turned_photos_are_said_once_and_read_upright(train: Run, devkit: Path) -> None:
