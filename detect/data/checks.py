@@ -124,7 +124,7 @@ def coordinates_look(boxes: NDArray[np.float64], coordinates: Coordinates) -> st
         return None
     low = boxes[:, :2] + first
     stated = np.concatenate([low, boxes[:, 2:]], axis=1)
-    zeros = int((low < 1).any(axis=1).sum())
+    zeros = int(((low >= 0) & (low < 1)).any(axis=1).sum())
     ones = int((low == 1).any(axis=1).sum())
     decimals = int((stated != np.round(stated)).any(axis=1).sum())
     if coordinates == "voc" and (zeros or decimals > _DECIMALS * len(boxes)):

@@ -92,6 +92,8 @@ def verify(
     print(f"{in_line(str(path))}: {data.kind}, {len(data.classes)} classes")
     names = [data.set_called(n.strip()) for n in split.split(",")] if split else list(data.sets)
     report, sets = Report(), []
+    if not names:
+        report.fault(path, "has no set of images: add lists, such as ImageSets/Main/train.txt")
     for name in names:
         faults: Faults = []
         try:
