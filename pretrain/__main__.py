@@ -1,4 +1,4 @@
-"""`python -m pretrain`: train, evaluate, export, inspect and look at classifiers."""
+"""`python -m pretrain`: train, evaluate, export and inspect classifiers, draw their figures."""
 
 import inspect
 import sys
@@ -30,7 +30,7 @@ Images to a trained classifier to a backbone file.
   export --run RUN --format torchvision --out FILE.safetensors
   inspect FILE                           what a file of weights or a run is, and what it fits
   verify --data DIR                      check every image before a training does
-  look FIGURE --runs RUN [RUN ...] --out FILE.png      draw what finished runs show
+  figure NAME --runs RUN [RUN ...] --out FILE.png      draw what finished runs show
 
 {PROGRAM} COMMAND --help shows the flags.
 On G GPUs: torchrun --nproc-per-node G -m -- pretrain COMMAND ...
@@ -115,8 +115,8 @@ class InspectFlags:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LookFlags:
-    """Flags of look."""
+class FigureFlags:
+    """Flags of figure."""
 
     runs: tuple[Path, ...]
     """Folders of runs; those of one recipe with several seeds make one line in curves."""
@@ -268,22 +268,22 @@ def _verify(argv: list[str]) -> None:
     verify(flags.dataset, flags.data, flags.workers)
 
 
-def _look(argv: list[str]) -> None:
-    program = f"{PROGRAM} look"
+def _figure(argv: list[str]) -> None:
+    program = f"{PROGRAM} figure"
     if not argv or argv[0] in ("-h", "--help"):
-        print(f"usage: {program} FIGURE --runs RUN [RUN ...] --out FILE.png [flags]\n")
+        print(f"usage: {program} NAME --runs RUN [RUN ...] --out FILE.png [flags]\n")
         print("\n".join(f"  {name:10}  {text}" for name, text in _FIGURES.items()))
-        print(f"\n{program} FIGURE --help shows the flags.")
+        print(f"\n{program} NAME --help shows the flags.")
         return
     figure = cli.choose(argv[0], _FIGURES, "figure", f"`{program} --help`")
     example = f"example: {program} {figure} --runs RUN --out {figure}.png"
     example += "" if figure in ("curves", "keep-ratio") else " --data DIR"
     flags = cli.parse(
-        LookFlags, argv[1:], f"{program} {figure}", f"{_FIGURES[figure]}\n\n{example}"
+        FigureFlags, argv[1:], f"{program} {figure}", f"{_FIGURES[figure]}\n\n{example}"
     )
-    from pretrain.figures.commands import look
+    from pretrain.figures.commands import draw_figure
 
-    written = look(
+    written = draw_figure(
         figure,  # type: ignore[arg-type]
         flags.runs,
         flags.data,
@@ -309,7 +309,7 @@ def main() -> int:
         "export": _export,
         "inspect": _inspect,
         "verify": _verify,
-        "look": _look,
+        "figure": _figure,
     }
     return cli.dispatch(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 

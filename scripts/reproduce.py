@@ -316,19 +316,21 @@ def _pictures(
         return []
     from reproduction.sweep_picture import draw_sweep
 
-    from pretrain.figures.commands import look
+    from pretrain.figures.commands import draw_figure
 
     if experiment.varied:
         return draw_sweep(experiment, runs, rows, out)
     folders, claim = [run.folder for run in done], experiment.claim
     if name == "figure5":
-        written = look("curves", folders, None, out, claim=claim)
+        written = draw_figure("curves", folders, None, out, claim=claim)
         focused = [run.folder for run in done if rows[run.folder].keep_ratio is not None]
         if focused:
-            written += look("keep-ratio", focused, None, out.with_name(f"{name}-keep-ratio.png"))
+            written += draw_figure(
+                "keep-ratio", focused, None, out.with_name(f"{name}-keep-ratio.png")
+            )
         return written
     figure: FigureName = "channels" if name == "figure2" else "cam"
-    return look(figure, folders, flags.data, out, flags.device, claim=claim)
+    return draw_figure(figure, folders, flags.data, out, flags.device, claim=claim)
 
 
 def _epoch(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""`python -m pretrain look`: what finished runs show, as Figures 2, 4 and 5 of the paper show it.
+"""`python -m pretrain figure`: what finished runs show, as Figures 2, 4 and 5 of the paper show it.
 
 Nothing is trained here. Feature maps are those that the network pools at its end (the input of
 `avgpool`), and for the focused area those where the method stands.
@@ -188,7 +188,7 @@ def choose_images(labels: NDArray[np.int64], count: int, seed: int) -> NDArray[n
 # ---- the command --------------------------------------------------------------------------------
 
 
-def look(
+def draw_figure(
     figure: FigureName,
     runs: Sequence[Path],
     data: Path | None,

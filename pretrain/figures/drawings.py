@@ -1,4 +1,4 @@
-"""The drawings of `python -m pretrain look`: PNG files of a stated size, 150 pixels an inch."""
+"""The drawings of `python -m pretrain figure`: PNG files of a stated size, 150 pixels an inch."""
 
 import math
 import textwrap

@@ -62,7 +62,7 @@ class Case:
     photo: tuple[int, int] = RAW
     """Height and width of the images before they are resized."""
     published: tuple[float, str] | None = None
-    """ImageBatch a second of others' training, and who says so."""
+    """Images per second of others' training, and who says so."""
 
 
 MLPERF = (283.0, "MLPerf Training, RetinaNet on ResNeXt-50 at 800x800, a GPU of an H100 machine")

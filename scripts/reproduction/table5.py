@@ -164,9 +164,9 @@ def _compare(flags: Flags, classifiers: Mapping[Path, pretrained.Row]) -> list[P
         written += write_report(evaluated, flags.out / "table5-report.html", flags.voc)[:4]
     pair = [_classifier(flags, ending, flags.seeds[0]) for ending in ("", "-fd")]
     if all(folder in classifiers for folder in pair):
-        from pretrain.figures.commands import look
+        from pretrain.figures.commands import draw_figure
 
-        written += look("cam", pair, flags.data, flags.out / "table5-cam.png", flags.device)
+        written += draw_figure("cam", pair, flags.data, flags.out / "table5-cam.png", flags.device)
     return written
 
 

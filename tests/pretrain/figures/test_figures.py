@@ -1,4 +1,4 @@
-"""`python -m pretrain look`: what is counted, mapped and outlined, and what is drawn of it."""
+"""`python -m pretrain figure`: what is counted, mapped and outlined, and what is drawn of it."""
 
 import csv
 import json
@@ -27,7 +27,13 @@ from common.runs.metrics_log import read_metrics
 from pretrain.data.splits import Batch, Split
 from pretrain.evaluate import evaluate_run
 from pretrain.figures import commands as looking
-from pretrain.figures.commands import choose_images, class_activation_maps, look, run_labels, views
+from pretrain.figures.commands import (
+    choose_images,
+    class_activation_maps,
+    draw_figure,
+    run_labels,
+    views,
+)
 from pretrain.figures.drawings import (
     COLOURS,
     Views,
@@ -491,7 +497,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 def test_the_channels_of_a_run(runs: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "channels.png"
-    assert look("channels", [runs / "base0"], data, out, "cpu") == files_of(out)
+    assert draw_figure("channels", [runs / "base0"], data, out, "cpu") == files_of(out)
     read_png(out, (10, 2.8))
     rows = read_csv(out.with_suffix(".csv"))
     assert {row["class"] for row in rows} <= set(CLASSES)
@@ -514,7 +520,7 @@ def test_the_maps_of_runs(
     out = tmp_path / "cam.png"
     earlier = edited(runs / "fd0", tmp_path / "earlier", "focus", after="layer1")
     chosen = [*(runs / name for name in ("base0", "fd0", "fd1")), earlier]
-    assert look("cam", chosen, data, out, "cpu", num_images=2, seed=3) == [*files_of(out)]
+    assert draw_figure("cam", chosen, data, out, "cpu", num_images=2, seed=3) == [*files_of(out)]
     titles = [title for title, _ in drawn["columns"]]
     fd = "cifar10-resnet20-fd focus.after="
     assert titles == [
@@ -557,9 +563,9 @@ def test_captions_have_the_data_the_epochs_and_the_claim(
             lambda *given: titles.append(next(x for x in given if isinstance(x, str))),
         )
     out, base = tmp_path / "a.png", runs / "base0"
-    look("channels", [base], data, out, "cpu", claim="a claim")
-    look("cam", [base, runs / "fd0"], data, out, "cpu", claim="a claim")
-    look("curves", [runs / "fd0", base], None, out, claim="a claim")
+    draw_figure("channels", [base], data, out, "cpu", claim="a claim")
+    draw_figure("cam", [base, runs / "fd0"], data, out, "cpu", claim="a claim")
+    draw_figure("curves", [runs / "fd0", base], None, out, claim="a claim")
     for title in titles:
         assert title.startswith("cifar-resnet20 on CIFAR-10, 3 of 300 epochs")
         assert ". The paper: a claim. Here: " in title
@@ -587,7 +593,7 @@ def test_a_long_title_lowers_what_stands_below(tmp_path: Path) -> None:
 def test_the_curves_of_runs(runs: Path, tmp_path: Path) -> None:
     folders = [runs / name for name in ("base0", "base1", "fd0")]
     out = tmp_path / "curves.png"
-    assert look("curves", folders, None, out) == files_of(out)
+    assert draw_figure("curves", folders, None, out) == files_of(out)
     read_png(out, (9, 3.8))
     rows = read_csv(tmp_path / "curves.csv")
     logged = [record for folder in folders for record in read_metrics(folder)]
@@ -602,7 +608,7 @@ def test_the_curves_of_runs(runs: Path, tmp_path: Path) -> None:
 
 def test_the_keep_ratio_of_runs(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "keep.png"
-    look("keep-ratio", [runs / "fd0", runs / "fd1"], None, out)
+    draw_figure("keep-ratio", [runs / "fd0", runs / "fd1"], None, out)
     read_png(out, (6, 3.6))
     rows = read_csv(tmp_path / "keep.csv")
     for row, record in zip(
@@ -674,19 +680,19 @@ def test_wrong_arguments(
     options = {"data": data, "device": "cpu", "out": "a.png"} | options
     options["out"] = tmp_path / options["out"]
     with pytest.raises(InputError, match=words):
-        look(figure, [runs / name for name in names], **options)
+        draw_figure(figure, [runs / name for name in names], **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_runs_on_other_images_are_not_mixed(runs: Path, data: Path, tmp_path: Path) -> None:
     larger = edited(runs / "fd0", tmp_path / "larger", "images", size=48)
     with pytest.raises(InputError, match=r"larger sees other images .*images\.size 48, not 32"):
-        look("cam", [runs / "base0", larger], data, tmp_path / "a.png", "cpu")
+        draw_figure("cam", [runs / "base0", larger], data, tmp_path / "a.png", "cpu")
     for split in ("train", "test"):
         shutil.copytree(data / split / "bee", tmp_path / "others" / split / "wasp")
         shutil.copytree(data / split / "ant", tmp_path / "others" / split / "ant")
     with pytest.raises(InputError, match="others has other classes than the run .*base0"):
-        look("cam", [runs / "base0"], tmp_path / "others", tmp_path / "a.png", "cpu")
+        draw_figure("cam", [runs / "base0"], tmp_path / "others", tmp_path / "a.png", "cpu")
 
 
 def test_a_run_without_evaluations_has_no_curve(runs: Path, tmp_path: Path) -> None:
@@ -695,10 +701,10 @@ def test_a_run_without_evaluations_has_no_curve(runs: Path, tmp_path: Path) -> N
     kept = [{k: v for k, v in r.items() if "val" not in k} for r in read_metrics(runs / "base0")]
     log.write_text("".join(json.dumps(record) + "\n" for record in kept))
     with pytest.raises(InputError, match="run holds no evaluation"):
-        look("curves", [runs / "fd0", tmp_path / "run"], None, tmp_path / "a.png")
+        draw_figure("curves", [runs / "fd0", tmp_path / "run"], None, tmp_path / "a.png")
     log.unlink()
     with pytest.raises(InputError, match="run holds no evaluation"):
-        look("curves", [tmp_path / "run"], None, tmp_path / "a.png")
+        draw_figure("curves", [tmp_path / "run"], None, tmp_path / "a.png")
 
 
 def test_maps_without_structure_are_no_figure(runs: Path, data: Path, tmp_path: Path) -> None:
@@ -707,5 +713,5 @@ def test_maps_without_structure_are_no_figure(runs: Path, data: Path, tmp_path: 
     state["model"]["fc.weight"].zero_()  # VGG's maps of 1 x 1 places end the same way
     torch.save(state, tmp_path / "run" / "best.pt")
     with pytest.raises(InputError, match="run has no class activation .* cifar-resnet20 at 32"):
-        look("cam", [runs / "base0", tmp_path / "run"], data, tmp_path / "a.png", "cpu")
+        draw_figure("cam", [runs / "base0", tmp_path / "run"], data, tmp_path / "a.png", "cpu")
     assert not (tmp_path / "a.png").exists()

@@ -143,14 +143,14 @@ def test_what_is_done_is_not_repeated(tmp_path: Path) -> None:
 def test_the_maps_are_of_the_first_seeds_pair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Drawn by what `pretrain look cam` calls, once both backbones are done."""
+    """Drawn by what `pretrain figure cam` calls, once both backbones are done."""
     calls = []
 
     def draw(*given: object) -> list[Path]:
         calls.append(given)
         return [tmp_path / "drawn"]
 
-    monkeypatch.setattr("pretrain.figures.commands.look", draw)
+    monkeypatch.setattr("pretrain.figures.commands.draw_figure", draw)
     flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", seeds=(3, 1))
     folders = {s: [table5._classifier(flags, end, s) for end in ("", "-fd")] for s in (1, 3)}
     assert not table5._compare(flags, dict.fromkeys([*folders[1], folders[3][0]], None))
