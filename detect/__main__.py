@@ -25,6 +25,7 @@ Backbone file to a detector to a scored report.
 
   list                      the recipes, one per line
   train RECIPE --backbone FILE --data VOCDEVKIT --out RUN      fine-tune; resumes where RUN left off
+  check RUN                     take steps again: does the run come out as it did?
   evaluate --run RUN --data VOCDEVKIT --split 2007:test --out DIR      detect, write, score
   predict --run RUN --images PATH --out DIR      boxes on your own photos, drawn and as JSON
   verify --data VOCDEVKIT --split 2007:trainval,2012:trainval      check every file beforehand
@@ -267,6 +268,18 @@ def _train(argv: list[str]) -> None:
         train(flags, PROGRAM, backbone, flags.data_options)
 
 
+def _check(argv: list[str]) -> None:
+    flags = cli.parse_check(argv, PROGRAM)
+    from common.training.check import check_run
+    from detect.train import train_detector
+
+    def train(given: TrainFlags, watch: Any) -> None:
+        backbone = None if given.backbone == Path(SCRATCH) else given.backbone
+        train_detector(given, backbone, given.data_options, watch)
+
+    check_run(flags.run, "detect", Recipe, TrainFlags, train, flags.steps, flags.changed())
+
+
 def _evaluate(argv: list[str]) -> None:
     program = f"{PROGRAM} evaluate"
     flags = cli.parse(
@@ -496,6 +509,7 @@ def main() -> int:
     commands = {
         "list": _list,
         "train": _train,
+        "check": _check,
         "evaluate": _evaluate,
         "predict": _predict,
         "export": _export,

@@ -18,7 +18,7 @@ from common.runs import ending
 from common.storage import read_json
 from common.training import launch
 from common.training.network import insert_layer, prepare
-from common.training.task import Metrics, Task
+from common.training.task import Metrics, Task, Watch
 from common.weights.backbone import card_path, fingerprint, load_backbone
 from common.weights.initial import begin_with, describe_origin, known_pixels, to_begin_with
 from detect.data.dataset import DetectionData
@@ -45,7 +45,10 @@ _DRY_IMAGES = 4
 
 
 def train_detector(
-    flags: RunFlags[Recipe], backbone: Path | None, options: DataOptions | None = None
+    flags: RunFlags[Recipe],
+    backbone: Path | None,
+    options: DataOptions | None = None,
+    watch: Watch | None = None,
 ) -> Metrics:
     """Fine-tune a recipe from a backbone file, or train it from random weights.
 
@@ -53,6 +56,7 @@ def train_detector(
         flags: What is trained, and how.
         backbone: None: random weights.
         options: How the data are read.
+        watch: Is shown the states, instead of what writes the certificate.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -66,7 +70,7 @@ def train_detector(
     origin = {"backbone": fingerprint(backbone) if backbone else SCRATCH}
     origin |= describe_origin(flags.init, flags.out, flags.resume)
     build = partial(_build, flags, backbone, options or DataOptions())
-    return launch.launch("detect", flags, build, origin)
+    return launch.launch("detect", flags, build, origin, watch)
 
 
 def train(
@@ -147,7 +151,6 @@ def _build(
             print(told, flush=True)
     _insert_layer(network.backbone.body, recipe)
     prepare(network, recipe.optimization, world.device)
-    torch.manual_seed(flags.seed * 1000 + world.rank)
     task = Task(
         model=network,
         num_images=len(images),

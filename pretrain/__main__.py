@@ -25,6 +25,7 @@ Images to a trained classifier to a backbone file.
 
   list                      the recipes, one per line, with what each reproduces
   train RECIPE --data DIR --out RUN      train; resumes where RUN left off
+  check RUN                              take steps again: does the run come out as it did?
   evaluate --run RUN --data DIR          score a run on the validation images
   predict --run RUN|--weights FILE --images PATH --out DIR      classes of your own photos
   export --run RUN --format torchvision --out FILE.safetensors
@@ -187,6 +188,15 @@ def _train(argv: list[str]) -> None:
         train(flags, PROGRAM)
 
 
+def _check(argv: list[str]) -> None:
+    flags = cli.parse_check(argv, PROGRAM)
+    from common.training.check import check_run
+    from pretrain.train import train_classifier
+
+    changed = flags.changed()
+    check_run(flags.run, "pretrain", Recipe, RunFlags, train_classifier, flags.steps, changed)
+
+
 def _evaluate(argv: list[str]) -> None:
     program = f"{PROGRAM} evaluate"
     example = f"Score a run on the validation images.\n\nexample: {program} --run RUN --data DIR"
@@ -304,6 +314,7 @@ def main() -> int:
     commands = {
         "list": _list,
         "train": _train,
+        "check": _check,
         "evaluate": _evaluate,
         "predict": _predict,
         "export": _export,

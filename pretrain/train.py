@@ -15,7 +15,7 @@ from common.runs import ending
 from common.text import in_line
 from common.training import launch
 from common.training.network import insert_layer, prepare, try_layers
-from common.training.task import Metrics, Task
+from common.training.task import Metrics, Task, Watch
 from common.weights.initial import begin_with, describe_origin, to_begin_with
 from pretrain.data.report import report
 from pretrain.data.splits import Split, data_parts, open_split
@@ -25,8 +25,12 @@ from pretrain.recipes import Recipe
 from pretrain.task import COLUMNS, METRIC, classification_loss, evaluate
 
 
-def train_classifier(flags: RunFlags[Recipe]) -> Metrics:
+def train_classifier(flags: RunFlags[Recipe], watch: Watch | None = None) -> Metrics:
     """Train a recipe.
+
+    Args:
+        flags: What is trained, and how.
+        watch: Is shown the states, instead of what writes the certificate.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -35,7 +39,7 @@ def train_classifier(flags: RunFlags[Recipe]) -> Metrics:
         InputError: If data or arguments are wrong.
     """
     described = describe_origin(flags.init, flags.out, flags.resume)
-    return launch.launch("pretrain", flags, partial(_build, flags), described)
+    return launch.launch("pretrain", flags, partial(_build, flags), described, watch)
 
 
 def train(flags: RunFlags[Recipe], program: str) -> None:
@@ -78,8 +82,6 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
             print(told, flush=True)
     try_layers(network, recipe.images.size, _placing(recipe))
     prepare(network, recipe.optimization, world.device)
-    # Ranks start from the same weights and draw their own gammas.
-    torch.manual_seed(flags.seed * 1000 + world.rank)
     task = Task(
         model=network,
         num_images=train.num_images,

@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
-from common.command.flags import RunFlags
+from common.command.flags import CheckFlags, RunFlags
 from common.errors import InputError, outcome
 from common.processes.signals import ending_at_once
 from common.storage import file_locks, to_json
@@ -236,6 +236,18 @@ def parse(
         raise InputError(_one_sentence(messages.getvalue(), program)) from None
     except ValueError as error:  # a dataclass refused its values
         raise InputError(str(error)) from error
+
+
+def parse_check(argv: Sequence[str], program: str) -> CheckFlags:
+    """Parse the flags of check."""
+    return parse(
+        CheckFlags,
+        argv,
+        f"{program} check",
+        "Take steps of a run again, and compare weights, optimizer and averages with what its\n"
+        "certificate.json says, to the bit. Exit code 1, and the first tensor, if they differ.\n\n"
+        f"example: {program} check RUN --steps 0:100",
+    )
 
 
 def _one_sentence(box: str, program: str) -> str:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Generic
+from typing import Annotated, Any, Generic
 
-from tyro.conf import Fixed, Suppress, arg
+from tyro.conf import Fixed, Positional, Suppress, arg
 
 from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, AnyRecipe, Range, check
 
@@ -32,6 +32,8 @@ class Options:
     """
     checkpoint_minutes: Annotated[float, NOT_NEGATIVE] = 5.0
     """A checkpoint is written at least this often; 0: after every step."""
+    certify_steps: Annotated[int, AT_LEAST_ONE] = 1000
+    """Steps between digests of the whole state in certificate.json; each checkpoint has one."""
     overfit_batches: Annotated[int | None, AT_LEAST_ONE] = None
     """Train on N batches only, drawn once: the loss must fall to zero."""
     log: str | None = None
@@ -51,6 +53,27 @@ class Options:
         check(self)
         if self.quiet and self.json:
             raise ValueError("--json prints lines for a program, --quiet none: give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckFlags:
+    """Flags of check."""
+
+    run: Positional[Path]
+    """Folder of a run."""
+    steps: str | None = None
+    """A:B, such as 0:100; None: from one checkpoint to the next, or to the non-finite step."""
+    data: Path | None = None
+    """Folder of the data; None: where the run had them."""
+    device: str | None = None
+    """auto, cpu, cuda or cuda:N; None: as the run was told."""
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
+    """Processes that read images; None: as the run was told."""
+
+    def changed(self) -> dict[str, Any]:
+        """Return the flags of the run that are to be others."""
+        given = {"data": self.data, "device": self.device, "workers": self.workers}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,15 +22,20 @@ class MicroBatch:
     """Images, as positions in the data set."""
     share: float
     """Part of the optimizer step's images that these are: the weight of their mean loss."""
+    part: int = 0
+    """Number of the micro-batch among those of the step, over all ranks."""
+    first: int = 0
+    """Position of its first image in the step's batch, over all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """Shuffled batches over all ranks, the short last one of an epoch included.
 
-    A step's batch is cut into `world_size * accumulate` nearly equal parts; rank r takes the r-th
-    run of `accumulate` parts. One process that accumulates and several ranks that do not thus see
-    the same parts. A last batch with fewer images than parts is left out: a rank would have nothing
+    A step's batch is cut into `world_size * accumulate` nearly equal parts; rank r takes the
+    parts r, r + world_size and so on. One process that accumulates and several ranks that do not
+    thus see the same parts, and whatever comes next on all ranks stands in the order of the parts.
+    A last batch with fewer images than parts is left out: a rank would have nothing
     to do. So is one that would leave a part with a single image where others have more: BatchNorm
     has no variance over one value. Every epoch leaves out other images.
 
@@ -110,8 +115,10 @@ class Sampling:
             start = step_in_epoch * self.batch_size
             batch = order[start : start + self.batch_size]
             parts = np.array_split(batch, self._parts)
-            for part in parts[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]:
-                yield MicroBatch(epoch, part, len(part) / len(batch))
+            firsts = np.cumsum([0, *map(len, parts)]).tolist()
+            for number in range(self.rank, self._parts, self.world_size):
+                part = parts[number]
+                yield MicroBatch(epoch, part, len(part) / len(batch), number, firsts[number])
 
 
 def _balanced(classes: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

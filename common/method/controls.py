@@ -2,7 +2,8 @@
 
 `ControlDropout` leaves one part of the mask to chance; if the result is as good, that part was not
 what helped. `InParticipatingSteps` gives another dropout what FocusedDropout has beside its mask:
-the few steps, and the decay of those. All draws come from the default generator, as gamma does.
+the few steps, and the decay of those. The draws of a ControlDropout come from where gamma does;
+the other dropouts draw from the default generator.
 """
 
 from typing import Literal
@@ -45,12 +46,12 @@ class ControlDropout(FocusedDropout):
         self, x: Tensor, gamma: Gamma, channel: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.reference == "random":
-            draw = torch.rand(x.shape[:2], dtype=torch.float32, device=x.device)
+            draw = self._draw(x, 1, x.shape[1:2])
             channel = torch.where(x.amax(dim=(2, 3)) > 0, draw, -1.0).argmax(dim=1)
         mask, empty, signed = super()._find_mask(x, gamma, channel)
         if self.places == "shuffled":
             flat = mask.flatten(1)
-            order = torch.rand(flat.shape, dtype=torch.float32, device=x.device).argsort(dim=1)
+            order = self._draw(x, 2, flat.shape[1:]).argsort(dim=1, stable=True)
             mask = flat.gather(1, order).view_as(mask)
         return mask, empty, signed
 

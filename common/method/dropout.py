@@ -7,12 +7,15 @@ Algorithm 1's (0.6, 0.9); and an image whose focused area is empty passes unchan
 zeroed.
 """
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
+
+from .draws import derived, uniform
 
 Gamma = float | Tensor
 GammaPer = Literal["image", "unit", "batch"]
@@ -147,7 +150,8 @@ class FocusedDropout(nn.Module):
     The layer is the identity in `eval()` and while `active` is false, so just that in an exported
     model. It holds no parameters and no buffers: the state dicts of a network with and without it
     are interchangeable. Gamma comes from the default generator of the input's device, whose state
-    belongs in a checkpoint; a private one would be redrawn by activation checkpointing.
+    belongs in a checkpoint; a private one would be redrawn by activation checkpointing. Or it comes
+    from `keys`, which `FocusedTraining.draw_from` sets: then it is a function of them alone.
 
     Shape: (N, C, H, W) to the same, any floating dtype and memory format.
 
@@ -167,6 +171,8 @@ class FocusedDropout(nn.Module):
     active: bool
     place: str | None = None
     """Name of the submodule that `insert_after` placed the layer behind."""
+    keys: Tensor | None = None
+    """Of the images, int64, shape (N,), as `common.method.draws.image_keys` makes them."""
 
     def __init__(
         self,
@@ -211,12 +217,42 @@ class FocusedDropout(nn.Module):
         low, high = self.gamma
         gamma: Gamma = low
         if high > low:
-            shape = {"image": x.shape[:1], "unit": (x.shape[0], *x.shape[2:]), "batch": ()}
-            draw = torch.rand(shape[self.gamma_per], dtype=torch.float32, device=x.device)
-            gamma = low + (high - low) * draw
+            gamma = low + (high - low) * self._draw_gamma(x)
         mask, empty, signed = self._find_mask(x, gamma)
         self._count(mask, empty, signed)
         return x * mask
+
+    def _draw_gamma(self, x: Tensor) -> Tensor:
+        if self.gamma_per == "image":
+            return self._draw(x, 0)
+        if self.gamma_per == "unit":
+            return self._draw(x, 0, x.shape[2:])
+        if self.keys is None:
+            return torch.rand((), dtype=torch.float32, device=x.device)
+        return self._draw(x, 0)[0]
+
+    def _draw(self, x: Tensor, purpose: int, shape: Sequence[int] | None = None) -> Tensor:
+        """Draw for each image of `x` from [0, 1): one number, or as many as `shape` has places.
+
+        Args:
+            x: Maps, shape (N, ...).
+            purpose: Draws of one purpose do not depend on those of another.
+            shape: Of an image's draws; None: one.
+
+        Raises:
+            ValueError: If there are keys, but not one for each image.
+        """
+        if self.keys is None:
+            return torch.rand((len(x), *(shape or ())), dtype=torch.float32, device=x.device)
+        if self.keys.shape != x.shape[:1]:
+            raise ValueError(
+                f"FocusedDropout{self._where()} got keys of shape {tuple(self.keys.shape)} for "
+                f"{len(x)} images: give draw_from those of the batch, or None"
+            )
+        keys = derived(self.keys, purpose)
+        if shape is None:
+            return uniform(keys)
+        return uniform(keys, math.prod(shape)).view(len(x), *shape)
 
     def _find_mask(
         self, x: Tensor, gamma: Gamma, channel: Tensor | None = None

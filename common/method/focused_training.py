@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from .controls import InParticipatingSteps
+from .draws import derived
 from .dropout import FocusedDropout
 from .magnified import (
     Magnified,
@@ -186,6 +187,7 @@ class FocusedTraining:
         finally:
             for layer, active in zip(switched, were_active, strict=True):
                 layer.active = active
+            self.draw_from(None)
             for norm in norms:
                 norm.track_running_stats = True
             changed = [g["weight_decay"] for g, ours in magnified if g["weight_decay"] is not ours]
@@ -199,6 +201,25 @@ class FocusedTraining:
             self._looked_for_signs = True
             for focused in self.layers:
                 focused.warn_if_signed(stacklevel=3)  # this generator, contextlib, the user's line
+
+    def draw_from(self, keys: Tensor | None) -> None:
+        """Make the layers' draws from the keys of the images, instead of from torch's generator.
+
+        So they do not depend on how many processes there are. Call it inside `step`, before each
+        forward pass; it holds until the end of the block.
+
+        ```python
+        with focus.step(step):
+            first = rank * len(images)  # of the batch over all processes
+            focus.draw_from(image_keys(seed, step, first, len(images)).to(images.device))
+        ```
+
+        Args:
+            keys: One for each image of the batch that comes, as
+                `common.method.draws.image_keys` makes them, on its device; None: the generator.
+        """
+        for number, layer in enumerate(self.layers):
+            layer.keys = keys if keys is None or number == 0 else derived(keys, -number)
 
     def _count(self, step: int, participating: bool) -> None:
         if step == self._last_step:  # another micro-batch

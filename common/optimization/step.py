@@ -24,6 +24,7 @@ class StepParts:
         settings: Precision and clipping.
         device: Of the network.
         scaling: Of the loss, for fp16.
+        draw_from: Takes the keys of the images before each forward pass of `whole`, if it is given.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class StepParts:
         settings: Optimization,
         device: torch.device,
         scaling: LossScaling | None = None,
+        draw_from: Callable[[Tensor], None] | None = None,
     ) -> None:
         self._network = network
         self._no_sync: Callable[[], AbstractContextManager[Any]] = nullcontext
@@ -41,7 +43,7 @@ class StepParts:
             self._no_sync = network.no_sync
         self._loss, self._optimizer = loss, optimizer
         self._settings, self._device = settings, device
-        self._scaling = scaling
+        self._scaling, self._draw_from = scaling, draw_from
 
     def backward(self, batch: Any, weight: float, *, last: bool) -> dict[str, Tensor]:
         """Add the gradient of `weight` times the mean loss; return the means, detached.
@@ -86,7 +88,15 @@ class StepParts:
         return [*self._network.parameters(), *self._network.buffers(), *totals]
 
     def whole(self, batch: Any) -> dict[str, Tensor]:
-        """Run a step of one micro-batch without a look at any value, for a CUDA graph."""
+        """Run a step of one micro-batch without a look at any value, for a CUDA graph.
+
+        Args:
+            batch: The micro-batch; a tuple that begins with the images' keys where they are used.
+        """
+        if self._draw_from:
+            keys, *rest = batch
+            self._draw_from(keys)
+            batch = tuple(rest)
         means = self.backward(batch, 1.0, last=True) | self.clip()
         self.update()
         return means

@@ -1,8 +1,10 @@
 """Bit-identical runs, on a GPU too."""
 
 import os
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 
 import torch
 
@@ -56,3 +58,21 @@ def deterministic(on: bool) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = old
+
+
+def seed_generators(seed: int, step: int, part: int, device: torch.device) -> None:
+    """Let what a micro-batch draws be a function of (seed, step, part), on whatever process it is.
+
+    Args:
+        seed: Of the training.
+        step: Optimizer step.
+        part: Number of the micro-batch among those of the step, over all ranks.
+        device: Beside the CPU's and Python's, its generator is set.
+    """
+    digest = blake2b(f"{seed} {step} {part}".encode(), digest_size=8, person=b"part").digest()
+    number = int.from_bytes(digest, "big") >> 1
+    random.seed(number)
+    # Not torch.manual_seed, which seeds the generators of all other devices as well.
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(number)

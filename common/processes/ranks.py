@@ -4,7 +4,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
@@ -266,35 +266,17 @@ def from_main(call: Callable[[], T]) -> T:
     return values[0]
 
 
-def average_statistics(model: nn.Module) -> None:
-    """Average BatchNorm's running statistics over the ranks, in place, after a step.
-
-    Each rank normalises its part of a batch by the mean and variance of that part alone, and takes
-    them into running statistics. These estimate the statistics of a part, so the mean over the
-    ranks, of the variances too, estimates the same from more images, as timm's `distribute_bn`
-    does. The variance between the ranks' means is left out: a single process has no such term, and
-    the running means scatter by the choice of images more than the population differs.
-
-    After each step, not before a save alone: taking the mean commutes with the running averages
-    only up to rounding, and when a run saves must not change a bit of it.
-    """
+def gather_by_rank(mine: Tensor) -> list[Tensor]:
+    """Collect a tensor of one shape from every rank, in rank order, on every rank."""
     if not _running():
-        return
-    norms = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm)
-        and module.training
-        and module.track_running_stats
-    ]
-    values = [norm.get_buffer(f"running_{name}") for norm in norms for name in ("mean", "var")]
-    if values:
-        flat = sum_over_ranks(torch.cat(values)).div_(dist.get_world_size())
-        torch._foreach_copy_(values, flat.split([len(value) for value in values]))
+        return [mine]
+    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, mine)
+    return parts
 
 
-def share_buffers(model: nn.Module) -> None:
-    """Give every rank the buffers of rank 0, such as BatchNorm statistics, before an evaluation."""
+def share(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the values of rank 0, in place."""
     if _running():
-        for buffer in model.buffers():
-            dist.broadcast(buffer, src=0)
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)

@@ -21,13 +21,18 @@ def describe_environment(device: str, world_size: int) -> dict[str, Any]:
         "command": shlex.join([*_program(Path(sys.argv[0])), *sys.argv[1:]]),
         "commit": _commit(),
         "python": platform.python_version(),
-        **{package: _version(package) for package in ("focused-dropout", *_PACKAGES)},
+        **installed_versions(),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "device": device,
         "hardware": _hardware(device),
         "world_size": world_size,
     }
+
+
+def installed_versions() -> dict[str, str | None]:
+    """Return the versions of what a training computes with."""
+    return {package: _version(package) for package in ("focused-dropout", *_PACKAGES)}
 
 
 def _program(path: Path) -> list[str]:
@@ -57,15 +62,16 @@ def _hardware(device: str) -> str:
 
 def _commit() -> str | None:
     """Return the commit of a checkout, marked where code differs from it; None elsewhere."""
-    commit = _git("rev-parse", "--short=12", "HEAD")
+    commit = run_git("rev-parse", "--short=12", "HEAD")
     # Results and logs change with every run that is added to them.
-    changed = commit and _git(
+    changed = commit and run_git(
         "status", "--porcelain", "-uno", "--", ".", ":(exclude)*.csv", ":(exclude)*.gz"
     )
     return f"{commit}-dirty" if changed else commit
 
 
-def _git(*arguments: str) -> str | None:
+def run_git(*arguments: str) -> str | None:
+    """Return what git says of this checkout; None where there is none."""
     try:
         done = subprocess.run(
             ["git", *arguments],

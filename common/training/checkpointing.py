@@ -15,7 +15,7 @@ from common.method.focused_training import FocusedTraining
 from common.optimization.optimizer import build_optimizer, load_optimizer
 from common.optimization.precision import LossScaling
 from common.optimization.weight_average import WeightAverage
-from common.processes.ranks import World, broadcast, gather, sum_over_ranks
+from common.processes.ranks import World, broadcast, sum_over_ranks
 from common.recipe import Recipe
 from common.runs import checkpoints
 from common.runs.data_parts import changes
@@ -29,7 +29,7 @@ from common.training.task import Metrics, Task
 class TrainingState:
     """The state of a training: all that a step depends on, beside the recipe and the seed.
 
-    Generators of random numbers belong to it, too; they are the process's own.
+    No generator's state belongs to it: what a step draws is a function of (seed, step, image).
     """
 
     model: nn.Module
@@ -60,6 +60,22 @@ class TrainingState:
     def evaluated(self) -> nn.Module:
         """Return the network that is evaluated and exported."""
         return self.average.network() if self.average else self.model
+
+    def named(self) -> dict[str, Any]:
+        """Return all that a checkpoint keeps of the training, tensors and plain values, by name.
+
+        Counts and sums for the log are left out: their rounding depends on the ranks.
+        """
+        named: dict[str, Any] = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            values = self.optimizer.state.get(parameter, {})
+            named |= {f"optimizer.{name}.{k}": v for k, v in values.items() if v is not None}
+        if self.average:
+            network = self.average.network()
+            named |= {f"average.{k}": v for k, v in network.state_dict().items()}
+        if self.scaling:
+            named["scaling"] = self.scaling.state()["scaler"]
+        return named
 
     def weights(self, network: nn.Module) -> dict[str, Any]:
         """Return what best.pt holds: a network, and where it comes from."""
@@ -118,7 +134,6 @@ def save_best(state: TrainingState, folder: RunFolder) -> None:
 
 def save(state: TrainingState, folder: RunFolder | None, world: World) -> None:
     """Write last.pt on the main rank; to be called on all ranks."""
-    random_states = gather(checkpoints.random_state(world.device))
     sums = state.sums.state()
     focus = _focus_counts(state, world)
     if folder is None:
@@ -130,7 +145,7 @@ def save(state: TrainingState, folder: RunFolder | None, world: World) -> None:
         "stale": state.stale,
         "sums": sums,
         "focus": focus,
-        "random": random_states,
+        "ranks": world.size,
     }
     if state.average:
         content["average"] = state.average.network().state_dict()
@@ -168,16 +183,22 @@ def resume(state: TrainingState, folder: RunFolder | None, asked: str, world: Wo
         return None
     _check_data(state, content)
     try:
-        random_states = _restore(state, content, world)
+        _restore(state, content, world)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             "the checkpoint does not fit this recipe, these data or this number of processes "
             f"({reason}): choose another --out, or start it as it was"
         ) from error
-    if world.rank < len(random_states):  # further ranks draw from where the seed put them
-        checkpoints.restore_random_state(random_states[world.rank], world.device)
-    return len(random_states)
+    if "random" in content:
+        if world.is_main:
+            print(
+                f"the checkpoint of step {state.step} is of an older version, whose draws came "
+                "from the states of generators: those from here on come from (seed, step, image)",
+                flush=True,
+            )
+        return len(content["random"])
+    return int(content["ranks"])
 
 
 def _read(folder: RunFolder | None, asked: str) -> dict[str, Any] | None:
@@ -204,8 +225,8 @@ def _check_data(state: TrainingState, content: Mapping[str, Any]) -> None:
         )
 
 
-def _restore(state: TrainingState, content: dict[str, Any], world: World) -> list[dict[str, Any]]:
-    """Take over what a checkpoint holds; return the states of the generators, rank by rank."""
+def _restore(state: TrainingState, content: dict[str, Any], world: World) -> None:
+    """Take over what a checkpoint holds."""
     for name, value in state.extent.items():
         if name != "data" and content[name] != value:
             raise ValueError(f"{name} was {content[name]}, is now {value}")
@@ -223,5 +244,3 @@ def _restore(state: TrainingState, content: dict[str, Any], world: World) -> lis
         if not world.is_main:  # the checkpoint holds the sums over the ranks
             content["focus"]["totals"] = [[0] * len(t) for t in content["focus"]["totals"]]
         state.focus.restore_counts(content["focus"])
-    random_states: list[dict[str, Any]] = content["random"]
-    return random_states

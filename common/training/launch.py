@@ -18,8 +18,9 @@ from common.processes.signals import ending_at_once
 from common.runs import trackers
 from common.runs.environment import describe_environment
 from common.runs.folder import RunFolder
+from common.training.certifying import Certifying
 from common.training.loop import train
-from common.training.task import Metrics, Task
+from common.training.task import Metrics, Task, Watch
 
 DRY_STEPS = 2
 _SHARED = ("evaluate_every", "patience", "dry_run", "deterministic", "resume")
@@ -29,7 +30,11 @@ Build = Callable[[World], tuple[Task, Mapping[str, Any]]]
 
 
 def launch(
-    stage: str, flags: RunFlags[Any], build: Build, facts: Mapping[str, Any] | None = None
+    stage: str,
+    flags: RunFlags[Any],
+    build: Build,
+    facts: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> Metrics:
     """Train in a run folder; with `flags.dry_run`, two steps in one that is removed again.
 
@@ -38,6 +43,7 @@ def launch(
         flags: What is trained, and how.
         build: Makes the task.
         facts: What is trained beside the recipe, such as the digest of a backbone.
+        watch: Is shown the states, instead of what writes the certificate.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -64,7 +70,7 @@ def launch(
         if world.device.type == "cpu":
             memory.keep_freed_memory()
         if not flags.dry_run:
-            return _once(description, flags, build, world)
+            return _once(description, flags, build, world, watch)
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
             dry = replace(flags, out=Path(folder), resume="auto", stop_step=DRY_STEPS)
@@ -87,7 +93,11 @@ def _memory_needed(device: torch.device) -> str:
 
 
 def _once(
-    description: Mapping[str, Any], flags: RunFlags[Any], build: Build, world: World
+    description: Mapping[str, Any],
+    flags: RunFlags[Any],
+    build: Build,
+    world: World,
+    watch: Watch | None = None,
 ) -> Metrics:
     folder = _secure(flags, description, world)
     try:
@@ -95,7 +105,8 @@ def _once(
         if folder:
             environment = describe_environment(str(world.device), world.size)
             folder.record({**environment, "deterministic": flags.deterministic, **facts})
-        return train(task, flags.recipe, flags, world, folder)
+            watch = watch or Certifying(folder.path, description, flags, world)
+        return train(task, flags.recipe, flags, world, folder, watch)
     finally:
         if folder:
             folder.close()

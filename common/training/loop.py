@@ -17,11 +17,12 @@ import torch
 from common.command.flags import Options
 from common.errors import InputError
 from common.images.sampling import Sampling
+from common.processes.determinism import seed_generators
 from common.processes.polling import Polling
-from common.processes.ranks import World, any_rank, gather, share_buffers, sum_over_ranks
+from common.processes.ranks import World, any_rank, gather, share, sum_over_ranks
 from common.processes.signals import StopRequest, Terminated
 from common.recipe import Recipe
-from common.runs import checkpoints, epoch_lines, trackers
+from common.runs import epoch_lines, trackers
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import MetricsLog
 from common.runs.progress import Progress
@@ -32,14 +33,22 @@ from common.training.checkpointing import TrainingState, begin, extent_of, resum
 from common.training.epoch_means import EpochSums
 from common.training.non_finite import FiniteCheck
 from common.training.steps import Steps
-from common.training.task import Metrics, Task
+from common.training.task import Metrics, Task, Watch
+
+_EVALUATION = -1
+"""In place of the part of a step."""
 
 _POINTS = 20
 """That trackers get within an epoch."""
 
 
 def train(
-    task: Task, recipe: Recipe, options: Options, world: World, folder: RunFolder | None
+    task: Task,
+    recipe: Recipe,
+    options: Options,
+    world: World,
+    folder: RunFolder | None,
+    watch: Watch | None = None,
 ) -> Metrics:
     """Train, evaluate and save until the last epoch; resume where a checkpoint left off.
 
@@ -49,6 +58,7 @@ def train(
         options: How the run is carried out.
         world: This process among its peers.
         folder: Where files go; None on all ranks but the main one.
+        watch: Is shown the states.
 
     Returns:
         The metrics of the last evaluation, with `best_<metric>` beside them; None where undefined.
@@ -58,8 +68,13 @@ def train(
         Terminated: After SIGTERM, SIGUSR1 or Ctrl-C, once a checkpoint is written.
         InputError: If a checkpoint cannot be read or written.
     """
-    with closing(StopRequest()) as stop, _started(task, recipe, options, world, folder) as run:
+    with (
+        closing(StopRequest()) as stop,
+        _started(task, recipe, options, world, folder, watch) as run,
+    ):
         state, steps = run.state, run.steps
+        if watch:
+            watch.begin(state, task.data)
         # Once for both: the order of a large set takes a while to draw.
         plan, ahead = tee(run.sampling.micro_batches(state.step, run.last_step))
         batches = task.load(ahead)
@@ -75,6 +90,8 @@ def train(
             steps.take([next(plan) for _ in range(run.sampling.accumulate)], batches)
             run.show()
             run.track()
+            if watch:
+                watch.after_step(state)
             if run.at_epoch_end():
                 _end_epoch(run, stop)
             asked, late = run.polling.ask(state.step, stop.asked, run.late())
@@ -97,6 +114,7 @@ class _Run:
     options: Options
     world: World
     folder: RunFolder | None
+    watch: Watch | None
     sampling: Sampling
     last_step: int
     """Where it ends: after all epochs, or in a dry run after two steps."""
@@ -175,7 +193,12 @@ class _Speed:
 
 @contextmanager
 def _started(
-    task: Task, recipe: Recipe, options: Options, world: World, folder: RunFolder | None
+    task: Task,
+    recipe: Recipe,
+    options: Options,
+    world: World,
+    folder: RunFolder | None,
+    watch: Watch | None,
 ) -> Iterator[_Run]:
     """Put a training together as it begins, or as its checkpoint left it."""
     sampling = _sampling(task, recipe, options, world)
@@ -220,6 +243,7 @@ def _started(
             options=options,
             world=world,
             folder=folder,
+            watch=watch,
             sampling=sampling,
             last_step=last_step,
             state=state,
@@ -309,6 +333,8 @@ def _end_epoch(run: _Run, stop: StopRequest) -> None:
         run.progress.say(f"stops early: {state.stale} evaluations without a better one")
     if is_best and run.folder and run.log:
         run.log.flush()
+        if run.watch:
+            run.watch.saved(state)
         save_best(state, run.folder)  # first: last.pt says that this best is written
     if is_best or last:
         _save(run)
@@ -345,9 +371,10 @@ def _method_counts(state: TrainingState) -> dict[str, Any]:
 
 def _evaluate(run: _Run, stop: StopRequest) -> Metrics:
     """Score the network; if the run is to end, save the state from before instead."""
-    before = checkpoints.random_state(run.world.device)
     network = run.state.evaluated()
-    share_buffers(network)
+    # For a task whose evaluation draws: the same, were it cut here and made up for later.
+    seed_generators(run.options.seed, run.state.step, _EVALUATION, run.world.device)
+    share(network.buffers())
     metrics: Metrics = {}
     run.progress.waiting(run.state.step, "evaluating")
     with suppress(Terminated):
@@ -355,7 +382,6 @@ def _evaluate(run: _Run, stop: StopRequest) -> Metrics:
         _send_pictures(run, network)
     run.task.model.train()
     if any_rank(stop.asked, run.world.device):
-        checkpoints.restore_random_state(before, run.world.device)
         _end_on_request(run, stop)
     return metrics
 
@@ -363,15 +389,15 @@ def _evaluate(run: _Run, stop: StopRequest) -> Metrics:
 def _send_pictures(run: _Run, network: torch.nn.Module) -> None:
     draw = run.task.pictures
     if run.trackers and draw:
-        after = checkpoints.random_state(run.world.device)
         run.trackers.pictures(run.state.step, lambda: draw(network))
-        checkpoints.restore_random_state(after, run.world.device)
 
 
 def _save(run: _Run) -> None:
     run.finite.check(run.state.sums, run.state.step, now=True)
     if run.log:
         run.log.flush()  # first: last.pt says that these lines are there
+    if run.watch:
+        run.watch.saved(run.state)
     save(run.state, run.folder, run.world)
     run.saved_at = time.monotonic()
 

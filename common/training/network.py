@@ -12,7 +12,8 @@ from common.errors import InputError
 from common.method.controls import ControlDropout, InParticipatingSteps
 from common.method.dropout import FocusedDropout
 from common.method.placement import insert_after
-from common.processes.ranks import World
+from common.optimization.parts import in_order
+from common.processes.ranks import World, share
 from common.recipe import Focus, Optimization
 
 
@@ -103,15 +104,22 @@ def eager_if(short: bool) -> AbstractContextManager[Any]:
 
 
 def over_ranks(network: nn.Module, world: World) -> nn.Module:
-    """Return the network with gradients that are averaged over the ranks; itself for one."""
+    """Return the network with gradients that are averaged over the ranks.
+
+    Itself for one rank, and where `OrderedGradients` sums over the ranks.
+    """
     if world.size == 1:
+        return network
+    if in_order(world):
+        share(parameter.detach() for parameter in network.parameters())
+        share(network.buffers())
         return network
     wrapped = DistributedDataParallel(
         network,
         device_ids=[world.device] if world.device.type == "cuda" else None,
         gradient_as_bucket_view=True,
     )
-    # Else rank 0's BatchNorm overwrites the others', which `average_statistics` takes in.
+    # Else rank 0's BatchNorm overwrites the others', which `PartStatistics` takes in.
     # Not by the argument: versions of torch call it differently.
     wrapped.broadcast_buffers = False
     return wrapped

@@ -7,9 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from common.images.sampling import MicroBatch, Sampling
+from common.method.draws import image_keys
 from common.optimization.cuda_graphs import Capture, GraphedStep, refuse
+from common.optimization.parts import OrderedGradients, PartStatistics, in_order
 from common.optimization.step import StepParts
-from common.processes.ranks import World, average_statistics
+from common.processes.determinism import seed_generators
+from common.processes.ranks import World
 from common.recipe import Recipe, learning_rate
 from common.training.checkpointing import TrainingState
 from common.training.network import eager_if, over_ranks
@@ -57,7 +60,11 @@ class Steps:
             optimization,
             world.device,
             state.scaling,
+            state.focus.draw_from if state.focus else None,
         )
+        self._gradients: OrderedGradients | None = None
+        if in_order(world):
+            self._gradients = OrderedGradients(list(task.model.parameters()))
         self._graphed: GraphedStep | None = None
         if optimization.cuda_graphs:
             self._graphed = GraphedStep(
@@ -80,8 +87,7 @@ class Steps:
             if self._graphed:
                 self._replay(plan, batches, participating=participating)
             else:
-                self._step_by_step(plan, batches)
-        average_statistics(self._task.model)
+                self._step_by_step(plan, batches, participating=participating)
         if state.scaling and state.scaling.failed:
             self._finite.stop(["the gradient of too many fp16 steps in a row"], step)
         if state.average:
@@ -93,14 +99,28 @@ class Steps:
         if self._task.at_step:
             self._task.at_step(step / self.planned)
 
-    def _step_by_step(self, plan: list[MicroBatch], batches: Iterator[Any]) -> None:
+    def _step_by_step(
+        self, plan: list[MicroBatch], batches: Iterator[Any], *, participating: bool
+    ) -> None:
+        statistics = PartStatistics(self._task.model, self._world, len(plan))
         for micro_batch in plan:
+            batch = next(batches)
+            self._seed(micro_batch)
+            if participating and self._state.focus:
+                self._state.focus.draw_from(self._keys(micro_batch))
+            statistics.begin_part()
             # DDP takes the mean over the ranks; this makes it the mean over the images.
-            weight = micro_batch.share * self._world.size
+            weight = micro_batch.share * (1 if self._gradients else self._world.size)
             last = micro_batch is plan[-1]
             with self._eager_if_short():
-                means = self._parts.backward(next(batches), weight, last=last)
+                means = self._parts.backward(batch, weight, last=last)
+            statistics.end_part()
+            if self._gradients:
+                self._gradients.add()
             self._add(means, len(micro_batch.indices))
+        statistics.finish()
+        if self._gradients:
+            self._gradients.finish()
         self._add(self._parts.clip(), _images(plan), count=False)
         self._finite.check(self._state.sums, self._state.step)
         self._parts.update()
@@ -110,10 +130,24 @@ class Steps:
     ) -> None:
         assert self._graphed is not None
         full = self._sampling.is_full(self._state.step)
+        batch = next(batches)
+        if self._state.focus and isinstance(batch, tuple):
+            batch = (self._keys(plan[0]), *batch)
+        self._seed(plan[0])
         with self._eager_if_short():
-            means = self._graphed(next(batches), participating=participating, full=full)
+            means = self._graphed(batch, participating=participating, full=full)
         self._add(means, _images(plan))
         self._finite.check(self._state.sums, self._state.step)
+
+    def _seed(self, micro_batch: MicroBatch) -> None:
+        """Set the generators, which dropouts other than FocusedDropout draw from."""
+        seed, step = self._sampling.seed, self._state.step
+        seed_generators(seed, step, micro_batch.part, self._world.device)
+
+    def _keys(self, micro_batch: MicroBatch) -> Tensor:
+        count = len(micro_batch.indices)
+        keys = image_keys(self._sampling.seed, self._state.step, micro_batch.first, count)
+        return keys.to(self._world.device, non_blocking=True)
 
     def _eager_if_short(self) -> Any:
         full = self._sampling.is_full(self._state.step)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -12,6 +12,22 @@ from common.runs.epoch_lines import Column
 from common.runs.trackers import Picture
 
 Metrics = Mapping[str, float | None]
+
+
+class Watch(Protocol):
+    """Looks on at a training, on each rank."""
+
+    def begin(self, state: Any, data: Parts) -> None:
+        """See the state that the training starts from, and what its data are known by."""
+        ...
+
+    def after_step(self, state: Any) -> None:
+        """See the state after each step."""
+        ...
+
+    def saved(self, state: Any) -> None:
+        """See the state that a checkpoint is about to hold."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

