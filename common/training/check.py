@@ -74,7 +74,9 @@ def check_run(
     processes = then["environment"]["ranks"] * recipe.optimization.accumulate
     size = launcher.size()
     if processes % size:
-        raise InputError(f"{processes} parts of a step cannot be shared by {size} processes")
+        raise InputError(
+            f"{processes} parts of a step cannot be shared by {size} processes: start 1"
+        )
     shared = replace(recipe.optimization, accumulate=processes // size)
     kept = {**content["flags"], **(changed or {})}
     with tempfile.TemporaryDirectory(prefix="check-") as scratch:
@@ -142,7 +144,7 @@ def _asked(
         if bad is not None:
             return max(step for step in starts if step <= bad), bad
         if not known:
-            raise InputError(f"{certificate.NAME} has no state yet: let the run take more steps")
+            raise InputError(f"{certificate.NAME} has no state yet: run more steps first")
         before = [step for step in starts if step < known[-1]]
         return max(before, default=0), known[-1]
     first, colon, last = steps.partition(":")
