@@ -156,7 +156,7 @@ def _asked(
         near = ", ".join(map(str, known[:8])) or "none"
         raise InputError(
             f"--steps {steps}: the certificate has no state from step {start + 1} to {last} (it "
-            f"has {near}{' ...' if len(known) > 8 else ''}): ask for more steps"
+            f"has {near}{' ...' if len(known) > 8 else ''}): give other steps"
         )
     return int(first), reached[-1]
 
