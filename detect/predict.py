@@ -112,7 +112,7 @@ class _Work:
         file.write(b"[]\n" if begin == b"[\n" else b"\n]\n")
 
     def _readable(self, readable: list[int]) -> Iterator[Photo]:
-        read = partial(prepare, settings=self.predictor.settings, picture_side=PICTURE_SIDE)
+        read = partial(prepare, detector=self.predictor.settings, picture_side=PICTURE_SIDE)
         for index, photo in enumerate(stream_photos(self.photos.paths, read, self.workers)):
             if isinstance(photo, Unreadable):
                 self.unreadable += 1

@@ -158,11 +158,11 @@ class Predictor:
 
 
 def prepare(
-    pixels: NDArray[np.uint8], settings: Detector, picture_side: int | None = None
+    pixels: NDArray[np.uint8], detector: Detector, picture_side: int | None = None
 ) -> Photo:
     """Resize a photo as an evaluation does, and, for a picture, to its longest side at most."""
     shape = _shape(pixels)
-    target = resized_shape(shape, settings.test_size, settings.max_size)
+    target = resized_shape(shape, detector.test_size, detector.max_size)
     resized = resize(_without_objects(pixels), target)[0]
     canvas = None
     if picture_side:

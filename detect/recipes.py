@@ -304,6 +304,6 @@ def describe(recipe: Recipe) -> str:
     """Say what is trained on what, for how long: the groups of `python -m detect list`."""
     years = (part.partition(":")[0] for part in recipe.train_split.split(","))
     data = " and ".join(f"VOC{year}" for year in years)
-    settings, epochs = recipe.detector, recipe.optimization.epochs
-    side = "-".join(map(str, sorted({settings.train_sizes[0], settings.train_sizes[-1]})))
+    detector, epochs = recipe.detector, recipe.optimization.epochs
+    side = "-".join(map(str, sorted({detector.train_sizes[0], detector.train_sizes[-1]})))
     return f"{data}, {recipe.body}, short side {side} px: {epochs} epochs"

@@ -89,22 +89,22 @@ class _Reader:
         self.images = images
         self.difficult = recipe.difficult
         self.detector = recipe.detector
-        settings = recipe.augmentation
-        self.scale = settings.scale
-        window = recipe.detector.max_size if settings.scale else None
+        augmentation = recipe.augmentation
+        self.scale = augmentation.scale
+        window = recipe.detector.max_size if augmentation.scale else None
         self.compose = make_augmentation(
-            settings.crop, settings.flip, settings.colour, window=window
+            augmentation.crop, augmentation.flip, augmentation.colour, window=window
         )
 
 
 def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
-    image, settings = reader.images[index], reader.detector
+    image, detector = reader.images[index], reader.detector
     boxes, labels = image.annotation.usable(reader.difficult)
     item = read_pixels(image), boxes, labels
-    short_side = draw_size(settings.train_sizes, seed, epoch, index)
+    short_side = draw_size(detector.train_sizes, seed, epoch, index)
 
     def resized(item: Item, factor: float = 1.0) -> Item:
-        shape = resized_shape(item[0].shape[:2], factor * short_side, factor * settings.max_size)
+        shape = resized_shape(item[0].shape[:2], factor * short_side, factor * detector.max_size)
         return resize(item, shape)
 
     if reader.scale:  # first, so that the window is cut out of the image at its drawn size
@@ -113,15 +113,15 @@ def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
     return resized(augment(reader.compose, *item, seed, epoch, index))
 
 
-def _read_test(images: Sequence[LabelledImage], settings: Detector, epoch: int, index: int) -> Item:
+def _read_test(images: Sequence[LabelledImage], detector: Detector, epoch: int, index: int) -> Item:
     image = images[index]
     nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64)
-    return resize((read_pixels(image), *nothing), _test_shape(image, settings))
+    return resize((read_pixels(image), *nothing), _test_shape(image, detector))
 
 
-def _test_shape(image: LabelledImage, settings: Detector) -> Shape:
+def _test_shape(image: LabelledImage, detector: Detector) -> Shape:
     shape = image.annotation.height, image.annotation.width
-    return resized_shape(shape, settings.test_size, settings.max_size)
+    return resized_shape(shape, detector.test_size, detector.max_size)
 
 
 def detection_loss(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -156,12 +156,12 @@ class EvaluationSet:
     def stream(
         self,
         batches: Iterable[NDArray[np.int64]],
-        settings: Detector,
+        detector: Detector,
         device: torch.device,
         workers: int,
     ) -> Iterator[Collated]:
         """Yield the images at these positions, resized for evaluation, batch by batch."""
-        read = partial(_read_test, self.images, settings)
+        read = partial(_read_test, self.images, detector)
         micro_batches = (MicroBatch(0, batch, 1.0) for batch in batches)
         return stream(read, micro_batches, collate, workers=workers, device=device)
 
@@ -187,10 +187,10 @@ def detect(
     Raises:
         Terminated: If the training around it was asked to end.
     """
-    settings = recipe.detector
-    shapes = [padded_shape(_test_shape(image, settings)) for image in test.images]
-    batches = batches_of_one_shape(shapes, settings.test_batch_size)[world.rank :: world.size]
-    loaded = transferred(test.stream(batches, settings, world.device, workers), world.device)
+    detector = recipe.detector
+    shapes = [padded_shape(_test_shape(image, detector)) for image in test.images]
+    batches = batches_of_one_shape(shapes, detector.test_batch_size)[world.rank :: world.size]
+    loaded = transferred(test.stream(batches, detector, world.device, workers), world.device)
     rows, done = [torch.empty(0, 7, dtype=torch.float64, device=world.device)], 0
     for batch, collated in zip(batches, loaded, strict=True):
         if stop_asked():
@@ -200,7 +200,7 @@ def detect(
     table = gather_rows(torch.cat(rows)).cpu().numpy()
     if sum_over_ranks(torch.tensor(done, device=world.device)).item() < len(test.images):
         raise Terminated("ended on request while it detected")
-    return _columns(table, test, settings)
+    return _columns(table, test, detector)
 
 
 @torch.inference_mode()
@@ -229,11 +229,11 @@ def detect_batch(
     return torch.cat([column.double() for column in columns], dim=1)
 
 
-def _columns(table: NDArray[np.float64], test: EvaluationSet, settings: Detector) -> Detections:
+def _columns(table: NDArray[np.float64], test: EvaluationSet, detector: Detector) -> Detections:
     """Sort rows of `detect_batch` by image, and take their boxes back to the original pixels."""
     table = table[np.argsort(table[:, 0], kind="stable")]
     image = table[:, 0].astype(np.int64)
-    shapes = [_test_shape(image, settings) for image in test.images]
+    shapes = [_test_shape(image, detector) for image in test.images]
     resized = np.array(shapes, np.int64).reshape(-1, 2)[:, ::-1]
     # As float32, as they came from the network: both file formats keep all digits of that.
     box, kept = to_original(table[:, 3:], resized[image], test.truth.sizes[image])

@@ -102,8 +102,8 @@ def train(
 
 
 def _check(recipe: Recipe, *, scratch: bool) -> None:
-    settings = recipe.detector
-    if scratch and (settings.norm != "batch" or settings.trainable_stages < _ALL_STAGES):
+    detector = recipe.detector
+    if scratch and (detector.norm != "batch" or detector.trainable_stages < _ALL_STAGES):
         raise InputError(
             "--backbone scratch begins with random weights, which must be trained: leave out "
             "--detector.norm and --detector.trainable-stages, or give a backbone file"

@@ -226,7 +226,7 @@ def _num_images(dataset: Dataset, data: Path) -> tuple[int, int]:
 
 @lru_cache
 def _seconds_per_image(
-    network: NetworkName, block: Block | None, size: int, settings: Optimization, device: str
+    network: NetworkName, block: Block | None, size: int, optimization: Optimization, device: str
 ) -> float:
     """Time two training steps behind one that warms up."""
     import torch
@@ -235,21 +235,21 @@ def _seconds_per_image(
     from pretrain.networks import build_network
 
     model = build_network(network, 10, block=block).to(device)
-    images = torch.randn(settings.batch_size, 3, size, size, device=device)
-    if settings.channels_last:
+    images = torch.randn(optimization.batch_size, 3, size, size, device=device)
+    if optimization.channels_last:
         model.to(memory_format=torch.channels_last)
         images = images.to(memory_format=torch.channels_last)
     times = []
     for _ in range(3):
         start = time.perf_counter()
-        with autocast(settings, torch.device(device)):
+        with autocast(optimization, torch.device(device)):
             loss = model(images).float().square().mean()
         loss.backward()
         loss.item()
         if device == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
-    return min(times[1:]) / settings.batch_size
+    return min(times[1:]) / optimization.batch_size
 
 
 def _job(run: Run, flags: Flags, device: str) -> Job:

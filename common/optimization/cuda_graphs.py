@@ -29,11 +29,11 @@ WARM_UP_STEPS = 3
 optimizer's state."""
 
 
-def refuse(settings: Optimization, world: World, *, scheduled: bool) -> None:
+def refuse(optimization: Optimization, world: World, *, scheduled: bool) -> None:
     """Refuse what a captured step would get wrong.
 
     Args:
-        settings: With `cuda_graphs` on.
+        optimization: With `cuda_graphs` on.
         world: This process.
         scheduled: Whether a Python value changes from step to step.
 
@@ -43,8 +43,9 @@ def refuse(settings: Optimization, world: World, *, scheduled: bool) -> None:
     reasons = {
         "needs a GPU": world.device.type != "cuda",
         "is for a single process": world.size > 1,
-        "needs --optimization.accumulate 1": settings.accumulate > 1,
-        "cannot skip a step, as --optimization.precision fp16 must": settings.precision == "fp16",
+        "needs --optimization.accumulate 1": optimization.accumulate > 1,
+        "cannot skip a step, as --optimization.precision fp16 must": optimization.precision
+        == "fp16",
         "cannot follow a dropout whose rate changes from step to step": scheduled,
     }
     for reason, applies in reasons.items():

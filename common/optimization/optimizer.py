@@ -9,21 +9,21 @@ from torch.optim import Optimizer
 from common.recipe import Optimization
 
 
-def build_optimizer(model: nn.Module, settings: Optimization) -> Optimizer:
+def build_optimizer(model: nn.Module, optimization: Optimization) -> Optimizer:
     """Build the optimizer over all trainable parameters, in one group, with fused kernels."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Fused SGD leaves its momentum undefined when loss scaling skips the first step.
-    fused = settings.precision != "fp16"
-    if settings.optimizer == "adamw":
+    fused = optimization.precision != "fp16"
+    if optimization.optimizer == "adamw":
         return torch.optim.AdamW(
-            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+            parameters, lr=optimization.lr, weight_decay=optimization.weight_decay, fused=fused
         )
     return torch.optim.SGD(
         parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
+        lr=optimization.lr,
+        momentum=optimization.momentum,
+        nesterov=optimization.nesterov,
+        weight_decay=optimization.weight_decay,
         fused=fused,
     )
 

@@ -13,16 +13,16 @@ MOST_SKIPS_IN_A_ROW = 20
 """From its start at 2^16 the scale has then come down to 1/16: it is not to blame any more."""
 
 
-def autocast(settings: Optimization, device: torch.device) -> AbstractContextManager[Any]:
+def autocast(optimization: Optimization, device: torch.device) -> AbstractContextManager[Any]:
     """Return the precision context of a recipe on a device."""
-    precision = settings.precision
+    precision = optimization.precision
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
     if precision == "fp32":
         return nullcontext()
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     # A captured step casts its weights anew; a cast kept from outside would be an old weight.
-    return torch.autocast(device.type, dtype, cache_enabled=not settings.cuda_graphs)
+    return torch.autocast(device.type, dtype, cache_enabled=not optimization.cuda_graphs)
 
 
 class LossScaling:

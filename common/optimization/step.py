@@ -21,7 +21,7 @@ class StepParts:
         network: On its device; with several ranks a DistributedDataParallel.
         loss: Means over a batch, as `Task.loss`.
         optimizer: Over the network's parameters, in one group.
-        settings: Precision and clipping.
+        optimization: Precision and clipping.
         device: Of the network.
         scaling: Of the loss, for fp16.
         draw_from: Takes the keys of the images before each forward pass of `whole`, if it is given.
@@ -32,7 +32,7 @@ class StepParts:
         network: nn.Module,
         loss: Callable[[nn.Module, Any], dict[str, Tensor]],
         optimizer: Optimizer,
-        settings: Optimization,
+        optimization: Optimization,
         device: torch.device,
         scaling: LossScaling | None = None,
         draw_from: Callable[[Tensor], None] | None = None,
@@ -42,7 +42,7 @@ class StepParts:
         if isinstance(network, DistributedDataParallel):
             self._no_sync = network.no_sync
         self._loss, self._optimizer = loss, optimizer
-        self._settings, self._device = settings, device
+        self._optimization, self._device = optimization, device
         self._scaling, self._draw_from = scaling, draw_from
 
     def backward(self, batch: Any, weight: float, *, last: bool) -> dict[str, Tensor]:
@@ -54,7 +54,7 @@ class StepParts:
             last: Whether it is the step's last: only then do ranks average their gradients.
         """
         with nullcontext() if last else self._no_sync():
-            with autocast(self._settings, self._device):
+            with autocast(self._optimization, self._device):
                 means = self._loss(self._network, batch)
             loss = means["loss"] * weight
             (self._scaling.scale(loss) if self._scaling else loss).backward()
@@ -65,12 +65,12 @@ class StepParts:
 
         Under loss scaling the norm of a step that will be skipped counts as 0.
         """
-        if self._settings.clip_norm is None:
+        if self._optimization.clip_norm is None:
             return {}
         if self._scaling:
             self._scaling.unscale(self._optimizer)
         parameters = self._optimizer.param_groups[0]["params"]
-        norm = nn.utils.clip_grad_norm_(parameters, self._settings.clip_norm)
+        norm = nn.utils.clip_grad_norm_(parameters, self._optimization.clip_norm)
         return {"gradient_norm": torch.nan_to_num(norm, 0.0, 0.0) if self._scaling else norm}
 
     def update(self) -> None:

@@ -78,7 +78,7 @@ def export_run(
 
 
 def _card(run: FinishedRun[Recipe], layout: str, checkpoint: str) -> dict[str, Any]:
-    recipe, settings = run.recipe, run.recipe.detector
+    recipe, detector = run.recipe, run.recipe.detector
     threshold, origin = best_threshold(run)
     return {
         "architecture": f"RetinaNet-FPN on {recipe.body}",
@@ -91,10 +91,10 @@ def _card(run: FinishedRun[Recipe], layout: str, checkpoint: str) -> dict[str, A
         "classes": run.fact("classes"),
         "labels": "position in classes, from 0",
         "score_threshold": {"show_from": threshold, "because": origin},
-        "returned_above": settings.score_threshold,
-        "nms_iou": settings.nms_iou,
-        "detections_per_image": settings.detections_per_image,
-        "sizes": {"short_side": settings.test_size, "longest_side": settings.max_size},
+        "returned_above": detector.score_threshold,
+        "nms_iou": detector.nms_iou,
+        "detections_per_image": detector.detections_per_image,
+        "sizes": {"short_side": detector.test_size, "longest_side": detector.max_size},
         "preprocessing": {"channel_order": "RGB", "input_range": [0.0, 1.0], **run.fact("pixels")},
         "torch": torch.__version__,
     }

@@ -91,24 +91,24 @@ class DetectionGraph(nn.Module):
 
     Args:
         network: In eval mode; is not changed.
-        settings: The recipe.
+        detector: The recipe.
         preprocessing: Whether images come as they are, uint8, and are resized and normalised here;
             else they come resized and normalised, float32. They are padded here in any case.
     """
 
     def __init__(
-        self, network: BatchedRetinaNet, settings: Detector, *, preprocessing: bool
+        self, network: BatchedRetinaNet, detector: Detector, *, preprocessing: bool
     ) -> None:
         super().__init__()
         self.core = Candidates(network)
-        self.settings, self.preprocessing = settings, preprocessing
+        self.detector, self.preprocessing = detector, preprocessing
         self.register_buffer("mean", network.pixel_mean.float().cpu().clone())
         self.register_buffer("std", network.pixel_std.float().cpu().clone())
         self.classes = int(network.head.classification_head.num_classes)
 
     def forward(self, images: Tensor) -> Detections:
         """Detect on images (B, 3, H, W) of one size, RGB; boxes are in their pixels."""
-        settings = self.settings
+        detector = self.detector
         pixels = images.float()
         height, width = images.shape[-2:]
         rows: Any = height
@@ -116,8 +116,8 @@ class DetectionGraph(nn.Module):
         if self.preprocessing:
             # As `resized_shape`; in Python's floats, which are of 64 bits.
             scale = torch.sym_min(
-                settings.test_size / torch.sym_min(height, width),
-                settings.max_size / torch.sym_max(height, width),
+                detector.test_size / torch.sym_min(height, width),
+                detector.max_size / torch.sym_max(height, width),
             )
             rows, columns = (
                 torch.sym_max(1, torch.sym_int(side * scale)) for side in (height, width)
@@ -129,7 +129,7 @@ class DetectionGraph(nn.Module):
         x1, y1, x2, y2 = box.unbind(-1)
         x1, x2 = x1.clamp(0, columns), x2.clamp(0, columns)
         y1, y2 = y1.clamp(0, rows), y2.clamp(0, rows)
-        image, place = torch.where(score > settings.score_threshold)
+        image, place = torch.where(score > detector.score_threshold)
         score, label = score[image, place], label[image, place]
         box = torch.stack([x1, y1, x2, y2], dim=-1)[image, place]
         kept = self._suppress(box, score, image, label, rows + columns)
@@ -147,13 +147,13 @@ class DetectionGraph(nn.Module):
         """Return which boxes stay, at most the limit of each image."""
         group = image * self.classes + label
         apart = box.double() + (group * (beyond + 1)).double()[:, None]
-        kept = nms(apart, score.double(), self.settings.nms_iou)
+        kept = nms(apart, score.double(), self.detector.nms_iou)
         kept = kept[image[kept].argsort(stable=True)]
         of_image = image[kept]
         rank = torch.arange(of_image.shape[0], device=of_image.device) - torch.searchsorted(
             of_image, of_image
         )
-        chosen: Tensor = kept[rank < self.settings.detections_per_image]
+        chosen: Tensor = kept[rank < self.detector.detections_per_image]
         return chosen
 
 

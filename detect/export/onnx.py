@@ -150,7 +150,7 @@ class _OfTiles(nn.Module):
         return found
 
 
-def onnx_bytes(network: BatchedRetinaNet, settings: Detector, *, preprocessing: bool) -> bytes:
+def onnx_bytes(network: BatchedRetinaNet, detector: Detector, *, preprocessing: bool) -> bytes:
     """Return a detector as an ONNX file; the rest as `DetectionGraph`.
 
     The input "images" is (N, 3, H, W), the outputs are those of `OUTPUTS`.
@@ -170,15 +170,15 @@ def onnx_bytes(network: BatchedRetinaNet, settings: Detector, *, preprocessing: 
     texts = [(_RESIZE if preprocessing else _AS_IT_IS) + _PAD, _SELECT]
     head = network.head.classification_head
     values = {
-        "short": settings.test_size,
-        "long": settings.max_size,
+        "short": detector.test_size,
+        "long": detector.max_size,
         "multiple": SHAPE_MULTIPLE,
         "almost": SHAPE_MULTIPLE - 1,
         "num_classes": head.num_classes,
         "numbers": ", ".join(map(str, range(head.num_classes))),
-        "limit": settings.detections_per_image,
-        "iou": settings.nms_iou,
-        "threshold": settings.score_threshold,
+        "limit": detector.detections_per_image,
+        "iou": detector.nms_iou,
+        "threshold": detector.score_threshold,
         "smallest": SMALLEST_SIDE,
     }
     before, after = (text.format(**values) for text in texts)

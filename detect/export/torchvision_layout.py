@@ -32,21 +32,21 @@ def torchvision_lines(
         pixels: Mean and std per RGB channel, for values in [0, 1].
         load: Expression that reads the state dict.
     """
-    settings = recipe.detector
+    detector = recipe.detector
     c5 = network.backbone.fpn.extra_blocks.p6.in_channels
-    width = settings.fpn_channels
-    frozen = settings.norm == "frozen"
+    width = detector.fpn_channels
+    frozen = detector.norm == "frozen"
     arguments: dict[str, Any] = {
-        "min_size": settings.test_size,
-        "max_size": settings.max_size,
+        "min_size": detector.test_size,
+        "max_size": detector.max_size,
         "image_mean": list(pixels["mean"]),
         "image_std": list(pixels["std"]),
-        "score_thresh": settings.score_threshold,
-        "nms_thresh": settings.nms_iou,
-        "detections_per_img": settings.detections_per_image,
+        "score_thresh": detector.score_threshold,
+        "nms_thresh": detector.nms_iou,
+        "detections_per_img": detector.detections_per_image,
     }
     classes = network.head.classification_head.num_classes
-    group = settings.head_norm == "group"
+    group = detector.head_norm == "group"
     norm = ", norm_layer=partial(nn.GroupNorm, 32)" if group else ""
     return [
         *(["from functools import partial", ""] if group else []),

@@ -39,7 +39,7 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
     Args:
         backbone: Body and pyramid.
         num_classes: Classes without background.
-        settings: The recipe.
+        detector: The recipe.
         mean: Per RGB channel, for values in [0, 1].
         std: Likewise.
     """
@@ -48,11 +48,11 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
         self,
         backbone: nn.Module,
         num_classes: int,
-        settings: Detector,
+        detector: Detector,
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        anchor_generator = make_anchors(settings.anchor_scale)
+        anchor_generator = make_anchors(detector.anchor_scale)
         super().__init__(
             backbone,
             num_classes,
@@ -62,12 +62,12 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
                 anchor_generator.num_anchors_per_location()[0],
                 num_classes,
                 norm_layer=(
-                    partial(nn.GroupNorm, _GROUPS) if settings.head_norm == "group" else None
+                    partial(nn.GroupNorm, _GROUPS) if detector.head_norm == "group" else None
                 ),
             ),
-            score_thresh=settings.score_threshold,
-            nms_thresh=settings.nms_iou,
-            detections_per_img=settings.detections_per_image,
+            score_thresh=detector.score_threshold,
+            nms_thresh=detector.nms_iou,
+            detections_per_img=detector.detections_per_image,
         )
         del self.transform  # it resizes and normalises lists of images
         for head, last in (
@@ -77,8 +77,8 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
             setattr(head, last, _PreciseConv2d.like(getattr(head, last)))
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
-        self.box_loss = settings.box_loss
-        self.loss_normalizer = settings.loss_normalizer
+        self.box_loss = detector.box_loss
+        self.loss_normalizer = detector.loss_normalizer
         for name, values in (("mean", mean), ("std", std)):
             value = 255 * torch.tensor(values).view(1, 3, 1, 1)
             self.register_buffer(f"pixel_{name}", value, persistent=False)
@@ -158,7 +158,7 @@ class BatchedRetinaNet(RetinaNet):  # type: ignore[misc]  # torchvision is not t
 
 
 def build_retinanet(
-    settings: Detector,
+    detector: Detector,
     body: str,
     num_classes: int,
     mean: Sequence[float],
@@ -169,7 +169,7 @@ def build_retinanet(
     """Build the detector.
 
     Args:
-        settings: Its recipe.
+        detector: Its recipe.
         body: A torchvision ResNet.
         num_classes: Classes without background; labels are 0..num_classes-1.
         mean: Per RGB channel, for values in [0, 1], as in the backbone's training.
@@ -187,30 +187,30 @@ def build_retinanet(
     resnet: models.ResNet = models.get_model(body, weights=None)
     if weights is not None:
         load_body(resnet, weights, source)
-    _choose_trained(resnet, settings)
+    _choose_trained(resnet, detector)
     freeze_norms(resnet)
     c5 = resnet.fc.in_features
     backbone = BackboneWithFPN(
         resnet,
         return_layers={"layer2": "0", "layer3": "1", "layer4": "2"},
         in_channels_list=[c5 // 4, c5 // 2, c5],
-        out_channels=settings.fpn_channels,
-        extra_blocks=LastLevelP6P7(c5, settings.fpn_channels),
+        out_channels=detector.fpn_channels,
+        extra_blocks=LastLevelP6P7(c5, detector.fpn_channels),
     )
     # A pyramid as wide as C5 would make torchvision compute P6 from P5.
     backbone.fpn.extra_blocks.use_P5 = False
-    network = BatchedRetinaNet(backbone, num_classes, settings, mean, std)
-    if settings.fpn_channels != _PUBLISHED_CHANNELS:
+    network = BatchedRetinaNet(backbone, num_classes, detector, mean, std)
+    if detector.fpn_channels != _PUBLISHED_CHANNELS:
         _keep_variance(network)
     return network
 
 
-def _choose_trained(resnet: nn.Module, settings: Detector) -> None:
+def _choose_trained(resnet: nn.Module, detector: Detector) -> None:
     """Let gradients reach the stages to train, and their BatchNorm if it is not to be frozen."""
-    trained = [name for stage in _STAGES[: settings.trainable_stages] for name in stage]
+    trained = [name for stage in _STAGES[: detector.trainable_stages] for name in stage]
     for name, module in resnet.named_children():
         module.requires_grad_(name in trained)
-    if settings.norm == "frozen":
+    if detector.norm == "frozen":
         for module in resnet.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.requires_grad_(False)
