@@ -101,7 +101,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:
-        raise InputError(f"{path} is missing: give the folder of a run of this stage") from None
+        raise InputError(f"{path} is missing: give the folder of a run") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path} is not JSON, write it again: {error}") from error
     if not isinstance(value, dict):

@@ -47,8 +47,8 @@ DETECTORS = {
 }
 
 
-def rows_of(stage: str) -> list[Row]:
-    with (ROOT / stage / "results.csv").open(newline="") as file:
+def rows_of(program: str) -> list[Row]:
+    with (ROOT / program / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -315,7 +315,7 @@ def test_pictures(claim: evidence.Claim) -> None:
 
 
 def test_the_readme_is_what_the_command_writes() -> None:
-    rows = {stage: evidence.read_rows(stage) for stage in ("pretrain", "detect")}
+    rows = {program: evidence.read_rows(program) for program in ("pretrain", "detect")}
     for text, name, part in (
         (README, "short answer", evidence.short_answer(rows)),
         (PRETRAIN, "planned trainings", evidence.planned_table(rows["pretrain"])),

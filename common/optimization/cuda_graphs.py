@@ -129,7 +129,7 @@ class GraphedStep:
         """
         if not (isinstance(batch, tuple) and all(isinstance(part, Tensor) for part in batch)):
             raise InputError(
-                "--optimization.cuda-graphs needs batches of one shape, which this stage does not "
+                "--optimization.cuda-graphs needs batches of one shape, which this run does not "
                 "have: leave it out"
             )
         self._lr.fill_(self._optimizer.param_groups[0]["lr"])

@@ -50,20 +50,20 @@ class FinishedRun(Generic[AnyRecipe]):
 
 
 def open_run(
-    folder: Path, stage: str, kind: type[AnyRecipe], checkpoint: str
+    folder: Path, program: str, kind: type[AnyRecipe], checkpoint: str
 ) -> FinishedRun[AnyRecipe]:
     """Read a run folder.
 
     Args:
         folder: As `train` wrote it.
-        stage: "pretrain" or "detect".
-        kind: Dataclass of the stage's recipes.
+        program: "pretrain" or "detect".
+        kind: Dataclass of its recipes.
         checkpoint: "best" or "last".
 
     Raises:
         InputError: If the folder holds no such run or checkpoint.
     """
-    name, seed, recipe = read_description(folder, stage, kind)
+    name, seed, recipe = read_description(folder, program, kind)
     state = checkpoints.load(folder / f"{checkpoint}.pt")
     if not {"model", "epoch", "metrics"} <= set(state):
         raise InputError(f"{folder / f'{checkpoint}.pt'} is no checkpoint of a run: train again")

@@ -1,7 +1,7 @@
 """The folder of a run: who owns it, what was run, where, and what came out.
 
 ```
-recipe.json        stage, recipe name, resolved recipe, seed
+recipe.json        stage (the program), recipe name, resolved recipe, seed
 environment.json   versions, hardware, command
 metrics.jsonl      one JSON object per line
 last.pt best.pt    checkpoints (last.previous.pt: the one before)
@@ -31,20 +31,24 @@ _OURS = (".last.", ".best.", ".metrics.", ".recipe.", ".environment.", ".non_fin
 """How the temporary files of a run begin."""
 
 
-def read_description(folder: Path, stage: str, kind: type[AnyRecipe]) -> tuple[str, int, AnyRecipe]:
+def read_description(
+    folder: Path, program: str, kind: type[AnyRecipe]
+) -> tuple[str, int, AnyRecipe]:
     """Return name, seed and recipe of a run, finished or not.
 
     Args:
         folder: As `train` wrote it.
-        stage: "pretrain" or "detect".
-        kind: Dataclass of the stage's recipes.
+        program: "pretrain" or "detect".
+        kind: Dataclass of its recipes.
 
     Raises:
         InputError: If the folder holds no such run.
     """
     description = read_json(folder / "recipe.json")
-    if description.get("stage") != stage:
-        raise InputError(f"{folder} is no run of `python -m {stage} train`: give the folder of one")
+    if description.get("stage") != program:
+        raise InputError(
+            f"{folder} is no run of `python -m {program} train`: give the folder of one"
+        )
     try:
         recipe = from_json(kind, description["recipe"])
         return description["name"], description["seed"], recipe

@@ -36,7 +36,7 @@ class _Done(Exception):  # noqa: N818 - no error
 
 def check_run(
     folder: Path,
-    stage: str,
+    program: str,
     kind: type[AnyRecipe],
     flags: type[RunFlags[AnyRecipe]],
     train: Train,
@@ -51,9 +51,9 @@ def check_run(
 
     Args:
         folder: The run.
-        stage: "pretrain" or "detect".
-        kind: Dataclass of the stage's recipes.
-        flags: Dataclass of the stage's `train`.
+        program: "pretrain" or "detect".
+        kind: Dataclass of its recipes.
+        flags: Dataclass of its `train`.
         train: Trains, with a look at the states.
         steps: "A:B"; None: the steps between the two checkpoints, or to the non-finite one.
         changed: Flags in place of the run's, such as where the data are.
@@ -63,7 +63,7 @@ def check_run(
         StateDiffers: If a state is another.
     """
     content = certificate.read_certificate(folder)
-    name, seed, recipe = read_description(folder, stage, kind)
+    name, seed, recipe = read_description(folder, program, kind)
     bad = _non_finite_step(folder)
     starts = _starts(folder)
     first, last = _asked(steps, starts, content, bad)

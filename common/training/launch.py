@@ -30,7 +30,7 @@ Build = Callable[[World], tuple[Task, Mapping[str, Any]]]
 
 
 def launch(
-    stage: str,
+    program: str,
     flags: RunFlags[Any],
     build: Build,
     facts: Mapping[str, Any] | None = None,
@@ -39,7 +39,7 @@ def launch(
     """Train in a run folder; with `flags.dry_run`, two steps in one that is removed again.
 
     Args:
-        stage: "pretrain" or "detect".
+        program: "pretrain" or "detect".
         flags: What is trained, and how.
         build: Makes the task.
         facts: What is trained beside the recipe, such as the digest of a backbone.
@@ -54,7 +54,7 @@ def launch(
     """
     trackers.chosen(flags.log)  # before anything else: a mistyped name
     description = {
-        "stage": stage,
+        "stage": program,
         "recipe": flags.recipe,
         **(facts or {}),
         "name": flags.name,

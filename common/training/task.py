@@ -1,4 +1,4 @@
-"""What a stage hands to the training loop."""
+"""What `pretrain` and `detect` hand to the training loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -227,11 +227,11 @@ def _checkpoint(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _run_folder(folder: Path) -> Iterator[str]:
     description = read_json(folder / "recipe.json")
-    stage, name = description.get("stage"), description.get("name")
-    yield f"{folder}: run of `python -m {stage} train {name}`, seed {description.get('seed')}"
+    program, name = description.get("stage"), description.get("name")
+    yield f"{folder}: run of `python -m {program} train {name}`, seed {description.get('seed')}"
     recipe = _object(description, "recipe", folder / "recipe.json")
     optimization = _object(recipe, "optimization", folder / "recipe.json")
-    if stage == "pretrain":
+    if program == "pretrain":
         yield f"architecture: {recipe.get('network')}, stem {recipe.get('stem')}"
     epochs = read_metrics(folder)
     done = epochs[-1].get("epoch") if epochs else 0
@@ -240,7 +240,7 @@ def _run_folder(folder: Path) -> Iterator[str]:
         yield f"metrics: {_metrics({k: v for k, v in epochs[-1].items() if k.startswith('val_')})}"
     files = [name for name in ("last.pt", "best.pt") if (folder / name).is_file()]
     yield f"checkpoints: {', '.join(files) or 'none yet'}"
-    if stage == "pretrain" and files:
+    if program == "pretrain" and files:
         yield f"to use it: python -m pretrain export --run {folder} --out NAME.safetensors"
 
 

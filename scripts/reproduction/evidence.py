@@ -38,7 +38,7 @@ class Claim:
     name: str
     """Of its picture."""
     what: str
-    stage: Literal["pretrain", "detect"]
+    program: Literal["pretrain", "detect"]
     column: str
     """What is measured: a share, shown in percent."""
     measure: str
@@ -73,7 +73,7 @@ def _classifier(changes: str) -> Callable[[Row], bool]:
 WHOLE = Claim(
     name="cifar10-15-epochs",
     what="ResNet-20 on CIFAR-10, 15 of 300 epochs",
-    stage="pretrain",
+    program="pretrain",
     column="best_accuracy",
     measure="test images, best epoch",
     chosen=_classifier(
@@ -85,7 +85,7 @@ WHOLE = Claim(
 TENTH_SHORT = Claim(
     name="cifar10-tenth-60-epochs",
     what="ResNet-20 on a tenth of CIFAR-10 (one choice of images), 60 of 300 epochs",
-    stage="pretrain",
+    program="pretrain",
     column="last_accuracy",
     measure="held-out images, last epoch",
     chosen=_classifier(
@@ -99,7 +99,7 @@ PLANNED = "images.held_out=45000 images.held_out_by_seed=True optimization.preci
 TENTH = Claim(
     name="cifar10-tenth-300-epochs",
     what="ResNet-20 on a tenth of CIFAR-10, all 300 epochs",
-    stage="pretrain",
+    program="pretrain",
     column="last_accuracy",
     measure="held-out images, last epoch",
     chosen=_classifier(PLANNED),
@@ -109,7 +109,7 @@ TENTH = Claim(
 DETECTOR = Claim(
     name="detector-miniature",
     what="RetinaNet on a part of VOC2012, backbones of 50 classes of Tiny ImageNet, in miniature",
-    stage="detect",
+    program="detect",
     column="map_11point",
     measure="mAP, 11-point",
     chosen=lambda row: (
@@ -140,9 +140,9 @@ _CHANGES = {
 }
 
 
-def read_rows(stage: str) -> list[Row]:
-    """Read a stage's results.csv."""
-    with (ROOT / stage / "results.csv").open(newline="") as file:
+def read_rows(program: str) -> list[Row]:
+    """Read the results.csv of a program."""
+    with (ROOT / program / "results.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -170,7 +170,7 @@ def run_evidence(argv: list[str]) -> None:
         "Draw the paired differences of every claim, and write the README's short answer and the\n"
         f"table of the planned trainings, all from the rows.\n\nexample: {PROGRAM} evidence",
     )
-    rows = {stage: read_rows(stage) for stage in ("pretrain", "detect")}
+    rows = {program: read_rows(program) for program in ("pretrain", "detect")}
     parts = (
         (flags.readme, "short answer", short_answer(rows)),
         (flags.planned, "planned trainings", planned_table(rows["pretrain"])),
@@ -178,8 +178,8 @@ def run_evidence(argv: list[str]) -> None:
     # All are made before one is written: a file without its marks leaves nothing half done.
     texts = [(path, replace_part(path.read_text(), name, part, path)) for path, name, part in parts]
     for claim in CLAIMS:
-        if claim.difference(rows[claim.stage]):
-            print(f"wrote {draw(claim, rows[claim.stage], flags.pictures / f'{claim.name}.png')}")
+        if claim.difference(rows[claim.program]):
+            print(f"wrote {draw(claim, rows[claim.program], flags.pictures / f'{claim.name}.png')}")
     for path, text in texts:
         write_text(path, text)
         print(f"wrote {path}")
@@ -211,7 +211,7 @@ def short_answer(rows: Mapping[str, Sequence[Row]]) -> str:
     lines = [
         "| what we ran, with and without | what it says, in points | what it could not have seen |",
         "|---|---|---|",
-        *(_answer(claim, rows[claim.stage]) for claim in claims),
+        *(_answer(claim, rows[claim.program]) for claim in claims),
         "",
     ]
     if TENTH not in claims:
@@ -396,7 +396,7 @@ def run_power(argv: list[str]) -> None:
         print(describe_power(flags.deviation, flags.difference, flags.seeds))
         return
     for claim in CLAIMS:
-        found = claim.difference(read_rows(claim.stage))
+        found = claim.difference(read_rows(claim.program))
         if found and found.deviation:
             print(f"{claim.what}; {claim.measure}: {found}, {found.n} seeds")
             print(describe_power(found.deviation, flags.difference, (found.n, *flags.seeds)))

@@ -50,7 +50,7 @@ def rows(*accuracies: tuple[float, float]) -> list[dict[str, str]]:
 
 
 def test_the_planned_trainings_are_shown_once_all_are_done() -> None:
-    known = {stage: evidence.read_rows(stage) for stage in ("pretrain", "detect")}
+    known = {program: evidence.read_rows(program) for program in ("pretrain", "detect")}
     others = [r for r in known["pretrain"] if r["changes"] != evidence.PLANNED]
     pairs = [(0.70, 0.701 + seed / 1000) for seed in range(8)]
     for n in (0, 7):
