@@ -10,7 +10,7 @@ from detect.recipes import Recipe
 from detect.task import EvaluationSet, detect_batch
 
 IMAGES = 50
-"""At most so many are timed, spread evenly over the set."""
+"""At most this many are timed, spread evenly over the set."""
 SECONDS = 30.0
 """After so long no further image is begun."""
 WARM_UP = 3

@@ -46,7 +46,7 @@ class Detector:
     nms_iou: Annotated[float, SHARE] = 0.5
     """Overlap at which the weaker of two detections of a class goes."""
     detections_per_image: Annotated[int, AT_LEAST_ONE] = 100
-    """At most so many detections are kept."""
+    """At most this many detections are kept."""
     test_batch_size: Annotated[int, AT_LEAST_ONE] = 8
     """Images of one padded shape that go through at once in evaluation."""
 

@@ -2,7 +2,7 @@
 # The whole product on data it draws: pretrain ResNet-18 with and without FocusedDropout, fine-tune a
 # RetinaNet-FPN from each backbone, score both, compare them in one report.
 #   ./scripts/demo.sh [FOLDER]      default: demo/ in the repository
-# Runs that are finished are not repeated: delete the folder to start anew.
+# Runs that are finished are not repeated: delete the folder to start over.
 out=${1:-$(dirname "${BASH_SOURCE[0]}")/../demo}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)

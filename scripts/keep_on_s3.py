@@ -55,7 +55,7 @@ def fetch(store: str, run: Path) -> None:
     """Fetch what the store has of a run, its checkpoint last.
 
     Raises:
-        InputError: If it cannot be listed or fetched: a training must not start anew then.
+        InputError: If it cannot be listed or fetched: a training must not start over then.
     """
     run.mkdir(parents=True, exist_ok=True)
     if (run / "last.pt").exists():

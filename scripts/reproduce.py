@@ -37,7 +37,7 @@ are done are not repeated, one that was interrupted is resumed.
   {", ".join(EXPERIMENTS)}
   table5     detection; flags of its own
   evidence   pictures and the README's short answer from the rows of all runs so far
-  power      how many seeds a difference takes, what so many could have seen
+  power      how many seeds a difference takes, what a number of seeds can see
 
 {PROGRAM} EXPERIMENT --help shows the flags.
 

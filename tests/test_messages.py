@@ -12,7 +12,8 @@ REMEDIES = set(
     add call check choose close compare copy correct define delete draw enlarge evaluate
     export fetch fetches first follow free give install keep label leave lower make mend
     move name number
-    pass pip put raise remedy remove rename repeat run save say score see set shows start swap
+    pass pip put raise rebuild remedy remove rename repair repeat run save say score see set shows
+    start swap
     take told train turn unpack use wait write
     """.split()
 )

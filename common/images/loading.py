@@ -83,7 +83,7 @@ class Reading:
     device: torch.device
     """Where batches go."""
     skip_bad: int = 0
-    """Permission to train past so many unreadable images."""
+    """Train past up to this many unreadable images."""
     record: Path | None = None
     """Text file of those found."""
 

@@ -291,7 +291,7 @@ class FocusedDropout(nn.Module):
         }
 
     def reset_statistics(self) -> None:
-        """Start counting anew."""
+        """Reset the counts."""
         self.totals.zero_()
 
     def warn_if_signed(self, stacklevel: int = 1) -> None:

@@ -258,7 +258,7 @@ class FocusedTraining:
             )
 
     def end_epoch(self) -> dict[str, float | int | None]:
-        """Report on the steps since the last call, and start counting anew.
+        """Report on the steps since the last call, and reset the counts.
 
         Reads the layers' counters, so it waits for the device once.
 

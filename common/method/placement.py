@@ -14,7 +14,7 @@ from .stages import last_stage_but_one
 
 PENULTIMATE = "penultimate"
 _SHOWN = 40
-"""At most so many names are listed in a message."""
+"""At most this many names are listed in a message."""
 
 
 def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:

@@ -5,7 +5,7 @@ certificate.json
   recipe, data, flags      what was trained: digests, parts as the data have them, flags as given
   parts                    [{step, code, environment}]: of the start, and of every resume
   tensors                  names of the tensors of the state, in order
-  states                   [{step, digest, weights, tensors}]: the whole state after so many steps
+  states                   [{step, digest, weights, tensors}]: the whole state after some steps
 ```
 
 A state's `digest` covers weights, optimizer, averages and loss scaling; no generator belongs to it,
@@ -142,7 +142,7 @@ class Certificate:
         }
 
     def has(self, step: int) -> bool:
-        """Tell whether the state after so many steps is in it."""
+        """Tell whether the state after a number of steps is in it."""
         states = self._content["states"]
         return bool(states) and states[-1]["step"] >= step
 

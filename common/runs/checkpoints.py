@@ -78,7 +78,7 @@ def load_to_resume(path: Path) -> dict[str, Any]:
             f"optimizer: {serves}"
         )
     weights = any(isinstance(value, torch.Tensor) for value in state.values())
-    held = "weights alone, no state of a training" if weights else "no checkpoint of ours"
+    held = "weights alone, no state of a training" if weights else "no checkpoint of this project"
     raise InputError(f"--resume {path} holds {held}: {serves}")
 
 

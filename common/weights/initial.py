@@ -239,7 +239,7 @@ def begin_with(
     said.append(f"{len(taken)} of {len(names)} weights")
     said.append(_about_head(shared, classes, initial.classes))
     if anew:
-        said.append(f"anew: {', '.join(anew[:3])}{', ...' if len(anew) > 3 else ''}")
+        said.append(f"new: {', '.join(anew[:3])}{', ...' if len(anew) > 3 else ''}")
     return f"begins with {initial.source}: {'; '.join(said)}"
 
 
@@ -286,6 +286,6 @@ def _about_head(shared: list[str], classes: Sequence[str], before: Sequence[str]
         return f"the head of all {len(classes)} classes"
     if not shared:
         why = "the names of its classes are not known" if before is None else "it shares no class"
-        return f"the head of all {len(classes)} classes anew, for {why}"
+        return f"the head of all {len(classes)} classes new, for {why}"
     shown = ", ".join(map(repr, shared[:5])) + (", ..." if len(shared) > 5 else "")
-    return f"the head of {len(shared)} of {len(classes)} classes ({shown}), the others anew"
+    return f"the head of {len(shared)} of {len(classes)} classes ({shown}), the others new"

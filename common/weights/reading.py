@@ -215,7 +215,7 @@ def weights_of(content: Mapping[str, Any], path: Path, part: str | None = None) 
     if not is_state_dict(state):
         raise InputError(
             f"{path} holds {_summary(content)}, no plain state dict of tensors: give {_EXPECTED}; "
-            "of a run of ours, `python -m pretrain export` writes it"
+            "of a run, `python -m pretrain export` writes it"
         )
     tensors = {name: value for name, value in state.items() if name != _AVERAGED}
     prefix = find_prefix(tensors, path, part)

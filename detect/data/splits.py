@@ -63,7 +63,7 @@ def scored_set(data: DetectionData, split: str | None) -> str:
 def limit_images(
     images: Sequence[LabelledImage], most: int | None, num_classes: int
 ) -> list[LabelledImage]:
-    """Keep at most so many images, of every class at least one where they suffice.
+    """Keep at most this many images, of every class at least one where they suffice.
 
     Which ones, a hash of their ids says: always the same.
     """

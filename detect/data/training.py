@@ -48,7 +48,7 @@ def read_training(
         train: Sets to train on, as the recipe names them.
         val: Sets to validate on, or `splits.NO_SET`.
         difficult: Whether difficult objects are trained on.
-        limit: At most so many images of each, see `limit_images`.
+        limit: At most this many images of each, see `limit_images`.
 
     Raises:
         InputError: A set cannot be read, or there is nothing to learn.

@@ -191,7 +191,7 @@ def check_entry(entries: Sequence[Entry], index: int) -> Checked:
     for number, pixels in beyond.items():
         told = (
             f"object {number} of {shown(entry.image_id)} lies up to {pixels:g} pixels outside the "
-            f"image of {annotation.width} x {annotation.height}: mend it"
+            f"image of {annotation.width} x {annotation.height}: correct it"
         )
         result.faults.append((entry.source, told))
     sides = annotation.boxes[:, 2:] - annotation.boxes[:, :2]

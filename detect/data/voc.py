@@ -97,7 +97,7 @@ def read_class_list(path: Path, lines: Iterable[str] | None = None) -> tuple[str
         raise InputError(f"{path} names no class: write one name per line")
     for name in names:
         if not name.isprintable():
-            raise InputError(f"{path}: the class name {quoted(name)} is not printable: mend it")
+            raise InputError(f"{path}: the class name {quoted(name)} is not printable: correct it")
         if names.count(name) > 1:
             raise InputError(f"{path} names the class {quoted(name)} twice: remove one")
     return names

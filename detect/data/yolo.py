@@ -87,7 +87,7 @@ def read_yaml(file: Path) -> Layout:
         content = yaml.safe_load(read_bytes(file, "data.yaml", _MAX_YAML_BYTES).decode("utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(
-            f"{file} is not YAML: mend it ({' '.join(str(error).split())})"[:300]
+            f"{file} is not YAML: correct it ({' '.join(str(error).split())})"[:300]
         ) from None
     if not isinstance(content, dict):
         raise InputError(f"{file} is no data.yaml: write what names: and train: are")
@@ -346,7 +346,7 @@ def _numbers(line: str, where: str) -> tuple[int, list[float]]:
     sound = all(map(math.isfinite, (first, *shares))) and first == int(first)
     if not sound or len(shares) < 4:
         raise InputError(
-            f"{where}: {quoted(line)} is not 'class x y width height' in numbers: mend it"
+            f"{where}: {quoted(line)} is not 'class x y width height' in numbers: correct it"
         )
     return int(first), shares
 
@@ -356,7 +356,7 @@ def _box(shares: list[float], width: int, height: int, where: str) -> tuple[floa
         x, y, w, h = shares
         edges = x - w / 2, y - h / 2, x + w / 2, y + h / 2
         if w < 0 or h < 0:
-            raise InputError(f"{where}: width {w:g} or height {h:g} is negative: mend it")
+            raise InputError(f"{where}: width {w:g} or height {h:g} is negative: correct it")
     elif len(shares) >= 6 and len(shares) % 2 == 0:
         xs, ys = shares[0::2], shares[1::2]
         edges = min(xs), min(ys), max(xs), max(ys)

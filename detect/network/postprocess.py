@@ -31,9 +31,9 @@ def select_detections(
         anchors: A level each, (N, 4).
         sizes: (B, 2), height and width of each image.
         score_threshold: Scores must lie above it.
-        candidates: At most so many of an image and level go to NMS.
+        candidates: At most this many of an image and level go to NMS.
         nms_iou: Overlap above which the weaker of two boxes of a class goes.
-        limit: At most so many detections per image.
+        limit: At most this many detections per image.
 
     Returns:
         For each image "boxes" (n, 4), "scores" (n) and "labels" (n), best first.

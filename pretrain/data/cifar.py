@@ -273,7 +273,7 @@ def _parse(
             planes, numbers = parse(published, batch, content, official=official)
             _check_labels(published, planes, numbers)
         except ValueError as error:
-            raise InputError(f"{place} {error}: unpack {version.archive} anew") from error
+            raise InputError(f"{place} {error}: unpack {version.archive} again") from error
         pixels.append(planes.transpose(0, 2, 3, 1))
         labels.append(numbers)
     # concatenate would keep the planes apart in memory.

@@ -121,7 +121,7 @@ def hold_out(data: Data, count: int, seed: int) -> tuple[Data, Data]:
 
 
 def limit_images(data: Data, most: int | None) -> Data:
-    """Keep at most so many images, with about the same share of every class; always the same ones.
+    """Keep at most this many images, with about the same share of every class; always the same.
 
     None keeps all.
     """

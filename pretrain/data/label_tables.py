@@ -111,7 +111,7 @@ def _rows(path: Path) -> list[Row]:
             cells: list[list[str]] = list(csv.reader(lines, delimiter=delimiter))
         except csv.Error as error:
             raise InputError(
-                f"{path} is no table of images and classes, mend it: {error}"
+                f"{path} is no table of images and classes, correct it: {error}"
             ) from error
     else:
         cells = [line.split() for line in lines]

@@ -104,7 +104,7 @@ def class_names(folder: Path, findings: Findings) -> tuple[str, ...]:
             names.append(entry.name)
         elif entry.is_symlink() and not path.exists():
             target = in_line(str(path.readlink()))
-            reason = f"a class folder that is a dangling link, to {target}: mend or remove it"
+            reason = f"a class folder that is a dangling link, to {target}: repair or remove it"
             findings.fault(path, reason)
         elif is_image(entry.name):
             findings.pass_over("images beside the class folders", path)

@@ -84,7 +84,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         return None
     except Exception as error:  # a damaged file can raise nearly anything
         reason = " ".join(str(error).split())  # one line
-        print(f"decoding anew: the cache {path} cannot be used ({reason})", flush=True)
+        print(f"decoding again: the cache {path} cannot be used ({reason})", flush=True)
         return None
     return np.asarray(pixels)
 

@@ -1,7 +1,7 @@
 """Shards of a URL on this machine: each is fetched whole, once, and compared with its index.
 
-They lie in a folder below $SHARD_CACHE. The index is fetched anew at every start, so shards that
-were made anew are noticed.
+They lie in a folder below $SHARD_CACHE. The index is fetched again at every start, so shards that
+were rebuilt are noticed.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ def fetch_shard(url: str, path: Path, size: int, sha256: str) -> None:
             download([url], file, size)
         except NotServedError as error:
             raise SourceError(
-                f"the shard {path.name} cannot be fetched: {error}; if the shards were made anew, "
+                f"the shard {path.name} cannot be fetched: {error}; if the shards were rebuilt, "
                 "start again"
             ) from error
         file.flush()
@@ -62,7 +62,7 @@ def fetch_shard(url: str, path: Path, size: int, sha256: str) -> None:
         if found != sha256:
             raise SourceError(
                 f"{shown(url)} gives another shard {path.name} than the index says (its SHA-256 is "
-                "another): if the shards were made anew, start again"
+                "another): if the shards were rebuilt, start again"
             )
 
     asked = time.monotonic()
@@ -146,7 +146,7 @@ def _remove_stale(
     for shard in stale:
         shard.unlink()
     print(
-        f"the shards were made anew: {len(stale)} of the {len(shards)} fetched before are not "
+        f"the shards were rebuilt: {len(stale)} of the {len(shards)} fetched before are not "
         f"among them and were removed from {path.parent}",
         flush=True,
     )

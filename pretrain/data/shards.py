@@ -172,7 +172,7 @@ def _check_size(path: Path, size: int, expected: int) -> None:
     if size != expected:
         raise InputError(
             f"the shard {path} has {size} bytes, its {INDEX} says {expected}: fetch it again, "
-            f"or make the index anew with scripts/make_shards.py --index {path.parent}"
+            f"or rebuild the index with scripts/make_shards.py --index {path.parent}"
         )
 
 
@@ -262,7 +262,7 @@ def read_index(folder: Path, source: str | None = None, name: str = INDEX) -> Sh
         raise InputError(f"cannot read {path}: {told(error)}") from error
     except InputError as error:
         raise InputError(
-            f"{path} {error}: make it anew with scripts/make_shards.py --index {folder}"
+            f"{path} {error}: rebuild it with scripts/make_shards.py --index {folder}"
         ) from error
     for shard in data.shards:
         try:

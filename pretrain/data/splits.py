@@ -87,7 +87,7 @@ def open_split(
         training: Crop and flip at random, or not at all.
         seed: Of crops and flips, and of what is kept back where the recipe says so.
         cache: Folder for decoded pixels; None keeps none.
-        limit: At most so many images, of every class its share.
+        limit: At most this many images, of every class its share.
 
     Raises:
         InputError: If data is missing or damaged.

@@ -250,7 +250,9 @@ def _object(values: Mapping[str, Any], name: str, path: Path) -> Mapping[str, An
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise InputError(f"{path}: {name!r} is no JSON object: correct it, or export or train anew")
+        raise InputError(
+            f"{path}: {name!r} is no JSON object: correct it, or export or train again"
+        )
     return value
 
 

@@ -66,10 +66,12 @@ def check_markdown(path: Path) -> None:
     """Check that no other text would be overwritten.
 
     Raises:
-        InputError: If there is a file that is no model card of ours.
+        InputError: If there is a file that is no model card of this project.
     """
     if path.exists() and _MARK not in path.read_text(errors="replace"):
-        raise InputError(f"{path} is no model card of ours and would be overwritten: rename --out")
+        raise InputError(
+            f"{path} is no model card of this project and would be overwritten: rename --out"
+        )
 
 
 def same_recipe(path: Path, card: Card) -> list[dict[str, str]]:

@@ -107,7 +107,7 @@ class Trainer:
 def first_step(focus: FocusedTraining, *, participating: bool) -> int:
     """Find the first step from 2 on that takes part, or that does not.
 
-    Steps 0 and 1 again and again look like epochs that each begin to count anew.
+    Steps 0 and 1 again and again look like epochs that each start their count again.
     """
     return next(step for step in range(2, 10_000) if focus.participates(step) == participating)
 

@@ -154,7 +154,7 @@ class EvidenceFlags:
     """What is written where."""
 
     readme: Path = ROOT / "README.md"
-    """What it has between <!-- short answer --> and <!-- /short answer --> is written anew."""
+    """What it has between <!-- short answer --> and <!-- /short answer --> is rewritten."""
     planned: Path = ROOT / "pretrain" / "README.md"
     """Likewise, between <!-- planned trainings --> and <!-- /planned trainings -->."""
     pictures: Path = ROOT / PICTURES
@@ -388,7 +388,7 @@ def run_power(argv: list[str]) -> None:
         PowerFlags,
         argv,
         f"{PROGRAM} power",
-        "How many seeds does it take to see a difference, and what could so many seeds have seen?\n"
+        "How many seeds does a difference take, and what can a given number of seeds see?\n"
         "Paired t test, two-sided at 5%, exact by the noncentral t distribution.\n\n"
         f"example: {PROGRAM} power --deviation 0.25 --difference 0.6 --seeds 3 8",
     )

@@ -61,7 +61,7 @@ class Outlined:
 
 
 def read_picture(path: Path | None, most_bytes: int, size: tuple[int, int]) -> Picture | None:
-    """Shrink an image to at most so many bytes.
+    """Shrink an image to at most this many bytes.
 
     Args:
         path: The image; None for one that is not there.
@@ -98,7 +98,7 @@ def _decode(data: bytes, size: tuple[int, int], most_bytes: int) -> NDArray[np.u
 
 
 def shrink(pixels: NDArray[np.uint8], most_bytes: int) -> bytes | None:
-    """Encode pixels (H, W, 3) RGB as the best WebP of at most so many bytes; None if there is none.
+    """Encode pixels (H, W, 3) RGB as the best WebP of at most this many bytes; else None.
 
     It has at most 480 pixels on its long side; small images keep their size.
     """

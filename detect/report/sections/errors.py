@@ -35,7 +35,7 @@ def errors(runs: Sequence[Run]) -> Section:
         (
             Note(
                 "What mAP (area) at an overlap of 0.5 would gain, if that kind of error alone were "
-                "mended (TIDE); the kinds do not add up."
+                "corrected (TIDE); the kinds do not add up."
             ),
             error_bars(runs),
             Chart("errors.png", "Gain of mAP by kind of error"),

@@ -206,7 +206,7 @@ def _definitions(iou: float) -> tuple[str, ...]:
         "Errors, by the rules of TIDE in its order: background (nothing there), localization "
         "(right class, overlap of 0.1 to 0.5), classification (overlap of 0.5 or more with another "
         "class), duplicate (its object is taken), both (wrong class and too little overlap), and "
-        "missed, an object that no detection of the other kinds would find if it were mended.",
+        "missed, an object that no detection of the other kinds would find if it were corrected.",
         "Best F1: the score from which on the detections of all classes together have the highest "
         "F1. AP values and overlaps of mAP are in percent; n/a stands for a value that is not "
         "defined, such as the threshold of a class without a hit.",

@@ -176,7 +176,7 @@ def run(command: Callable[[list[str]], None], *argv: str) -> int:
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (InputError("x.pt is bad: mend it"), 2, "error: x.pt is bad: mend it"),
+        (InputError("x.pt is bad: correct it"), 2, "error: x.pt is bad: correct it"),
         (
             FileNotFoundError(2, "No such file", "/a/b"),
             2,

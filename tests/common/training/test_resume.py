@@ -247,7 +247,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         ("absent.pt", None, "absent.pt is missing: "),
         ("w.safetensors", b"{}", "w.safetensors holds weights alone, no state of a training: "),
         ("w.pth", {"fc.weight": torch.ones(2)}, "w.pth holds weights alone, no state of a train"),
-        ("other.pt", {"epoch": 3}, "other.pt holds no checkpoint of ours: "),
+        ("other.pt", {"epoch": 3}, "other.pt holds no checkpoint of this project: "),
         ("notes.pt", b"text", "notes.pt is not a checkpoint that loads safely: .*; "),
     ],
 )

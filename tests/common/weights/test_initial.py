@@ -55,7 +55,7 @@ def test_rows_go_by_the_names_of_the_classes(tmp_path: Path) -> None:
     anew = logits_of(network).detach().clone().view(9, 5)
     folder = run_of(before, tmp_path / "run", ["cat", "dog", "cow"])
     told = begin_with(network, read_initial(folder), ["cow", "emu", "cat", "ant", "bee"], HEAD)
-    assert "the head of 2 of 5 classes ('cow', 'cat'), the others anew" in told
+    assert "the head of 2 of 5 classes ('cow', 'cat'), the others new" in told
     rows, old = logits_of(network).view(9, 5), logits_of(before).view(9, 3)
     assert torch.equal(rows[:, 0], old[:, 2]) and torch.equal(rows[:, 2], old[:, 0])
     assert torch.equal(rows[:, [1, 3, 4]], anew[:, [1, 3, 4]])
@@ -73,7 +73,7 @@ def test_rows_go_by_the_names_of_the_classes(tmp_path: Path) -> None:
     [
         (["cat", "dog"], "the head of all 2 classes"),
         (["dog", "cat"], "the head of all 2 classes"),
-        (["emu", "ant"], "the head of all 2 classes anew, for it shares no class"),
+        (["emu", "ant"], "the head of all 2 classes new, for it shares no class"),
     ],
 )
 def test_what_is_said_of_the_head(tmp_path: Path, classes: list[str], words: str) -> None:
@@ -100,14 +100,14 @@ def test_a_classifier_becomes_the_body_of_a_detector_and_back(tmp_path: Path) ->
     card = {"architecture": "resnet18", "classes": ["a", "b", "c", "d"]}
     save_backbone(classifier.state_dict(), card, tmp_path / "x.safetensors")
     told = begin_with(network, read_initial(tmp_path / "x.safetensors"), ["a", "b"], HEAD)
-    assert "anew: head.regression_head.weight" in told
+    assert "new: head.regression_head.weight" in told
     body = network.backbone.body
     assert torch.equal(body.layer4[1].bn2.weight, classifier.layer4[1].bn2.weight)
     assert torch.equal(body.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
     other = resnet18(num_classes=2)
     run = run_of(network, tmp_path / "run", ["a", "b"])
     told = begin_with(other, read_initial(run), ["a", "b"], ("fc",))
-    assert "the head of all 2 classes anew" in told
+    assert "the head of all 2 classes new" in told
     assert torch.equal(other.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
 
 
@@ -119,7 +119,7 @@ def test_a_classifier_with_other_classes(tmp_path: Path) -> None:
     assert torch.equal(network.fc.bias[[2, 0]], before.fc.bias)
     (tmp_path / "x.json").unlink()
     told = begin_with(network, read_initial(tmp_path / "x.pth"), ["b", "c", "a"], ("fc",))
-    assert told.endswith("3 classes anew, for the names of its classes are not known")
+    assert told.endswith("3 classes new, for the names of its classes are not known")
 
 
 @pytest.mark.parametrize("version", ["retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"])
@@ -140,8 +140,8 @@ def test_retinanets_of_torchvision(tmp_path: Path, version: str) -> None:
     ours = build_retinanet(settings, "resnet50", 3, [0.5] * 3, [0.2] * 3)
     classes = ["aeroplane", "person", "unicorn"]
     told = begin_with(ours, read_initial(tmp_path / "x.pth"), classes, HEAD)
-    assert "2 of 3 classes ('aeroplane', 'person'), the others anew" in told
-    assert ("anew: backbone.fpn.extra_blocks.p6" in told) is (not version.endswith("v2"))
+    assert "2 of 3 classes ('aeroplane', 'person'), the others new" in told
+    assert ("new: backbone.fpn.extra_blocks.p6" in told) is (not version.endswith("v2"))
     rows = ours.get_parameter(f"{HEAD[0]}.bias").view(9, 3)
     assert torch.equal(rows[:, 0], state[f"{HEAD[0]}.bias"].view(9, 91)[:, 5])  # airplane
     for name, value in ours.state_dict().items():

@@ -82,7 +82,7 @@ def test_a_class_whose_folder_is_a_dangling_link(tmp_path: Path, split: str) -> 
     for part in ("train", "val"):
         write(tmp_path, f"{part}/a/1.jpg", f"{part}/b/1.jpg")
         (tmp_path / part / "emu").symlink_to("nowhere")
-    wanted = f"{split}/emu: a class folder that is a dangling link, to nowhere: mend or remove it"
+    wanted = f"{split}/emu: a class folder that is a dangling link, to nowhere: repair or remove it"
     assert wanted in refused(tmp_path, split)
     findings = Findings(tmp_path, keep_faults=True)
     load("folders", tmp_path, split, findings=findings)

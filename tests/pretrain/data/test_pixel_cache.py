@@ -254,7 +254,7 @@ def test_a_damaged_cache_is_replaced(
     data = cached_decode(files, SIZE, folder)
     np.testing.assert_array_equal(data.pixels, expected.pixels)
     printed = capsys.readouterr().out
-    assert printed.startswith(f"decoding anew: the cache {file} cannot be used (")
+    assert printed.startswith(f"decoding again: the cache {file} cannot be used (")
     assert printed.count("\n") == 1
     assert_cached(files, folder, monkeypatch)
     assert capsys.readouterr().out == ""

@@ -504,7 +504,7 @@ def test_shards_that_were_made_anew_are_noticed(
     capsys.readouterr()
     data = opened(url)
     assert capsys.readouterr().out == (
-        "the shards were made anew: 1 of the 3 fetched before are not among them and were removed "
+        "the shards were rebuilt: 1 of the 3 fetched before are not among them and were removed "
         f"from {data.folder}\n"
     )
     assert [data.read(i) for i in range(10)] == [*CONTENTS[:4], swapped, *CONTENTS[5:]]

@@ -244,7 +244,7 @@ def test_results_that_do_not_fit(
 
 def test_other_texts_are_not_overwritten(run: Path, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(InputError, match=r"README\.md is no model card of ours"):
+    with pytest.raises(InputError, match=r"README\.md is no model card of this project"):
         export_run(run, "torchvision", tmp_path / "README.safetensors", "best")
     assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
     export_run(run, "torchvision", tmp_path / "a.safetensors", "best")
