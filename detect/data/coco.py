@@ -159,6 +159,13 @@ def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> Detec
     classes, label_of = label_map(names, options.classes, path)
     id_of = {name: number for number, name in categories.items()}
     notes = [f"the categories {', '.join(map(shown, skipped))} have no objects and are left out"]
+    notes = notes if skipped else []
+    others = {other for file in files.values() for other in file.parent.glob("*.json")}
+    others = {other for other in others if not other.name.lower().startswith(_OTHER_TASKS)}
+    others -= set(files.values())
+    if path.is_dir() and others:
+        names = sorted(other.name for other in others)
+        notes.append(f"passed over, for they hold no categories: {', '.join(map(shown, names))}")
     return DetectionData(
         path=path,
         kind="COCO annotations",
@@ -173,7 +180,7 @@ def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> Detec
         ),
         metric="coco",
         category_ids=tuple(id_of[name] for name in classes),
-        notes=tuple(notes if skipped else ()),
+        notes=tuple(notes),
     )
 
 

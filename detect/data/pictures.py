@@ -9,8 +9,8 @@ from detect.data.dataset import MissingFileError, quoted
 
 
 def is_picture(name: str) -> bool:
-    """Tell a picture by its suffix."""
-    return name.lower().endswith(tuple(SUFFIXES))
+    """Tell a picture by its suffix; what macOS writes beside one, ._a.jpg, is none."""
+    return name.lower().endswith(tuple(SUFFIXES)) and not name.startswith("._")
 
 
 def check_image_id(line: str, where: str) -> None:

@@ -16,7 +16,7 @@ from detect.data.checks import (
 from detect.data.dataset import DetectionData, LabelledImage, shown
 from detect.data.heads import count_shared, count_turned, read_heads, refuse_misfits
 from detect.data.options import DataOptions
-from detect.data.splits import limit_images, training_sets
+from detect.data.splits import NO_SET, limit_images, training_sets
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +68,16 @@ def read_training(
             f"{data.path}, {train}: all boxes lie between 0 and 1, so they are shares: give pixels"
         )
     val_images = limit_images(data.read(chosen) if chosen else [], limit, len(data.classes))
+    no_val = "the data have no set for it (--split-by 0.2 would keep some images)"
+    if val == NO_SET:
+        no_val = "none was asked for"
     said = [
         f"{data.path}: {data.kind}, {len(data.classes)} classes",
         f"training on {counts.images} images of {train} ({counts.empty} without objects): "
         f"{counts.describe(data.classes)}",
         f"validating on {len(val_images)} images of {chosen}"
         if chosen
-        else "no validation: the data have no set for it (--split-by 0.2 would keep some images)",
+        else f"no validation: {no_val}",
     ]
     said += data.notes
     if left_out:

@@ -168,7 +168,8 @@ def check_entry(entries: Sequence[Entry], index: int) -> Checked:
     try:
         result.path = path = entry.picture(stated)
     except InputError as error:
-        result.faults.append((entry.source, str(error)))
+        if reason_of(error, entry.source) not in [reason for _, reason in result.faults]:
+            result.faults.append((entry.source, str(error)))
         return result
     found = check_image(path, partial(read_content, path))
     result.faults += found.faults

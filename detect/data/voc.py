@@ -116,6 +116,8 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
     ids = []
     try:
         lines = read_lines(path)
+        while lines and not lines[-1]:
+            lines.pop()
         if not lines:
             raise InputError(f"{path} lists no images: write one image id per line")
         flagged = is_flagged(path, lines)
@@ -136,11 +138,13 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
 
 
 def _without_suffix(path: Path, line: str) -> str:
-    """Return the id of a line that is a file name, as some tools write lists."""
-    stem = line.rpartition(".")[0]
+    """Return the id of a line that is a file name or a path, as some tools write lists."""
     annotations = path.parents[2] / "Annotations"
-    named = is_picture(line) and not (annotations / f"{line}.xml").exists()
-    return stem if named and (annotations / f"{stem}.xml").exists() else line
+    if (annotations / f"{line}.xml").exists():
+        return line
+    stem = line.rpartition(".")[0] if is_picture(line) or line.endswith(".xml") else line
+    candidates = (stem, stem.replace("\\", "/").rpartition("/")[2])
+    return next((name for name in candidates if (annotations / f"{name}.xml").exists()), line)
 
 
 def reason_of(error: InputError, path: Path) -> str:

@@ -6,6 +6,7 @@ train/  valid/  test/      *.xml beside their images     Roboflow
 *.xml beside their images                                labelImg, LabelMe
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,12 @@ def _existing(folder: Path, other: Path) -> Path:
 
 
 def _has_xml(folder: Path) -> bool:
-    return any(folder.glob("*.xml"))
+    return any(_xml_files(folder))
+
+
+def _xml_files(folder: Path) -> Iterator[Path]:
+    """Yield the annotations of a folder, without what macOS writes beside them, ._a.xml."""
+    return (path for path in folder.glob("*.xml") if not path.name.startswith("._"))
 
 
 def open_export(
@@ -129,7 +135,7 @@ def _entries(
 def _ids(part: _Part, faults: Faults | None = None) -> list[str]:
     if part.listed:
         return read_ids(part.listed, faults)
-    return sorted(path.stem for path in part.annotations.glob("*.xml"))
+    return sorted(path.stem for path in _xml_files(part.annotations))
 
 
 def _classes(root: Path, parts: dict[str, _Part]) -> tuple[tuple[str, ...], str]:

@@ -222,14 +222,21 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
     classes, label_of = label_map(list(layout.names.values()), options.classes, path)
     labels = {number: label_of[name] for number, name in layout.names.items()}
     notes = [layout.origin]
+    labelled: set[Path] = set()
     for name, source in layout.sets.items():
         images = _images(source)
+        labelled |= set(map(label_file, images))
         without = [image for image in images if not label_file(image).is_file()]
         if without:
             notes.append(
                 f"{len(without)} of {len(images)} images of {shown(name)} have no label file and "
                 f"count as empty, such as {shown(without[0].name)}"
             )
+    folders = sorted({file.parent for file in labelled} - {layout.root})
+    lone = sorted({file for folder in folders for file in folder.glob("*.txt")} - labelled)
+    lone = [file for file in lone if not file.name.lower().startswith(_NOT_LABELS)]
+    if lone:
+        notes.append(f"label files without an image: {len(lone)}, such as {shown(lone[0].name)}")
     return DetectionData(
         path=path,
         kind="YOLO labels",
@@ -316,7 +323,8 @@ def _annotate(
         index, shares = _numbers(line, where)
         if index not in label_of:
             raise InputError(
-                f"{where}: class {index} is none of 0 to {max(label_of)}: add it to the classes"
+                f"{where}: class {index} is none of {min(label_of)} to {max(label_of)}: "
+                "add it to the classes"
             )
         box = _box(shares[:4] if key_points else shares, width, height, where)
         label = label_of[index]

@@ -164,6 +164,12 @@ def test_boxes_over_the_edge_are_cut_in_training_and_scored_as_they_are(
     assert metrics["voc"]["per_class"]["helmet"]["ap_area"] == 1.0
 
 
+def test_no_validation_because_none_was_asked_for(train: Run, devkit: Path) -> None:
+    code, out, err = train(devkit, "--val-split", "none")
+    assert code == 0, err
+    assert "no validation: none was asked for" in out
+
+
 def test_limit_images_trains_and_validates_on_so_many(train: Run, tmp_path: Path) -> None:
     objects = formats.draw_objects(12)
     root = formats.write_export(tmp_path / "export", objects)

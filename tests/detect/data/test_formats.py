@@ -498,6 +498,39 @@ def test_polygons_become_boxes_and_images_without_labels_are_empty(copied: dict[
     assert any("1 of 4 images of train have no label file" in note for note in data.notes)
 
 
+def test_label_files_without_an_image_and_json_without_categories_are_told(
+    copied: dict[str, Path],
+) -> None:
+    (copied["yolo"] / "labels/val/gone.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (copied["yolo"] / "labels/val/classes.txt").write_text("helmet\n")
+    notes = open_data(copied["yolo"]).notes
+    assert notes[-1] == "label files without an image: 1, such as gone.txt"
+    (copied["coco"] / "annotations/instances_train.json").write_text("[1")
+    notes = open_data(copied["coco"]).notes
+    assert notes[-1] == "passed over, for they hold no categories: instances_train.json"
+    for name in ("yolo", "coco"):
+        assert not any("._" in note for note in open_data(copied[name]).notes)
+
+
+def test_what_macos_writes_beside_the_files_is_none_of_them(copied: dict[str, Path]) -> None:
+    for name in ("roboflow", "yolo"):
+        expected = content(open_data(copied[name]).read("train"))
+        for path in [*copied[name].rglob("*.xml"), *copied[name].rglob("*.jpg")]:
+            path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")
+        assert content(open_data(copied[name]).read("train")) == expected
+
+
+@pytest.mark.parametrize(
+    "line", ["JPEGImages/{}.jpg", "JPEGImages/{}", "{}.xml", "a\\JPEGImages\\{}.jpg", "{}.jpg"]
+)
+def test_lists_of_paths_and_files(copied: dict[str, Path], line: str) -> None:
+    expected = content(open_data(copied["export"]).read("train"))
+    path = copied["export"] / "ImageSets/Main/train.txt"
+    stems = path.read_text().split()
+    path.write_text("".join(f"{line.format(stem)}\r\n" for stem in stems) + "\n  \n")
+    assert content(open_data(copied["export"]).read("train")) == expected
+
+
 def test_a_yolo_box_over_the_edge_is_as_annotated(copied: dict[str, Path]) -> None:
     (copied["yolo"] / "labels/train/img_000.txt").write_text("0 1.0 0.5 0.5 1.25\n")
     annotation = open_data(copied["yolo"]).read("train")[0].annotation

@@ -87,6 +87,13 @@ def test_lists_of_one_class_are_counted_and_named(
     assert told.format(main) in capsys.readouterr().out
 
 
+def test_data_without_any_set_are_a_fault(devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed(devkit, "1 -1", "2  1")
+    with pytest.raises(InputError, match="1 faults, listed above; 0 images"):
+        verify(devkit, None, 0)
+    assert f"{devkit}: has no set of images: add lists, such as" in capsys.readouterr().out
+
+
 def test_a_bad_one_by_the_command_and_its_processes(devkit: Path, call_command: Call) -> None:
     jpeg(devkit, "2", b"")
     arguments = ("verify", "--data", devkit, "--split", "2007:trainval")
