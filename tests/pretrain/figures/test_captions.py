@@ -44,6 +44,7 @@ def test_trainings_are_named_with_their_data_and_epochs() -> None:
             ["disc", "ring", "star", "x"],
             "own images of 4 classes (disc, ring, star, ...)",
         ),
+        ("folders", ["n01440764", "disc"], "own images of 2 classes (n01440764, disc)"),
         ("folders", ["a\n", "b"], "own images of 2 classes (a\\n, b)"),
         ("folders", None, "class folders"),
         ("imagenet", None, "ImageNet"),
