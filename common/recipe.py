@@ -78,7 +78,7 @@ class Focus:
     opposite: bool = False
     """Drop the focused area and keep the rest (Table 4, "opposite approach")."""
     reference: Literal["strongest", "random"] = "strongest"
-    """The channel that tells the focused area; random: a control, not in the paper."""
+    """The channel that decides the focused area; random: a control, not in the paper."""
     places: Literal["focused", "shuffled"] = "focused"
     """Keep the focused area, or as many places at random: a control, not in the paper."""
     participation_rate: Annotated[float, SHARE] = 0.1

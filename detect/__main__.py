@@ -221,7 +221,7 @@ class ReportFlags:
     """VOC devkit; None: where it was at the evaluation."""
     label: tuple[str, ...] = ()
     """Short names of the runs, one per folder; equal names mark seeds of one method. By default
-    what tells their titles apart."""
+    what distinguishes their titles."""
     gallery_mb: Annotated[float, NOT_NEGATIVE] = 10.0
     """Megabytes that the images to browse may take in the page; 0 for none."""
 

@@ -202,7 +202,7 @@ def _speed(
 
 
 def title_of(recipe: str, focus: Focus, backbone: Mapping[str, Any]) -> str:
-    """Name a detector by what tells two of them apart: recipe, method, origin of the backbone."""
+    """Name a detector by what distinguishes it: recipe, method, origin of the backbone."""
     method = " with FocusedDropout" if focus.after else ""
     origin = backbone.get("recipe_name")
     return f"{recipe}{method} from {origin}" if origin else f"{recipe}{method}"

@@ -11,7 +11,7 @@ from common.storage import read_json
 from detect.recipes import RECIPES, Recipe
 
 KEY = (*results.KEY, "backbone_sha256")
-"""Columns that tell one run from all others: detectors differ by their backbone as well."""
+"""Columns that identify a run: detectors differ by their backbone as well."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

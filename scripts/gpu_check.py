@@ -74,7 +74,7 @@ PARTS = (
     _bench("det-608x1024-compiled", 400, "retinanet --network 608x1024 --compiled"),
     _bench("det-800x800-compiled", 400, "retinanet --network 800x800 --compiled"),
 )
-"""What tells most for least time first, what compiles last."""
+"""The most informative for their time first, what compiles last."""
 
 
 def command(part: Part, lines: Path, *, tiny: bool) -> list[str]:

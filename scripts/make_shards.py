@@ -266,7 +266,7 @@ def _member(name: str, content: bytes) -> bytes:
 
 
 def index(folder: Path, workers: int) -> list[ShardSet]:
-    """Write the index of tar files that are there: one of each split that their names tell.
+    """Write the index of tar files that are there: one of each split that their names state.
 
     Raises:
         InputError: If a tar file is damaged or hostile, or lacks an image or a class.

@@ -66,9 +66,9 @@ class CheckFlags:
     data: Path | None = None
     """Folder of the data; None: where the run had them."""
     device: str | None = None
-    """auto, cpu, cuda or cuda:N; None: as the run was told."""
+    """auto, cpu, cuda or cuda:N; None: as the run was started."""
     workers: Annotated[int | None, NOT_NEGATIVE] = None
-    """Processes that read images; None: as the run was told."""
+    """Processes that read images; None: as the run was started."""
 
     def changed(self) -> dict[str, Any]:
         """Return the flags of the run that are to be others."""

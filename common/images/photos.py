@@ -37,7 +37,7 @@ class Photos:
     paths: tuple[Path, ...]
     """The files, in the order of their names."""
     names: tuple[str, ...]
-    """What tells them apart: their paths below the folder that holds all, with slashes."""
+    """Their unique names: the paths below the folder that holds all, with slashes."""
     passed_over: tuple[Path, ...] = ()
     """Files beside them that have no suffix of an image."""
 

@@ -56,7 +56,7 @@ class ControlDropout(FocusedDropout):
         return mask, empty, signed
 
     def extra_repr(self) -> str:
-        """Name what tells this layer from another in `print(model)`."""
+        """Name what distinguishes this layer from others in `print(model)`."""
         return f"{super().extra_repr()}, reference={self.reference!r}, places={self.places!r}"
 
 

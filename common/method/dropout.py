@@ -351,7 +351,7 @@ class FocusedDropout(nn.Module):
         return self
 
     def extra_repr(self) -> str:
-        """Name what tells this layer from another in `print(model)`."""
+        """Name what distinguishes this layer from others in `print(model)`."""
         low, high = self.gamma
         per = "" if self.gamma_per == "image" else f", gamma_per={self.gamma_per!r}"
         return f"gamma=({low}, {high}), opposite={self.opposite}{per}"

@@ -29,7 +29,7 @@ class Restarts:
         self._ended = True
 
     def notice(self, step: int) -> bool:
-        """Note a step that is not the one before; tell, once, whether the count starts again."""
+        """Note a step that is not the one before; return, once, whether the count starts again."""
         if self._first is None:
             self._first = step
         elif step < self._last:

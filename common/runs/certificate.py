@@ -206,7 +206,7 @@ def certified(folder: Path, step: int, weights: Mapping[str, Tensor]) -> dict[st
     if known != weights_digest(weights):
         raise InputError(
             f"{folder / NAME} has other weights at step {step} than the checkpoint: one of the two "
-            f"was changed; `check {folder}` tells what"
+            f"was changed; `check {folder}` shows what"
         )
     return {"digest": fingerprint(folder), "step": step, "weights": known}
 

@@ -1,4 +1,4 @@
-"""What tells the data of a run from others, part by part, so that a resume can say what changed.
+"""What distinguishes the data of a run, part by part, so that a resume can say what changed.
 
 ```python
 Task(..., data={

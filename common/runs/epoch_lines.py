@@ -85,7 +85,7 @@ def _gap(columns: Sequence[Column], epochs: int) -> int:
 
 
 def _over(name: str, width: int, gap: int) -> str:
-    """A group's name in a rule as wide as its columns."""
+    """Draw a group's name in a rule as wide as its columns."""
     return " " * width if not name else " " * gap + f" {name} ".center(width - gap, "-")
 
 

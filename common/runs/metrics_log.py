@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run tells programs."""
+"""metrics.jsonl: what a run reports to programs."""
 
 import json
 import os

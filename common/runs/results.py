@@ -14,7 +14,7 @@ from common.storage import file_locks, write_atomically
 
 Row = TypeVar("Row")
 KEY = ("recipe", "changes", "data", "seed", "started")
-"""Columns that tell one training from all others."""
+"""Columns that identify a training."""
 
 
 def changes(before: object, now: object) -> dict[str, Any]:

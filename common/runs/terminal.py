@@ -24,7 +24,7 @@ def styled(text: str, style: str, stream: TextIO | None = None) -> str:
 
 
 def has_colour(stream: TextIO) -> bool:
-    """Whether colours may be used; see https://no-color.org."""
+    """Return whether colours may be used; see https://no-color.org."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return stream.isatty()

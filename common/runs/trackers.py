@@ -36,7 +36,7 @@ _MEMORY = "trackers.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Tracked:
-    """What a tracker is told of a run when it begins."""
+    """What a tracker learns about a run when it begins."""
 
     folder: Path
     name: str
@@ -225,7 +225,7 @@ def _installed(package: str) -> bool:
 
 
 class Trackers:
-    """All trackers of a run; one that fails is told of once, and left out.
+    """All trackers of a run; one that fails is reported once, and left out.
 
     Args:
         names: Keys of `TRACKERS`.
@@ -259,7 +259,7 @@ class Trackers:
         self._keeps = bool(kept)
 
     def __bool__(self) -> bool:
-        """Whether anything is to be sent."""
+        """Return whether anything is to be sent."""
         return bool(self._open)
 
     def epoch(self, record: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ class Task:
     num_images: int
     """Training images."""
     data: Parts = field(default_factory=dict)
-    """What tells these data from others, part by part; all ranks must have the same, and so must a
+    """What distinguishes these data, part by part; all ranks must have the same, and so must a
     resume, which names the parts that changed."""
     load: Callable[[Iterable[MicroBatch]], Iterator[Any]]
     """Turns micro-batches into batches on the device, in order."""

@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class ResNet:
-    """What tells one ResNet from another."""
+    """What distinguishes one ResNet from another."""
 
     blocks: tuple[int, int, int, int]
     bottleneck: bool = True

@@ -1,4 +1,4 @@
-"""What a look over the annotations tells: nothing to learn, classes never seen, odd coordinates."""
+"""What a look over the annotations shows: nothing to learn, classes never seen, odd coordinates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

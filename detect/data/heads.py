@@ -1,4 +1,4 @@
-"""What the heads of image files tell before any is decoded: turned photos, and the same twice."""
+"""What image headers show before any image is decoded: turned photos, and the same twice."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +29,7 @@ def _head(path: Path) -> tuple[int, bytes]:
 
 
 def refuse_misfits(images: Sequence[LabelledImage], heads: Sequence[tuple[int, bytes]]) -> None:
-    """Refuse annotations of another size than their image, as far as the heads tell.
+    """Refuse annotations of another size than their image, as far as the headers show.
 
     Raises:
         InputError: There are some; the message names the first.

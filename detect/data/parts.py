@@ -1,4 +1,4 @@
-"""What tells the data of a training from others, for its resume."""
+"""What distinguishes the data of a training, for its resume."""
 
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b

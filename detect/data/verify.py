@@ -242,7 +242,7 @@ def _boxes(data: DetectionData, options: DataOptions, sets: Sequence[_Set]) -> l
     low = boxes[:, :2] + (options.counted == "voc")
     decimals = int((boxes != np.round(boxes)).any(axis=1).sum())
     read = "VOC's pixels from 1" if options.counted == "voc" else "edges from 0"
-    unsure = "" if low.min() < 2 or decimals else "; nothing tells whether they count from 0 or 1"
+    unsure = "" if low.min() < 2 or decimals else "; whether they count from 0 or 1 is unclear"
     return [
         f"boxes read as {read}: the least begins at {low.min():g}, {decimals} of {len(boxes)} have "
         f"decimals{unsure}"

@@ -1,4 +1,4 @@
-"""Short names for runs: what tells their titles apart."""
+"""Short names for runs: what distinguishes their titles."""
 
 import re
 from collections.abc import Sequence

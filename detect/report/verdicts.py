@@ -189,7 +189,7 @@ def _more_seeds(over: Difference) -> str:
 
 
 def _backbones(comparison: Comparison, arm: str) -> set[object]:
-    """Return what tells the backbone files of a method's runs apart."""
+    """Return what distinguishes the backbone files of a method's runs."""
     files: set[object] = set()
     for run in comparison.runs:
         backbone = run.evaluation.get("backbone")

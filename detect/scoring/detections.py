@@ -35,7 +35,7 @@ class GroundTruth:
     difficult: NDArray[np.bool_]
     """(objects,) True for objects the metric does not count."""
     area: NDArray[np.float64] | None = None
-    """(objects,) by which COCO's metric tells sizes, where the data state it; None: of the boxes.
+    """(objects,) by which COCO's metric decides sizes, where the data state it; None: of the boxes.
     """
     category_ids: tuple[int | str, ...] = ()
     """What a COCO results file calls each class; empty: 1, 2, and so on."""

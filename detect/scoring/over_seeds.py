@@ -126,7 +126,7 @@ def verdict(difference: Difference, runs: tuple[int, int], images: int) -> str:
 
 def _what_would(difference: Difference, seeds: bool) -> str:
     if not seeds:
-        return "; more seeds would tell what a seed changes"
+        return "; more seeds would show what a seed changes"
     if difference.more_runs is None:
         return f"; up to {MOST_RUNS} seeds per side would not decide it on these images"
     return f"; about {difference.more_runs} more seeds per side would, if the difference stays"

@@ -128,7 +128,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 
 def split_in(name: str) -> str | None:
-    """Return the split that the name of a file tells, as `imagenet1k-validation-03.tar` does."""
+    """Return the split that the name of a file states, as `imagenet1k-validation-03.tar` does."""
     splits = {_WORDS[word] for word in re.split(r"[\W_\d]+", name.lower()) if word in _WORDS}
     return splits.pop() if len(splits) == 1 else None
 

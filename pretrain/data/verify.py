@@ -65,7 +65,7 @@ def verify(kind: Kind, root: Path, workers: int | None) -> None:
 def read_split(
     kind: Kind, root: Path, split: str, report: Report
 ) -> tuple[Images | None, list[InputError]]:
-    """List the images of a split as a training does; of what is wrong, all that can be told."""
+    """List the images of a split as a training does; of what is wrong, all that can be said."""
     findings = Findings(root, keep_faults=True)
     data, errors = None, []
     try:

@@ -147,7 +147,7 @@ def mean_decay(recipe: Recipe) -> float:
 
 
 def _cell(dataset: Dataset, network: str, arm: str) -> Callable[[], Recipe]:
-    """Make the function of a cell of Tables 1 to 4: its name and docstring tell what it is."""
+    """Make the function of a cell of Tables 1 to 4: its name and docstring say what it is."""
 
     def cell() -> Recipe:
         return small_images(dataset, network, arm)
