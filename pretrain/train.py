@@ -14,7 +14,7 @@ from common.processes.ranks import World
 from common.runs import ending
 from common.text import in_line
 from common.training import launch
-from common.training.network import insert_layer, prepare, try_layers
+from common.training.network import insert_layer, prepare, takes_single_images, try_layers
 from common.training.task import Metrics, Task, Watch
 from common.weights.initial import begin_with, describe_origin, to_begin_with
 from pretrain.data.report import report
@@ -81,6 +81,7 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
         if world.is_main:
             print(told, flush=True)
     try_layers(network, recipe.images.size, _placing(recipe))
+    single_images = takes_single_images(network, recipe.images.size)
     prepare(network, recipe.optimization, world.device)
     task = Task(
         model=network,
@@ -98,6 +99,7 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
         metric=METRIC,
         columns=COLUMNS,
         at_step=at_step,
+        single_images=single_images,
         balanced_over=train.images.labels.tolist()
         if recipe.images.sampling == "balanced" and train.images
         else None,

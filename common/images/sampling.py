@@ -35,9 +35,9 @@ class Sampling:
     A step's batch is cut into `world_size * accumulate` nearly equal parts; rank r takes the
     parts r, r + world_size and so on. One process that accumulates and several ranks that do not
     thus see the same parts, and whatever comes next on all ranks stands in the order of the parts.
-    A last batch with fewer images than parts is left out: a rank would have nothing
-    to do. So is one that would leave a part with a single image where others have more: BatchNorm
-    has no variance over one value. Every epoch leaves out other images.
+    A last batch with fewer images than parts is left out: a rank would have nothing to do. So is
+    one of a single image: BatchNorm may have no variance over it. Every epoch leaves out other
+    images.
 
     With groups (landscape and portrait images, say) a full batch holds images of one group, as far
     as they go: what is left over of the groups forms the other batches, a short one the last.
@@ -86,8 +86,15 @@ class Sampling:
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         full, rest = divmod(self.num_images, self.batch_size)
-        fewest = 2 if full and self.batch_size >= 2 * self._parts else 1  # images of a part
-        return full + (rest >= fewest * self._parts)
+        # The same for one part and for two: a run may continue on more processes.
+        fewest = max(self._parts, 2 if full else 1)
+        return full + (rest >= fewest)
+
+    @property
+    def smallest_part(self) -> int:
+        """The fewest images that go through the network at once."""
+        rest = self.num_images - (self.steps_per_epoch - 1) * self.batch_size
+        return min(rest, self.batch_size) // self._parts
 
     def is_full(self, step: int) -> bool:
         """Tell whether a step's batch has `batch_size` images; an epoch's last can have fewer."""

@@ -267,7 +267,8 @@ def _sampling(task: Task, recipe: Recipe, options: Options, world: World) -> Sam
     """Plan which images form which step.
 
     Raises:
-        InputError: If the ranks found different training images.
+        InputError: If the ranks found different training images, or a part would have a single
+            image and the network needs two.
     """
     batch_size, num_images = recipe.optimization.batch_size, task.num_images
     if options.overfit_batches is not None:
@@ -288,6 +289,12 @@ def _sampling(task: Task, recipe: Recipe, options: Options, world: World) -> Sam
         raise InputError(
             f"the processes found different training images ({extents}): give all of them the "
             "same data"
+        )
+    if sampling.smallest_part == 1 and not task.single_images:
+        parts = world.size * recipe.optimization.accumulate
+        raise InputError(
+            f"{num_images} images in batches of {batch_size} over {parts} ranks and micro-batches "
+            "leave parts of one image, and BatchNorm needs two: change --optimization.batch-size"
         )
     return sampling
 

@@ -69,6 +69,25 @@ def try_layers(network: nn.Module, size: int, flags: str) -> None:
         raise
 
 
+def takes_single_images(network: nn.Module, size: int) -> bool:
+    """Tell whether a network can be trained on one image at a time.
+
+    BatchNorm cannot where the maps have shrunk to one pixel: it has no variance over one value.
+
+    Args:
+        network: On the CPU.
+        size: Side of the images, pixels.
+    """
+    try:
+        with torch.no_grad():
+            deepcopy(network).train()(torch.zeros(1, 3, size, size))
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            return False
+        raise
+    return True
+
+
 def put(network: nn.Module, optimization: Optimization, device: torch.device) -> None:
     """Put a network on its device, in its memory format."""
     network.to(device)

@@ -61,5 +61,7 @@ class Task:
     """Called before every optimizer step with the share of the training's steps that are done."""
     groups: Sequence[int] | None = None
     """Group of each training image: batches are of one group, as far as `Sampling` can."""
+    single_images: bool = True
+    """Whether the network can be trained on one image at a time."""
     balanced_over: Sequence[int] | None = None
     """Class of each training image, if every epoch is to have as many images of each class."""

@@ -207,6 +207,18 @@ def test_wrong_arguments_are_one_line_and_exit_2(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_parts_of_one_image_are_refused_where_batchnorm_needs_two(
+    run: Run, folders: Path, tmp_path: Path
+) -> None:
+    """24 images in batches of 11: the last one has two, one for each micro-batch."""
+    words = ("train", "toy-resnet18", "--data", folders, "--out", tmp_path / "run", *TINY)
+    code, _, err = run(*words, *"--optimization.batch-size 11 --optimization.accumulate 2".split())
+    assert code == 2
+    assert "leave parts of one image" in one_line(err) and "--optimization.batch-size" in err
+    code, _, err = run(*words, *"--optimization.batch-size 23 --optimization.epochs 1".split())
+    assert code == 0, err  # the single one that is left is left out
+
+
 def test_a_folder_of_another_form_is_refused_by_what_it_lacks(run: Run, tmp_path: Path) -> None:
     (tmp_path / "data" / "pictures").mkdir(parents=True)
     words = ("train", "toy-resnet18", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY)
