@@ -40,8 +40,6 @@ On G GPUs: torchrun --nproc-per-node G -m -- detect COMMAND ...
 
 example: {PROGRAM} score --detections comp4/ --data VOCdevkit --split 2007:test --out scored"""
 
-_MEANS = {"map_11point": "11-point", "map_area": "area"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrainFlags(RunFlags[Recipe]):
@@ -393,6 +391,8 @@ def _score(argv: list[str]) -> None:
 
 def _print(metrics: dict[str, Any], out: Path) -> None:
     """Print what a scored folder holds."""
+    from detect.scoring.bootstrap import MAPS
+
     analysis = read_json(out / "analysis.json")
     voc, coco, intervals = metrics["voc"], metrics["coco"], analysis["intervals"]
     for note in analysis["reading"]:
@@ -403,7 +403,7 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
         )
     means = [
         f"{_percent(voc[name])}{_ends(intervals and intervals[name])} ({kind})"
-        for name, kind in _MEANS.items()
+        for name, kind in MAPS.items()
     ]
     if intervals:
         means[-1] += f", 95% intervals from {intervals['resamples']} resamples"
@@ -427,9 +427,7 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
     if suspected:
         print(f"{suspected} likely label errors, ranked: {out / 'label_errors.json'}")
     if analysis["against"]:
-        told = [
-            f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in _MEANS.items()
-        ]
+        told = [f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in MAPS.items()]
         print(f"against {analysis['against']['detections']}: {'; '.join(told)}")
 
 
@@ -441,11 +439,11 @@ def _ends(interval: dict[str, Any] | None) -> str:
 
 
 def _points(difference: dict[str, Any]) -> str:
-    """Say whether a difference is real: "+0.91 points [+0.10, +1.75]: real at 95%"."""
+    """Say whether two networks differ: "+0.91 points [+0.10, +1.75]: not decided"."""
     if difference["low"] is None:
         return "n/a"
     value, low, high = (f"{100 * difference[key]:+.2f}" for key in ("value", "low", "high"))
-    verdict = "real at 95%" if difference["excludes_zero"] else "not decided"
+    verdict = "these two networks differ at 95%" if difference["excludes_zero"] else "not decided"
     return f"{value} points [{low}, {high}]: {verdict}"
 
 
@@ -462,10 +460,11 @@ def _compare(argv: list[str]) -> None:
         "Compare two methods, several seeds each, over seeds and images.\n\n"
         f"example: {program} --baseline base-0/test base-1/test --against fd-0/test fd-1/test",
     )
+    from detect.scoring.bootstrap import MAPS
     from detect.scoring.comparison import NAME, compare_folders
 
     result = compare_folders(flags.baseline, flags.against, flags.out, flags.data, flags.bootstrap)
-    for key, kind in _MEANS.items():
+    for key, kind in MAPS.items():
         numbers = result[key]
         first, second = (
             " ".join(_percent(value).strip() for value in numbers[side])

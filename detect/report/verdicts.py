@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from common.runs.over_seeds import Difference, paired_difference, seeds_needed
 from detect.report.comparison import Comparison, Run, difference
 from detect.report.writers.blocks import count, write_value
-from detect.scoring.bootstrap import Interval
+from detect.scoring.bootstrap import MAPS, Interval
 
 FEWEST_IMAGES = 10
 """Of fewer, resamples of the images say nothing."""
@@ -81,7 +81,7 @@ def _each(runs: Sequence[Run]) -> str:
 
 
 def _measure(comparison: Comparison) -> str:
-    return {"11point": "mAP (11-point)", "area": "mAP (area)"}[comparison.kind]
+    return f"mAP ({MAPS[f'map_{comparison.kind}']})"
 
 
 def _of_one(comparison: Comparison) -> Verdict:

@@ -30,7 +30,8 @@ from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.matches import Matches, match
 from detect.scoring.voc import FLOAT_RECALLS, Recall, score_voc
 
-MAPS = ("map_11point", "map_area")
+MAPS = {"map_11point": "11-point", "map_area": "area"}
+"""The two mAPs, and what they are called."""
 _ENDS = (2.5, 97.5)
 _BLOCK = 2**20
 """Copies at a time: (true positives of a class, resamples) should stay near the processor."""
@@ -50,7 +51,7 @@ class Interval:
 
     @property
     def decided(self) -> bool:
-        """Whether 0 lies outside: of a difference, whether it is real at 95 %."""
+        """Whether 0 lies outside: of a difference, whether the two networks differ at 95%."""
         return self.low > 0 or self.high < 0
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detect.report.comparison import Comparison
-from detect.report.sections.tables import MAP_NAMES, ap_by_class, f1_by_class
+from detect.report.sections.tables import ap_by_class, f1_by_class
 from detect.report.writers.blocks import (
     Block,
     Chart,
@@ -17,6 +17,7 @@ from detect.report.writers.blocks import (
     Note,
     Section,
 )
+from detect.scoring.bootstrap import MAPS
 
 _LEVEL = 0.05
 FEWEST_IMAGES = 10
@@ -32,9 +33,7 @@ def classes(comparison: Comparison) -> Section:
         Chart("classes.png", "AP by class"),
     ]
     blocks += [
-        Details(
-            "AP by class in numbers", tuple(ap_by_class(comparison, kind) for kind in MAP_NAMES)
-        ),
+        Details("AP by class in numbers", tuple(ap_by_class(comparison, kind) for kind in MAPS)),
         Details(
             "Thresholds of the best F1 by class",
             tuple(f1_by_class(comparison, run) for run in comparison.runs),

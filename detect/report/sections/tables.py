@@ -7,11 +7,9 @@ import numpy as np
 
 from detect.report.comparison import Comparison, Run
 from detect.report.writers.blocks import Cell, Column, Span, Table
-from detect.scoring.bootstrap import Interval
+from detect.scoring.bootstrap import MAPS, Interval
 from detect.scoring.detections import GroundTruth
 from detect.scoring.sizes import SIZES, size_of
-
-MAP_NAMES = {"map_11point": "11-point", "map_area": "area"}
 
 
 def scores(comparison: Comparison) -> list[Table]:
@@ -53,13 +51,13 @@ def _differences(comparison: Comparison) -> Table:
     rows = []
     for run, intervals in zip(comparison.runs[1:], comparison.differences, strict=True):
         cells = [Cell(run.label)]
-        for kind in MAP_NAMES:
+        for kind in MAPS:
             interval = intervals[kind]
             value = None if math.isnan(interval.value) else interval.value
             cells += [Cell(value, interval.decided), Cell(_span(interval))]
         rows.append(tuple(cells))
     columns = [Column("Run")]
-    for name in MAP_NAMES.values():
+    for name in MAPS.values():
         columns += [
             Column(f"mAP difference ({name})", "points"),
             Column(f"95% interval ({name})", "points"),
@@ -95,7 +93,7 @@ def _objects_by_size(truth: GroundTruth) -> dict[str, int]:
 
 
 def ap_by_class(comparison: Comparison, kind: str) -> Table:
-    """Tabulate the AP of each class; `kind` is of `MAP_NAMES`."""
+    """Tabulate the AP of each class; `kind` is of `MAPS`."""
     runs, key = comparison.runs, kind.replace("map", "ap")
     several = len(runs) > 1
     rows = []
@@ -115,9 +113,7 @@ def ap_by_class(comparison: Comparison, kind: str) -> Table:
         *([Column("Difference, last to first", "points")] if several else []),
     )
     total = (Cell("All classes (mAP)"), *counts, *_row_of_scores(means))
-    return Table(
-        f"AP by class, {MAP_NAMES[kind]}, percent", columns, tuple(rows), total, sortable=True
-    )
+    return Table(f"AP by class, {MAPS[kind]}, percent", columns, tuple(rows), total, sortable=True)
 
 
 def _row_of_scores(values: Sequence[float | None]) -> list[Cell]:

@@ -150,7 +150,9 @@ def test_against_detections_or_an_evaluated_folder(score, tmp_path):
         area = against["map_area"]
         assert area["value"] == pytest.approx(0.4) and area["excludes_zero"]
         low, high = (100 * area[end] for end in ("low", "high"))
-        sentence = f"+40.00 points [{low:+.2f}, {high:+.2f}]: real at 95% (area mAP)"
+        sentence = (
+            f"+40.00 points [{low:+.2f}, {high:+.2f}]: these two networks differ at 95% (area mAP)"
+        )
         assert sentence in printed.splitlines()[-1]
         told.append(printed.splitlines()[-1].partition(": ")[2])
     assert told[0] == told[1]
