@@ -133,6 +133,22 @@ def test_what_all_ranks_end_with_is_told_once(tmp_path: Path, by_hand: bool) -> 
     assert line.startswith("NonFiniteError: loss became non-finite at step 10, or")
 
 
+def test_what_rank_0_alone_finds_ends_both_and_is_told_once(tmp_path: Path) -> None:
+    def work(rank: int) -> None:
+        def look() -> str:
+            assert rank == 0
+            raise InputError("a.jpg is of another size: fetch it again")
+
+        with ranks.start("cpu"):
+            assert ranks.from_main(lambda: f"of rank {rank}") == "of rank 0"
+            ranks.from_main(look)
+
+    codes, printed, seconds = live(tmp_path, work)
+    assert codes == [2, 2], printed
+    assert "".join(printed) == "error: a.jpg is of another size: fetch it again\n"
+    assert seconds < 30
+
+
 def test_a_rank_that_hangs_is_given_up(tmp_path: Path) -> None:
     def hang(rank: int, step: int) -> None:
         if (rank, step) == (1, 5):
