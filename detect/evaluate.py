@@ -14,7 +14,7 @@ from common.processes import launcher, ranks
 from common.recipe import Focus
 from common.runs.environment import describe_environment
 from common.runs.finished import FinishedRun, open_run
-from common.text import in_line
+from common.text import counted, in_line
 from common.training.network import prepare
 from detect.data.dataset import DetectionData, Entry, read_all, shown
 from detect.data.opening import open_data
@@ -83,8 +83,9 @@ def evaluate_run(
     write_coco_json(detections, test.truth, out / "detections.json")
     if not annotated:
         print(
-            f"{len(detections.score)} detections on {len(test.images)} images, in "
-            f"{out / 'detections.json'}; without annotations they are not scored"
+            f"{counted(len(detections.score), 'detection')} on "
+            f"{counted(len(test.images), 'image')}, in {out / 'detections.json'}; without "
+            "annotations they are not scored"
         )
         return {}
     facts = {

@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.images.photos import Photos, Unreadable, find_photos, stream_photos
 from common.processes import launcher
 from common.storage import write_atomically
-from common.text import in_line
+from common.text import counted, in_line
 from detect.predictor import Photo, Prediction, Predictor, prepare
 from detect.report.drawing import boxes
 
@@ -66,13 +66,13 @@ def predict_files(
     work = _Work(predictor, photos, out / "pictures", threshold, workers, verbose)
     write_atomically(out / "predictions.json", work.write)
     print(
-        f"{work.boxes} boxes on {work.done} photos: {out / 'predictions.json'}, "
-        f"pictures in {out / 'pictures'}"
+        f"{counted(work.boxes, 'box')} on {counted(work.done, 'photo')}: "
+        f"{out / 'predictions.json'}, pictures in {out / 'pictures'}"
     )
     if work.unreadable:
         raise InputError(
-            f"{work.unreadable} of {len(photos.paths)} photos could not be read, named above; "
-            "the others are done: fetch these again"
+            f"{work.unreadable} of {counted(len(photos.paths), 'photo')} could not be read, named "
+            "above; what could be is done: fetch the rest again"
         )
 
 

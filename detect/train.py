@@ -222,8 +222,7 @@ def _insert_layer(body: nn.Module, recipe: Recipe) -> None:
     Raises:
         InputError: If the body has no such stage, or it is not trained.
     """
-    after = recipe.focus.after
-    insert_layer(body, recipe.focus)
+    after = insert_layer(body, recipe.focus)
     trained = [
         name
         for name, stage in body.named_children()

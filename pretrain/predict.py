@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.images.photos import Unreadable, find_photos, stream_photos
 from common.processes import launcher
 from common.storage import write_atomically
-from common.text import in_csv, in_line
+from common.text import counted, in_csv, in_line
 from pretrain.predictor import Prediction, load_predictor
 
 HEAD = ("file_name", "rank", "class", "class_id", "score")
@@ -57,7 +57,7 @@ def predict_files(
     predictor = load_predictor(source, checkpoint, device)
     if photos.passed_over:
         example = in_line(str(photos.passed_over[0]))
-        print(f"{len(photos.passed_over)} other files skipped, such as {example}")
+        print(f"{counted(len(photos.passed_over), 'other file')} skipped, such as {example}")
     for note in predictor.notes:
         print(note)
     out.mkdir(parents=True, exist_ok=True)
@@ -93,11 +93,11 @@ def predict_files(
             out / "predictions.json", lambda listed: write(table, listed)
         ),
     )
-    print(f"{len(done)} photos: {out / 'predictions.csv'}, {out / 'predictions.json'}")
+    print(f"{counted(len(done), 'photo')}: {out / 'predictions.csv'}, {out / 'predictions.json'}")
     if unreadable:
         raise InputError(
-            f"{len(unreadable)} of {len(photos.paths)} photos could not be read, named above; "
-            "the others are done: fetch these again"
+            f"{len(unreadable)} of {counted(len(photos.paths), 'photo')} could not be read, named "
+            "above; what could be is done: fetch the rest again"
         )
 
 

@@ -1,6 +1,7 @@
 """`python -m pretrain train`: from a recipe and a data folder to a trained classifier."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from common.errors import InputError
 from common.processes import launcher
 from common.processes.ranks import World
 from common.runs import ending
+from common.storage import read_json
 from common.text import in_line
 from common.training import launch
 from common.training.network import insert_layer, prepare, takes_single_images, try_layers
@@ -21,7 +23,7 @@ from pretrain.data.report import report
 from pretrain.data.splits import Split, data_parts, open_split
 from pretrain.networks import build_network
 from pretrain.networks.dropouts import place_dropouts, set_progress
-from pretrain.recipes import Recipe
+from pretrain.recipes import Dataset, Recipe
 from pretrain.task import COLUMNS, METRIC, classification_loss, evaluate
 
 
@@ -38,6 +40,7 @@ def train_classifier(flags: RunFlags[Recipe], watch: Watch | None = None) -> Met
     Raises:
         InputError: If data or arguments are wrong.
     """
+    flags = _as_begun(flags)
     described = describe_origin(flags.init, flags.out, flags.resume)
     return launch.launch("pretrain", flags, partial(_build, flags), described, watch)
 
@@ -58,6 +61,22 @@ def train(flags: RunFlags[Recipe], program: str) -> None:
     backbone = flags.out.with_name(f"{flags.out.name}.safetensors")
     words = ("export", "--run", flags.out, "--out", backbone)
     ending.end(flags.out, metrics, METRIC, COLUMNS, ending.command(*program.split(), *words))
+
+
+def _as_begun(flags: RunFlags[Recipe]) -> RunFlags[Recipe]:
+    """Call class folders what the run that goes on called them: either name reads them alike.
+
+    The toy recipes said "imagenet" once, for data that is none.
+    """
+    described = flags.out / "recipe.json"
+    recipe = read_json(described).get("recipe") if described.is_file() else None
+    images = recipe.get("images") if isinstance(recipe, dict) else None
+    before = images.get("dataset") if isinstance(images, dict) else None
+    if {before, flags.recipe.images.dataset} != {"folders", "imagenet"}:
+        return flags
+    name: Dataset = "imagenet" if before == "imagenet" else "folders"
+    images = replace(flags.recipe.images, dataset=name)
+    return replace(flags, recipe=replace(flags.recipe, images=images))
 
 
 def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, Any]]:

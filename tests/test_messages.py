@@ -51,7 +51,7 @@ def messages() -> Iterator[tuple[str, str]]:
 ALL = dict(messages())
 ELSEWHERE = {
     "{} has nothing to learn: {}",
-    "{} faults, listed above; {}{}{}",
+    "{}, listed above; {}{}{}",
     # What is put in ends in a remedy.
     "the image {} is {}",
     "the image {} in {} is {}",

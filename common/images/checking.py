@@ -27,7 +27,7 @@ from common.images.decoding import decode_image, read_content
 from common.images.headers import SUFFIXES, read_header
 from common.images.orientation import exif_orientation
 from common.processes.launcher import usable_cores
-from common.text import in_line
+from common.text import counted, in_line
 
 _CHUNK = 16
 # libjpeg continues with grey or shifted pixels. Extraneous bytes alone harm none.
@@ -173,10 +173,10 @@ class Report:
         ]
         noted = f"; read as RGB: {', '.join(notes)}" if notes else ""
         seconds = time.monotonic() - self._start
-        told = f"{self.images} images checked in {seconds:.1f} s"
+        told = f"{counted(self.images, 'image')} checked in {seconds:.1f} s"
         rest = "".join(f"; {remark}" for remark in remarks)
         if self.faults:
-            raise InputError(f"{self.faults} faults, listed above; {told}{noted}{rest}")
+            raise InputError(f"{counted(self.faults, 'fault')}, listed above; {told}{noted}{rest}")
         print(f"no faults; {told}{noted}{rest}")
 
 

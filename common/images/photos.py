@@ -23,7 +23,7 @@ from common.images.decoding import read_image
 from common.images.headers import SUFFIXES
 from common.images.loading import default_workers, stream
 from common.images.sampling import MicroBatch
-from common.text import in_line
+from common.text import counted, in_line
 
 Prepared = TypeVar("Prepared")
 _FEW = 16
@@ -70,8 +70,8 @@ def find_photos(sources: Sequence[Path], without: Path | None = None) -> Photos:
         photos = dict.fromkeys(filter(_is_photo, files))
         if not photos:
             raise InputError(
-                f"{in_line(str(named))} names no photo, and {len(files)} other files: name photos, "
-                f"which end in {' '.join(SUFFIXES)}"
+                f"{in_line(str(named))} names no photo{_beside(files)}: name photos, which end in "
+                f"{' '.join(SUFFIXES)}"
             )
         found |= photos
         others |= {file: None for file in files if file not in photos}
@@ -91,6 +91,10 @@ def find_photos(sources: Sequence[Path], without: Path | None = None) -> Photos:
 def _absolute(path: Path) -> Path:
     """Return a path from the root, without `..`; links stay as they are named."""
     return Path(os.path.normpath(Path.cwd() / path))
+
+
+def _beside(files: Sequence[Path]) -> str:
+    return f" among {counted(len(files), 'file')}" if files else ""
 
 
 def _is_photo(file: Path) -> bool:

@@ -96,6 +96,11 @@ class Sampling:
         rest = self.num_images - (self.steps_per_epoch - 1) * self.batch_size
         return min(rest, self.batch_size) // self._parts
 
+    @property
+    def left_out(self) -> int:
+        """Images that an epoch leaves out, other ones each time."""
+        return max(0, self.num_images - self.steps_per_epoch * self.batch_size)
+
     def is_full(self, step: int) -> bool:
         """Tell whether a step's batch has `batch_size` images; an epoch's last can have fewer."""
         return (step % self.steps_per_epoch + 1) * self.batch_size <= self.num_images

@@ -23,6 +23,7 @@ from typing import IO, Any
 from common.errors import InputError, remedy
 from common.recipe import AnyRecipe, Recipe, from_json, lengthened
 from common.storage import file_locks, read_json, to_json, write_json, write_text
+from common.text import counted
 
 Resume = str
 """auto: resume where the folder has a run; never: refuse such a folder; a path: from that file."""
@@ -92,15 +93,21 @@ class RunFolder:
                 raise InputError(
                     f"{path} holds a checkpoint, but {recipe.name} is missing: choose another --out"
                 )
-            text = to_json(dict(description))
-            if not (recipe.exists() and recipe.read_text() == text):
-                write_text(recipe, text)
+            self._description = to_json(dict(description))
+            if not self.checkpoint_exists():  # else the run may yet turn out to be another
+                self.keep_description()
         except BaseException:
             self.close()
             raise
         for stale in path.glob(".*.tmp"):
             if stale.name.startswith(_OURS):
                 stale.unlink()
+
+    def keep_description(self) -> None:
+        """Write recipe.json, if it does not say the same already."""
+        path = self.path / "recipe.json"
+        if not (path.exists() and path.read_text() == self._description):
+            write_text(path, self._description)
 
     def _check_never(self, resume: Resume) -> None:
         if resume == "never" and self.checkpoint_exists():
@@ -126,13 +133,13 @@ class RunFolder:
             )
 
     def _check_lengthened(self, before: Recipe, now: Recipe) -> None:
-        epochs = before.optimization.epochs
+        length = counted(before.optimization.epochs, "epoch")
         if now.tied_to_epochs:
             raise InputError(
-                f"{self.path} holds a run of {epochs} epochs, which cannot be lengthened: "
+                f"{self.path} holds a run of {length}, which cannot be lengthened: "
                 f"{now.tied_to_epochs} depends on their number; choose another --out"
             )
-        print(f"{self.path}: lengthened from {epochs} epochs to {now.optimization.epochs}")
+        print(f"{self.path}: lengthened from {length} to {now.optimization.epochs}")
 
     @property
     def last(self) -> Path:

@@ -20,6 +20,7 @@ from common.recipe import Recipe
 from common.runs import checkpoints
 from common.runs.data_parts import changes
 from common.runs.folder import RunFolder
+from common.text import counted
 from common.training.epoch_means import EpochSums
 from common.training.network import compile_network
 from common.training.task import Metrics, Task
@@ -218,7 +219,7 @@ def _check_data(state: TrainingState, content: Mapping[str, Any]) -> None:
     if changed := changes(content.get("data", {}), state.extent["data"]):
         images = content.get("num_images", 0), state.extent["num_images"]
         if images[0] != images[1]:
-            changed.append(f"{images[0]} images then, {images[1]} now")
+            changed.append(f"{counted(images[0], 'image')} then, {images[1]:,} now")
         raise InputError(
             f"the checkpoint is of other data, what changed is {'; '.join(changed)}: give the "
             "data as they were, or choose another --out"

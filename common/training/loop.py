@@ -29,6 +29,7 @@ from common.runs.progress import Progress
 from common.runs.results import flatten
 from common.runs.terminal import emit
 from common.runs.trackers import Trackers
+from common.text import counted
 from common.training.checkpointing import TrainingState, begin, extent_of, resume, save, save_best
 from common.training.epoch_means import EpochSums
 from common.training.non_finite import FiniteCheck
@@ -204,10 +205,19 @@ def _started(
     sampling = _sampling(task, recipe, options, world)
     state = begin(task, recipe, sampling, options.seed)
     finite = FiniteCheck(task.model, world, folder.path if folder else None)
+    fresh = folder is None or not folder.checkpoint_exists()
     saved_by = resume(state, folder, options.resume, world)
+    planned = recipe.optimization.epochs * sampling.steps_per_epoch
+    if options.resume not in ("auto", "never") and state.step >= planned and saved_by and fresh:
+        raise InputError(
+            f"--resume {options.resume} is of step {state.step}, and this training has "
+            f"{counted(planned, 'step')}: raise --optimization.epochs, or use that run as it is"
+        )
     if saved_by and world.is_main:
-        ranks = "" if saved_by == world.size else f" of a run on {saved_by} ranks"
+        ranks = "" if saved_by == world.size else f" of a run on {counted(saved_by, 'rank')}"
         print(f"{options.name}: resuming from step {state.step}{ranks}", flush=True)
+    if folder:
+        folder.keep_description()
     steps = Steps(task, recipe, state, sampling, world, finite)
     stop_step = options.stop_step
     last_step = steps.planned if stop_step is None else min(steps.planned, stop_step)
@@ -284,6 +294,12 @@ def _sampling(task: Task, recipe: Recipe, options: Options, world: World) -> Sam
         groups=task.groups,
         balanced_over=task.balanced_over,
     )
+    if sampling.left_out and world.is_main:
+        print(
+            f"{options.name}: {counted(sampling.left_out, 'image')} of {num_images:,} left out of "
+            f"each epoch, other ones each time: too few for a last batch",
+            flush=True,
+        )
     extents = gather(extent_of(task, sampling.steps_per_epoch))
     if any(extent != extents[0] for extent in extents):
         raise InputError(

@@ -17,16 +17,21 @@ from common.processes.ranks import World, share
 from common.recipe import Focus, Optimization
 
 
-def insert_layer(network: nn.Module, focus: Focus) -> None:
+def insert_layer(network: nn.Module, focus: Focus) -> str | None:
     """Insert the recipe's layer, if it has one.
+
+    Returns:
+        Name of the submodule that it stands behind, "penultimate" resolved.
 
     Raises:
         InputError: If the network has no such submodule.
     """
     if focus.after is None:
-        return
+        return None
     try:
-        insert_after(network, focus.after, _layer(focus))
+        layer = _layer(focus)
+        insert_after(network, focus.after, layer)
+        return layer.place
     except ValueError as error:
         raise InputError(f"--focus.after {focus.after}: {error}") from error
 

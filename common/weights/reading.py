@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import InputError
+from common.text import counted
 from common.weights.detectron2 import read_detectron2
 from common.weights.finding import (
     containers,
@@ -68,7 +69,7 @@ class Weights:
         taken = [f"took its {self.part!r}"] if self.part else []
         taken += ["took the averages of an AveragedModel"] if self.averaged else []
         taken += [f"took the prefix {self.prefix!r} off"] if self.prefix else []
-        taken += [f"left {self.left} tensors without it"] if self.left else []
+        taken += [f"left {counted(self.left, 'tensor')} without it"] if self.left else []
         return "; ".join(taken)
 
 

@@ -87,15 +87,15 @@ def why_useless(counts: Counts, *, difficult: bool) -> str | None:
         return None
     if total == 0:
         return (
-            f"none of its {counts.images} images has an object: are the labels in the files, "
+            "none of its images has an object: are the labels in the files, "
             "and of the classes that are used?"
         )
     if hard == total:
         return (
-            f"all of its {hard} objects are marked difficult: unmark them, or train with "
+            f"all of its objects ({hard}) are marked difficult: unmark them, or train with "
             "--difficult"
         )
-    return f"all of its {total} objects are boxes without an area: export them again"
+    return f"all of its objects ({total}) are boxes without an area: export them again"
 
 
 def unseen(classes: Sequence[str], counts: Counts) -> list[str]:

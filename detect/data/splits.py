@@ -8,6 +8,7 @@ from hashlib import blake2b
 from pathlib import PurePosixPath
 
 from common.errors import InputError
+from common.text import counted
 from detect.data.dataset import DetectionData, Entry, Faults, LabelledImage, find_set, shown
 
 ALL = "all"
@@ -103,7 +104,8 @@ def split_by(data: DetectionData, share: float) -> DetectionData:
             f"--split-by needs two images, but {data.path} has {len(entries)}: leave it out"
         )
     kept = _kept(entries, share)
-    note = f"--split-by {share:g} keeps {len(kept)} of {len(entries)} images of {train} for val"
+    images = counted(len(entries), "image")
+    note = f"--split-by {share:g} keeps {len(kept)} of {images} of {train} for val"
     return replace(
         data,
         sets=("train", "val"),

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from common.errors import InputError
-from common.text import in_line
+from common.text import counted, in_line
 from detect.data.checks import (
     all_boxes,
     coordinates_look,
@@ -72,16 +72,16 @@ def read_training(
     if val == NO_SET:
         no_val = "none was asked for"
     said = [
-        f"{data.path}: {data.kind}, {len(data.classes)} classes",
-        f"training on {counts.images} images of {train} ({counts.empty} without objects): "
-        f"{counts.describe(data.classes)}",
-        f"validating on {len(val_images)} images of {chosen}"
+        f"{data.path}: {data.kind}, {counted(len(data.classes), 'class')}",
+        f"training on {counted(counts.images, 'image')} of {train} ({counts.empty} without objects)"
+        f": {counts.describe(data.classes)}",
+        f"validating on {counted(len(val_images), 'image')} of {chosen}"
         if chosen
         else f"no validation: {no_val}",
     ]
     said += data.notes
     if left_out:
-        said.append(f"{left_out} images without objects left out")
+        said.append(f"{counted(left_out, 'image')} without objects left out")
     if counts.outside:
         said.append(
             f"warning: objects that reach over the edge of their image, cut there: {counts.outside}"

@@ -12,7 +12,7 @@ from common.errors import InputError
 from common.images.checking import Report, Result, check_image
 from common.images.decoding import read_content
 from common.images.orientation import NAMES, is_turned
-from common.text import in_line
+from common.text import counted, in_line
 from detect.data.checks import (
     Counts,
     all_boxes,
@@ -89,7 +89,7 @@ def verify(
     """
     options = options or DataOptions()
     data = open_data(path, options)
-    print(f"{in_line(str(path))}: {data.kind}, {len(data.classes)} classes")
+    print(f"{in_line(str(path))}: {data.kind}, {counted(len(data.classes), 'class')}")
     names = [data.set_called(n.strip()) for n in split.split(",")] if split else list(data.sets)
     report, sets = Report(), []
     if not names:
@@ -116,9 +116,9 @@ def verify(
         sources = [entry.source for entry in entries]
         report.check(partial(check_entry, entries), sources, workers, name, seen=found.add)
     counts = [count(found.annotations, data.classes) for found in sets]
-    for found, counted in zip(sets, counts, strict=True):
-        why = why_useless(counted, difficult=False)
-        if why and counted.images == len(found.entries):  # else the reasons are listed
+    for found, one in zip(sets, counts, strict=True):
+        why = why_useless(one, difficult=False)
+        if why and one.images == len(found.entries):  # else the reasons are listed
             report.fault(path, f"{found.name} has nothing to learn: {why}")
         elif look_normalised(found.annotations):
             report.fault(path, f"{found.name}: all boxes lie between 0 and 1: give pixels")
@@ -280,8 +280,8 @@ def _warnings(
     named: bool,
 ) -> list[str]:
     warnings = []
-    for found, counted in zip(sets, counts, strict=True):
-        never = unseen(data.classes, counted)
+    for found, one in zip(sets, counts, strict=True):
+        never = unseen(data.classes, one)
         if never and len(never) < len(data.classes):
             warnings.append(f"{found.name} has no object of {', '.join(map(shown, never))}")
     if data.metric == "voc":
@@ -330,9 +330,13 @@ def _remarks(data: DetectionData, sets: Sequence[_Set], *, named: bool) -> list[
         odd = sorted(path.name for path in files if path.suffix.lower() in _OTHER_PICTURES)
         rest = sorted(path.name for path in files if is_picture(path.name))
         if odd:
-            remarks.append(f"{len(odd)} files of {folder} are of no format that is read: {odd[0]}")
+            remarks.append(
+                f"{counted(len(odd), 'file')} of {folder} of no format that is read: {odd[0]}"
+            )
         if rest and whole and not data.has_years:
-            remarks.append(f"{len(rest)} images of {folder} are in no set, such as {rest[0]}")
+            remarks.append(
+                f"{counted(len(rest), 'image')} of {folder} in no set, such as {rest[0]}"
+            )
     return list(map(in_line, remarks))
 
 
@@ -351,9 +355,8 @@ def _unnamed(year: Path) -> list[str]:
     rest = [sum(path.stem not in named for path in paths) for paths in (images, annotations)]
     if not any(rest):
         return []
-    return [
-        f"{year.name} holds {rest[0]} images and {rest[1]} annotations that none of its lists names"
-    ]
+    images_too, annotations_too = counted(rest[0], "image"), counted(rest[1], "annotation")
+    return [f"{year.name} holds {images_too} and {annotations_too} that none of its lists names"]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
+from common.text import counted
 from detect.data.dataset import DetectionData, Entry, Faults, label_map, shown
 from detect.data.options import DataOptions
 from detect.data.pictures import Pictures
@@ -153,7 +154,7 @@ def _classes(root: Path, parts: dict[str, _Part]) -> tuple[tuple[str, ...], str]
     found = sorted(set().union(*map(class_names, files)))
     if not found:
         raise InputError(
-            f"{root}: none of its {len(files)} annotations holds an <object>, and there is no "
+            f"{root}: none of its annotations ({len(files)}) holds an <object>, and there is no "
             "classes.txt: label the images first"
         )
     return tuple(found), "classes from the annotations, sorted; a classes.txt would give the order"
@@ -166,7 +167,7 @@ def _passed_over(parts: dict[str, _Part]) -> list[str]:
         rest = sorted(set(part.pictures.names()) - set(_ids(part))) if not part.listed else []
         if rest:
             notes.append(
-                f"{len(rest)} images of {shown(name)} have no annotation and are left out, such as "
-                f"{shown(rest[0])}"
+                f"left out, for want of an annotation: {counted(len(rest), 'image')} of "
+                f"{shown(name)}, such as {shown(rest[0])}"
             )
     return notes

@@ -22,6 +22,7 @@ import yaml
 
 from common.errors import InputError
 from common.images.orientation import upright_size
+from common.text import counted
 from detect.data.dataset import (
     Annotation,
     DetectionData,
@@ -229,8 +230,9 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
         without = [image for image in images if not label_file(image).is_file()]
         if without:
             notes.append(
-                f"{len(without)} of {len(images)} images of {shown(name)} have no label file and "
-                f"count as empty, such as {shown(without[0].name)}"
+                f"without a label file, and so taken as empty: {len(without)} of the "
+                f"{counted(len(images), 'image')} of {shown(name)}, such as "
+                f"{shown(without[0].name)}"
             )
     folders = sorted({file.parent for file in labelled} - {layout.root})
     lone = sorted({file for folder in folders for file in folder.glob("*.txt")} - labelled)

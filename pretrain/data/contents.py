@@ -12,6 +12,7 @@ from common.images.checking import Result
 from common.text import in_line
 from pretrain.data.datasets import Images
 from pretrain.data.image_sets import FileSet, PixelSet
+from pretrain.data.report import unseen
 from pretrain.data.shards import ShardSet
 
 _UPRIGHT = 1
@@ -97,6 +98,8 @@ def warnings(splits: Sequence[Contents]) -> list[str]:
             )
     if len(splits) == 2:
         train, val = splits
+        for one, kind in ((train, "training"), (val, "validation")):
+            told += unseen(train.data.classes, one.data.labels.tolist(), kind)
         known = _positions(train.digests)
         pairs = [(known[d], at) for at, d in enumerate(val.digests.tolist()) if d and d in known]
         if pairs:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, SourceError
 from common.images.decoding import read_content, read_image
+from common.text import counted
 from pretrain.data.file_paths import Paths
 from pretrain.data.listing import Passed
 from pretrain.data.shards import ShardSet
@@ -109,14 +110,18 @@ def hold_out(data: Data, count: int, seed: int) -> tuple[Data, Data]:
     """
     total = len(data.labels)
     if not 1 <= count < total:
-        raise InputError(f"cannot hold out {count} of {total} images: choose 1 to {total - 1}")
+        raise InputError(
+            f"cannot hold out {count} of {counted(total, 'image')}: choose 1 to {total - 1}"
+        )
     held_out = _drawn(data, count, seed)
     sizes = np.bincount(data.labels, minlength=len(data.classes))
     kept = np.bincount(data.labels[~held_out], minlength=len(data.classes))
     emptied = np.flatnonzero((kept == 0) & (sizes > 0))
     if len(emptied):
         name = data.classes[emptied[0]]
-        raise InputError(f"holding out {count} images leaves class {name} without any: take fewer")
+        raise InputError(
+            f"holding out {counted(count, 'image')} leaves class {name} without any: take fewer"
+        )
     return _take(data, np.flatnonzero(~held_out)), _take(data, np.flatnonzero(held_out))
 
 

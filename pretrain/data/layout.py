@@ -12,7 +12,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
-from common.text import in_line
+from common.text import counted, in_line
 from pretrain.data.label_tables import by_name, find_table
 from pretrain.data.listing import Findings, is_folder, is_hidden, is_image, scan
 
@@ -177,16 +177,17 @@ def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
     places = list(dict.fromkeys(path for path in around if path == root or root in path.parents))
     places += [path for path in _above_kaggle(inner) if path not in places]
     table, other = find_table(split or "train", places, by_name(names))
+    held = f"{folder} holds {counted(len(names), 'image')}"
     if table is None and other is not None:
         return (
-            f"{folder} holds {len(names)} images in no class folders, and {in_line(str(other))} "
-            "names none of them: correct it (one line per image: file name,class)"
+            f"{held} in no class folder, and {in_line(str(other))} names none of them: correct it "
+            "(one line per image: file name,class)"
         )
     if table is None:
         kaggle = f"LOC_{split}_solution.csv, " if names[0].startswith("ILSVRC2012") else ""
         return (
-            f"{folder} holds {len(names)} images in no class folders, and no list of their classes "
-            f"is beside it: put {kaggle}{split or 'train'}.csv there (lines of file name,class)"
+            f"{held} in no class folder, and no list of classes is beside it: put {kaggle}"
+            f"{split or 'train'}.csv there (lines of file name,class)"
         )
     return Place(split, folder, table, tuple(names))
 

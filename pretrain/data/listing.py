@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from common.errors import InputError, told
 from common.images.headers import SUFFIXES
-from common.text import in_line
+from common.text import counted, in_line
 
 READ = ".jpg, .jpeg, .png, .bmp, .gif or .webp"
 _NOT_READ = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".ppm", ".pgm")
@@ -16,14 +16,15 @@ _LEFT_BEHIND = ("__macosx", "@eadir", "$recycle.bin")
 
 
 class Passed(NamedTuple):
-    """What a listing left out: of which kind, how many, and one of them."""
+    """What a listing left out: what it is, how many, and one of them."""
 
-    kind: str
+    noun: str
+    rest: str
     number: int
     example: str
 
     def __str__(self) -> str:
-        return f"{self.number} {self.kind} (such as {in_line(self.example)})"
+        return f"{counted(self.number, self.noun)}{self.rest} (such as {in_line(self.example)})"
 
 
 class Findings:
@@ -37,7 +38,7 @@ class Findings:
     def __init__(self, root: Path, *, keep_faults: bool = False) -> None:
         self.root, self.keep_faults = root, keep_faults
         self.faults: list[tuple[Path, str]] = []
-        self._passed: dict[str, tuple[int, str]] = {}
+        self._passed: dict[tuple[str, str], tuple[int, str]] = {}
 
     def fault(self, path: Path, reason: str) -> None:
         """Take note of a fault.
@@ -49,15 +50,15 @@ class Findings:
             raise InputError(f"{in_line(str(path))}: {reason}")
         self.faults.append((path, reason))
 
-    def pass_over(self, kind: str, path: Path | str) -> None:
-        """Count what is left out."""
-        count, example = self._passed.get(kind, (0, ""))
-        self._passed[kind] = count + 1, example or os.path.relpath(path, self.root)
+    def pass_over(self, noun: str, path: Path | str, rest: str = "") -> None:
+        """Count what is left out, a noun and what follows it where it is shown."""
+        count, example = self._passed.get((noun, rest), (0, ""))
+        self._passed[noun, rest] = count + 1, example or os.path.relpath(path, self.root)
 
     @property
     def passed_over(self) -> tuple[Passed, ...]:
         """What was left out, by kind."""
-        return tuple(Passed(kind, *found) for kind, found in self._passed.items())
+        return tuple(Passed(*kind, *found) for kind, found in self._passed.items())
 
 
 def scan(folder: Path) -> list[os.DirEntry[str]]:
@@ -97,7 +98,7 @@ def class_names(folder: Path, findings: Findings) -> tuple[str, ...]:
     for entry in sorted(scan(folder), key=lambda entry: entry.name):
         path = folder / entry.name
         if is_hidden(entry.name):
-            findings.pass_over("hidden", path)
+            findings.pass_over("hidden file", path)
         elif is_folder(entry) and entry.is_symlink() and _leads_above(folder, path):
             findings.fault(path, "a link to a folder above it: remove it, or link a class folder")
         elif is_folder(entry):
@@ -107,7 +108,7 @@ def class_names(folder: Path, findings: Findings) -> tuple[str, ...]:
             reason = f"a class folder that is a dangling link, to {target}: repair or remove it"
             findings.fault(path, reason)
         elif is_image(entry.name):
-            findings.pass_over("images beside the class folders", path)
+            findings.pass_over("image", path, " beside the class folders")
         else:
             _pass_over(path, findings)
     return tuple(names)
@@ -118,10 +119,10 @@ def images_below(folder: Path, findings: Findings) -> Iterator[tuple[Path, list[
     names, inner = [], []
     for entry in scan(folder):
         if is_hidden(entry.name):
-            findings.pass_over("hidden", entry.path)
+            findings.pass_over("hidden file", entry.path)
         elif is_folder(entry):
             if entry.is_symlink() and _leads_above(folder, Path(entry.path)):
-                findings.pass_over("links to a folder above them", entry.path)
+                findings.pass_over("link", entry.path, " to a folder above")
             else:
                 inner.append(entry.name)
         elif is_image(entry.name):
@@ -141,11 +142,11 @@ def images_below(folder: Path, findings: Findings) -> Iterator[tuple[Path, list[
 def _pass_over(path: Path, findings: Findings) -> None:
     suffix = path.suffix.lower()
     if suffix in _NOT_READ:
-        findings.pass_over(f"{suffix} images, which are not read: convert them to .png", path)
+        findings.pass_over(f"{suffix} image", path, ", a format that is not read: convert to .png")
     elif path.is_symlink() and not path.exists():
-        findings.pass_over("dangling links", path)
+        findings.pass_over("dangling link", path)
     else:
-        findings.pass_over("other files", path)
+        findings.pass_over("other file", path)
 
 
 def _leads_above(folder: Path, link: Path) -> bool:

@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from common.images.decoding import read_content
-from common.text import in_line
+from common.text import counted, in_line
 from pretrain.data.image_sets import FileSet
 from pretrain.data.splits import Split
 from pretrain.recipes import Images
@@ -28,8 +28,8 @@ def lines(images: Images, train: Split, val: Split) -> list[str]:
     shown = ", ".join(map(in_line, train.classes[:_SHOWN]))
     more = ", ..." if len(train.classes) > _SHOWN else ""
     told = [
-        f"data: {len(train.classes)} classes ({shown}{more}); "
-        f"train {train.num_images:,} images, {_form(train)}; val {val.num_images:,}, "
+        f"data: {counted(len(train.classes), 'class')} ({shown}{more}); "
+        f"train {counted(train.num_images, 'image')}, {_form(train)}; val {val.num_images:,}, "
         f"{_validation_form(images, train, val)}"
     ]
     passed = {str(one): None for split in (train, val) for one in _passed_over(split)}
@@ -40,12 +40,9 @@ def lines(images: Images, train: Split, val: Split) -> list[str]:
             "these are not ImageNet's classes: they are trained on as they are; "
             "--images.dataset folders calls them what they are, in the model card too"
         )
-    lacking = set(range(len(train.classes))) - set(_labels(val))
-    if lacking:
-        first = in_line(train.classes[min(lacking)])
-        told.append(
-            f"warning: {len(lacking)} without a validation image, such as the class {first}"
-        )
+    for split, kind in ((train, "training"), (val, "validation")):
+        labels = [] if split.images is None else split.images.labels.tolist()
+        told += unseen(train.classes, labels, kind)
     shared = shared_files(train.images, val.images)
     if shared:
         first, second = (in_line(str(path)) for path in shared[0])
@@ -54,6 +51,15 @@ def lines(images: Images, train: Split, val: Split) -> list[str]:
             f"({second} is {first}): the score flatters; take them out of one"
         )
     return told
+
+
+def unseen(classes: Sequence[str], labels: Sequence[int], kind: str) -> list[str]:
+    """Warn of classes without an image of a kind, "training" or "validation"."""
+    absent = sorted(set(range(len(classes))) - set(labels))
+    if not absent:
+        return []
+    first = in_line(classes[absent[0]])
+    return [f"warning: {counted(len(absent), 'class')} without a {kind} image, such as {first}"]
 
 
 def _form(split: Split) -> str:
@@ -70,10 +76,6 @@ def _validation_form(images: Images, train: Split, val: Split) -> str:
 
 def _passed_over(split: Split) -> Sequence[object]:
     return split.images.passed_over if isinstance(split.images, FileSet) else ()
-
-
-def _labels(split: Split) -> list[int]:
-    return [] if split.images is None else split.images.labels.tolist()
 
 
 def shared_files(train: object, val: object) -> list[tuple[Path, Path]]:

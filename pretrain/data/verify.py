@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.checking import Check, Report, Result, check_image, check_path
+from common.text import counted
 from pretrain.data.contents import Contents, Members, table, warnings
 from pretrain.data.datasets import Images, Kind, has_validation, load
 from pretrain.data.image_sets import PixelSet
@@ -58,7 +59,9 @@ def verify(kind: Kind, root: Path, workers: int | None) -> None:
     if train is not None and len(train.classes) < 2:
         report.fault(root, "there is one class only, and so nothing to tell apart")
     print("\n".join([*table(contents), *warnings(contents)]))
-    remarks = [f"{compared} shards compared with their SHA-256"] if compared else []
+    remarks = (
+        [f"{counted(compared, 'shard')} compared with the SHA-256 of the index"] if compared else []
+    )
     report.end(*remarks)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json
+from common.text import counted
 from common.weights import reading
 from common.weights.backbone import card_path, fingerprint, read_card
 from common.weights.detectron2 import read_detectron2
@@ -89,7 +90,7 @@ def _numbers(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     if classifier is None or classifier.ndim != 2:
         yield "classifier: none that is known"
     else:
-        yield f"classifier: {len(classifier)} classes"
+        yield f"classifier: {counted(len(classifier), 'class')}"
 
 
 def _fits(name: str, path: Path, *, plain: bool) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.runs.over_seeds import mean_and_deviation
-from common.text import in_markdown
+from common.text import counted, in_markdown
 from common.weights.backbone import card_path
 from pretrain.export.consumers import LANGUAGES, quoted
 
@@ -153,7 +153,7 @@ def _data(card: Card) -> _Data:
         if not all(_WORDNET_ID.fullmatch(name) for name in classes):
             return _DATA["folders"]
         if len(classes) < 1000:
-            return _Data(f"ImageNet, {len(classes)} classes", "imagefolder", data.licence)
+            return _Data(f"ImageNet, {counted(len(classes), 'class')}", "imagefolder", data.licence)
     return data
 
 
@@ -206,7 +206,7 @@ def _summary(card: Card, data: _Data) -> str:
     decay = focus["weight_decay"]
     magnified = "" if decay is None else f", weight decay {decay:g} in the participating steps"
     return (
-        f"A {card['architecture']} that classifies {len(card['classes'])} classes of "
+        f"A {card['architecture']} that tells {counted(len(card['classes']), 'class')} of "
         f"{data.name}, trained {method}{magnified}. The layer has no weights, and nothing of it "
         "is in the file."
     )
@@ -245,7 +245,7 @@ def _data_table(card: Card, data: _Data) -> str:
 def _results(card: Card, rows: Rows) -> str:
     metrics, split = _accuracy(card)
     count = metrics.pop("images", card["scored_images"])
-    of = f", {count:,} images" if count else ""
+    of = f", {counted(count, 'image')}" if count else ""
     own = _table(
         (f"{split}{of}", "this file"),
         [(key.removeprefix("val_"), f"{value:.4f}") for key, value in metrics.items()],

@@ -319,7 +319,7 @@ def test_a_pattern_a_bracket_and_a_folder_that_holds_itself(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("images", "words"),
     [("none.jpg", "none.jpg is not there"), ("empty", "empty names no photo"),
-     ("empty/*.jpg", "names no photo"), ("text", "names no photo, and 1 other files")],
+     ("empty/*.jpg", "names no photo"), ("text", "names no photo among 1 file")],
 )  # fmt: skip
 def test_where_no_photo_is(
     run: Run, detector: Path, tmp_path: Path, images: str, words: str

@@ -207,6 +207,13 @@ def test_a_stage_that_focused_dropout_cannot_follow(
         assert word in one_line(err)
 
 
+def test_the_penultimate_stage_by_that_word(train: Run) -> None:
+    assert train("--focused-dropout", "penultimate", "--dry-run")[0] == 0  # layer3 is trained
+    flags = ("--focused-dropout", "penultimate", "--detector.trainable-stages", 1)
+    code, _, err = train(*flags, "--dry-run")
+    assert code == 2 and "cannot follow layer3, which this recipe does not train" in err
+
+
 def test_averaged_weights_are_evaluated(
     train: Run, call_command: Callable[..., tuple[int, str, str]], toy_devkit: Path, tmp_path: Path
 ) -> None:

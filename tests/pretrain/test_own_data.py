@@ -55,8 +55,8 @@ def test_what_was_found_is_printed(run: Run, tmp_path: Path) -> None:
         "data: 2 classes (ant, bee); train 16 images, class folders in Training; "
         "val 6, class folders in Validation"
     )
-    assert lines[1].startswith("skipped: ") and "1 other files" in lines[1]
-    assert "1 .tif images, which are not read: convert them to .png" in lines[1]
+    assert lines[1].startswith("skipped: ") and "1 other file (" in lines[1]
+    assert "1 .tif image, a format that is not read: convert to .png" in lines[1]
     assert lines[2].startswith("warning: of 6 validation images 1 also in train (")
     assert "Validation/ant/again.png is " in lines[2]
     facts = read_json(tmp_path / "run/environment.json")
@@ -105,8 +105,8 @@ def test_nothing_to_learn_and_a_class_that_is_gone(run: Run, tmp_path: Path) -> 
 def test_verify_checks_what_a_fault_of_the_other_split_leaves(run: Run, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", {"train/ant": 2, "train/bee": 2, "val": 3})
     code, out, err = run("verify", "--data", data, "--workers", "0")
-    assert code == 2 and "val holds 3 images in no class folders" in out.splitlines()[0]
-    assert "1 faults, listed above; 4 images checked" in err
+    assert code == 2 and "val holds 3 images in no class folder," in out.splitlines()[0]
+    assert "1 fault, listed above; 4 images checked" in err
 
 
 def change_classes(data: Path) -> None:
@@ -197,6 +197,74 @@ def test_the_table_of_verify(run: Run, tmp_path: Path) -> None:
     assert found["sizes"] == ["32x32", "30x20 to 32x32, 2 different"]
     assert found["not upright by EXIF, read as stored"] == ["0", "1"]
     assert found["identical files within"] == ["1", "0"]
-    assert "1 other files (such as val/bee/list.txt)" in out
+    assert "1 other file (such as val/bee/list.txt)" in out
     assert "warning: in train, 1 with the content of one of another class (" in out
     assert "warning: of 4 validation images 1 also in train (" in out
+
+
+def test_an_image_that_sits_out_is_told(run: Run, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", {"train/ant": 9, "train/bee": 8, "val/ant": 2, "val/bee": 2})
+    told = "1 image of 17 left out of each epoch, other ones each time: too few for a last batch"
+    code, out, _ = train(run, data, tmp_path / "run")
+    assert code == 0 and told in out
+    more = ("--optimization.batch-size", "7")  # 7, 7, 3
+    code, out, _ = train(run, data, tmp_path / "other", *more)
+    assert code == 0 and "left out" not in out
+
+
+def test_classes_without_a_training_image(run: Run, tmp_path: Path) -> None:
+    """CIFAR-10 as Kaggle has it, or a part of it, always has ten classes."""
+    data = draw(tmp_path / "data", {"train": 8})
+    names = sorted(path.stem for path in (data / "train").iterdir())
+    rows = [f"{name},{'cat' if at % 2 else 'dog'}" for at, name in enumerate(names)]
+    (data / "trainLabels.csv").write_text("\n".join(["id,label", *rows]))
+    code, out, _ = train(run, data, tmp_path / "run", "--images.dataset", "cifar10")
+    told = "warning: 8 classes without a training image, such as airplane"
+    assert code == 0 and told in out
+    _, out, _ = run("verify", "--data", data, "--dataset", "cifar10", "--workers", 0)
+    assert told in out
+
+
+@pytest.mark.parametrize(("then", "now"), [("imagenet", "folders"), ("folders", "imagenet")])
+def test_a_run_whose_folders_were_called_otherwise_goes_on(
+    run: Run, tmp_path: Path, then: str, now: str
+) -> None:
+    data = draw(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val") for c in "ab"})
+    steps = ("--optimization.schedule", "step", "--optimization.milestones")
+    called = ("--images.dataset", then), ("--images.dataset", now)
+    assert train(run, data, tmp_path / "run", *called[0], *steps)[0] == 0
+    longer = ("--optimization.epochs", "2")
+    code, out, err = train(run, data, tmp_path / "run", *called[1], *longer, *steps)
+    assert (code, err) == (0, "") and "resuming from step 2" in out
+    kept = read_json(tmp_path / "run/recipe.json")["recipe"]["images"]["dataset"]
+    assert kept == then
+    code, _, err = train(
+        run, data, tmp_path / "run", "--images.dataset", "cifar10", *longer, *steps
+    )
+    assert code == 2 and "images.dataset was" in err
+
+
+def test_a_refused_lengthening_leaves_the_run_as_it_was(run: Run, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val") for c in "ab"})
+    steps = ("--optimization.schedule", "step", "--optimization.milestones")
+    assert train(run, data, tmp_path / "run", *steps)[0] == 0
+    moved = data / "val/a/0000.png"
+    moved.rename(data / "val/b/moved.png")
+    longer = ("--optimization.epochs", "2")
+    assert train(run, data, tmp_path / "run", *steps, *longer)[0] == 2
+    (data / "val/b/moved.png").rename(moved)
+    assert train(run, data, tmp_path / "run", *steps)[0] == 0  # of one epoch still
+    code, out, _ = train(run, data, tmp_path / "run", *steps, *longer)
+    assert code == 0 and "lengthened from 1 epoch to 2" in out
+
+
+def test_a_file_to_go_on_from_that_is_past_the_end(run: Run, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", {f"{s}/{c}": 8 for s in ("train", "val") for c in "ab"})
+    assert train(run, data, tmp_path / "run")[0] == 0
+    resume = ("--resume", str(tmp_path / "run/last.pt"))
+    code, _, err = train(run, data, tmp_path / "other", *resume)
+    assert code == 2 and "is of step 2, and this training has 2 steps: raise" in err
+    code, _, err = train(run, data, tmp_path / "other", *resume, "--optimization.epochs", "2")
+    assert (code, err) == (0, "")
+    # The same command again finds its own run, which is done.
+    assert train(run, data, tmp_path / "other", *resume, "--optimization.epochs", "2")[0] == 0

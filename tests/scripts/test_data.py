@@ -422,6 +422,6 @@ def test_verify_hands_over(call: Call, sources: Path, tmp_path: Path) -> None:
         (tmp_path / broken).write_bytes(b"no image")
         name = "voc2007" if "VOC" in broken else "tiny-imagenet"
         code, out, err = call("verify", name, "--data", tmp_path, "--workers", 0)
-        assert code == 2 and f"{tmp_path / broken}: " in out and "1 faults" in err
+        assert code == 2 and f"{tmp_path / broken}: " in out and "1 fault," in err
     code, _, err = call("verify", "voc2012", "--data", tmp_path)
     assert code == 2 and "has no set 2012:trainval" in err

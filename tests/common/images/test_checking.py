@@ -120,7 +120,7 @@ def test_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "3.jpg").touch()
     report = Report()
     report.check(partial(check_path, paths := sorted(tmp_path.iterdir())), paths, 0, "x")
-    with pytest.raises(InputError, match=r"^1 faults, listed above; 3 images checked in "):
+    with pytest.raises(InputError, match=r"^1 fault, listed above; 3 images checked in "):
         report.end()
     assert capsys.readouterr().out.startswith(f"{tmp_path / '3.jpg'}: empty (0 bytes)")
 

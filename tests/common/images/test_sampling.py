@@ -248,3 +248,19 @@ def test_balanced_epochs_differ_and_are_shuffled() -> None:
     assert len(frequent) == 90  # each 50 of 90: all come in time
     halves = [sum(classes[i] for i in order[:50]) for order in epochs]
     assert 20 < sum(halves) / len(halves) < 30  # 25 of the 50 rare ones in the first half
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "parts", "left_out"),
+    [(13, 4, 1, 1), (12, 4, 1, 0), (14, 4, 1, 0), (3, 4, 1, 0), (11, 4, 2, 3), (9, 4, 4, 1)],
+)
+def test_what_an_epoch_leaves_out(
+    num_images: int, batch_size: int, parts: int, left_out: int
+) -> None:
+    sampling = Sampling(num_images=num_images, batch_size=batch_size, seed=0, accumulate=parts)
+    seen = {
+        int(image)
+        for micro_batch in sampling.micro_batches(0, sampling.steps_per_epoch)
+        for image in micro_batch.indices
+    }
+    assert sampling.left_out == left_out == num_images - len(seen)

@@ -133,7 +133,10 @@ def test_a_field_that_an_older_version_lacks_was_at_its_default(
     (tmp_path / "last.pt").write_bytes(b"")
     description = {"recipe": Newer(lr=0.1, field=now)}
     if same:
-        RunFolder(tmp_path, description).close()
+        folder = RunFolder(tmp_path, description)
+        assert json.loads((tmp_path / "recipe.json").read_text()) == {"recipe": {"lr": 0.1}}
+        folder.keep_description()  # the checkpoint was found to fit
+        folder.close()
         kept = json.loads((tmp_path / "recipe.json").read_text())
         assert kept == {"recipe": {"lr": 0.1, "field": 3}}
     else:

@@ -361,7 +361,7 @@ def test_a_finished_run_is_lengthened(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_a_schedule_that_ends_with_the_run_is_not_lengthened(tmp_path: Path) -> None:
     settings = replace(SETTINGS, schedule="cosine", milestones=())
     lengthen(tmp_path, settings, 1)
-    message = r"holds a run of 1 epochs, which cannot be lengthened: the cosine schedule depends on"
+    message = r"holds a run of 1 epoch, which cannot be lengthened: the cosine schedule depends on"
     with pytest.raises(InputError, match=message):
         lengthen(tmp_path, settings, 2)
     lengthen(tmp_path, settings, 1)

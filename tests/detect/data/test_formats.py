@@ -236,7 +236,7 @@ def test_xml_beside_the_images_and_the_names_found(
     data = open_data(root)
     assert (data.sets, data.classes) == (("all",), ("head gear", "helmet", "vest"))
     assert len(data.read("all")) == len(objects)
-    assert any("1 images of all have no annotation" in note for note in data.notes)
+    assert any("left out, for want of an annotation: 1 image of all" in note for note in data.notes)
     assert training_sets(data, "2007:trainval", "2007:test") == ("all", None)
 
 
@@ -495,7 +495,10 @@ def test_polygons_become_boxes_and_images_without_labels_are_empty(copied: dict[
     assert first.annotation.boxes.tolist() == [[16, 12, 48, 36]]
     assert first.annotation.labels.tolist() == [1]
     assert second.annotation.boxes.shape == (0, 4)
-    assert any("1 of 4 images of train have no label file" in note for note in data.notes)
+    assert any(
+        "without a label file, and so taken as empty: 1 of the 4 images of train" in note
+        for note in data.notes
+    )
 
 
 def test_label_files_without_an_image_and_json_without_categories_are_told(

@@ -201,7 +201,7 @@ def test_incomplete_tiny_imagenet(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=re.escape(str(tmp_path / "train/n03"))):
         class_folders(tmp_path, "train")
     (tmp_path / "val/val_annotations.txt").unlink()
-    with pytest.raises(InputError, match="val/images holds 2 images in no class folders"):
+    with pytest.raises(InputError, match="val/images holds 2 images in no class folder"):
         class_folders(tmp_path, "val")
 
 

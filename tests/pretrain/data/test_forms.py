@@ -47,13 +47,13 @@ def test_every_format_at_any_depth_and_what_is_passed_over(tmp_path: Path) -> No
     pairs, passed = read(tmp_path, "train")
     assert pairs == {**{f"train/a/{name}": "a" for name in taken}, "train/b/1.jpg": "b"}
     assert sorted(line.replace("z.jpg", "").split(" (")[0] for line in passed) == [
-        "1 .heic images, which are not read: convert them to .png",
-        "1 images beside the class folders",
-        "1 other files",
-        "2 .tif images, which are not read: convert them to .png",
-        "2 hidden",
+        "1 .heic image, a format that is not read: convert to .png",
+        "1 image beside the class folders",
+        "1 other file",
+        "2 .tif images, a format that is not read: convert to .png",
+        "2 hidden files",
     ]
-    assert "1 other files (such as train/b/notes.txt)" in passed
+    assert "1 other file (such as train/b/notes.txt)" in passed
 
 
 def test_links(tmp_path: Path) -> None:
@@ -66,11 +66,11 @@ def test_links(tmp_path: Path) -> None:
     pairs, passed = read(tmp_path, "train")
     assert sorted(pairs) == ["train/a/1.jpg", "train/a/link.jpg", "train/b/1.jpg", "train/c/2.jpg"]
     assert passed == [
-        "1 links to a folder above them (such as train/a/up)",
-        "1 dangling links (such as train/a/gone)",
+        "1 link to a folder above (such as train/a/up)",
+        "1 dangling link (such as train/a/gone)",
     ] or passed == [
-        "1 dangling links (such as train/a/gone)",
-        "1 links to a folder above them (such as train/a/up)",
+        "1 dangling link (such as train/a/gone)",
+        "1 link to a folder above (such as train/a/up)",
     ]
     (tmp_path / "train/b/9.jpg").symlink_to("nowhere.jpg")
     assert "train/b/9.jpg: a dangling link, to nowhere.jpg: fetch" in refused(tmp_path, "train")
@@ -168,7 +168,7 @@ def test_lists_of_classes(tmp_path: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (None, "val holds 2 images in no class folders, and no list of their classes is beside it"),
+        (None, "val holds 2 images in no class folder, and no list of classes is beside it"),
         ("id,label\n1,a\n", "val/2.jpg: "),
         ("id,label\n1,a\n2,c\n", "line 3: 2.jpg has the class 'c', which "),
         ("id,label\n1,a\n2,\n", "line 3: 2.jpg has the class '', which "),

@@ -62,7 +62,7 @@ def test_bad_folders_by_the_command_and_its_processes(folders: Path, call_comman
     assert out.splitlines()[0] == (
         f"{folders}/train/b/2.jpg: cut off ({len(GOOD) - 5} bytes): fetch it again"
     )
-    assert err.startswith("error: 1 faults, listed above; 8 images checked in ")
+    assert err.startswith("error: 1 fault, listed above; 8 images checked in ")
     assert err.count("\n") == 1
     assert call_command(command, *arguments, "--workers", "-1")[0] == 2
 
@@ -100,7 +100,7 @@ def test_loops_of_folders_end(folders: Path, capsys: pytest.CaptureFixture[str])
     verify("imagenet", folders, 0)
     out = capsys.readouterr().out
     assert "no faults; 8 images" in out
-    assert "1 links to a folder above them (such as train/a/loop)" in out
+    assert "1 link to a folder above (such as train/a/loop)" in out
     (folders / "train/self").symlink_to(folders / "train/self")
     (folders / "train/up").symlink_to(folders)
     lines, summary = faults(capsys, "imagenet", folders)
@@ -164,7 +164,7 @@ def test_cifar_batches(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     write(tmp_path, "cifar-10-batches-bin/test_batch.bin", content=bytes(3073 * 10_000))
     lines, summary = faults(capsys, "cifar10", tmp_path)
     assert len(lines) == 1 and "train: " in lines[0]
-    assert "10000 images checked" in summary
+    assert "10,000 images checked" in summary
     os.truncate(tmp_path / "cifar-10-batches-bin/test_batch.bin", 3073)
     with pytest.raises(InputError):
         verify("cifar10", tmp_path, 0)
@@ -188,7 +188,7 @@ def test_a_bit_that_flipped_in_a_shard(
     root = tmp_path / "shards"
     verify("imagenet", root, workers)
     out = capsys.readouterr().out
-    assert "no faults; 62 images" in out and "; 2 shards compared with their SHA" in out
+    assert "no faults; 62 images" in out and "; 2 shards compared with the SHA" in out
     data = load("imagenet", root, "train")
     assert isinstance(data, ShardSet)
     (shard,) = (root / "train").glob("*.tar")

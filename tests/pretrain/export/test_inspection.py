@@ -86,7 +86,7 @@ def test_weights_of_others(tmp_path: Path) -> None:
     for words in (
         "found: took its 'state_dict_ema'; took the prefix 'module.' off",
         "parameters in float16",
-        "classifier: 1000 classes",
+        "classifier: 1,000 classes",
         "architecture: resnext50_32x4d, by keys",
         f"--backbone {tmp_path / 'x.pth'} --body resnext50_32x4d",
         "fits not: mmdet, which reads a plain .pth",
