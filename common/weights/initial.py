@@ -18,6 +18,7 @@ from common.weights import reading
 from common.weights.backbone import fingerprint, read_card
 from common.weights.finding import split_part
 from common.weights.layouts import torchvision_name
+from common.weights.resnets import recognise
 
 _RUN = ("best.pt", "last.pt")
 _SYNONYMS = {
@@ -220,6 +221,18 @@ def begin_with(
     given = {prefix + name: value for name, value in given.items()}
     if reading.is_detector(given) and not reading.is_detector(wanted):
         given = {name.removeprefix("backbone.body."): value for name, value in given.items()}
+    ours, theirs = recognise(_under(prefix, wanted)), recognise(_under(prefix, given))
+    if ours and theirs and ours != theirs:
+        raise InputError(
+            f"{initial.source} holds a {theirs}, and the recipe builds a {ours}: give weights of "
+            "the recipe's network, or choose the recipe that they are of"
+        )
+    bad = next((n for n, value in given.items() if n in wanted and not _finite(value)), None)
+    if bad:
+        raise InputError(
+            f"{initial.source} holds NaN or infinite numbers, first in {bad}: give an earlier "
+            "checkpoint of that training"
+        )
     rows = {f"{layer}.{kind}" for layer in head for kind in ("weight", "bias")}
     names = [name for name in wanted if not _counts(name) and name not in rows]
     taken = [n for n in names if n in given and given[n].shape == wanted[n].shape]
@@ -241,6 +254,14 @@ def begin_with(
     if anew:
         said.append(f"new: {', '.join(anew[:3])}{', ...' if len(anew) > 3 else ''}")
     return f"begins with {initial.source}: {'; '.join(said)}"
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
+
+
+def _finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def _counts(name: str) -> bool:

@@ -33,10 +33,11 @@ _CHECKPOINT = {"model", "step", "epoch", "metrics"}
 _EXPECTED = "a .safetensors file, or a .pth with a state dict of tensors"
 
 _TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what old torch.save begins with
+_LFS = b"version https://git-lfs"
 _BEGINNINGS = {
     b"\x89HDF": "a Keras file (HDF5)",
     b"\x93NUMPY": "a NumPy array",
-    b"version https://git-lfs": "a pointer of Git LFS, whose file was not fetched",
+    _LFS: "a pointer of Git LFS, whose file was not fetched",
     b"<": "a web page, as a failed download leaves it",
     b"\x80": "a pickle, such as detectron2's, which could run code",
 }
@@ -97,7 +98,12 @@ def read_content(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"{path} is not there: check the path")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path} is empty: copy it again")
     if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            if file.read(len(_LFS)) == _LFS:
+                raise InputError(f"{path} is {_BEGINNINGS[_LFS]}: run git lfs pull")
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
@@ -117,6 +123,8 @@ def read_content(path: Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        if "central directory" in str(error):
+            raise InputError(f"{path} is cut off or damaged: copy it again") from error
         raise InputError(
             f"{path} does not load safely: save tensors alone ({_reason(error)})"
         ) from error

@@ -118,6 +118,8 @@ def _rows(path: Path) -> list[Row]:
     titles = [title.strip().lower() for title in cells[0]] if cells else []
     image = _column(titles, _IMAGE_COLUMNS)
     label = _column(titles, _CLASS_COLUMNS)
+    if label is None and (named := _from_columns(cells, image or 0)) is not None:
+        return named
     if image is None or label is None:
         image, label = 0, 1
     boxes = titles[label : label + 1] == ["predictionstring"]  # class, box, class, box ...
@@ -129,6 +131,27 @@ def _rows(path: Path) -> list[Row]:
         name = re.split(r"[/\\]", line[image].strip())[-1] if image < len(line) else ""
         rows.append(Row(number, name, found.split()[0] if boxes and found else found))
     return rows
+
+
+def _from_columns(cells: Sequence[Sequence[str]], image: int) -> list[Row] | None:
+    """Read a table with a column per class, of which each line marks one with 1.
+
+    Returns:
+        None where the columns are not of 0 and 1 alone.
+    """
+    titles = [title.strip() for title in cells[0]] if cells else []
+    lines = [(at, line) for at, line in enumerate(cells[1:], start=2) if any(map(str.strip, line))]
+    rows = []
+    for number, line in lines:
+        marks = [cell.strip() for at, cell in enumerate(line) if at != image]
+        ones = [mark in ("1", "1.0") for mark in marks]
+        if len(line) != len(titles) or len(marks) < 2 or set(marks) - {"0", "1", "0.0", "1.0"}:
+            return None
+        names = [title for at, title in enumerate(titles) if at != image]
+        name = re.split(r"[/\\]", line[image].strip())[-1]
+        # Of none or of several classes: whoever checks the labels refuses it.
+        rows.append(Row(number, name, names[ones.index(True)] if sum(ones) == 1 else ""))
+    return rows if rows else None
 
 
 def _column(titles: Sequence[str], known: Sequence[str]) -> int | None:

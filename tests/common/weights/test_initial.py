@@ -181,3 +181,18 @@ def test_a_resumed_run_goes_on_from_its_own(
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no best\.pt and no last\.pt"):
         read_initial(tmp_path)
+
+
+def test_a_larger_network_of_the_family_is_refused(tmp_path: Path) -> None:
+    """A ResNet-34 holds all names and shapes of a ResNet-18, and would be cut in half."""
+    torch.save(resnet34(num_classes=3).state_dict(), tmp_path / "larger.pth")
+    with pytest.raises(InputError, match="holds a resnet34, and the recipe builds a resnet18"):
+        begin_with(resnet18(num_classes=3), read_initial(tmp_path / "larger.pth"), "abc", ("fc",))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    state = resnet18(num_classes=3).state_dict()
+    state["layer2.0.conv1.weight"][0] = float("nan")
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(InputError, match=r"first in layer2\.0\.conv1\.weight: give an earlier"):
+        begin_with(resnet18(num_classes=3), read_initial(tmp_path / "nan.pth"), "abc", ("fc",))

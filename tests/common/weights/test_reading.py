@@ -201,3 +201,25 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(InputError, match=r"x\.pth .*damaged"):
         read_content(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.safetensors", b"version https://git-lfs.github.com/spec/v1\n", "run git lfs pull"),
+        ("a.pth", b"", "is empty: copy it again"),
+        ("a.safetensors", b"", "is empty: copy it again"),
+    ],
+)
+def test_files_that_did_not_arrive(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=words):
+        read_content(tmp_path / name)
+
+
+def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1000)}, tmp_path / "a.pth")
+    content = (tmp_path / "a.pth").read_bytes()
+    (tmp_path / "a.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="cut off or damaged: copy it again"):
+        read_content(tmp_path / "a.pth")

@@ -285,3 +285,20 @@ def test_names_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     message = refused(tmp_path, "val")
     assert "class a\\n\\x1b[31m is in" in message and "\x1b" not in message
     assert "\x07" not in " ".join(read(tmp_path, "train")[1])
+
+
+@pytest.mark.parametrize("one", ["1", "1.0"])
+def test_a_list_with_a_column_per_class(tmp_path: Path, one: str) -> None:
+    """As competitions of plant diseases and skin lesions have it."""
+    names = [f"{number}.jpg" for number in range(6)]
+    write(tmp_path, *(f"train/{name}" for name in names))
+    lines = ["image_id,healthy,rust,scab"]
+    for number, name in enumerate(names):
+        marks = [one if number % 3 == at else one.replace("1", "0") for at in range(3)]
+        lines.append(",".join([name, *marks]))
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    pairs, _ = read(tmp_path, "train")
+    classes = ("healthy", "rust", "scab")
+    assert pairs == {f"train/{name}": classes[at % 3] for at, name in enumerate(names)}
+    (tmp_path / "train.csv").write_text("\n".join([*lines[:-1], f"5.jpg,{one},{one},0"]))
+    assert "5.jpg has the class ''" in refused(tmp_path, "train")
