@@ -439,7 +439,7 @@ def _ends(interval: dict[str, Any] | None) -> str:
 
 
 def _points(difference: dict[str, Any]) -> str:
-    """Say whether two networks differ: "+0.91 points [+0.10, +1.75]: not decided"."""
+    """Say whether two networks differ: "+0.91 points [-0.10, +1.92]: not decided"."""
     if difference["low"] is None:
         return "n/a"
     value, low, high = (f"{100 * difference[key]:+.2f}" for key in ("value", "low", "high"))
