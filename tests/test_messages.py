@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 KINDS = ("InputError", "SourceError", "PeerFailed", "ReaderKilled", "SharedMemoryFull")
 REMEDIES = set(
     """
-    add call check choose close compare copy correct define delete draw enlarge evaluate
+    add call change check choose close compare copy correct define delete draw enlarge evaluate
     export fetch fetches first follow free give install keep label leave lower make mend
     move name number
     pass pip put raise rebuild remedy remove rename repair repeat run save say score see set shows
