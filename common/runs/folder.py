@@ -3,6 +3,7 @@
 ```
 recipe.json        stage (the program), recipe name, resolved recipe, seed
 environment.json   versions, hardware, command
+certificate.json   digests of what the run was made of, and of its states
 metrics.jsonl      one JSON object per line
 last.pt best.pt    checkpoints (last.previous.pt: the one before)
 tensorboard/       scalars, where tensorboard is installed
@@ -16,7 +17,7 @@ run.lock           held while a process works in the folder
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,7 +29,15 @@ from common.text import counted
 Resume = str
 """auto: resume where the folder has a run; never: refuse such a folder; a path: from that file."""
 
-_OURS = (".last.", ".best.", ".metrics.", ".recipe.", ".environment.", ".non_finite.")
+_OURS = (
+    ".last.",
+    ".best.",
+    ".metrics.",
+    ".recipe.",
+    ".environment.",
+    ".certificate.",
+    ".non_finite.",
+)
 """How the temporary files of a run begin."""
 
 
@@ -122,6 +131,7 @@ class RunFolder:
             # What the version that wrote it did not have yet stands at its default.
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 before = {**before, "recipe": from_json(type(recipe), before["recipe"])}
+            before = {**before, "recipe": self._shared_alike(before["recipe"], recipe)}
             if lengthened(before["recipe"], recipe) and self.checkpoint_exists():
                 self._check_lengthened(before["recipe"], now["recipe"])
                 before = {**before, "recipe": recipe}
@@ -131,6 +141,18 @@ class RunFolder:
                 f"{self.path} holds another run ({difference}): choose another --out, "
                 "or give the same recipe, flags and seed"
             )
+
+    def _shared_alike(self, before: Any, now: Any) -> Any:
+        """Return the recipe before as of now where they differ in how a step is shared out."""
+        if not (isinstance(before, Recipe) and isinstance(now, Recipe)):
+            return before
+        old, new = before.optimization.accumulate, now.optimization.accumulate
+        if old == new:
+            return before
+        if self.checkpoint_exists():
+            print(f"{self.path}: continues with {new} micro-batches on a rank instead of {old}")
+        shared = replace(before.optimization, accumulate=new)
+        return replace(before, optimization=shared)  # type: ignore[type-var]
 
     def _check_lengthened(self, before: Recipe, now: Recipe) -> None:
         length = counted(before.optimization.epochs, "epoch")

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 
 from common.errors import InputError
+from common.runs.certificate import certified
 from common.runs.finished import FinishedRun, open_run
 from common.weights.backbone import write_backbone
 from detect.export.graph import DetectionGraph, export_program
@@ -97,6 +98,7 @@ def _card(run: FinishedRun[Recipe], layout: str, checkpoint: str) -> dict[str, A
         "sizes": {"short_side": detector.test_size, "longest_side": detector.max_size},
         "preprocessing": {"channel_order": "RGB", "input_range": [0.0, 1.0], **run.fact("pixels")},
         "torch": torch.__version__,
+        "certificate": certified(run.folder, run.state.get("step", 0), run.state["model"]),
     }
 
 

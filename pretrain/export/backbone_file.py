@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
+from common.runs.certificate import certified
 from common.runs.finished import FinishedRun, open_run
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json, write_text
@@ -92,6 +93,7 @@ def _card(run: FinishedRun[Recipe], layout: str, checkpoint: str) -> dict[str, A
         "torch": run.fact("torch"),
         "hardware": run.environment.get("hardware"),
         "commit": run.fact("commit"),
+        "certificate": certified(run.folder, run.state.get("step", 0), run.state["model"]),
     }
 
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.errors import InputError
+from common.runs.certificate import fingerprint as certificate_of
+from common.runs.certificate import weights_digest
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json
 from common.text import counted
@@ -55,7 +57,7 @@ def inspect(path: Path) -> list[str]:
     lines.append(f"kind: {'safetensors' if path.suffix == '.safetensors' else 'torch file'}")
     if weights.describe():
         lines.append(f"found: {weights.describe()}")
-    return [*lines, *_weights(weights.tensors, path, weights.part), *_card(path)]
+    return [*lines, *_weights(weights.tensors, path, weights.part), *_card(path, weights.tensors)]
 
 
 def _weights(tensors: Mapping[str, Tensor], path: Path, part: str | None) -> Iterator[str]:
@@ -195,7 +197,7 @@ def _onnx(path: Path) -> Iterator[str]:
     yield "fits: onnxruntime and others that run this opset; no training, no detector here"
 
 
-def _card(path: Path) -> Iterator[str]:
+def _card(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Iterator[str]:
     card = read_card(path, fingerprint(path))
     if not card:
         yield "card: none beside it"
@@ -209,6 +211,13 @@ def _card(path: Path) -> Iterator[str]:
         "SHA-256 right",
     ]
     yield f"card: {', '.join(told)}"
+    proof = _object(card, "certificate", card_path(path))
+    if proof:
+        same = tensors is not None and weights_digest(tensors) == proof.get("weights")
+        matches = "the weights are those of it" if same else "in this layout not to be compared"
+        if not same and card.get("layout") == "torchvision":
+            matches = "these are other weights"
+        yield f"certificate: {proof.get('digest')}, step {proof.get('step')}; {matches}"
 
 
 def _checkpoint(content: Mapping[str, Any]) -> Iterator[str]:
@@ -241,6 +250,9 @@ def _run_folder(folder: Path) -> Iterator[str]:
         yield f"metrics: {_metrics({k: v for k, v in epochs[-1].items() if k.startswith('val_')})}"
     files = [name for name in ("last.pt", "best.pt") if (folder / name).is_file()]
     yield f"checkpoints: {', '.join(files) or 'none yet'}"
+    proof = certificate_of(folder)
+    if proof:
+        yield f"certificate: {proof}; to check the run: python -m {program} check {folder}"
     if program == "pretrain" and files:
         yield f"to use it: python -m pretrain export --run {folder} --out NAME.safetensors"
 

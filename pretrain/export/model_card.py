@@ -310,6 +310,7 @@ def _environment(card: Card) -> str:
         "hardware": card["hardware"],
         "file": card["file"],
         "SHA-256": card["sha256"],
+        "certificate": (card.get("certificate") or {}).get("digest"),
         "card in JSON": card_path(Path(card["file"])).name,
     }
     return _table(("", ""), [(key, value or "not recorded") for key, value in rows.items()])

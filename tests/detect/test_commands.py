@@ -16,6 +16,7 @@ import pytest
 import torchvision.models as models
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from common.runs import checkpoints
 from common.weights.backbone import save_backbone
 from detect import __main__ as command
 from detect.recipes import RECIPES
@@ -325,3 +326,23 @@ def test_trackers_get_sample_pictures_with_boxes(trained: Path) -> None:
     assert picture.shape[1] == 64 * 4  # grown by a whole factor
     outline = np.array(boxes.IGNORED.colour[::-1])
     assert (np.abs(picture.astype(int) - outline) < 8).all(2).sum() > 50  # the object that is there
+
+
+def test_a_run_is_checked_and_a_changed_weight_is_named(
+    train: Run, run: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert train()[0] == 0
+    code, printed, err = run("check", out, "--steps", "0:9")
+    assert (code, err) == (0, "")
+    assert "taking steps 0 to 2 again, from the start" in printed
+    assert "equal: 1 states of steps 2" in printed
+    state = checkpoints.load(out / "last.pt")
+    state["model"]["head.regression_head.bbox_reg.bias"][0] += 1
+    checkpoints.save(state, out / "last.pt")
+    description = json.loads((out / "recipe.json").read_text())
+    description["recipe"]["optimization"]["lr"] *= 2
+    (out / "recipe.json").write_text(json.dumps(description))
+    code, _, err = run("check", out, "--steps", "0:9")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "step 2: model." in err and "not as it was: recipe.json" in err

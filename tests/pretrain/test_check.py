@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.runs import checkpoints
+from common.runs import certificate, checkpoints
 from common.runs.certificate import read_certificate
 from pretrain import __main__ as command
 
@@ -168,3 +168,23 @@ def test_a_run_without_a_whole_certificate(run: Run, copy: Path, content: str) -
     (copy / "certificate.json").unlink()
     code, _, err = run("check", copy)
     assert (code, err.count("\n")) == (2, 1), err
+
+
+def test_an_export_carries_the_certificate(run: Run, copy: Path, tmp_path: Path) -> None:
+    """`inspect` compares the file's weights with it, in the layout that has the run's names."""
+    digest = certificate.fingerprint(copy)
+    assert digest is not None
+    assert f"certificate: {digest}; to check the run: " in run("inspect", copy)[1]
+    for checkpoint in ("best", "last"):
+        out = tmp_path / f"{checkpoint}.safetensors"
+        assert run("export", "--run", copy, "--out", out, "--checkpoint", checkpoint)[0] == 0
+        assert f"certificate: {digest}, step " in (told := run("inspect", out)[1])
+        assert "; the weights are those of it" in told
+    assert digest in (tmp_path / "last.md").read_text()
+    state = checkpoints.load(copy / "last.pt")
+    state["average"]["fc.bias"][0] += 1
+    checkpoints.save(state, copy / "last.pt")
+    flags = "--checkpoint", "last", "--out", tmp_path / "new.safetensors"
+    code, _, err = run("export", "--run", copy, *flags)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "certificate.json has other weights at step 6 than the checkpoint" in err

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from recipes import Training
 
 from common.errors import InputError
-from common.recipe import Focus
+from common.recipe import Focus, Optimization
 from common.runs.environment import describe_environment
 from common.runs.folder import RunFolder
 from common.storage import read_json, to_json
@@ -202,3 +203,17 @@ def test_unreadable_json(tmp_path: Path, content: bytes | None, message: str) ->
         (tmp_path / "recipe.json").write_bytes(content)
     with pytest.raises(InputError, match=rf"recipe\.json .*{message}"):
         read_json(tmp_path / "recipe.json")
+
+
+def test_how_a_step_is_shared_out_may_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Accumulation, as the number of ranks does; nothing else."""
+    before = Training(Optimization(lr=0.1, batch_size=8, epochs=2, accumulate=4))
+    now = Training(replace(before.optimization, accumulate=1))
+    RunFolder(tmp_path, {"recipe": before}).close()
+    (tmp_path / "last.pt").touch()
+    RunFolder(tmp_path, {"recipe": now}).close()
+    assert "continues with 1 micro-batches on a rank instead of 4" in capsys.readouterr().out
+    with pytest.raises(InputError, match="optimization.lr was 0.1, is now 0.2"):
+        RunFolder(tmp_path, {"recipe": Training(replace(now.optimization, lr=0.2))})

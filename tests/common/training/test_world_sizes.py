@@ -14,10 +14,12 @@ import torch.nn.functional as F
 from recipes import Training
 from torch import Tensor, nn
 
-from common import FocusedDropout
+from common import FocusedDropout, FocusedTraining
 from common.command.flags import Options
 from common.images.sampling import MicroBatch
 from common.method.controls import ControlDropout
+from common.method.draws import image_keys
+from common.method.participation import participates
 from common.processes.determinism import deterministic
 from common.processes.ranks import World, start
 from common.recipe import Focus, Optimization
@@ -218,3 +220,24 @@ def test_a_checkpoint_with_generators_goes_on_and_says_so(
     checkpoints.save(state, tmp_path / "last.pt")
     assert alone(tmp_path, 1, method=True)["step"] == STEPS
     assert "whose draws came from the states of generators" in capsys.readouterr().out
+
+
+def test_parts_of_a_step_draw_for_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each image has the key of its place in the whole batch, each part a seed of its own."""
+    keys: list[Tensor] = []
+    seeds: list[int] = []
+
+    def draw_from(self: FocusedTraining, given: Tensor | None) -> None:
+        if given is not None:
+            keys.append(given)
+            seeds.append(torch.initial_seed())
+
+    monkeypatch.setattr(FocusedTraining, "draw_from", draw_from)
+    alone(tmp_path, 4, method=True)
+    steps = [step for step in range(STEPS) if participates(0.5, 0, step)]
+    sizes = [10 if step % 3 == 2 else 16 for step in steps]
+    wanted = [image_keys(0, step, 0, size) for step, size in zip(steps, sizes, strict=True)]
+    assert torch.equal(torch.cat(keys), torch.cat(wanted))
+    assert len(set(seeds)) == len(seeds) == 4 * len(steps)
