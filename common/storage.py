@@ -7,10 +7,12 @@ moment leaves the old file or the new one.
 import codecs
 import contextlib
 import errno
+import io
 import json
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -99,14 +101,29 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: If the file is missing or holds anything else.
     """
     try:
-        value = json.loads(path.read_text())
+        with open_regular(path) as file:
+            value = parse_json(file.read())
     except FileNotFoundError:
         raise InputError(f"{path} is missing: give the folder of a run") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {told(error)}") from error
+    except ValueError as error:
         raise InputError(f"{path} is not JSON, write it again: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} holds no JSON object: write it again")
     return value
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON that anyone wrote.
+
+    Raises:
+        ValueError: If it is none, is nested too deeply, or has a number of thousands of digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def _room(folder: Path, size: int | None) -> str:
@@ -136,6 +153,20 @@ def previous(path: Path) -> Path:
     return path.with_suffix(f".previous{path.suffix}")
 
 
+def open_regular(path: Path) -> io.BufferedReader:
+    """Open a file to read that anyone may have put there.
+
+    Raises:
+        OSError: If it cannot be opened, or is a pipe or a device, which may wait or never end.
+    """
+    mode = path.stat().st_mode  # before it is opened: to open a pipe waits
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "No regular file", str(path))
+    return path.open("rb")
+
+
 def read_text(path: Path) -> str:
     """Read a text that people or other programs wrote: UTF-8 or UTF-16, with or without its mark.
 
@@ -145,7 +176,8 @@ def read_text(path: Path) -> str:
         InputError: If it cannot be read, or is no such text.
     """
     try:
-        content = path.read_bytes()
+        with open_regular(path) as file:
+            content = file.read()
     except OSError as error:
         raise InputError(f"cannot read {path}: {told(error)}") from error
     return decode_text(content, path)

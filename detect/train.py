@@ -5,7 +5,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -208,12 +207,21 @@ def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[st
         InputError: If the backbone's card holds something else.
     """
     pixels = card.get("preprocessing") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    if not isinstance(pixels, Mapping) or any(
-        np.shape(pixels.get(name, ())) != (3,) for name in ("mean", "std")
+    if not isinstance(pixels, Mapping) or not all(
+        _are_three(pixels.get(name)) for name in ("mean", "std")
     ):
         path = card_path(backbone or Path(SCRATCH))
         raise InputError(f"{path} lacks mean and std of the pixels: export again")
     return {name: list(pixels[name]) for name in ("mean", "std")}
+
+
+def _are_three(values: object) -> bool:
+    """Whether these are numbers of the three channels."""
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == 3
+        and all(isinstance(value, int | float) and abs(value) < 1e6 for value in values)
+    )
 
 
 def _insert_layer(body: nn.Module, recipe: Recipe) -> None:

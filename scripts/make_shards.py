@@ -25,7 +25,7 @@ from common.images.decoding import decode_image, read_content
 from common.images.headers import SUFFIXES
 from common.images.loading import default_workers
 from common.recipe import AT_LEAST_ONE, check
-from common.storage import write_atomically, write_text
+from common.storage import open_regular, write_atomically, write_text
 from pretrain.data.datasets import class_folders
 from pretrain.data.file_paths import Paths, encode
 from pretrain.data.image_sets import FileSet
@@ -321,7 +321,7 @@ def scan(path: Path) -> Packed:
             end; or an image lacks its class.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             size = file.tell()
             file.seek(0)

@@ -6,6 +6,7 @@ from pathlib import Path
 from common.errors import InputError, told
 from common.images.decoding import MAX_FILE_BYTES
 from common.images.headers import JPEG_START, read_header
+from common.storage import open_regular
 
 NAMES = {
     1: "upright",
@@ -89,7 +90,7 @@ def upright_size(path: Path) -> tuple[int, int]:
         InputError: It cannot be read, or is no image.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_HEAD)
             header = read_header(data)
             if header is None:

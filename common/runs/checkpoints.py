@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from common.errors import InputError
-from common.storage import previous, write_atomically
+from common.storage import open_regular, previous, write_atomically
 from common.text import in_line
 
 
@@ -35,11 +35,7 @@ def load(path: Path) -> dict[str, Any]:
         InputError: If the file is missing, damaged in a single bit, or holds anything else.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch.save writes sums, torch.load ignores them
-            if any(entry.compress_type for entry in archive.infolist()):
-                raise zipfile.BadZipFile("it is compressed, which torch.save never does")
-            if archive.testzip():
-                raise zipfile.BadZipFile("a checksum does not fit, the file is damaged")
+        check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path} is missing: give a finished run or a checkpoint file") from None
@@ -51,6 +47,23 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise InputError(f"{path} holds a {type(state).__name__}: give a checkpoint of a run")
     return state
+
+
+def check_archive(path: Path) -> None:
+    """Compare a file of torch.save with its checksums, which torch.load ignores.
+
+    Raises:
+        OSError: If it cannot be read.
+        zipfile.BadZipFile: If it is damaged, or unpacks to more than it is large.
+    """
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type for entry in entries):
+            raise zipfile.BadZipFile("it is compressed, which torch.save never does")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise zipfile.BadZipFile("its parts are larger than the whole")
+        if archive.testzip():
+            raise zipfile.BadZipFile("a checksum does not fit, the file is damaged")
 
 
 def load_to_resume(path: Path) -> dict[str, Any]:

@@ -62,9 +62,9 @@ def read_description(
     try:
         recipe = from_json(kind, description["recipe"])
         return description["name"], description["seed"], recipe
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InputError(
-            f"{folder / 'recipe.json'} does not fit this version, train again: {error}"
+            f"{folder / 'recipe.json'} does not fit this version, train again: {str(error)[:300]}"
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
-from common.storage import write_text
+from common.storage import parse_json, read_text, write_text
 
 
 class MetricsLog:
@@ -43,8 +43,8 @@ def _lines(path: Path) -> list[str]:
     """Return the whole lines of a log; a crash can leave half of one at the end."""
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n")]
+    *lines, _ = read_text(path).split("\n")
+    return [f"{line}\n" for line in lines]
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -57,9 +57,10 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(_lines(path), start=1):
         try:
-            record = json.loads(line)
-            record["step"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is damaged in line {number}: remove that line") from error
+            record = parse_json(line)
+        except ValueError:
+            record = None
+        if not (isinstance(record, dict) and type(record.get("step")) is int):
+            raise InputError(f"{path} is damaged in line {number}: remove that line")
         records.append(record)
     return records

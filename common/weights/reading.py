@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import InputError
+from common.runs.checkpoints import check_archive
 from common.text import counted
 from common.weights.detectron2 import read_detectron2
 from common.weights.finding import (
@@ -114,10 +115,8 @@ def read_content(path: Path) -> dict[str, Any]:
     if kind:
         raise InputError(f"{path} is {kind}: give {_EXPECTED}")
     try:
-        if zipfile.is_zipfile(path):  # torch.save writes checksums that torch.load ignores
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip():
-                    raise zipfile.BadZipFile("a checksum does not fit, the file is damaged")
+        if zipfile.is_zipfile(path):
+            check_archive(path)
         # timm's and torchvision's training scripts keep their arguments: a class without code.
         # So are numpy's numbers, as which an accuracy is kept.
         with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]):
@@ -146,7 +145,7 @@ def _reason(error: Exception) -> str:
     refused = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", text)
     if refused:
         return (
-            f"it names {refused[1]}, which is no tensor and no plain value: save the state_dict() "
+            f"it names {refused[1][:80]}, which is no tensor and no plain value: save the state_dict() "
             "alone where the file was made"
         )
     if "weights_only" in text or not text:  # torch's long advice

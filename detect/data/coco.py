@@ -7,11 +7,13 @@
 Crowds (and what other tools mark "ignore") are difficult objects; segmentations are not looked at.
 """
 
+import contextlib
 import json
-import math
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.orientation import upright_size
+from common.storage import parse_json
 from detect.data.dataset import (
+    LARGEST,
+    MOST_PIXELS_A_SIDE,
     Annotation,
     DetectionData,
     Entry,
@@ -40,8 +45,10 @@ _NO_CLASS = ("background", "_background_", "__background__", "__ignore__")
 _USED = re.compile(rb'"category_id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
 _PREFIX = re.compile(r"^(instances|annotations)[-_.]")
 _MAX_CATEGORIES = 10_000_000  # bytes
+_MOST_LISTS = 100  # places that may be the list of categories
 _TRIED = 20  # file names by which the folder of the images is found
 _KEYS = ("category_id", "bbox", "iscrowd", "ignore", "area")
+_MOST_ID = 200  # characters or digits
 _SLACK = 1.0  # pixels that a box may lie outside: roundings of tools
 _SUSPECT = 4  # one box of so many outside makes a file suspect
 
@@ -76,7 +83,7 @@ def _set_of(file: Path) -> str:
 def _categories_of(file: Path) -> list[dict[str, Any]] | None:
     """Read the categories alone, for the file may be large; None where it has none."""
     data = _read(file)
-    for match in re.finditer(rb'"categories"\s*:\s*\[', data):
+    for match in islice(re.finditer(rb'"categories"\s*:\s*\[', data), _MOST_LISTS):
         start = match.end() - 1
         text = data[start : start + _MAX_CATEGORIES].decode("utf-8", "ignore")
         try:
@@ -107,7 +114,7 @@ def _categories(files: Mapping[str, Path]) -> tuple[dict[int | str, str], list[s
             number, name = category["id"], str(category["name"])
             if found.setdefault(number, name) != name:
                 raise InputError(
-                    f"{file}: category {number!r} is {quoted(name)}, elsewhere "
+                    f"{file}: category {shown(repr(number))} is {quoted(name)}, elsewhere "
                     f"{quoted(found[number])}: export the sets together"
                 )
             if category.get("supercategory") not in (None, name):
@@ -122,13 +129,17 @@ def _categories(files: Mapping[str, Path]) -> tuple[dict[int | str, str], list[s
 
 def _used(file: Path) -> set[int | str]:
     """Return the categories that objects have."""
-    return {json.loads(text) for text in set(_USED.findall(_read(file)))}
+    used = set()
+    for text in set(_USED.findall(_read(file))):
+        with contextlib.suppress(ValueError):  # what is wrong is told when the objects are read
+            used.add(parse_json(text))
+    return used
 
 
 def _load(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(_read(file).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(_read(file).decode("utf-8-sig"))
+    except ValueError as error:
         raise InputError(f"{file} is not JSON ({error}): export it again") from None
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -152,8 +163,9 @@ def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> Detec
     """
     categories, skipped = _categories(files)
     names = list(categories.values())
+    times = Counter(names)
     for name in names:
-        if names.count(name) > 1 or not name.isprintable():
+        if times[name] > 1 or not name.isprintable():
             fault = "two categories are called" if name.isprintable() else "a category is called"
             raise InputError(f"{path}: {fault} {quoted(name)}: rename one")
     classes, label_of = label_map(names, options.classes, path)
@@ -203,14 +215,15 @@ def _entries(
         where = f"{file}, image {number}"
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
             raise InputError(f"{where} has no file_name: export it again")
-        if not isinstance(image.get("id"), int | str) or image["id"] in images:
+        if not _is_id(image.get("id")) or image["id"] in images:
             raise InputError(f"{where} has no id of its own: export it again")
         check_image_id(_relative(image["file_name"]), where)
         images[image["id"]] = image
     for number, item in enumerate(content["annotations"], start=1):
-        if not isinstance(item, dict) or item.get("image_id") not in images:
+        stated = item.get("image_id") if isinstance(item, dict) else None
+        if not isinstance(stated, int | float | str) or stated not in images:
             raise InputError(
-                f"{file}, annotation {number}: image_id {item.get('image_id')!r} is none of its "
+                f"{file}, annotation {number}: image_id {shown(repr(stated))} is none of its "
                 f"{len(images)} images: export it again"
             )
         kept = {key: item.get(key) for key in _KEYS}
@@ -320,10 +333,12 @@ def _annotate(
     rows, labels, difficult, areas = [], [], [], []
     for item in objects:
         at = f"{file}, annotation {item['number']}"
-        if item["category_id"] not in label_of:
+        category = item["category_id"]
+        if not isinstance(category, int | float | str) or category not in label_of:
+            known = ", ".join(shown(repr(other)) for other in list(label_of)[:20])
             raise InputError(
-                f"{at}: category_id {item['category_id']!r} is none of the categories "
-                f"{', '.join(map(repr, list(label_of)[:20]))}: export it again"
+                f"{at}: category_id {shown(repr(category))} is none of the categories {known}: "
+                "export it again"
             )
         box = _box(item["bbox"], at)
         label = label_of[item["category_id"]]
@@ -331,9 +346,8 @@ def _annotate(
             rows.append(box)
             labels.append(label)
             difficult.append(bool(item["iscrowd"]) or bool(item["ignore"]))
-            area = item["area"]
-            stated = isinstance(area, int | float) and math.isfinite(area)
-            areas.append(area if stated else (box[2] - box[0]) * (box[3] - box[1]))
+            stated = _is_number(item["area"])
+            areas.append(item["area"] if stated else (box[2] - box[0]) * (box[3] - box[1]))
     annotation = Annotation(
         image_id=str(image["id"]),
         width=width,
@@ -356,13 +370,24 @@ def _size(picture: Callable[[], Path], where: str) -> tuple[int, int]:
         ) from None
 
 
+def _is_id(value: Any) -> bool:
+    """Whether this may name an image: ids become parts of file names and tables."""
+    if isinstance(value, str):
+        return value.isprintable() and 0 < len(value) <= _MOST_ID
+    return isinstance(value, int) and abs(value) < 10**_MOST_ID
+
+
+def _is_number(value: Any) -> bool:
+    """Whether this is a number of which sums and products are numbers, too."""
+    return isinstance(value, int | float) and abs(value) <= LARGEST
+
+
 def _is_side(value: Any) -> bool:
-    return isinstance(value, int | float) and value >= 1 and value == int(value)
+    return _is_number(value) and 1 <= value <= MOST_PIXELS_A_SIDE and value == int(value)
 
 
 def _box(bbox: Any, where: str) -> tuple[float, ...]:
-    numbers = isinstance(bbox, list) and all(isinstance(v, int | float) for v in bbox)
-    if not numbers or len(bbox) != 4 or not all(map(math.isfinite, bbox)):
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         raise InputError(f"{where}: bbox {quoted(str(bbox))} is not four numbers: export it again")
     x, y, w, h = map(float, bbox)
     if w < 0 or h < 0:

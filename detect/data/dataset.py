@@ -1,7 +1,7 @@
 """What every format becomes: images with their objects, in named sets, of named classes."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -13,7 +13,12 @@ from common.errors import InputError
 from common.images.orientation import upright_size
 from common.text import in_line
 
+_MOST_LISTED = 25
 _MAX_QUOTED = 80  # characters of a file in a message
+MOST_PIXELS_A_SIDE = 1_000_000
+"""No format here has images of more."""
+LARGEST = 1e30
+"""Of numbers beyond, areas and their sums would not be finite."""
 Item = TypeVar("Item")
 Faults = list[tuple[Path, str]]
 """Where something is wrong, and what."""
@@ -166,7 +171,7 @@ class DetectionData:
         if found is None:
             raise InputError(
                 f"{self.path}, {self.kind}, has no set {quoted(name)}: choose of "
-                f"{', '.join(map(shown, self.sets)) or 'none'}"
+                f"{listed(self.sets) or 'none'}"
             )
         return found
 
@@ -240,7 +245,7 @@ def label_map(
             fault = "twice" if name in found else "which is none of them"
             raise InputError(
                 f"--classes names {quoted(name)}, {fault}: choose of those of {where}, "
-                f"{', '.join(map(shown, found))}"
+                f"{listed(found)}"
             )
     return tuple(names), {name: names.index(name) if name in names else None for name in found}
 
@@ -259,6 +264,14 @@ def _split(wanted: str, found: Sequence[str]) -> list[str]:
 def shown(text: str) -> str:
     """Escape and shorten a name from a foreign file for a message."""
     return in_line(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}...")
+
+
+def listed(names: Iterable[str]) -> str:
+    """Name the first of many in a message."""
+    names = list(names)
+    rest = len(names) - _MOST_LISTED
+    more = [f"and {rest} more"] if rest > 0 else []
+    return ", ".join([*map(shown, names[:_MOST_LISTED]), *more])
 
 
 def quoted(text: str) -> str:

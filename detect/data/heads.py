@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.orientation import exif_orientation, is_turned, upright_size
+from common.storage import open_regular
 from detect.data.dataset import LabelledImage
 from detect.data.pixels import stands_upright
 
@@ -22,7 +23,7 @@ def read_heads(images: Sequence[LabelledImage]) -> list[tuple[int, bytes]]:
 
 def _head(path: Path) -> tuple[int, bytes]:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return path.stat().st_size, file.read(_BYTES)
     except OSError:
         return 0, b""

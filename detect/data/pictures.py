@@ -7,6 +7,10 @@ from common.errors import InputError
 from common.images.headers import SUFFIXES
 from detect.data.dataset import MissingFileError, quoted
 
+_MOST_NAME, _MOST_PATH = 240, 3000
+"""Bytes and characters of a file name and of a path, below what file systems take: there is an
+ending, and a folder."""
+
 
 def is_picture(name: str) -> bool:
     """Tell a picture by its suffix; what macOS writes beside one, ._a.jpg, is none."""
@@ -26,6 +30,8 @@ def check_image_id(line: str, where: str) -> None:
         raise InputError(
             f"{where}: {quoted(line)} is no image id: name a file in the folder of images"
         )
+    if len(line) > _MOST_PATH or max(len(os.fsencode(part)) for part in parts) > _MOST_NAME:
+        raise InputError(f"{where}: {quoted(line)} is too long for a file name: shorten it")
 
 
 class Pictures:

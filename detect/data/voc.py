@@ -8,6 +8,7 @@ DEVKIT/classes.txt                            optional: one class name per line
 
 import codecs
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from detect.data.dataset import (
     Faults,
     LabelledImage,
     MissingFileError,
+    listed,
     quoted,
     read_all,
 )
@@ -95,10 +97,11 @@ def read_class_list(path: Path, lines: Iterable[str] | None = None) -> tuple[str
     names = tuple(line for line in (read_lines(path) if lines is None else lines) if line)
     if not names:
         raise InputError(f"{path} names no class: write one name per line")
+    times = Counter(names)
     for name in names:
         if not name.isprintable():
             raise InputError(f"{path}: the class name {quoted(name)} is not printable: correct it")
-        if names.count(name) > 1:
+        if times[name] > 1:
             raise InputError(f"{path} names the class {quoted(name)} twice: remove one")
     return names
 
@@ -188,6 +191,10 @@ def is_flagged(path: Path, lines: Iterable[str] | None = None) -> bool:
         return False
     if not lines or not all(map(_FLAGGED.fullmatch, lines)):
         return False
+    try:
+        check_image_id(lines[0], str(path))
+    except InputError:
+        return True
     return not (path.parents[2] / "Annotations" / f"{lines[0]}.xml").exists()
 
 
@@ -328,7 +335,7 @@ def _offer_classes(annotations: Path, error: UnknownClassError) -> str:
     root = annotations.parents[1]
     return (
         f"{where} of VOC's twenty: write {root / 'classes.txt'}, one name per line; the "
-        f"annotations hold {', '.join(map(quoted, names))}"
+        f"annotations hold {listed(map(quoted, names))}"
     )
 
 

@@ -14,7 +14,15 @@ import numpy as np
 
 from common.errors import InputError, told
 from common.images.orientation import upright_size
-from detect.data.dataset import Annotation, MissingFileError, quoted
+from detect.data.dataset import (
+    LARGEST,
+    MOST_PIXELS_A_SIDE,
+    Annotation,
+    MissingFileError,
+    listed,
+    quoted,
+    shown,
+)
 from detect.data.options import Coordinates
 
 MAX_XML_BYTES = 1_000_000
@@ -64,7 +72,7 @@ def _number(parent: ET.Element, tag: str, where: str) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value):
+    if not abs(value) <= LARGEST:
         raise InputError(f"{where}: <{tag}> is {quoted(text)}, not a number: correct it")
     return value
 
@@ -81,6 +89,8 @@ def _size(root: ET.Element, where: str, picture: Callable[[str], Path] | None) -
         raise InputError(
             f"{where}: the image size {width:g} x {height:g} is not whole pixels: correct it"
         )
+    if max(width, height) > MOST_PIXELS_A_SIDE:
+        raise InputError(f"{where}: no image is {width:g} x {height:g} pixels large: correct it")
     return int(width), int(height)
 
 
@@ -129,7 +139,9 @@ def _parse(path: Path) -> ET.Element:
     try:
         root = ET.fromstring(data)
     except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
-        raise InputError(f"{path} is not well-formed XML, write it again: {error}") from error
+        raise InputError(
+            f"{path} is not well-formed XML, write it again: {shown(str(error))}"
+        ) from error
     if root.tag != "annotation":
         raise InputError(
             f"{path}: the outer tag is {quoted(root.tag)}, not <annotation>: give a VOC file"
@@ -175,11 +187,10 @@ def read_voc(
         name = _text(item, "name", where)
         if name not in label_of:
             raise UnknownClassError(
-                f"{where}: {quoted(name)} is an unknown class; the classes are "
-                f"{', '.join(label_of)}",
+                f"{where}: {quoted(name)} is an unknown class; the classes are {listed(label_of)}",
                 name,
             )
-        where = f"{where} ({name})"
+        where = f"{where} ({shown(name)})"
         box, hard = _box(item, coordinates, where), _difficult(item, where)
         label = label_of[name]
         if label is not None:

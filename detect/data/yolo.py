@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ _MAX_LABEL_BYTES = 10_000_000
 _CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt")
 _SETS = ("train", "val", "valid", "test")
 _NOT_LABELS = ("classes.txt", "predefined_classes.txt", "readme")
+_MOST_FOLDERS = 100  # in a path of a data.yaml
 _WRITTEN = 1e-6
 """Shares are written with six decimals: an edge that near a whole pixel is at that pixel."""
 _BEYOND = 0.5
@@ -78,15 +80,26 @@ def find_yaml(path: Path) -> Path | None:
     return None
 
 
+class _Plain(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Refuses aliases: a few of them, one in the other, are as large as a disk."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.YAMLError(f"*{event.anchor} is an alias: write out what it stands for")
+        return super().compose_node(parent, index)
+
+
 def read_yaml(file: Path) -> Layout:
     """Read a data.yaml.
 
     Raises:
         InputError: It is malformed, or a path of it leads nowhere.
     """
+    data = read_bytes(file, "data.yaml", _MAX_YAML_BYTES)
     try:
-        content = yaml.safe_load(read_bytes(file, "data.yaml", _MAX_YAML_BYTES).decode("utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        content = yaml.load(data.decode("utf-8-sig"), _Plain)
+    except Exception as error:  # odd dates, numbers and tags raise nearly anything
         raise InputError(
             f"{file} is not YAML: correct it ({' '.join(str(error).split())})"[:300]
         ) from None
@@ -114,16 +127,23 @@ def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
         names = dict(enumerate(names))
     try:
         found = {int(key): str(name) for key, name in (names or {}).items()}
-    except (AttributeError, TypeError, ValueError):
+    except (AttributeError, OverflowError, TypeError, ValueError):
         found = {}
     if not found:
         raise InputError(f"{file} names no classes: write names: [helmet, vest], or one per line")
     if "nc" in content and content["nc"] != len(found):
         raise InputError(
-            f"{file}: nc is {content['nc']!r}, but there are {len(found)} names: correct it"
+            f"{file}: nc is {_cut(content['nc'])}, but there are {len(found)} names: correct it"
         )
     read_class_list(file, found.values())
     return found
+
+
+def _cut(value: Any) -> str:
+    try:
+        return shown(repr(value))
+    except ValueError:  # a number of thousands of digits
+        return "no number"
 
 
 def _bases(file: Path, stated: Any) -> list[Path]:
@@ -138,11 +158,14 @@ def _bases(file: Path, stated: Any) -> list[Path]:
 def _existing(file: Path, bases: Sequence[Path], key: str, place: str) -> Path:
     """Find a path of a data.yaml: as it says, without ../, or the end of another machine's."""
     parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    candidates = [base / place for base in bases]
-    candidates += [base.joinpath(*parts[cut:]) for cut in range(len(parts)) for base in bases]
-    for candidate in candidates:
-        if candidate.exists():
-            return candidate
+    ends = (base.joinpath(*parts[cut:]) for cut in range(len(parts)) for base in bases)
+    candidates = chain((base / place for base in bases), ends)
+    for candidate in candidates if len(parts) <= _MOST_FOLDERS else ():
+        try:
+            if candidate.exists():
+                return candidate
+        except OSError:  # too long a name
+            continue
     raise InputError(
         f"{file}: {key} is {quoted(place)}, which is not there: write where the images are, "
         f"from {file.parent}"
@@ -386,4 +409,5 @@ def _box(shares: list[float], width: int, height: int, where: str) -> tuple[floa
 
 def _whole(edge: float, side: int) -> float:
     """Return the pixel that a share was written for, where it is one."""
-    return float(round(edge)) if abs(edge - round(edge)) <= _WRITTEN * side else edge
+    whole = float(np.round(edge))
+    return whole if abs(edge - whole) <= _WRITTEN * side else edge

@@ -5,7 +5,6 @@ The file names what it was computed of, by digests of the objects and of the det
 anything else it is not read.
 """
 
-import zipfile
 from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
@@ -83,9 +82,48 @@ def read_scored(
             detections = Detections(**_columns_of(file, "detections", Detections))
             matches = Matches(**_columns_of(file, "matches", Matches))
             resampled = file["resampled"] if "resampled" in file.files else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            scored = Scored(detections, matches, resampled)
+            _check(scored, truth)
+    except Exception:  # of damaged archives and headers numpy raises nearly anything
         return None
-    return Scored(detections, matches, resampled)
+    return scored
+
+
+def _check(scored: Scored, truth: GroundTruth) -> None:
+    """See that rows fit each other and lead to images, classes and objects that there are.
+
+    Raises:
+        ValueError: They do not.
+    """
+    found, matches, resampled = scored.detections, scored.matches, scored.resampled
+    count, objects, classes = len(found.score), len(truth.label), len(truth.classes)
+    indices = {
+        "image": (found.image, (count,), 0, len(truth.image_ids)),
+        "label": (found.label, (count,), 0, classes),
+        "order": (matches.order, (count,), 0, count),
+        "bounds": (matches.bounds, (classes + 1,), 0, count + 1),
+        "nearest": (matches.nearest, (count,), -1, objects),
+        "other_nearest": (matches.other_nearest, (count,), -1, objects),
+        "pairs": (matches.pairs[:, :1], (len(matches.pairs), 1), 0, count),
+        "objects": (matches.pairs[:, 1:], (len(matches.pairs), 1), 0, objects),
+    }
+    for name, (column, shape, low, end) in indices.items():
+        inside = column.shape == shape and column.dtype == np.int64
+        if not inside or (column.size and not low <= column.min() <= column.max() < end):
+            raise ValueError(f"{name} leads to nothing")
+    numbers = (
+        (found.score, (count,)),
+        (found.box, (count, 4)),
+        (matches.overlap, (count,)),
+        (matches.other_overlap, (count,)),
+    )
+    for values, shape in numbers:
+        if values.shape != shape or values.dtype != np.float64 or not np.isfinite(values).all():
+            raise ValueError("numbers are missing")
+    if resampled is not None and (
+        resampled.dtype != np.float64 or resampled.shape[1:] != (classes, 2)
+    ):
+        raise ValueError("resamples are of other classes")
 
 
 def _columns_of(file: Any, prefix: str, kind: type) -> dict[str, Any]:

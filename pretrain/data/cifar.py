@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, told
+from common.storage import open_regular
+from common.weights.pickles import check_pickle
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
@@ -206,7 +208,8 @@ def read_archive(
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        with open_regular(file) as opened:
+            return opened.read()
     except OSError as error:
         raise InputError(f"cannot read {file}: {told(error)}") from error
 
@@ -296,6 +299,7 @@ def _parse_pickle(published: Published, batch: Batch, content: bytes, *, officia
     if official and hashlib.md5(content, usedforsecurity=False).hexdigest() != batch.md5:
         raise ValueError("differs from the published file (MD5)")
     try:
+        check_pickle(content)
         values = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
         planes = np.asarray(values[b"data"], np.uint8).reshape(-1, 3, _SIDE, _SIDE)
         labels = np.asarray(values[published.label_key], np.int64).reshape(-1)

@@ -164,7 +164,8 @@ def check_labels(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> Non
     Raises:
         InputError: If there is a number where they have names.
     """
-    unknown = next((row for row in rows if row.label not in set(classes)), None)
+    known = set(classes)
+    unknown = next((row for row in rows if row.label not in known), None)
     if unknown and all(row.label.isdigit() for row in rows):
         raise InputError(
             f"{path} has numbers ({in_line(unknown.label)}) where the training images have class "

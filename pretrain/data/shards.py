@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, told
 from common.images.decoding import decode_image
-from common.storage import write_text
+from common.storage import open_regular, parse_json, write_text
 from pretrain.data.file_paths import encode
 from pretrain.data.shard_cache import CACHE, fetch_index, fetch_shard
 
@@ -37,6 +37,7 @@ INDEX = "index.json"
 _FORMAT = 1
 _SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # it becomes part of paths and commands
 _PIXELS = re.compile(r"[A-Za-z0-9 ,.]{0,60}")  # it becomes part of tables
+_MOST_NAME = 4096  # characters of a member's name, as paths may have
 _OPEN_SHARDS = 512  # of the 1,024 files that a process may usually open
 
 
@@ -154,7 +155,8 @@ class _Opened:
     """A file that is closed when nobody reads from it any more."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        with open_regular(path) as file:
+            self.descriptor = os.dup(file.fileno())
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -257,7 +259,9 @@ def read_index(folder: Path, source: str | None = None, name: str = INDEX) -> Sh
     """
     path = folder / name
     try:
-        data = _parse(path.read_bytes(), folder, source)
+        with open_regular(path) as file:
+            content = file.read()
+        data = _parse(content, folder, source)
     except OSError as error:
         raise InputError(f"cannot read {path}: {told(error)}") from error
     except InputError as error:
@@ -278,11 +282,11 @@ def read_index(folder: Path, source: str | None = None, name: str = INDEX) -> Sh
 def _parse(content: bytes, folder: Path, source: str | None) -> ShardSet:
     """Read the content of an index; the message of an InputError follows its name."""
     try:
-        index = json.loads(content)
+        index = parse_json(content)
         if not isinstance(index, dict) or index.get("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
         return _parse_json(index, folder, source)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         missing = "no " if isinstance(error, KeyError) else ""
         reason = missing + " ".join(str(error).split())[:200]
         raise InputError(f"is no index of shards ({reason})") from error
@@ -293,6 +297,8 @@ def _parse_json(index: Mapping[str, Any], folder: Path, source: str | None) -> S
     classes = tuple(index["classes"])
     samples, pixels = index["samples"], index.get("pixels")
     columns = [np.array(samples[name]) for name in ("class", "shard", "offset", "size")]
+    if max(map(len, samples["name"]), default=0) > _MOST_NAME:  # each takes as much as the longest
+        raise ValueError(f"a name has over {_MOST_NAME} characters")
     names = encode(samples["name"])
     if not all(isinstance(name, str) for name in classes):
         raise ValueError("a class name is no text")

@@ -14,7 +14,7 @@ from common.errors import InputError
 from common.storage import read_text
 from common.text import in_file_name
 from detect.scoring.detections import Detections, GroundTruth
-from detect.scoring.formats.boxes import read_boxes
+from detect.scoring.formats.boxes import are_finite, read_boxes
 from detect.scoring.formats.memory import uncollected
 from detect.scoring.formats.names import UnknownNameError, find_images, refusal
 
@@ -82,8 +82,9 @@ def read_class_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]
                 raise _first_fault(file) from None
             ends.append(len(names))
     table = np.array(columns, dtype=np.float64)
-    if not np.isfinite(table).all():
-        row = int(np.flatnonzero(~np.isfinite(table).all(axis=0))[0])
+    finite = are_finite(table).all(axis=0)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
         raise InputError(
             f"{_place(files, ends, row)}: score and xmin ymin xmax ymax must be finite numbers: "
             "leave the line out or write it again"

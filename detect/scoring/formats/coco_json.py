@@ -11,6 +11,7 @@ So write pycocotools, detectron2 (`coco_instances_results.json`), mmdetection (`
 """
 
 import gzip
+import io
 import json
 import zlib
 from pathlib import Path
@@ -20,14 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.storage import decode_text
+from common.storage import decode_text, open_regular, parse_json
 from detect.scoring.detections import Detections, GroundTruth, integer_ids
-from detect.scoring.formats.boxes import read_boxes
+from detect.scoring.formats.boxes import are_finite, read_boxes
 from detect.scoring.formats.memory import uncollected
 from detect.scoring.formats.names import UnknownNameError, find_classes, find_images, refusal
 
 _LISTS = ("annotations", "detections", "predictions", "results")
 _NUMBER = int | float
+_SMALL, _RATIO = 10_000_000, 100
+"""Bytes, and times its size, to which a packed file may unpack; detections come to 5 or 10."""
 
 
 def read_coco_json(file: Path, truth: GroundTruth, notes: list[str]) -> Detections:
@@ -68,17 +71,20 @@ def write_coco_json(detections: Detections, truth: GroundTruth, file: Path) -> N
 
 def _entries(file: Path) -> list[Any]:
     try:
-        content = file.read_bytes()
+        with open_regular(file) as opened:
+            content = opened.read()
         if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+            content = _unpacked(content, file)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file} cannot be read ({error}): write or copy it again") from None
     if not content.strip():
         raise InputError(f"{file} is empty: write it again; a file without detections holds []")
     try:
         with uncollected():
-            entries = json.loads(decode_text(content, file))
-    except (ValueError, RecursionError) as error:
+            entries = parse_json(decode_text(content, file))
+    except InputError:
+        raise
+    except ValueError as error:
         raise InputError(f"{file} is not JSON ({error}); write it again") from None
     if isinstance(entries, dict):
         lists = [entries[key] for key in _LISTS if isinstance(entries.get(key), list)]
@@ -90,6 +96,18 @@ def _entries(file: Path) -> list[Any]:
             "image_id, category_id, bbox and score"
         )
     return entries
+
+
+def _unpacked(content: bytes, file: Path) -> bytes:
+    """Unpack gzip; a few kilobytes of it can stand for any number."""
+    most = max(_SMALL, _RATIO * len(content))
+    with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+        unpacked = packed.read(most + 1)
+    if len(unpacked) > most:
+        raise InputError(
+            f"{file} unpacks to over {most:,} bytes, {_RATIO} times what it has: unpack it yourself"
+        )
+    return unpacked
 
 
 def _columns(
@@ -107,7 +125,7 @@ def _columns(
         box = np.array(boxes or np.empty((0, 4)), dtype=np.float64)
         if box.shape != (len(entries), 4):
             raise ValueError
-        if np.isfinite(score).all() and np.isfinite(box).all():
+        if are_finite(score).all() and are_finite(box).all():
             return names, classes, score, box
     except (KeyError, TypeError, ValueError, OverflowError):
         pass
@@ -134,7 +152,7 @@ def _first_fault(entries: list[Any], file: Path) -> InputError:
                 f"{where}: not a detection with numbers for image_id, category_id, "
                 f"bbox [x, y, width, height] and score{hint}: write it again"
             )
-        if not np.isfinite(values).all():
+        if not are_finite(np.array(values)).all():
             return InputError(
                 f"{where}: score and bbox must be finite numbers: leave it out or write it again"
             )

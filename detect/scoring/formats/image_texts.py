@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.storage import read_text
 from detect.scoring.detections import Detections, GroundTruth
-from detect.scoring.formats.boxes import Form, read_boxes, to_corners
+from detect.scoring.formats.boxes import Form, are_finite, read_boxes, to_corners
 from detect.scoring.formats.names import UnknownNameError, find_classes, find_images, refusal
 
 _LISTS = ("classes.txt", "labels.txt", "predefined_classes.txt", "obj.names", "readme.txt")
@@ -62,7 +62,7 @@ def read_image_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]
                 raise InputError(
                     f"{where} is not six columns of a class and five numbers: write it again"
                 )
-            if not np.isfinite(values).all():
+            if not are_finite(np.array(values)).all():
                 raise InputError(f"{where}: the numbers must be finite: write the line again")
             places.append((number, line_number))
             classes.append(" ".join(fields[:-5]))

@@ -1,0 +1,196 @@
+"""Giving inputs to a parser, within limits of time and memory, and keeping what is new."""
+
+import contextlib
+import hashlib
+import random
+import resource
+import signal
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from common.errors import InputError
+from fuzzing.mutations import MOST_BYTES, Layer, mutate
+
+SECONDS = 2.0
+"""Of the processor, for one input."""
+_WAITING = 60.0  # seconds for one input, whatever it waits for
+MEGABYTES = 400
+"""That one input may add to the process's memory."""
+_MESSAGE = 1000  # characters
+_ADDRESSES = 4 * 2**30  # bytes that may be asked for beside what the process has at its start
+ROOT = Path(__file__).parents[2]
+Read = Callable[[bytes], object]
+
+
+@dataclass(frozen=True)
+class Parser:
+    """What is fuzzed.
+
+    Attributes:
+        summary: What it reads.
+        seeds: Makes the first inputs, which can be read.
+        prepare: Given an empty folder, returns what reads an input.
+        words: What means something in the format.
+        layers: What its inputs are packed in.
+    """
+
+    summary: str
+    seeds: Callable[[], Sequence[bytes]]
+    prepare: Callable[[Path], Read]
+    words: Sequence[bytes] = ()
+    layers: Sequence[Layer] = ()
+
+
+@dataclass
+class Session:
+    """Inputs that were given to a parser.
+
+    Attributes:
+        parser: The parser.
+        read: What reads an input.
+        corpus: Inputs with different outcomes.
+        keep: Folder for new ones; None keeps none.
+        outcomes: How often each was met.
+        findings: Inputs that broke the parser, by how.
+    """
+
+    parser: Parser
+    read: Read
+    corpus: list[bytes]
+    keep: Path | None = None
+    outcomes: dict[str, int] = field(default_factory=dict)
+    findings: dict[str, bytes] = field(default_factory=dict)
+
+    def give(self, data: bytes) -> bool:
+        """Give one input; returns whether its outcome is new."""
+        told, sound = _outcome(self.read, data)
+        new = told not in self.outcomes
+        self.outcomes[told] = self.outcomes.get(told, 0) + 1
+        if new and not sound:
+            self.findings[told] = data
+            print(f"FOUND {told}: {data[:120]!r}", flush=True)
+        if new and self.keep is not None:
+            kind = "" if sound else "finding-"
+            name = f"{kind}{hashlib.sha256(data).hexdigest()[:16]}"
+            (self.keep / name).write_bytes(data)
+        return new
+
+    def run(self, runs: int, seed: int) -> None:
+        """Give the corpus, then changes of it, `runs` inputs in all."""
+        rng = random.Random(seed)
+        for data in self.corpus[:runs]:
+            self.give(data)
+        first = len(self.corpus)
+        for number in range(first, runs):
+            # Half of the time one of the newest: they are the least known.
+            pool = self.corpus[first - 20 :] if number % 2 and len(self.corpus) > first else None
+            data = mutate(
+                rng.choice(pool or self.corpus),
+                rng,
+                self.corpus,
+                self.parser.words,
+                self.parser.layers,
+            )
+            if self.give(data):
+                self.corpus.append(data)
+
+    def guided(self, runs: int, seed: int, folder: Path) -> None:
+        """Give inputs by atheris, which follows what the code does; ends the process."""
+        import atheris
+
+        parser, rng = self.parser, random.Random(seed)
+
+        def change(data: bytes, most: int, number: int) -> bytes:
+            if number % 2:
+                return atheris.Mutate(data, most)
+            rng.seed(number)
+            return mutate(data, rng, self.corpus, parser.words, parser.layers)[:most]
+
+        flags = [f"-runs={runs}", f"-seed={seed}", f"-max_len={MOST_BYTES}", "-rss_limit_mb=0"]
+        flags += ["-timeout=600", "-print_final_stats=1", "-len_control=0", "-verbosity=0"]
+        for number, data in enumerate(self.corpus):
+            (folder / f"seed-{number:04}").write_bytes(data)
+        atheris.Setup(["fuzz", *flags, str(folder)], self.give, custom_mutator=change)
+        atheris.Fuzz()
+
+
+class OverLimitError(BaseException):
+    """An input took too long; no `except Exception` of a parser takes it for something else."""
+
+
+def _outcome(read: Read, data: bytes) -> tuple[str, bool]:
+    """Return how an input was taken, in words that are the same for its like; and if that is right.
+
+    Right is a result or an InputError, in time, in little memory.
+    """
+    before = _peak()
+    try:
+        with _timed(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", RuntimeWarning)  # numpy's, of numbers that overflow
+            read(data)
+        told, sound = "read", True
+    except InputError as error:
+        told, sound = f"refused at {_place(error)}", True
+        if str(error).count("\n") > 1 or len(str(error)) > _MESSAGE:
+            told, sound = f"too long a message at {_place(error)}", False
+    except (Exception, OverLimitError) as error:
+        told, sound = f"{type(error).__name__} at {_place(error)}", False
+    if _peak() - before > MEGABYTES * 1024:
+        return f"over {MEGABYTES} MB: {told}", False
+    return told, sound
+
+
+def _place(error: BaseException) -> str:
+    """Return the last line of ours that an error came through."""
+    lines = [
+        f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno} ({frame.name})"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(ROOT) and "fuzzing" not in frame.filename
+    ]
+    return lines[-1] if lines else "the harness"
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB
+
+
+@contextlib.contextmanager
+def _timed() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise OverLimitError("took too long")
+
+    before: dict[int, Any] = {}
+    try:
+        for number, timer, most in (
+            (signal.SIGPROF, signal.ITIMER_PROF, SECONDS),
+            (signal.SIGALRM, signal.ITIMER_REAL, _WAITING),
+        ):
+            before[number] = signal.signal(number, stop)
+            signal.setitimer(timer, most)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def limit_memory() -> None:
+    """Let the process ask for little more memory than it has."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + _ADDRESSES, hard))
+
+
+def smallest(corpus: Sequence[bytes], read: Read) -> list[bytes]:
+    """Return the shortest input of each outcome."""
+    found: dict[str, bytes] = {}
+    for data in sorted(corpus, key=len):
+        found.setdefault(_outcome(read, data)[0], data)
+    return list(found.values())
