@@ -34,6 +34,18 @@ def _is_cut_off_jpeg(data: bytes) -> bool:
     return data.rfind(JPEG_END) < data.rfind(JPEG_SCAN)
 
 
+def _is_cut_off_png(data: bytes) -> bool:
+    """Tell whether a chunk of a PNG states more bytes than follow: OpenCV makes room for them."""
+    position = 8
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return False
+    while position + 8 <= len(data):
+        if data[position + 4 : position + 8] == b"IEND":
+            return False
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return position > len(data)
+
+
 def read_content(path: Path) -> bytes:
     """Read an image file without decoding it.
 
@@ -75,7 +87,7 @@ def decode_image(data: bytes, *, upright: bool = False) -> NDArray[np.uint8]:
     if header.width * header.height > MAX_PIXELS:
         size = f"{header.width} x {header.height} pixels in {len(data)} bytes"
         raise ValueError(f"too large: {size}, the most is {MAX_PIXELS} pixels")
-    if _is_cut_off_jpeg(data):
+    if _is_cut_off_jpeg(data) or _is_cut_off_png(data):
         raise ValueError(f"cut off ({len(data)} bytes): fetch it again")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _UPRIGHT if upright else _AS_STORED)

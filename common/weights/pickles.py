@@ -34,7 +34,7 @@ class Kind:
         if code not in _KINDS or self.order not in _ORDERS:
             return None
         order = self.code[0] if self.code[0] in _ORDERS else self.order
-        return np.dtype(code).newbyteorder(order)
+        return np.dtype(f"{order}{code}")
 
 
 class Array:

@@ -109,7 +109,7 @@ def read_content(path: Path) -> dict[str, Any]:
             return dict(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
             raise InputError(
-                f"{path} is not a readable safetensors file, copy it again: {error}"
+                f"{path} is not a readable safetensors file, copy it again: {str(error)[:200]}"
             ) from error
     kind = foreign_kind(path)
     if kind:
@@ -145,8 +145,8 @@ def _reason(error: Exception) -> str:
     refused = re.search(r"nsupported (?:global: )?GLOBAL (\S+)", text)
     if refused:
         return (
-            f"it names {refused[1][:80]}, which is no tensor and no plain value: save the state_dict() "
-            "alone where the file was made"
+            f"it names {refused[1][:80]}, which is no tensor and no plain value: save the "
+            "state_dict() alone where the file was made"
         )
     if "weights_only" in text or not text:  # torch's long advice
         return "it is no torch file, or a damaged one"

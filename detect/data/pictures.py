@@ -7,7 +7,7 @@ from common.errors import InputError
 from common.images.headers import SUFFIXES
 from detect.data.dataset import MissingFileError, quoted
 
-_MOST_NAME, _MOST_PATH = 240, 3000
+_MOST_NAME, _MOST_PATH = 240, 1000
 """Bytes and characters of a file name and of a path, below what file systems take: there is an
 ending, and a folder."""
 
@@ -30,7 +30,10 @@ def check_image_id(line: str, where: str) -> None:
         raise InputError(
             f"{where}: {quoted(line)} is no image id: name a file in the folder of images"
         )
-    if len(line) > _MOST_PATH or max(len(os.fsencode(part)) for part in parts) > _MOST_NAME:
+    if (
+        len(line) > _MOST_PATH
+        or max(len(os.fsencode(part)) for part in line.split("/")) > _MOST_NAME
+    ):
         raise InputError(f"{where}: {quoted(line)} is too long for a file name: shorten it")
 
 

@@ -115,8 +115,8 @@ def _mutate_bytes(
         return data[:at]
     found = list(_NUMBER.finditer(data[:MOST_BYTES]))
     if found:
-        number = rng.choice(found)
-        return data[: number.start()] + rng.choice(_NUMBERS) + data[number.end() :]
+        old = rng.choice(found)
+        return data[: old.start()] + rng.choice(_NUMBERS) + data[old.end() :]
     return data
 
 

@@ -21,7 +21,7 @@ SECONDS = 2.0
 _WAITING = 60.0  # seconds for one input, whatever it waits for
 MEGABYTES = 400
 """That one input may add to the process's memory."""
-_MESSAGE = 1000  # characters
+_MESSAGE = 2500  # characters
 _ADDRESSES = 4 * 2**30  # bytes that may be asked for beside what the process has at its start
 ROOT = Path(__file__).parents[2]
 Read = Callable[[bytes], object]
@@ -101,13 +101,13 @@ class Session:
 
     def guided(self, runs: int, seed: int, folder: Path) -> None:
         """Give inputs by atheris, which follows what the code does; ends the process."""
-        import atheris
+        import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
         parser, rng = self.parser, random.Random(seed)
 
         def change(data: bytes, most: int, number: int) -> bytes:
             if number % 2:
-                return atheris.Mutate(data, most)
+                return bytes(atheris.Mutate(data, most))
             rng.seed(number)
             return mutate(data, rng, self.corpus, parser.words, parser.layers)[:most]
 
@@ -167,18 +167,18 @@ def _timed() -> Iterator[None]:
 
     before: dict[int, Any] = {}
     try:
-        for number, timer, most in (
+        for asked, timer, most in (
             (signal.SIGPROF, signal.ITIMER_PROF, SECONDS),
             (signal.SIGALRM, signal.ITIMER_REAL, _WAITING),
         ):
-            before[number] = signal.signal(number, stop)
+            before[asked] = signal.signal(asked, stop)
             signal.setitimer(timer, most)
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for known, handler in before.items():
+            signal.signal(known, handler)
 
 
 def limit_memory() -> None:
@@ -186,11 +186,3 @@ def limit_memory() -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used + _ADDRESSES, hard))
-
-
-def smallest(corpus: Sequence[bytes], read: Read) -> list[bytes]:
-    """Return the shortest input of each outcome."""
-    found: dict[str, bytes] = {}
-    for data in sorted(corpus, key=len):
-        found.setdefault(_outcome(read, data)[0], data)
-    return list(found.values())
