@@ -281,7 +281,6 @@ def _metrics(folder: Path) -> Read:
         inspect(folder)
         log = MetricsLog(folder, step=3)
         log.write({"step": 4, "loss": 0.5})
-        log.close()
 
     return read
 
