@@ -42,6 +42,11 @@ def train(run: Run, data: Path, out: Path, *more: str) -> tuple[int, str, str]:
     return run("train", "toy-resnet18", "--data", data, "--out", out, *TINY, *more)
 
 
+def whole(out: str) -> list[str]:
+    """Return the lines that were printed, those put together that were broken for a terminal."""
+    return out.replace("\n      ", "; ").splitlines()
+
+
 def test_what_was_found_is_printed(run: Run, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", {"Training/ant": 9, "Training/bee/more": 7, "Validation/ant": 3})
     draw(data, {"Validation/bee": 2}, seed=3)
@@ -50,7 +55,7 @@ def test_what_was_found_is_printed(run: Run, tmp_path: Path) -> None:
     shutil.copy(data / "Training/ant/0000.png", data / "Validation/ant/again.png")
     code, out, err = train(run, data, tmp_path / "run")
     assert (code, err) == (0, "")
-    lines = out.splitlines()
+    lines = whole(out)
     assert lines[0] == (
         "data: 2 classes (ant, bee); train 16 images, class folders in Training; "
         "val 6, class folders in Validation"
@@ -69,7 +74,7 @@ def test_class_folders_alone(run: Run, tmp_path: Path, flags: tuple[str, ...]) -
     code, out, err = train(run, data, tmp_path / "run", *flags)
     assert (code, err) == (0, "")
     told = "held out of the training images" if flags else "(--images.split-by 0.2)"
-    assert told in out.splitlines()[0]
+    assert told in whole(out)[0]
     facts = read_json(tmp_path / "run/environment.json")
     assert facts["train_images"] + facts["val_images"] == 24
     if not flags:
