@@ -33,7 +33,6 @@ from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.training import launch, loop
 from common.training.task import Task
-from detect.data.batches import ImageBatch
 from detect.data.dataset import Annotation, LabelledImage
 from detect.recipes import toy_retinanet
 from detect.task import EvaluationSet, detect
@@ -437,7 +436,7 @@ def test_the_detectors_evaluation_ends_after_a_batch(tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Asks:
-        def __call__(self, images: Images, targets: None) -> list[dict[str, Tensor]]:
+        def __call__(self, images: ImageBatch, targets: None) -> list[dict[str, Tensor]]:
             seen.append(len(images.pixels))
             if len(seen) == 2:
                 ask()
