@@ -33,6 +33,7 @@ from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.training import launch, loop
 from common.training.task import Task
+from detect.data.batches import ImageBatch
 from detect.data.dataset import Annotation, LabelledImage
 from detect.recipes import toy_retinanet
 from detect.task import EvaluationSet, detect
