@@ -14,7 +14,7 @@ REMEDIES = set(
     move name number
     pass pip put raise rebuild remedy remove rename repair repeat run save say score see set shows
     start swap
-    take told train turn unpack use wait write
+    take shorten told train turn unpack use wait write
     """.split()
 )
 MOST = 200

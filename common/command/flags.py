@@ -70,6 +70,9 @@ class CheckFlags:
     workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images; None: as the run was started."""
 
+    def __post_init__(self) -> None:
+        check(self)
+
     def changed(self) -> dict[str, Any]:
         """Return the flags of the run that are to be others."""
         given = {"data": self.data, "device": self.device, "workers": self.workers}

@@ -315,7 +315,7 @@ def _remarks(data: DetectionData, sets: Sequence[_Set], *, named: bool) -> list[
     mains = [path for depth in ("", "*/", "*/*/") for path in data.path.glob(f"{depth}{_LISTS}")]
     lists = {main: lists_of_one_class(main) for main in sorted(mains) if not named}
     remarks = [
-        f"{len(names)} lists of {main} are of one class each and were not checked, such as "
+        f"not checked: {counted(len(names), 'list')} of one class each in {main}, such as "
         f"{shown(names[0])}"
         for main, names in lists.items()
         if names

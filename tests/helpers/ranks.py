@@ -56,7 +56,8 @@ def train_rank(out: Path, hook: Hook, rank: int, **flags: Any) -> None:
         return stage, {}
 
     recipe = Training(SETTINGS)
-    launch.launch("test", RunFlags(data=out, out=out, recipe=recipe, device="cpu", **flags), build)
+    given = RunFlags(data=out, out=out, recipe=recipe, device="cpu", quiet=True, **flags)
+    launch.launch("test", given, build)
 
 
 def live(

@@ -235,6 +235,6 @@ def test_a_training_that_fails_is_named(data: Path, tmp_path: Path) -> None:
     command = [*arguments("figure2", data, tmp_path), "--images.num-classes", "9"]
     done = subprocess.run([sys.executable, str(SCRIPT), *command], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "cannot take 9 of the data's 2 classes" in done.stderr
+    assert "--images.num-classes 9: choose 1 to 2" in done.stderr
     assert "console.log" in done.stderr
     assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ _MANY = 0.2
 
 
 def are_finite(values: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tells the numbers that can be reckoned with."""
+    """Tell which coordinates can be reckoned with."""
     return np.asarray(np.abs(values) <= _LARGEST)
 
 

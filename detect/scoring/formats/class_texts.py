@@ -82,7 +82,7 @@ def read_class_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]
                 raise _first_fault(file) from None
             ends.append(len(names))
     table = np.array(columns, dtype=np.float64)
-    finite = are_finite(table).all(axis=0)
+    finite = np.isfinite(table[0]) & are_finite(table[1:]).all(axis=0)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise InputError(

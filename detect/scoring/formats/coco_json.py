@@ -125,7 +125,7 @@ def _columns(
         box = np.array(boxes or np.empty((0, 4)), dtype=np.float64)
         if box.shape != (len(entries), 4):
             raise ValueError
-        if are_finite(score).all() and are_finite(box).all():
+        if np.isfinite(score).all() and are_finite(box).all():
             return names, classes, score, box
     except (KeyError, TypeError, ValueError, OverflowError):
         pass

@@ -79,7 +79,7 @@ def test_lists_of_one_class_are_counted_and_named(
     (devkit / "classes.txt").write_text("dog")
     for name in ("dog_train", "dog_val"):
         listed(devkit, "1 -1", "2  1", name=name)
-    told = "2 lists of {} are of one class each and were not checked, such as dog_train\n"
+    told = "not checked: 2 lists of one class each in {}, such as dog_train\n"
     verify(devkit, None, 0)
     main = devkit / "VOC2007/ImageSets/Main"
     assert told.format(main) in capsys.readouterr().out
@@ -89,7 +89,7 @@ def test_lists_of_one_class_are_counted_and_named(
 
 def test_data_without_any_set_are_a_fault(devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listed(devkit, "1 -1", "2  1")
-    with pytest.raises(InputError, match="1 faults, listed above; 0 images"):
+    with pytest.raises(InputError, match="1 fault, listed above; 0 images"):
         verify(devkit, None, 0)
     assert f"{devkit}: has no set of images: add lists, such as" in capsys.readouterr().out
 

@@ -275,7 +275,7 @@ def change(path: str, value: object) -> Callable[[Index], object]:
         (change("samples.offset.4", "512"), "four whole numbers"),
         (change("samples.offset", [512] * 9), "four whole numbers"),
         (change("samples.offset", [[512]] * 10), "four whole numbers"),
-        (change("samples.name.4", 4), "expected str"),
+        (change("samples.name.4", 4), "is no index of shards"),
         (change("samples.name", []), "four whole numbers"),
         (lambda index: index.pop("samples"), "no 'samples'"),
         (lambda index: index.update(pixels="256 px\n"), "not said in a few plain words"),
