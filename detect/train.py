@@ -95,8 +95,9 @@ def train(
     bests = [name.removeprefix("best_") for name in metrics if name.startswith("best_")]
     metric = bests[0] if bests else "val_map_11point"
     words = ["evaluate", "--run", flags.out, "--data", flags.data, "--out", flags.out / "test"]
-    if read_json(flags.out / "environment.json")["data_kind"] == "a VOC devkit":
-        words += ["--split", flags.recipe.val_split]  # it has several sets
+    kind = read_json(flags.out / "environment.json").get("data_kind", "a VOC devkit")
+    if kind == "a VOC devkit":  # so were all data of versions that did not record it
+        words += ["--split", flags.recipe.val_split]
     ending.end(flags.out, metrics, metric, COLUMNS, ending.command(*program.split(), *words))
 
 

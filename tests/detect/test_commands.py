@@ -99,6 +99,20 @@ def one_line(text: str) -> str:
     return text
 
 
+def test_a_run_of_a_version_that_did_not_record_the_kind_of_data(
+    run: Run, trained: Path, devkit: Path, backbone: Path, tmp_path: Path
+) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(trained, old, ignore=shutil.ignore_patterns("test"))
+    facts = json.loads((old / "environment.json").read_text())
+    assert facts.pop("data_kind") == "a VOC devkit"
+    (old / "environment.json").write_text(json.dumps(facts))
+    words = ("train", "toy-retinanet", "--backbone", backbone, "--data", devkit, "--out", old)
+    code, out, err = run(*words, *TINY)
+    assert code == 0, err
+    assert "--split 2007:test" in out.splitlines()[-1]
+
+
 def test_list_has_a_line_for_every_recipe(run: Run) -> None:
     code, out, _ = run("list")
     assert code == 0
