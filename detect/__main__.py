@@ -14,7 +14,7 @@ from common.processes import launcher
 from common.recipe import NOT_NEGATIVE, SHARE, Range, check
 from common.runs.terminal import speaking
 from common.storage import read_json
-from common.text import in_line
+from common.text import counted, in_line
 from detect.data.options import DataOptions
 from detect.recipes import RECIPES, SCRATCH, Recipe, describe
 
@@ -398,9 +398,8 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
     for note in analysis["reading"]:
         print(f"note: {note}")
     for name, values in voc["per_class"].items():
-        print(
-            f"{in_line(name):14} {_percent(values['ap_11point'])}  of {values['objects']} objects"
-        )
+        objects = counted(values["objects"], "object")
+        print(f"{in_line(name):14} {_percent(values['ap_11point'])}  of {objects}")
     means = [
         f"{_percent(voc[name])}{_ends(intervals and intervals[name])} ({kind})"
         for name, kind in MAPS.items()
