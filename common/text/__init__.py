@@ -8,6 +8,16 @@ from common.text.escaping import (
     in_line,
     in_lines,
     in_markdown,
+    shown,
 )
 
-__all__ = ["counted", "in_csv", "in_file_name", "in_html", "in_line", "in_lines", "in_markdown"]
+__all__ = [
+    "counted",
+    "in_csv",
+    "in_file_name",
+    "in_html",
+    "in_line",
+    "in_lines",
+    "in_markdown",
+    "shown",
+]

@@ -17,6 +17,7 @@ _MARKUP = re.compile(
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it means nothing
     r"|^[#=]|^[+-](?![\w.])|^\d+(?=[.)](?:\s|$))|(?<=\w):(?=//)|(?<=www)\."
 )
+_MOST_SHOWN = 80
 _FORMULA = ("=", "+", "-", "@")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _MOST_BYTES = 180
@@ -26,6 +27,11 @@ _MOST_BYTES = 180
 def in_line(text: str) -> str:
     """Escape what a terminal or a log would not show as it is, line breaks included."""
     return "".join(map(_visible, text))
+
+
+def shown(text: str) -> str:
+    """Escape as `in_line`, and shorten, a name for a message."""
+    return in_line(text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}...")
 
 
 def in_lines(text: str) -> str:

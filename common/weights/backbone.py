@@ -17,7 +17,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.processes import launcher
 from common.storage import read_json, write_atomically, write_json
-from common.text import in_line
+from common.text import in_line, shown
 from common.weights.finding import split_part
 from common.weights.layouts import Layout, check_ending, encode, torchvision_name
 from common.weights.reading import read_weights
@@ -135,7 +135,8 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
     if found != architecture:
         remedy = f"add --body {found}, or give" if found in TORCHVISION else "give"
         raise InputError(
-            f"{path} holds a {found}, but the recipe builds a {architecture}: {remedy} another file"
+            f"{path} holds a {shown(found)}, but the recipe builds a {architecture}: {remedy} "
+            "another file"
         )
     tensors, taken = weights.tensors, weights.describe()
     if "stem.conv1.weight" in tensors:

@@ -115,7 +115,7 @@ def read_content(path: Path) -> dict[str, Any]:
     if kind:
         raise InputError(f"{path} is {kind}: give {_EXPECTED}")
     try:
-        if zipfile.is_zipfile(path):
+        if _is_archive(path):
             check_archive(path)
         # timm's and torchvision's training scripts keep their arguments: a class without code.
         # So are numpy's numbers, as which an accuracy is kept.
@@ -159,13 +159,20 @@ def foreign_kind(path: Path) -> str | None:
         start = file.read(32)
     if start[8:9] == b"{" and start[4:8] == bytes(4):
         return "a safetensors file under another name, which must end in .safetensors"
-    if zipfile.is_zipfile(path):
+    if _is_archive(path):
         return _archive_kind(path)
     if not start.startswith(_TORCH_PICKLE):
         for beginning, kind in _BEGINNINGS.items():
             if start.startswith(beginning):
                 return kind
     return _ENDINGS.get(path.suffix.lower())
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it says that it goes on in another file
+        return True
 
 
 def _archive_kind(path: Path) -> str | None:

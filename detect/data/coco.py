@@ -269,7 +269,7 @@ def _refuse_corners(
             try:
                 x, y, w, h = map(float, item["bbox"])
                 right, bottom = float(width or 0) + _SLACK, float(height or 0) + _SLACK
-            except (TypeError, ValueError):
+            except (OverflowError, TypeError, ValueError):
                 return  # told where it is read
             if not (x < w <= right and y < h <= bottom):
                 return

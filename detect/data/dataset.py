@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.images.orientation import upright_size
-from common.text import in_line
+from common.text import shown as shown  # as all readers of data show names
 
 _MOST_LISTED = 25
 _MAX_QUOTED = 80  # characters of a file in a message
@@ -259,11 +259,6 @@ def _split(wanted: str, found: Sequence[str]) -> list[str]:
         names.append(",".join(parts[:length]).strip())
         del parts[:length]
     return [name for name in names if name]
-
-
-def shown(text: str) -> str:
-    """Escape and shorten a name from a foreign file for a message."""
-    return in_line(text if len(text) <= _MAX_QUOTED else f"{text[:_MAX_QUOTED]}...")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
-from common.text import in_line
+from common.text import in_line, shown
 from pretrain.data import cifar
 from pretrain.data.file_paths import Paths, encode
 from pretrain.data.image_sets import FileSet, PixelSet, select_classes, split_by_name
@@ -151,13 +151,13 @@ def _in_one_folder(
     numbers = {name: number for number, name in enumerate(classes)}
     taken: list[Row] = []
     for row in rows:
-        line, image = f"line {row.number}", in_line(row.image)
+        line, image = f"line {row.number}", shown(row.image)
         if row.image not in unseen:
             there = row.image in place.images
             reason = "came before" if there else f"is not in {place.folder}"
             findings.fault(place.table, f"{line}: the image {image!r} {reason}: correct the line")
         elif row.label not in numbers:
-            label = in_line(row.label)
+            label = shown(row.label)
             where = f"{trained[1]} does not have" if trained else "is none"
             findings.fault(place.table, f"{line}: {image} has the class {label!r}, which {where}")
         else:

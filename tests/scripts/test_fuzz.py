@@ -46,6 +46,9 @@ def test_a_parser_that_breaks_is_found(tmp_path: Path) -> None:
 
 INPUTS = {
     "coco": [
+        b'{"images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}], '
+        b'"categories": [{"id": 1, "name": "a"}], "annotations": [{"id": 1, "image_id": 1, '
+        b'"category_id": 1, "bbox": [1, 1, 1' + b"0" * 400 + b", 2]}]}",
         b'{"images": [], "annotations": [0], "categories": [{"id": 1, "name": "a"}]}',
         b'{"images": [], "annotations": [{"image_id": []}], "categories": '
         b'[{"id": 1, "name": "a"}]}',
@@ -63,6 +66,17 @@ INPUTS = {
         b"a: &a [x, x]\nb: &b [*a, *a]\nnames: *b\ntrain: images/train\n",
         b"names: [a]\nnc: 0x" + b"f" * 9000 + b"\ntrain: images/train\n",
         b"names: [a]\ntrain: " + b"a" * 300,
+    ],
+    "torch-weights": [
+        b"PK\x03\x04"
+        + bytes(60)
+        + b"PK\x06\x06"
+        + bytes(52)
+        + b"PK\x06\x07"
+        + bytes(12)
+        + b"\x02\0\0\0"
+        + b"PK\x05\x06"
+        + bytes(18)
     ],
     "id-list": [b"x" * 300, b"x" * 300 + b" 1\n", b"a\\" * 400],
     "detections-voc": [b"img 3 0.9 1 2 1e308 9\n"],
