@@ -179,8 +179,8 @@ def _archive_kind(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError):
-        return None
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+        return None  # torch's own error will tell
     if any(name.endswith(".npy") for name in names):
         return "a NumPy archive"
     if "model.weights.h5" in names:
