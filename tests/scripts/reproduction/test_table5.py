@@ -10,7 +10,7 @@ from reproduction import table5
 from common.command import cli
 from common.command.flags import RunFlags
 from common.errors import InputError
-from detect.__main__ import TrainFlags as DetectFlags
+from detect.flags import TrainFlags as DetectFlags
 from detect.recipes import RECIPES as DETECT
 from detect.results import Row
 from pretrain.recipes import RECIPES as PRETRAIN
