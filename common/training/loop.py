@@ -236,8 +236,9 @@ def _started(
         show=world.is_main and not (options.quiet or options.json),
     )
     progress.say(
-        f"{options.name}: {task.num_images:,} images, {recipe.optimization.epochs} epochs of "
-        f"{sampling.steps_per_epoch:,} steps, batch {recipe.optimization.batch_size}, on "
+        f"{options.name}: {counted(task.num_images, 'image')}, "
+        f"{counted(recipe.optimization.epochs, 'epoch')} of "
+        f"{counted(sampling.steps_per_epoch, 'step')}, batch {recipe.optimization.batch_size}, on "
         + (f"{world.size} x " if world.size > 1 else "")
         + _device(world)
     )
