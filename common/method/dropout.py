@@ -140,6 +140,11 @@ def _in_function_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None  # torch.func has no such name
 
 
+def _is_exported() -> bool:
+    # In Dynamo, which cannot warn, torch 2.11 calls every compilation an export.
+    return torch.compiler.is_exporting() and not torch.compiler.is_dynamo_compiling()
+
+
 def _is_traced(x: object) -> bool:
     return isinstance(x, torch.fx.Proxy) or bool(torch._C._get_tracing_state())
 
@@ -202,7 +207,7 @@ class FocusedDropout(nn.Module):
         if not self.training:
             return x
         if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            if torch.compiler.is_exporting() or _is_traced(x):
+            if _is_exported() or _is_traced(x):
                 self._warn_of_trace()
             if not self.active:
                 if not torch.compiler.is_compiling():  # a count would be compiled in

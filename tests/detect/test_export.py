@@ -197,6 +197,7 @@ def test_onnxruntime_finds_what_torch_finds(
         assert_same(session.run(None, {"images": given.numpy()}), expected)
 
 
+@pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")  # torch 2.11
 def test_a_loaded_program_finds_what_torch_finds(exported: tuple[Path, Path]) -> None:
     folder, root = exported
     # With preprocessing it takes four times as long, and its sizes are those of the test above.
