@@ -20,6 +20,23 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repository")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that fork first: a child hangs where its parent's threads held a lock.
+
+    Threads come with the first compiled network or backward pass of other tests, so any choice of
+    files, in any order, would do otherwise.
+    """
+
+    def forks(item: pytest.Item) -> bool:
+        used = vars(item.module).values()
+        names = {
+            getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in used
+        }
+        return bool(names & {"faults", "ranks", "multiprocessing", "torch.multiprocessing"})
+
+    items.sort(key=lambda item: not forks(item))  # stable: otherwise as they were
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     # A hook, not a fixture: hypothesis refuses fixtures that do not run for every example.
     torch.manual_seed(0)
