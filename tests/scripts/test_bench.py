@@ -314,6 +314,58 @@ def test_the_work_of_a_resnet_is_that_of_its_documentation(part: Any) -> None:
     assert moved[0] == pytest.approx(moved[1] / 2, rel=0.01)
 
 
+def test_the_parts_of_a_step_by_hand(part: Any) -> None:
+    """Two convolutions, a ReLU and a sum; backward; SGD with momentum."""
+    cost, floors = part("cost"), part("floors")
+    wide = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+    narrow = nn.Conv2d(8, 4, 1, bias=False)
+    weights = [wide.weight, narrow.weight]
+    optimizer = torch.optim.SGD(weights, lr=0.1, momentum=0.9, fused=True)
+    images = torch.ones(2, 3, 16, 16)
+    for _ in range(2):
+        with cost.Parts(floors.Rates(flops=1e9, bandwidth=1e9, cache=0.0)) as parts:
+            hidden = wide(images).relu_()
+            with parts.within(cost.LOSSES):
+                loss = narrow(hidden).sum()
+            loss.backward()
+            with parts.within(cost.OPTIMIZER):
+                optimizer.step()
+        optimizer.zero_grad()
+    pixels, w, n = 2 * 16 * 16, 3 * 8 * 9, 8 * 4  # of all images; weights of either
+    convolutions = parts.sums[cost.CONVOLUTIONS]
+    assert convolutions.calls == 4
+    # Forward and the gradient of the weights in both, that of the input in the second alone.
+    assert convolutions.flops == 2 * pixels * (2 * w + 3 * n)
+    read_and_written = [
+        3 * pixels + w + 8 * pixels,
+        8 * pixels + n + 4 * pixels,
+        # The gradient of a sum is one number, expanded; what comes out is as large as what went in.
+        1 + 8 * pixels + n + 8 * pixels + n,
+        8 * pixels + 3 * pixels + w + w,
+    ]
+    assert convolutions.moved == 4 * sum(read_and_written)
+    assert parts.sums[cost.LOSSES].flops == 4 * pixels  # the sum; its convolution stands above
+    assert parts.sums[cost.OPTIMIZER].flops == w + n
+    assert parts.sums[cost.OPTIMIZER].moved == 4 * 3 * (w + n)  # weight, gradient, momentum
+    assert convolutions.seconds == pytest.approx(convolutions.flops / 1e9, rel=0.5)
+    shares = cost.table(part("retinanet").TINY_CASE, parts.sums).splitlines()
+    assert shares[-1].startswith(f"| a step | {sum(s.calls for s in parts.sums.values())} |")
+
+
+def test_the_parts_of_the_detectors_step_are_its_work(part: Any) -> None:
+    """Counted without values: as many operations as the step that is run."""
+    cost, retinanet = part("cost"), part("retinanet")
+    case = replace(retinanet.TINY_CASE, precision="fp32")
+    sums = cost.count_step(case)
+    batch = retinanet.make_batch(case, CPU)
+    network = retinanet.make_ours(case, CPU).train()
+    with part("floors").Work() as work:
+        sum(network(batch.images, batch.targets).values()).backward()
+    assert sums[cost.CONVOLUTIONS].flops == sum(seen.flops for seen in work.seen)
+    assert all(one.calls for one in sums.values())
+    assert sums[cost.CONVOLUTIONS].flops > 0.9 * sum(one.flops for one in sums.values())
+
+
 def test_layer_sides_pass_or_zero_what_they_get(part: Any) -> None:
     x = torch.rand(4, 8, 14, 14).add_(0.1).requires_grad_()
     gradient = torch.rand(4, 8, 14, 14)
