@@ -1,5 +1,6 @@
 """What every test shares: one thread, one seed, the same drawn examples; a command caller."""
 
+import re
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -20,21 +21,16 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repository")
 
 
+_FORKS = re.compile(r"faults\.(live|start)|live_ranks|from ranks|os\.fork|[\"']fork[\"']")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the tests that fork first: a child hangs where its parent's threads held a lock.
 
-    Threads come with the first compiled network or backward pass of other tests, so any choice of
-    files, in any order, would do otherwise.
+    Threads come with the first compiled network, among others; so any choice of files will do.
     """
-
-    def forks(item: pytest.Item) -> bool:
-        used = vars(item.module).values()
-        names = {
-            getattr(value, "__module__", None) or getattr(value, "__name__", "") for value in used
-        }
-        return bool(names & {"faults", "ranks", "multiprocessing", "torch.multiprocessing"})
-
-    items.sort(key=lambda item: not forks(item))  # stable: otherwise as they were
+    forks = {path: bool(_FORKS.search(path.read_text())) for path in {i.path for i in items}}
+    items.sort(key=lambda item: not forks[item.path])  # stable: otherwise as they were
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
