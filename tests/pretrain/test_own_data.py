@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from common.images.sampling import Sampling
 from common.storage import read_json
-from common.training import loop
+from common.training import assembly
 from pretrain import __main__ as command
 
 Run = Callable[..., tuple[int, str, str]]
@@ -171,7 +171,7 @@ def test_balanced_sampling_shows_each_class_as_often(
             orders.append(found.tolist())
             return found
 
-    monkeypatch.setattr(loop, "Sampling", Recorded)
+    monkeypatch.setattr(assembly, "Sampling", Recorded)
     data = draw(tmp_path / "data", {"train/ant": 36, "train/bee": 4, "val/ant": 2, "val/bee": 2})
     balanced = ("--images.sampling", "balanced")
     assert train(run, data, tmp_path / "balanced", *balanced)[0] == 0

@@ -36,7 +36,7 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import MetricsLog
-from common.training import loop, steps
+from common.training import assembly, loop, steps
 from common.training.task import Task
 
 CPU = World(torch.device("cpu"))
@@ -308,7 +308,7 @@ def forget_the_keys() -> None:
 
 
 def keep_records_of_lost_steps() -> None:
-    loop.MetricsLog = lambda folder, step: MetricsLog(folder, 10**9)
+    assembly.MetricsLog = lambda folder, step: MetricsLog(folder, 10**9)
 
 
 def take_part_a_step_too_late() -> None:
