@@ -16,11 +16,13 @@ import signal
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import docstring_parser  # tyro's
 import tyro
+from docstring_parser import Docstring, DocstringStyle
 
 from common.command.flags import CheckFlags, RunFlags
 from common.errors import InputError, outcome
@@ -226,7 +228,7 @@ def parse(
     messages = io.StringIO()
     description = inspect.cleandoc(description)
     try:
-        with contextlib.redirect_stderr(messages):
+        with contextlib.redirect_stderr(messages), _docstrings_in_one_line():
             if default is None:
                 return tyro.cli(kind, args=argv, prog=program, description=description)
             return tyro.cli(kind, args=argv, prog=program, description=description, default=default)
@@ -236,6 +238,28 @@ def parse(
         raise InputError(_one_sentence(messages.getvalue(), program)) from None
     except ValueError as error:  # a dataclass refused its values
         raise InputError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _docstrings_in_one_line() -> Iterator[None]:
+    """Have tyro wrap whole docstrings of fields.
+
+    It takes their second lines, which are indented in the source, for items of a list, and breaks
+    the help where the source does.
+    """
+    read = docstring_parser.parse_from_object
+
+    def unwrapped(of: Any, style: DocstringStyle = DocstringStyle.AUTO) -> Docstring:
+        docstring = read(of, style)
+        for field in docstring.params:
+            field.description = field.description and " ".join(field.description.split())
+        return docstring
+
+    docstring_parser.parse_from_object = unwrapped  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = read
 
 
 def parse_check(argv: Sequence[str], program: str) -> CheckFlags:

@@ -89,6 +89,23 @@ def test_help_shows_defaults_and_ends_well(capsys: pytest.CaptureFixture[str]) -
     assert err == ""
 
 
+@dataclass(frozen=True)
+class Wordy:
+    words: int = 3
+    """One that is so long that its source is broken, at a place that is
+    no business of the help's reader."""
+
+
+def test_help_breaks_lines_where_the_terminal_ends(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        cli.parse(Wordy, ["--help"], "prog", "")
+    out = capsys.readouterr().out
+    assert "its source is broken, at a place that is no business of the help's reader." in out
+
+
 RECIPES = {"cifar10-resnet20": 0, "cifar10-resnet20-fd": 0, "imagenet-resnet50": 0}
 
 
