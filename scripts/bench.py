@@ -8,6 +8,7 @@ python scripts/bench.py imagenet    training ResNet-50 at 224 px: our loop again
 python scripts/bench.py loader      from a JPEG to a tensor: ours against torchvision's; --photos
 python scripts/bench.py feeding     images through worker processes to the device
 python scripts/bench.py retinanet   training and detecting: ours against torchvision's RetinaNet
+python scripts/bench.py export      exported detectors: the same boxes? --photos --runs RUN ...
 python scripts/bench.py score       the VOC metric against a loop over detections; --coco
 python scripts/bench.py checkpoint  saving and resuming, beside a plain torch.save
 python scripts/bench.py epochs      what the end of an epoch costs
@@ -43,6 +44,7 @@ NAMES = (
     "loader",
     "feeding",
     "retinanet",
+    "export",
     "score",
     "checkpoint",
     "epochs",
@@ -89,9 +91,10 @@ def each_alone(settings: Settings) -> dict[str, Any]:
     records: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in NAMES:
-            if name == "loader" and not settings.photos:
-                print("\nloader: skipped, it needs real photos: give --photos DIR", flush=True)
-                records[name] = {"skipped": "no --photos"}
+            lacking = lacks(name, settings)
+            if lacking:
+                print(f"\n{name}: skipped, it needs {lacking}", flush=True)
+                records[name] = {"skipped": lacking}
                 continue
             path = Path(folder) / f"{name}.json"
             command = [sys.executable, __file__, name, *settings.flags(), "--json", str(path)]
@@ -101,6 +104,13 @@ def each_alone(settings: Settings) -> dict[str, Any]:
             else:
                 records[name] = {"not run": "it failed; its message is above"}
     return records
+
+
+def lacks(name: str, settings: Settings) -> str:
+    """Say what a benchmark needs that is not given; nothing: it can run."""
+    if name in ("loader", "export") and not settings.photos:
+        return "real photos: give --photos DIR"
+    return "trained detectors: give --runs RUN" if name == "export" and not settings.runs else ""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,7 +123,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made.add_argument("--device", choices=["cpu", "cuda"], default=device)
-    made.add_argument("--photos", type=Path, help="loader, feeding: folder of JPEG files")
+    made.add_argument("--photos", type=Path, help="loader, feeding, export: folder of JPEGs")
+    made.add_argument("--runs", type=Path, nargs="+", default=[], help="export: trained detectors")
     made.add_argument("--coco", action="store_true", help="score: pycocotools as well, 30 s")
     made.add_argument("--tiny", action="store_true", help="smallest sizes: does it run at all")
     made.add_argument("--compiled", action="store_true", help="the compiled sides, which take long")
@@ -130,6 +141,7 @@ def main() -> int:
         threads=given.threads,
         device=torch.device(given.device),
         photos=given.photos.resolve() if given.photos else None,
+        runs=tuple(run.resolve() for run in given.runs),
         coco=given.coco,
         tiny=given.tiny,
         loop=given.loop,

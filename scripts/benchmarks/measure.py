@@ -32,6 +32,8 @@ class Settings:
     device: torch.device = CPU
     photos: Path | None = None
     """Folder of JPEG files, searched through."""
+    runs: tuple[Path, ...] = ()
+    """Folders of trained detectors."""
     coco: bool = False
     """Time pycocotools as well."""
     tiny: bool = False
@@ -47,6 +49,7 @@ class Settings:
         """Return the flags that hand these settings to another process."""
         flags = ["--threads", str(self.threads), "--device", self.device.type]
         flags += ["--photos", str(self.photos)] if self.photos else []
+        flags += ["--runs", *map(str, self.runs)] if self.runs else []
         flags += ["--network", self.network] if self.network else []
         flags += ["--compiled"] * self.compiled
         return flags + ["--coco"] * self.coco + ["--tiny"] * self.tiny

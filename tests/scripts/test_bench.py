@@ -19,11 +19,15 @@ import torch
 import torchvision.models as models
 from benchmarks.measure import Run, Settings
 from benchmarks.timing import CPU, StepTimes
+from detectors import write_detector_run
 from torch import Tensor, nn
 from torch.autograd import DeviceType
 
 from common.optimization.cuda_graphs import Capture
 from common.processes import memory
+from common.runs.finished import open_run
+from detect.evaluate import build_detector
+from detect.recipes import Recipe
 from detect.scoring.voc import score_voc
 from pretrain.networks import build_network
 
@@ -77,6 +81,7 @@ SIDES = {
     "loader": {"ours", "ours, up to the bytes for a GPU", "torchvision's preset on PIL"},
     "feeding": {"2 workers", "1 worker", "decode_jpeg on the CPU"},
     "retinanet": {"ours", "torchvision", "folded", "F.batch_norm"},
+    "export": {"PyTorch", "onnxruntime", "torch.export"},
     "score": {"score_voc", "loop over detections", "pycocotools", "python -m detect score"},
     "checkpoint": {"ours, flushed, the one before kept", "torch.save, not flushed"},
     "epochs": {"with the end of an epoch", "within an epoch"},
@@ -99,6 +104,10 @@ def test_each_benchmark_runs_at_its_smallest(
     path = tmp_path / "times.json"
     flags = ["--tiny", "--threads", "1", "--device", "cpu", "--coco", "--photos", str(photos)]
     lines = tmp_path / "lines.jsonl"
+    if name == "export":  # tests/detect/test_export.py exports, which takes its time
+        flags += ["--runs", str(write_detector_run(tmp_path / "run"))]
+        for side in ("in_onnxruntime", "as_program"):
+            monkeypatch.setattr(part("export"), side, in_pytorch)
     code, out, _ = here(name, *flags, "--json", str(path), "--lines", str(lines))
     assert code == 0
     record = json.loads(path.read_text())
@@ -148,7 +157,7 @@ def test_all_runs_each_in_a_process_and_goes_on_after_a_failure(
 
     def run(command: list[str]) -> None:
         given = bench.parser().parse_args(command[2:])
-        ran.append((given.name, given.threads, given.tiny, given.photos, given.coco))
+        ran.append((given.name, given.threads, given.tiny, given.photos, given.runs))
         if given.name != broken:
             record = {given.name: {"load": [1.0, 2.0], "comparisons": []}}
             given.json.write_text(json.dumps({"benchmarks": record}))
@@ -157,9 +166,9 @@ def test_all_runs_each_in_a_process_and_goes_on_after_a_failure(
     monkeypatch.setattr(importlib.import_module("benchmarks.measure"), "_commit", lambda: "abc")
     path, broken = tmp_path / "times.json", "score"
     flags = ["--threads", "1", "--tiny", "--json", str(path)]
-    code, _, _ = here("all", *flags, "--photos", str(tmp_path))
+    code, _, _ = here("all", *flags, "--photos", str(tmp_path), "--runs", str(tmp_path))
     assert code == 1
-    assert ran == [(name, 1, True, tmp_path, False) for name in bench.NAMES]
+    assert ran == [(name, 1, True, tmp_path, [tmp_path]) for name in bench.NAMES]
     record = json.loads(path.read_text())
     assert record["benchmarks"]["score"] == {"not run": "it failed; its message is above"}
     assert (record["load_start"], record["load_end"]) == (1.0, 2.0)
@@ -168,9 +177,42 @@ def test_all_runs_each_in_a_process_and_goes_on_after_a_failure(
     broken = ""
     code, out, _ = here("all", *flags)
     assert code == 0
-    assert [name for name, *_ in ran] == [name for name in bench.NAMES if name != "loader"]
-    assert "loader: skipped, it needs real photos: give --photos DIR" in out
-    assert json.loads(path.read_text())["benchmarks"]["loader"] == {"skipped": "no --photos"}
+    needy = ("loader", "export")
+    assert [name for name, *_ in ran] == [name for name in bench.NAMES if name not in needy]
+    lacking = "real photos: give --photos DIR"
+    for name in needy:
+        assert f"{name}: skipped, it needs {lacking}" in out
+        assert json.loads(path.read_text())["benchmarks"][name] == {"skipped": lacking}
+
+
+def in_pytorch(run: Path, *_: object, inside: bool) -> Any:
+    finished = open_run(run, "detect", Recipe, "last")
+    network, settings = build_detector(finished).eval(), finished.recipe.detector
+    return importlib.import_module("benchmarks.export").in_pytorch(network, settings, inside=inside)
+
+
+def test_detections_that_differ_fail_their_side(part: Any) -> None:
+    export = part("export")
+    boxes = np.array([[0.0, 0, 9, 9], [20, 20, 30, 40], [20, 20, 30, 40]])
+    expected = boxes, np.array([0.9, 0.5, 0.4]), np.array([0, 1, 0]), np.array([0, 0, 1])
+    order = [2, 0, 1]  # of detections does not count
+    same = tuple(column[order] for column in expected)
+
+    def distance(column: int, by: float) -> Any:
+        found = [value.astype(float) for value in same]
+        found[column] = found[column] + by
+        counted = export.Distance()
+        counted.add(tuple(found), expected)
+        return counted
+
+    assert distance(0, 0).small and distance(0, 0).boxes == 3
+    assert distance(0, 5e-4).small and distance(0, 5e-4).pixels == pytest.approx(5e-4)
+    assert not distance(0, 2e-3).small
+    assert distance(1, 9e-5).small and not distance(1, 2e-4).small
+    assert distance(2, 5).unmatched == distance(3, 5).unmatched == distance(0, 2).unmatched == 6
+    fewer = export.Distance()
+    fewer.add(tuple(column[:2] for column in expected), expected)
+    assert fewer.unmatched == 1 and not fewer.small
 
 
 def test_a_side_that_fails_leaves_the_others(
