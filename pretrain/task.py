@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
@@ -47,22 +48,43 @@ def pixel_statistics(recipe: Recipe) -> tuple[tuple[float, ...], tuple[float, ..
     return _STATISTICS.get(recipe.images.dataset, (IMAGENET_MEAN, IMAGENET_STD))
 
 
+def balancing_weights(labels: NDArray[np.int64], num_classes: int) -> Tensor:
+    """Return the weight of each class, images / (classes * images of it), so that 1 is the mean.
+
+    Args:
+        labels: Of all training images.
+        num_classes: Classes without an image have the weight 0, and count as none.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    present = np.count_nonzero(counts)
+    weights = np.divide(len(labels), present * counts, where=counts > 0, out=np.zeros(num_classes))
+    return torch.from_numpy(weights).float()
+
+
 def classification_loss(
-    recipe: Recipe, finish: Finish = as_it_is
+    recipe: Recipe, finish: Finish = as_it_is, class_weights: Tensor | None = None
 ) -> Callable[[nn.Module, Any], dict[str, Tensor]]:
     """Return the loop's loss: cross-entropy, and the accuracy on the training images.
 
     Args:
         recipe: For normalisation and smoothing.
         finish: Of the split that the batches come from.
+        class_weights: (classes,) on the device, factors of the loss of an image by its class. Its
+            mean is over the images, not over their weights: parts of a batch then add up.
     """
     mean, std = pixel_statistics(recipe)
 
     def loss(network: nn.Module, batch: Any) -> dict[str, Tensor]:
         images, labels = finish(batch)
         logits = network(normalize(images, mean, std)).float()
+        smoothing = recipe.label_smoothing
+        if class_weights is None:
+            value = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        else:
+            each = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+            value = (class_weights[labels] * each).mean()
         return {
-            "loss": F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing),
+            "loss": value,
             "accuracy": (logits.detach().argmax(1) == labels).float().mean(),
         }
 

@@ -1,6 +1,6 @@
 """`python -m pretrain train`: from a recipe and a data folder to a trained classifier."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from pretrain.data.splits import Split, data_parts, open_split
 from pretrain.networks import build_network
 from pretrain.networks.dropouts import place_dropouts, set_progress
 from pretrain.recipes import Dataset, Recipe
-from pretrain.task import COLUMNS, METRIC, classification_loss, evaluate
+from pretrain.task import COLUMNS, METRIC, balancing_weights, classification_loss, evaluate
 
 
 def train_classifier(flags: RunFlags[Recipe], watch: Watch | None = None) -> Metrics:
@@ -102,12 +102,17 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
     try_layers(network, recipe.images.size, _placing(recipe))
     single_images = takes_single_images(network, recipe.images.size)
     prepare(network, recipe.optimization, world.device)
+    weights = None
+    if recipe.class_weights and train.images:
+        weights = balancing_weights(train.images.labels, len(train.classes)).to(world.device)
+        if world.is_main:
+            print(_told(weights.tolist(), train.classes), flush=True)
     task = Task(
         model=network,
         num_images=train.num_images,
         data=data_parts(train, val),
         load=train.load,
-        loss=classification_loss(recipe, train.finish),
+        loss=classification_loss(recipe, train.finish, weights),
         evaluate=partial(
             evaluate,
             split=val,
@@ -133,6 +138,15 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
         "classes": list(train.classes),
     }
     return task, facts
+
+
+def _told(weights: Sequence[float], classes: Sequence[str]) -> str:
+    """Name the classes that weigh the least and the most."""
+    there = [(weight, name) for weight, name in zip(weights, classes, strict=True) if weight]
+    ends = " to ".join(
+        f"{weight:.3g} ({in_line(name)})" for weight, name in (min(there), max(there))
+    )
+    return f"losses weighed by class: {ends}"
 
 
 def build_model(

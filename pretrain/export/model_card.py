@@ -275,7 +275,8 @@ def _recipe(card: Card) -> str:
         for key, value in recipe[part].items():
             if value not in (None, [], ()):
                 shown[f"{part}.{key}"] = value
-    shown |= {key: recipe[key] for key in ("stem", "block", "label_smoothing") if recipe[key]}
+    others = ("stem", "block", "label_smoothing", "class_weights")
+    shown |= {key: recipe[key] for key in others if recipe.get(key)}
     return _table(("setting", "value"), [(key, _plain(value)) for key, value in shown.items()])
 
 

@@ -108,6 +108,9 @@ class Recipe:
     """Blocks of a cifar-resnet: depth 6n+2, 9n+2, or bottlenecks counted 6n+2; None: as usual."""
     label_smoothing: Annotated[float, SHARE] = 0.0
     """Share of the target spread over all classes."""
+    class_weights: Literal["balanced"] | None = None
+    """Weigh the loss of each training image: balanced, by images / (classes * images of its class),
+    so that all classes count alike; None: all images do. The other way: --images.sampling."""
     images: Images
     optimization: Optimization
     focus: Focus = field(default_factory=Focus)
@@ -122,6 +125,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.class_weights and self.images.sampling == "balanced":
+            raise ValueError(
+                "class_weights and images.sampling balanced both make up for rare classes: give one"
+            )
         if self.dropout.steps == "participating" and not self.focus.enabled:
             raise ValueError(
                 "a dropout in the participating steps needs steps that take part: give "

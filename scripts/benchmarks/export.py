@@ -143,7 +143,7 @@ def in_onnxruntime(run: Path, folder: Path, threads: int, *, inside: bool) -> Si
 
 def as_program(run: Path, folder: Path, *, inside: bool) -> Side:
     """Export a run as a torch.export program and open it."""
-    file = folder / "detector.pt2"
+    file = folder / "program.pt2"
     export_run(run, "torch-export", file, preprocessing=inside)
     program = torch.export.load(file).module(check_guards=False)
 

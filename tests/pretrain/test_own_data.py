@@ -180,6 +180,16 @@ def test_balanced_sampling_shows_each_class_as_often(
     assert set(ants) == {20, 36} and {len(order) for order in orders} == {40}
 
 
+def test_class_weights_are_said_and_exclude_balanced_sampling(run: Run, tmp_path: Path) -> None:
+    data = draw(tmp_path / "data", {"train/ant": 15, "train/bee": 5, "val/ant": 2, "val/bee": 2})
+    code, out, err = train(run, data, tmp_path / "run", "--class-weights", "balanced")
+    assert code == 0, err
+    assert "losses weighed by class: 0.667 (ant) to 2 (bee)" in out
+    both = ("--class-weights", "balanced", "--images.sampling", "balanced")
+    code, _, err = train(run, data, tmp_path / "both", *both)
+    assert code == 2 and "give one" in err and err.count("\n") == 1
+
+
 def test_the_table_of_verify(run: Run, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", {"train/ant": 5, "train/bee": 2, "val/ant": 1, "val/bee": 1})
     same = data / "train/ant/0000.png"

@@ -21,7 +21,7 @@ from common.processes.ranks import World
 from pretrain import task, train
 from pretrain.data.splits import Split, open_split
 from pretrain.recipes import RECIPES, Recipe
-from pretrain.task import evaluate
+from pretrain.task import balancing_weights, classification_loss, evaluate
 
 CPU = World(device=torch.device("cpu"))
 RECIPE = RECIPES["cifar10-resnet20"]()
@@ -170,3 +170,35 @@ def test_a_run_says_what_it_is_trained_and_scored_on(
     monkeypatch.setattr(train, "_open", opened)
     _, facts = train._build(RunFlags(data=tmp_path, out=tmp_path, recipe=recipe), CPU)
     assert facts["source"] == said
+
+
+def test_class_weights_make_all_classes_count_alike() -> None:
+    labels = np.array([0] * 6 + [2] * 3 + [3])
+    weights = balancing_weights(labels, 4)
+    # images / (classes that there are * images of the class)
+    assert weights.tolist() == pytest.approx([10 / (3 * 6), 0, 10 / (3 * 3), 10 / 3])
+    assert weights[labels].mean().item() == pytest.approx(1)
+
+
+def test_the_weighed_loss_by_its_formula_in_whole_and_in_parts() -> None:
+    recipe = replace(RECIPES["cifar10-resnet20"](), label_smoothing=0.1)
+    logits = torch.randn(6, 3, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 2, 0, 1])
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    loss = classification_loss(recipe, class_weights=weights)
+
+    def of(part: slice) -> float:
+        def network(_: Tensor) -> Tensor:
+            return logits[part]
+
+        batch = torch.zeros(1, 3, 2, 2, dtype=torch.uint8), labels[part]
+        return loss(network, batch)["loss"].item()  # type: ignore[arg-type]
+
+    total = 0.0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        logs = [value - math.log(sum(math.exp(other) for other in row)) for value in row]
+        smooth = 0.9 * -logs[label] + 0.1 * -sum(logs) / 3
+        total += weights[label].item() * smooth
+    assert of(slice(6)) == pytest.approx(total / 6, rel=1e-6)
+    parts = [of(slice(0, 2)) * 2 / 6, of(slice(2, 6)) * 4 / 6]
+    assert sum(parts) == pytest.approx(total / 6, rel=1e-6)
