@@ -1,9 +1,10 @@
 """`python -m detect train`: from a backbone file and annotated images to a trained detector."""
 
+import sys
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import nn
@@ -15,7 +16,7 @@ from common.processes import launcher, ranks
 from common.processes.ranks import World
 from common.runs import ending
 from common.storage import read_json
-from common.training import launch
+from common.training import batch_size, launch
 from common.training.network import insert_layer, prepare
 from common.training.task import Metrics, Task, Watch
 from common.weights.backbone import card_path, fingerprint, load_backbone
@@ -66,6 +67,9 @@ def train_detector(
     _check(flags.recipe, scratch=backbone is None and flags.init is None)
     if backbone and flags.init:
         raise InputError("--init brings weights of the whole detector: leave out --backbone")
+    flags = batch_size.chosen(
+        flags, lambda given, seen: train_detector(given, backbone, options, seen)
+    )
     origin = {"backbone": fingerprint(backbone) if backbone else SCRATCH}
     origin |= describe_origin(flags.init, flags.out, flags.resume)
     build = partial(_build, flags, backbone, options or DataOptions())
@@ -191,14 +195,14 @@ def _read(
     )
     said = ranks.from_main(partial(look_over, data, options, found))
     if world.is_main:
-        _say((*found.said, *said))
+        _say((*found.said, *said), sys.stdout)
     return found
 
 
 @cache
-def _say(lines: tuple[str, ...]) -> None:
+def _say(lines: tuple[str, ...], where: TextIO) -> None:
     """Print once: a dry run reads twice."""
-    print("\n".join(lines), flush=True)
+    print("\n".join(lines), file=where, flush=True)
 
 
 def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[str, list[float]]:

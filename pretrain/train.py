@@ -15,7 +15,7 @@ from common.processes.ranks import World
 from common.runs import ending
 from common.storage import read_json
 from common.text import in_line
-from common.training import launch
+from common.training import batch_size, launch
 from common.training.network import insert_layer, prepare, takes_single_images, try_layers
 from common.training.task import Metrics, Task, Watch
 from common.weights.initial import begin_with, describe_origin, to_begin_with
@@ -40,7 +40,7 @@ def train_classifier(flags: RunFlags[Recipe], watch: Watch | None = None) -> Met
     Raises:
         InputError: If data or arguments are wrong.
     """
-    flags = _as_begun(flags)
+    flags = batch_size.chosen(_as_begun(flags), train_classifier)
     described = describe_origin(flags.init, flags.out, flags.resume)
     return launch.launch("pretrain", flags, partial(_build, flags), described, watch)
 

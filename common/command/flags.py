@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic
+from typing import Annotated, Any, Generic, Literal
 
 from tyro.conf import Fixed, Positional, Suppress, arg
 
@@ -99,6 +99,9 @@ class RunFlags(Options, _Folders, Generic[AnyRecipe]):
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     workers: Annotated[int | None, NOT_NEGATIVE] = None
     """Processes that read images, per rank; None: the rank's share of the cores."""
+    batch_size: Literal["auto"] | None = None
+    """auto: the largest power of two whose steps fit into the GPU, in place of
+    --optimization.batch-size; the learning rate goes with it."""
     skip_bad: Annotated[int, NOT_NEGATIVE] = 0
     """Train past at most N unreadable images, each printed once and kept in RUN/unreadable.txt; the
     next readable image of the data set takes its place. Neither evaluation nor a dry run skips."""

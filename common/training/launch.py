@@ -74,9 +74,9 @@ def launch(
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
             dry = replace(flags, out=Path(folder), resume="auto", stop_step=DRY_STEPS)
-            _once(description, dry, build, world)
+            _once(description, dry, build, world, watch)
             # Resumes from the checkpoint that the first one saved.
-            metrics = _once(description, dry, build, world)
+            metrics = _once(description, dry, build, world, watch)
         if world.is_main:
             print("dry run: two steps, evaluation, save and load went well; nothing is kept")
             print(_memory_needed(world.device))
