@@ -1,5 +1,6 @@
 """A finished run again: its classifier, and its score."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from common.processes import ranks
 from common.runs.finished import FinishedRun, open_run
 from common.storage import write_json
 from common.training.network import put
+from pretrain.data.datasets import has_validation
+from pretrain.data.report import scored_on
 from pretrain.data.splits import open_split
 from pretrain.networks import build_network
 from pretrain.recipes import Recipe
@@ -55,6 +58,10 @@ def evaluate_run(
             raise InputError(
                 f"{data} has other classes than the run {folder} was trained on: give its data"
             )
+        if world.is_main:  # standard output is for the result alone
+            images = run.recipe.images
+            split_off = images.split_by is not None and not has_validation(images.dataset, data)
+            print(scored_on(images, split, split_off=split_off), file=sys.stderr, flush=True)
         network = build_classifier(run).eval()
         put(network, run.recipe.optimization, world.device)
         result: dict[str, Any] = {

@@ -23,12 +23,23 @@ def report(images: Images, train: Split, val: Split) -> None:
         print(line if len(line) <= 80 else line.replace("; ", "\n      "), flush=True)
 
 
+def scored_on(images: Images, val: Split, *, split_off: bool) -> str:
+    """Say in a line what an evaluation scores on.
+
+    Args:
+        images: The recipe.
+        val: What is scored.
+        split_off: Whether the data have no validation images of their own.
+    """
+    form = _split_off(images) if split_off else _form(val)
+    number = counted(val.num_images, "validation image")
+    return f"data: {_named(val.classes)}; {number}, {form}"
+
+
 def lines(images: Images, train: Split, val: Split) -> list[str]:
     """Return the lines of `report`."""
-    shown = ", ".join(map(in_line, train.classes[:_SHOWN]))
-    more = ", ..." if len(train.classes) > _SHOWN else ""
     told = [
-        f"data: {counted(len(train.classes), 'class')} ({shown}{more}); "
+        f"data: {_named(train.classes)}; "
         f"train {counted(train.num_images, 'image')}, {_form(train)}; val {val.num_images:,}, "
         f"{_validation_form(images, train, val)}"
     ]
@@ -70,8 +81,18 @@ def _validation_form(images: Images, train: Split, val: Split) -> str:
     if images.held_out:
         return "held out of the training images"
     if isinstance(val.images, FileSet) and _form(train) == _form(val):
-        return f"split off by a hash of the file names (--images.split-by {images.split_by:g})"
+        return _split_off(images)
     return _form(val)
+
+
+def _split_off(images: Images) -> str:
+    return f"split off by a hash of the file names (--images.split-by {images.split_by:g})"
+
+
+def _named(classes: Sequence[str]) -> str:
+    shown = ", ".join(map(in_line, classes[:_SHOWN]))
+    more = ", ..." if len(classes) > _SHOWN else ""
+    return f"{counted(len(classes), 'class')} ({shown}{more})"
 
 
 def _passed_over(split: Split) -> Sequence[object]:
