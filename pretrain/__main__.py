@@ -85,8 +85,10 @@ class PredictFlags:
         check(self)
         if not self.images:
             raise ValueError("--images needs a file, a folder or a pattern")
-        if (self.run is None) == (self.weights is None):
-            raise ValueError("predict needs either --run or --weights")
+        if self.run and self.weights:
+            raise ValueError("--run and --weights name two classifiers: give one of them")
+        if not (self.run or self.weights):
+            raise ValueError("predict needs a classifier: give --run or --weights")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -282,4 +282,6 @@ def _one_sentence(box: str, program: str) -> str:
     message = message[: min(ends, default=len(message))]
     if title == "Required options":
         message = ["missing " + ", ".join(line for line in message if line.startswith("--"))]
-    return f"{' '.join(message or [title])}; {program} --help shows all flags"
+    sentence = " ".join(message or [title])
+    sentence = re.sub(r"^Error parsing [\w\[\], .]+: ", "", sentence)  # a dataclass refused it
+    return f"{sentence}; {program} --help shows all flags"

@@ -52,14 +52,18 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
             return voc_export.open_export(path, path, parts, options)
         if layout := yolo.find_folders(path):
             return yolo.open_yolo(path, layout, options)
-        inside = [child for child in path.iterdir() if not child.name.startswith((".", "__"))]
-        if len(inside) == 1 and inside[0].is_dir():  # as archives unpack
+        inside = [child for child in path.iterdir() if child.is_dir() and not _is_hidden(child)]
+        if len(inside) == 1:  # as archives unpack, beside them or beside a note
             return _open(inside[0], options)
     raise InputError(
         f"{path} is neither a VOC devkit (VOC2007/ and so on), VOC annotations (.xml), COCO "
         f"(annotations/*.json) nor YOLO data (data.yaml, or images/ and labels/): "
         f"give one of these; {_holds(path)}"
     )
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith((".", "__"))
 
 
 def _holds(path: Path) -> str:

@@ -17,7 +17,7 @@ from pretrain.data import cifar
 from pretrain.data.file_paths import Paths, encode
 from pretrain.data.image_sets import FileSet, PixelSet, select_classes, split_by_name
 from pretrain.data.label_tables import Row, by_name, check_labels, read_table
-from pretrain.data.layout import Place, describe, find_place, no_train
+from pretrain.data.layout import Place, describe, find_place, no_train, other_folders, packed
 from pretrain.data.listing import READ, Findings, class_names, images_below
 from pretrain.data.shards import ShardSet, index_of, is_url, open_shards
 
@@ -104,6 +104,8 @@ def class_folders(
             f"{root} holds no validation images: make a folder {names[0]}/ of them, or choose some "
             "of the training images with --images.held-out N"
         )
+    for other in other_folders(root):
+        findings.pass_over("folder", other, " beside the splits that are read")
     trained = None if split == "train" else _trained_classes(root)
     if place.table:
         return _in_one_folder(place, trained, findings, known)
@@ -121,9 +123,11 @@ def _in_class_folders(place: Place, classes: tuple[str, ...], findings: Findings
         below = list(images_below(place.folder / name, findings))
         counts.append(sum(len(names) for _, names in below))
         if not counts[-1]:
+            folder = place.folder / name
             findings.fault(
-                place.folder / name,
-                f"a class folder that holds no {READ} images: fill it, or remove it from every "
+                folder,
+                packed(folder)
+                or f"a class folder that holds no {READ} images: fill it, or remove it from every "
                 "split",
             )
         found += [(folder, encode(names)) for folder, names in below if names]

@@ -2,10 +2,12 @@
 
 Class folders, `train/<class>/...`, also below `ILSVRC/Data/CLS-LOC` or `train/images`; or all
 images of a split in one folder, with a list of their classes beside it. A split has one of several
-names, in any case: `train`, `Training`, `train_images`; `val`, `valid`, `validation`; `test`.
+names, in any case: `train`, `Training`, `train_images`; `val`, `valid`, `validation`, `dev`;
+`test`.
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +21,22 @@ from pretrain.data.listing import Findings, is_folder, is_hidden, is_image, scan
 _INNER = ("tiny-imagenet-200", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 _WORDS = {
     **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "valset", "validationset"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "validationset", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
 _NEUTRAL = {"set", "images", "image", "imgs", "img", "data", "seg", "split", "dataset"}
 _NEUTRAL |= {"folder", "imagenet", "ilsvrc2012"}
+_UNPACKED = {
+    ".zip": "unzip",
+    ".tar.gz": "tar xf",
+    ".tgz": "tar xf",
+    ".tar.xz": "tar xf",
+    ".7z": "7z x",
+    ".rar": "unrar x",
+}
+"""Archives, and what unpacks them."""
+_DEEPEST = 3
+"""So many folders may stand around the splits."""
 EXPECTED = """
     train/
       <class>/
@@ -93,8 +106,30 @@ def no_train(root: Path) -> InputError:
             f"{root} holds tar files without an index: put those of one split into {train}, then "
             f"python scripts/make_shards.py --index {train}"
         )
+    still = packed(root)
+    if still:
+        return InputError(f"{root} {still}")
     tree = compare_trees(root, EXPECTED)
     return InputError(f"{root} holds no train images in class folders\n{tree}")
+
+
+def packed(root: Path) -> str | None:
+    """Say of a folder, or a file, that its images are still packed, and what to do."""
+    files = [root]
+    if root.is_dir():
+        files = sorted(path for folder in (root, root / "data") for path in folder.glob("*.*"))
+    if table := next((path for path in files if path.suffix in (".parquet", ".arrow")), None):
+        return (
+            f"holds {in_line(table.name)}, a table of Hugging Face's with images in it: save each "
+            f"row's as train/CLASS/NUMBER.jpg (datasets.load_dataset, image.save)"
+        )
+    for ending, command in _UNPACKED.items():
+        if archive := next((path for path in files if path.name.lower().endswith(ending)), None):
+            return (
+                f"holds {in_line(archive.name)}, an archive: unpack it first, cd "
+                f"{shlex.quote(str(archive.parent))} && {command} {shlex.quote(archive.name)}"
+            )
+    return None
 
 
 def data_folder(root: Path) -> Path:
@@ -102,9 +137,36 @@ def data_folder(root: Path) -> Path:
     for folder in (root, *(root / inner for inner in _INNER)):
         if split_folders(folder):
             return folder
-    folders = _folders(root)
-    inner = root / folders[0] if len(folders) == 1 else root
-    return inner if split_folders(inner) else root
+    inner = root
+    for _ in range(_DEEPEST):
+        folders = _folders(inner)
+        if len(folders) != 1:
+            break
+        inner = inner / folders[0]
+        if split_folders(inner):
+            return inner
+    return root
+
+
+def other_folders(root: Path) -> list[Path]:
+    """Return folders of images beside those of the splits that are read.
+
+    None where nothing is split: they are the classes.
+    """
+    if not root.is_dir():
+        return []
+    inner = data_folder(root)
+    splits = split_folders(inner).values()
+    others = [inner / name for name in _folders(inner) if splits]
+    return [folder for folder in others if folder not in splits and _holds_images(folder)]
+
+
+def _holds_images(folder: Path, below: int = 2) -> bool:
+    entries = scan(folder)
+    if any(is_image(entry.name) for entry in entries):
+        return True
+    inner = (entry for entry in entries if is_folder(entry) and not is_hidden(entry.name))
+    return below > 0 and any(_holds_images(Path(entry.path), below - 1) for entry in inner)
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
@@ -212,6 +274,9 @@ def _instead(folder: Path, entries: Sequence[object]) -> str:
             "no class folders; tar files need an index: python scripts/make_shards.py --index "
             f"{folder}"
         )
+    still = packed(folder)
+    if still:
+        return still.removeprefix("holds ")
     what = "no images and no class folders" if entries else "nothing"
     return f"{what}: fill it, or remove it"
 

@@ -189,6 +189,11 @@ def test_help_does_not_wait_for_torch() -> None:
             ["train", "toy-resnet18", "--data", "d", "--out", "o", "--optimization.lr", "-1"],
             ["lr must be above 0"],
         ),
+        (
+            ["predict", "--run", "r", "--weights", "w", "--images", "i", "--out", "o"],
+            ["error: --run and --weights name two classifiers: give one"],
+        ),
+        (["predict", "--images", "i", "--out", "o"], ["error: predict needs a classifier: give"]),
         (["evaluate", "--run", "nowhere", "--data", "d"], ["nowhere/recipe.json", "missing"]),
     ],
 )

@@ -35,6 +35,17 @@ def copied(tmp_path: Path, written: dict[str, Path]) -> dict[str, Path]:
     return {n: Path(shutil.copytree(path, tmp_path / n)) for n, path in written.items()}
 
 
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_around_the_data_and_files_beside_it(
+    written: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(written[name], tmp_path / "around" / "DATASET")
+    for beside in ("around.zip", "README.dataset.txt", ".DS_Store"):
+        (tmp_path / "around" / beside).touch()
+    opened = [open_data(path) for path in (tmp_path / "around", written[name])]
+    assert opened[0].kind == opened[1].kind and opened[0].sets == opened[1].sets != ()
+
+
 def content(images: list[LabelledImage]) -> list[tuple[Any, ...]]:
     return [
         (

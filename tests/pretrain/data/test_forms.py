@@ -56,11 +56,49 @@ def test_every_format_at_any_depth_and_what_is_passed_over(tmp_path: Path) -> No
     assert "1 other file (such as train/b/notes.txt)" in passed
 
 
+@pytest.mark.parametrize("around", ["", "DATASET/", "x/DATASET/"])
+def test_folders_around_the_splits(tmp_path: Path, around: str) -> None:
+    write(tmp_path, f"{around}train/a/1.jpg", f"{around}train/b/1.jpg")
+    write(tmp_path, f"{around}dev/a/1.jpg", f"{around}dev/b/1.jpg", f"{around}holdout/a/1.jpg")
+    pairs, passed = read(tmp_path, "val", split_by=0.2)
+    assert pairs == {f"{around}dev/a/1.jpg": "a", f"{around}dev/b/1.jpg": "b"}
+    example = f"1 folder beside the splits that are read (such as {around}holdout)"
+    assert passed == [example] and read(tmp_path, "train")[1] == [example]
+
+
+def test_a_second_folder_of_a_split_is_named(tmp_path: Path) -> None:
+    write(
+        tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "val", "dev") for name in "ab")
+    )
+    (tmp_path / "labels").mkdir()  # without images
+    write(tmp_path, "test/1.jpg")  # left alone
+    pairs, passed = read(tmp_path, "val")
+    assert sorted(pairs) == ["val/a/1.jpg", "val/b/1.jpg"]
+    assert passed == ["1 folder beside the splits that are read (such as dev)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("data/train-00000-of-00001.parquet", "train/CLASS/NUMBER.jpg (datasets.load_dataset"),
+        ("train/data-00000-of-00002.arrow", "a table of Hugging Face's"),
+        ("dogs and cats.zip", "&& unzip 'dogs and cats.zip'"),
+        ("train/part.tar.gz", "&& tar xf part.tar.gz"),
+    ],
+)
+def test_images_that_are_still_packed(tmp_path: Path, name: str, words: str) -> None:
+    write(tmp_path, name)
+    (tmp_path / "README.md").touch()
+    assert words in refused(tmp_path, "train")
+    if "/" not in name:  # given itself
+        assert words in refused(tmp_path / name, "train")
+
+
 def test_links(tmp_path: Path) -> None:
     """To images and folders they count; into nothing they are faults; upwards they end."""
-    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", "elsewhere/2.jpg")
-    (tmp_path / "train/c").symlink_to(tmp_path / "elsewhere")
-    (tmp_path / "train/a/link.jpg").symlink_to(tmp_path / "elsewhere/2.jpg")
+    write(tmp_path, "train/a/1.jpg", "train/b/1.jpg", ".elsewhere/2.jpg")
+    (tmp_path / "train/c").symlink_to(tmp_path / ".elsewhere")
+    (tmp_path / "train/a/link.jpg").symlink_to(tmp_path / ".elsewhere/2.jpg")
     (tmp_path / "train/a/up").symlink_to(tmp_path / "train")
     (tmp_path / "train/a/gone").symlink_to("nowhere")
     pairs, passed = read(tmp_path, "train")
