@@ -26,7 +26,7 @@ _MOST_BYTES = 180
 
 def in_line(text: str) -> str:
     """Escape what a terminal or a log would not show as it is, line breaks included."""
-    return "".join(map(_visible, text))
+    return text if text.isprintable() else "".join(map(_visible, text))
 
 
 def shown(text: str) -> str:

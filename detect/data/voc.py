@@ -7,6 +7,7 @@ DEVKIT/classes.txt                            optional: one class name per line
 """
 
 import codecs
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -117,6 +118,7 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
         InputError: It is empty, or a line is no image id.
     """
     ids = []
+    annotations = path.parents[2] / "Annotations"
     try:
         lines = read_lines(path)
         while lines and not lines[-1]:
@@ -132,7 +134,7 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
                     raise
                 faults.append((path, reason_of(error, path)))
                 continue
-            ids.append(_without_suffix(path, line))
+            ids.append(_without_suffix(annotations, line))
     except InputError as error:
         if faults is None:
             raise
@@ -140,9 +142,8 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
     return ids
 
 
-def _without_suffix(path: Path, line: str) -> str:
+def _without_suffix(annotations: Path, line: str) -> str:
     """Return the id of a line that is a file name or a path, as some tools write lists."""
-    annotations = path.parents[2] / "Annotations"
     if (annotations / f"{line}.xml").exists():
         return line
     stem = line.rpartition(".")[0] if is_picture(line) or line.endswith(".xml") else line
@@ -299,23 +300,24 @@ def voc_entries(
             image_id,
             image_id,
             listed,
-            annotations / f"{image_id}.xml",
-            partial(_annotate, annotations, image_id, label_of, coordinates, pictures),
+            path,
+            partial(_annotate, annotations, path, image_id, label_of, coordinates, pictures),
             partial(pictures.find, image_id),
         )
         for image_id in ids
+        for path in [annotations / f"{image_id}.xml"]
     ]
 
 
 def _annotate(
     folder: Path,
+    path: Path,
     image_id: str,
     label_of: Labels,
     coordinates: Coordinates,
     pictures: Pictures,
 ) -> tuple[Annotation, str]:
-    path = folder / f"{image_id}.xml"
-    if not path.exists() and not path.is_symlink():
+    if not os.path.lexists(path):
         raise MissingFileError(folder, path.name)
     try:
         picture = partial(pictures.find, image_id)

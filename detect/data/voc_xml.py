@@ -4,6 +4,7 @@ It may come from anyone: a file is small, declares no entities, and leads to no 
 """
 
 import math
+import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -63,7 +64,8 @@ def _child(parent: ET.Element, tag: str, where: str) -> ET.Element:
 
 
 def _text(parent: ET.Element, tag: str, where: str) -> str:
-    return (_child(parent, tag, where).text or "").strip()
+    text = parent.findtext(tag)
+    return (_child(parent, tag, where).text or "").strip() if text is None else text.strip()
 
 
 def _number(parent: ET.Element, tag: str, where: str) -> float:
@@ -96,9 +98,9 @@ def _size(root: ET.Element, where: str, picture: Callable[[str], Path] | None) -
 
 def _box(item: ET.Element, coordinates: Coordinates, where: str) -> tuple[float, ...]:
     corners = _child(item, "bndbox", where)
-    xmin, ymin, xmax, ymax = (_number(corners, t, where) for t in ("xmin", "ymin", "xmax", "ymax"))
-    told = f"the box xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
+    xmin, ymin, xmax, ymax = [_number(corners, t, where) for t in ("xmin", "ymin", "xmax", "ymax")]
     if xmin > xmax or ymin > ymax:
+        told = f"the box xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
         raise InputError(f"{where}: {told} is inverted: swap them")
     first = 1 if coordinates == "voc" else 0
     return xmin - first, ymin - first, xmax, ymax
@@ -118,7 +120,7 @@ def read_bytes(path: Path, kind: str, most: int) -> bytes:
         InputError: It cannot be read, or is too large for what it is.
     """
     try:
-        if path.exists() and not path.is_file():
+        if not stat.S_ISREG(path.stat().st_mode):
             raise InputError(f"{path} is no regular file, so it is no {kind}: give a file")
         with path.open("rb") as file:
             data = file.read(most + 1)

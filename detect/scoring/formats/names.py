@@ -147,10 +147,11 @@ class _Images:
 
     def find(self, name: object) -> int | None:
         if isinstance(name, str):
+            if name in self.exact:
+                return self.exact[name]
             trimmed = name.strip()
             path = trimmed.replace("\\", "/").removeprefix("./")
             for table, key in (
-                (self.exact, name),
                 (self.exact, trimmed),
                 (self.paths, _without_ending(path)),
             ):
@@ -201,14 +202,15 @@ def _as_places(numbers: Sequence[int | None], count: int, share: float) -> int |
 
 def _stem(name: str) -> str:
     """Return a file name without its folders and the ending of an image."""
-    return _without_ending(PurePosixPath(name.strip().replace("\\", "/")).name)
+    path = name.strip().replace("\\", "/")
+    return _without_ending(path if "/" not in path and path != "." else PurePosixPath(path).name)
 
 
 def _without_ending(name: str) -> str:
-    for suffix in _SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    lower = name.lower()
+    if not lower.endswith(_SUFFIXES):
+        return name
+    return name[: -next(len(suffix) for suffix in _SUFFIXES if lower.endswith(suffix))]
 
 
 def _integer(name: object) -> int | None:

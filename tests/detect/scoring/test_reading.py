@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import replace
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from detect.scoring.detections import Detections
 from detect.scoring.formats.class_texts import write_class_texts
 from detect.scoring.formats.coco_json import write_coco_json
 from detect.scoring.formats.hints import hints
+from detect.scoring.formats.names import _stem
 from detect.scoring.formats.reading import read_detections
 from detect.scoring.matches import match
 
@@ -424,3 +426,14 @@ def test_no_hint_for_a_detector_that_is_just_bad():
     box = np.hstack([rng.uniform(0, 9, (16, 2)), rng.uniform(10, 14, (16, 2))])
     found = Detections(truth.image, truth.label, np.full(16, 0.9), box)
     assert hints(truth, found, match(truth, found)) == []
+
+
+@pytest.mark.parametrize("end", ["", ".jpg", ".JPEG", ".tar.gz", ".xml.png", "."])
+@pytest.mark.parametrize(
+    "name", ["a", "", ".", "..", "a.b", "d/a", "d\\a", "/a", "d/", "./a", " a ", "d/..", "Å b"]
+)
+def test_the_stem_of_a_name_is_that_of_a_path(name: str, end: str) -> None:
+    base = PurePosixPath(f"{name}{end}".strip().replace("\\", "/")).name
+    known = (".jpg", ".jpeg", ".png", ".xml")
+    suffix = next((one for one in known if base.lower().endswith(one)), "")
+    assert _stem(f"{name}{end}") == base[: len(base) - len(suffix)]
