@@ -1,6 +1,6 @@
 """Fuzzing: a parser is given changed inputs by the thousand, and must take or refuse each.
 
-python scripts/fuzz.py voc-xml --runs 100000 --seed 0    one parser
+python scripts/fuzz.py voc-xml --runs 100000 --seed 0    one parser, or several
 python scripts/fuzz.py all --runs 1000                   all of them, one after the other
 python scripts/fuzz.py list                              what each reads
 
@@ -10,6 +10,7 @@ installed (pip install atheris), --guided lets it choose the changes by what the
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -28,7 +29,9 @@ else:
 from fuzzing.running import Session, limit_memory
 
 
-def fuzz(name: str, runs: int, seed: int, keep: Path | None, *, guided: bool) -> int:
+def fuzz(
+    name: str, runs: int, seed: int, seconds: float, keep: Path | None, *, guided: bool
+) -> int:
     """Fuzz one parser in a process of its own, and say what came of it.
 
     Returns:
@@ -41,7 +44,7 @@ def fuzz(name: str, runs: int, seed: int, keep: Path | None, *, guided: bool) ->
         if not child:
             code = 2
             try:
-                code = _work(name, runs, seed, keep, Path(scratch), guided=guided)
+                code = _work(name, runs, seed, seconds, keep, Path(scratch), guided=guided)
             except BaseException:  # of the harness itself: it must not go on as a second parent
                 traceback.print_exc()
             os._exit(code)
@@ -56,7 +59,14 @@ def fuzz(name: str, runs: int, seed: int, keep: Path | None, *, guided: bool) ->
 
 
 def _work(
-    name: str, runs: int, seed: int, keep: Path | None, scratch: Path, *, guided: bool
+    name: str,
+    runs: int,
+    seed: int,
+    seconds: float,
+    keep: Path | None,
+    scratch: Path,
+    *,
+    guided: bool,
 ) -> int:
     parser = PARSERS[name]
     (scratch / "parser").mkdir()
@@ -69,11 +79,12 @@ def _work(
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # what decoders say of damaged images
     if guided:
         session.guided(runs, seed, scratch)
-    session.run(runs, seed)
+    session.run(runs, seed, seconds)
     refused = sum(times for told, times in session.outcomes.items() if told != "read")
     print(
         f"{name}: {sum(session.outcomes.values()):,} inputs, seed {seed}, {refused:,} refused in "
-        f"{len(session.outcomes)} ways, {len(session.findings)} findings",
+        f"{len(session.outcomes)} ways, {len(session.findings)} findings, "
+        f"{time.process_time():.0f} s of a processor",
         flush=True,
     )
     return int(bool(session.findings))
@@ -82,22 +93,24 @@ def _work(
 def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog="list: the names")
-    parser.add_argument("parser", choices=["all", "list", *PARSERS])
+    parser.add_argument("parsers", nargs="+", choices=["all", "list", *PARSERS], metavar="PARSER")
     parser.add_argument("--runs", type=int, default=10_000, help="inputs")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="at most, each parser")
     parser.add_argument("--keep", type=Path, help="folder of inputs to begin with, gains new ones")
     parser.add_argument("--guided", action="store_true", help="let atheris choose the changes")
     flags = parser.parse_args()
-    if flags.parser == "list":
+    if "list" in flags.parsers:
         for name, known in PARSERS.items():
             print(f"{name:18} {known.summary}")
         return 0
-    names = list(PARSERS) if flags.parser == "all" else [flags.parser]
+    names = list(PARSERS) if "all" in flags.parsers else flags.parsers
     codes = [
         fuzz(
             name,
             flags.runs,
             flags.seed,
+            flags.seconds,
             flags.keep / name if flags.keep else None,
             guided=flags.guided,
         )

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from common.errors import InputError
-from common.runs.checkpoints import check_archive
+from common.runs.checkpoints import check_archive, check_names
 from common.text import counted
 from common.weights.detectron2 import read_detectron2
 from common.weights.finding import (
@@ -34,6 +34,7 @@ _CHECKPOINT = {"model", "step", "epoch", "metrics"}
 _EXPECTED = "a .safetensors file, or a .pth with a state dict of tensors"
 
 _TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what old torch.save begins with
+_MOST_PICKLED = 16_000_000  # bytes, the tensors' content left out
 _LFS = b"version https://git-lfs"
 _BEGINNINGS = {
     b"\x89HDF": "a Keras file (HDF5)",
@@ -117,6 +118,8 @@ def read_content(path: Path) -> dict[str, Any]:
     try:
         if _is_archive(path):
             check_archive(path)
+        elif _start(path, 4) != b"PK\x03\x04":  # that is a cut archive, as torch will say
+            check_names(_start(path, _MOST_PICKLED), 4)  # magic number, version, machine, content
         # timm's and torchvision's training scripts keep their arguments: a class without code.
         # So are numpy's numbers, as which an accuracy is kept.
         with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]):
@@ -130,6 +133,11 @@ def read_content(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}: give {_EXPECTED}")
     return content
+
+
+def _start(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
 
 
 def _numbers() -> list[Any]:

@@ -35,7 +35,8 @@ from pretrain.data.shard_cache import CACHE, fetch_index, fetch_shard
 
 INDEX = "index.json"
 _FORMAT = 1
-_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # it becomes part of paths and commands
+# It becomes part of paths and commands; file systems have 255 bytes for a name.
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
 _PIXELS = re.compile(r"[A-Za-z0-9 ,.]{0,60}")  # it becomes part of tables
 _MOST_NAME = 4096  # characters of a member's name, as paths may have
 _OPEN_SHARDS = 512  # of the 1,024 files that a process may usually open
@@ -51,7 +52,9 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not (isinstance(self.name, str) and _SHARD_NAME.fullmatch(self.name)):
-            raise ValueError(f"a shard is called {self.name!r}: letters, digits, _, - and . only")
+            raise ValueError(
+                f"a shard is called {self.name!r}: letters, digits, _, - and . only, 200 at most"
+            )
         digits = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)
         if type(self.bytes) is not int or not digits:
             raise ValueError(f"shard {self.name} lacks bytes or sha256")

@@ -1,17 +1,18 @@
 """Giving inputs to a parser, within limits of time and memory, and keeping what is new."""
 
 import contextlib
+import functools
 import hashlib
+import math
 import random
 import resource
 import signal
-import traceback
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
-from typing import Any
+from types import CodeType, FrameType
 
 from common.errors import InputError
 from fuzzing.mutations import MOST_BYTES, Layer, mutate
@@ -68,6 +69,10 @@ class Session:
 
     def give(self, data: bytes) -> bool:
         """Give one input; returns whether its outcome is new."""
+        with _watched():
+            return self._give(data)
+
+    def _give(self, data: bytes) -> bool:
         told, sound = _outcome(self.read, data)
         new = told not in self.outcomes
         self.outcomes[told] = self.outcomes.get(told, 0) + 1
@@ -80,13 +85,18 @@ class Session:
             (self.keep / name).write_bytes(data)
         return new
 
-    def run(self, runs: int, seed: int) -> None:
-        """Give the corpus, then changes of it, `runs` inputs in all."""
-        rng = random.Random(seed)
+    def run(self, runs: int, seed: int, seconds: float = math.inf) -> None:
+        """Give the corpus, then changes of it: `runs` inputs in all, fewer after `seconds`."""
+        with _watched():
+            self._run(runs, random.Random(seed), time.monotonic() + seconds)
+
+    def _run(self, runs: int, rng: random.Random, end: float) -> None:
         for data in self.corpus[:runs]:
-            self.give(data)
+            self._give(data)
         first = len(self.corpus)
         for number in range(first, runs):
+            if time.monotonic() > end:
+                break
             # Half of the time one of the newest: they are the least known.
             pool = self.corpus[first - 20 :] if number % 2 and len(self.corpus) > first else None
             data = mutate(
@@ -96,7 +106,7 @@ class Session:
                 self.parser.words,
                 self.parser.layers,
             )
-            if self.give(data):
+            if self._give(data):
                 self.corpus.append(data)
 
     def guided(self, runs: int, seed: int, folder: Path) -> None:
@@ -115,8 +125,9 @@ class Session:
         flags += ["-timeout=600", "-print_final_stats=1", "-len_control=0", "-verbosity=0"]
         for number, data in enumerate(self.corpus):
             (folder / f"seed-{number:04}").write_bytes(data)
-        atheris.Setup(["fuzz", *flags, str(folder)], self.give, custom_mutator=change)
-        atheris.Fuzz()
+        atheris.Setup(["fuzz", *flags, str(folder)], self._give, custom_mutator=change)
+        with _watched():
+            atheris.Fuzz()
 
 
 class OverLimitError(BaseException):
@@ -130,10 +141,13 @@ def _outcome(read: Read, data: bytes) -> tuple[str, bool]:
     """
     before = _peak()
     try:
-        with _timed(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", RuntimeWarning)  # numpy's, of numbers that overflow
+        try:
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, _WAITING)
             read(data)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.setitimer(signal.ITIMER_REAL, 0)
         told, sound = "read", True
     except InputError as error:
         told, sound = f"refused at {_place(error)}", True
@@ -148,37 +162,43 @@ def _outcome(read: Read, data: bytes) -> tuple[str, bool]:
 
 def _place(error: BaseException) -> str:
     """Return the last line of ours that an error came through."""
-    lines = [
-        f"{Path(frame.filename).relative_to(ROOT)}:{frame.lineno} ({frame.name})"
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename).is_relative_to(ROOT) and "fuzzing" not in frame.filename
-    ]
-    return lines[-1] if lines else "the harness"
+    found = "the harness"
+    step = error.__traceback__
+    while step is not None:
+        place = _ours(step.tb_frame.f_code)
+        found = f"{place[0]}:{step.tb_lineno} ({place[1]})" if place else found
+        step = step.tb_next
+    return found
+
+
+@functools.cache
+def _ours(code: CodeType) -> tuple[Path, str] | None:
+    path = Path(code.co_filename)
+    if not path.is_relative_to(ROOT) or path.is_relative_to(ROOT / "scripts" / "fuzzing"):
+        return None
+    return path.relative_to(ROOT), code.co_name
 
 
 def _peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kB
 
 
-@contextlib.contextmanager
-def _timed() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise OverLimitError("took too long")
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise OverLimitError("took too long")
 
-    before: dict[int, Any] = {}
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Have timers and numpy's warnings end an input. For many inputs at once, for it is slow."""
+    known = {which: signal.signal(which, _stop) for which in (signal.SIGPROF, signal.SIGALRM)}
     try:
-        for asked, timer, most in (
-            (signal.SIGPROF, signal.ITIMER_PROF, SECONDS),
-            (signal.SIGALRM, signal.ITIMER_REAL, _WAITING),
-        ):
-            before[asked] = signal.signal(asked, stop)
-            signal.setitimer(timer, most)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", RuntimeWarning)  # numpy's, of numbers that overflow
+            yield
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for known, handler in before.items():
-            signal.signal(known, handler)
+        for which, handler in known.items():
+            signal.signal(which, handler)
 
 
 def limit_memory() -> None:
