@@ -40,9 +40,10 @@ def _is_cut_off_png(data: bytes) -> bool:
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return False
     while position + 8 <= len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
         if data[position + 4 : position + 8] == b"IEND":
-            return False
-        position += 12 + int.from_bytes(data[position : position + 4], "big")
+            return size > len(data) - position  # OpenCV would make room for all of it
+        position += 12 + size
     return position > len(data)
 
 

@@ -1,14 +1,18 @@
 """Every parser takes or refuses changed inputs, and what long runs of `scripts/fuzz.py` found."""
 
 import gzip
+import io
 import json
 import os
 import pickle
 import struct
+import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from fuzzing.parsers import PARSERS
 from fuzzing.running import Parser, Session
 
@@ -44,7 +48,38 @@ def test_a_parser_that_breaks_is_found(tmp_path: Path) -> None:
     assert {p.read_bytes() for p in tmp_path.glob("finding-*")} == set(session.findings.values())
 
 
+# The name of a class that torch takes seconds over, to say that it is none, in either kind of file.
+LONG_NAME = b"\x80\x02ca.b\n" + b"x" * 100_000 + b"\n."
+
+
+def torch_file(pickled: bytes) -> bytes:
+    """A file of torch.save whose content is replaced."""
+    whole, file = io.BytesIO(), io.BytesIO()
+    torch.save({}, whole)
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(file, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+    return file.getvalue()
+
+
+def old_torch_file(pickled: bytes) -> bytes:
+    """The same as old versions wrote it."""
+    file = io.BytesIO()
+    torch.save({}, file, _use_new_zipfile_serialization=False)
+    head, empty, _ = file.getvalue().partition(b"\x80\x02}q\x00.")
+    assert empty
+    return head + pickled
+
+
+def png_that_states_more() -> bytes:
+    whole = bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1])
+    assert whole.endswith(b"\0\0\0\0IEND\xaeB`\x82")
+    return whole[:-12] + b"\xae" + whole[-11:]
+
+
 INPUTS = {
+    "image": [png_that_states_more()],
+    "checkpoint": [torch_file(LONG_NAME)],
     "coco": [
         b'{"images": [{"id": 1, "file_name": "a.jpg", "width": 64, "height": 48}], '
         b'"categories": [{"id": 1, "name": "a"}], "annotations": [{"id": 1, "image_id": 1, '
@@ -68,6 +103,8 @@ INPUTS = {
         b"names: [a]\ntrain: " + b"a" * 300,
     ],
     "torch-weights": [
+        torch_file(LONG_NAME),
+        old_torch_file(LONG_NAME),
         b"PK\x03\x04"
         + bytes(60)
         + b"PK\x06\x06"
@@ -76,7 +113,7 @@ INPUTS = {
         + bytes(12)
         + b"\x02\0\0\0"
         + b"PK\x05\x06"
-        + bytes(18)
+        + bytes(18),
     ],
     "id-list": [b"x" * 300, b"x" * 300 + b" 1\n", b"a\\" * 400],
     "detections-voc": [b"img 3 0.9 1 2 1e308 9\n"],
@@ -89,7 +126,18 @@ INPUTS = {
     ],
     "metrics": [b"\xff\n", b'{"step": "a"}\n', b"[" * 100_000 + b"\n", b"3\n"],
     "recipe": [b'{"a": 1' + b"0" * 5000 + b"}", b"[" * 100_000, b"\xff"],
-    "shard-index": [b"[" * 100_000, b'{"format": 1' + b"0" * 5000 + b"}"],
+    "shard-index": [
+        b"[" * 100_000,
+        b'{"format": 1' + b"0" * 5000 + b"}",
+        json.dumps(
+            {
+                "format": 1,
+                "classes": ["a"],
+                "shards": [{"name": "9" * 5000, "bytes": 1024, "sha256": "0" * 64}],
+                "samples": {"name": ["b"], "class": [0], "shard": [0], "offset": [0], "size": [9]},
+            }
+        ).encode(),
+    ],
 }
 
 
