@@ -52,7 +52,7 @@ class ReaderKilled(Exception):  # noqa: N818 - named for what happened
     def __init__(self) -> None:
         super().__init__(
             "a process that reads images was killed, perhaps for its memory: give the same command "
-            "again to resume; fewer --workers need less"
+            "again, which resumes a training; fewer --workers need less"
         )
 
 

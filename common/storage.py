@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -61,6 +61,36 @@ def write_atomically(
     finally:
         with contextlib.suppress(OSError):  # gone after the rename, or never made
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Make a folder for results and keep other processes from writing theirs there meanwhile.
+
+    Raises:
+        InputError: If another one is at it, or the folder cannot be made.
+    """
+    fcntl = file_locks()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)  # the folder itself: no file is left in it
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {told(error)}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise InputError(
+            f"another command is writing to {folder}: wait for it, or choose another --out"
+        ) from None
+    except OSError:  # a file system without such locks
+        pass
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_UN)  # of the processes that were forked meanwhile, too
+        os.close(lock)
 
 
 def write_text(path: Path, text: str) -> None:

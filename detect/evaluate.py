@@ -1,5 +1,6 @@
 """What can be done with a trained detector: detect and score."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -14,6 +15,7 @@ from common.processes import launcher, ranks
 from common.recipe import Focus
 from common.runs.environment import describe_environment
 from common.runs.finished import FinishedRun, open_run
+from common.storage import sole_writer
 from common.text import counted, in_line
 from common.training.network import prepare
 from detect.data.dataset import DetectionData, Entry, read_all, shown
@@ -64,43 +66,44 @@ def evaluate_run(
     opened, options = _open(data, options or DataOptions(), run)
     split = scored_set(opened, split)
     test, annotated = _read(opened, split)
-    with ranks.start(device) as world:
-        if world.is_main:
-            for line in looks(opened, test.truth, options):
-                print(line)
-            out.mkdir(parents=True, exist_ok=True)
-        network = build_detector(run)
-        prepare(network, run.recipe.optimization, world.device)
-        workers = default_workers() if workers is None else workers
-        started = time.perf_counter()
-        detections = detect(network, test, run.recipe, world, workers)
-        seconds = time.perf_counter() - started
-    # Without the group: the other ranks are not to wait until this one has scored.
-    if not world.is_main:
-        return {}
-    speed = _speed(network, test, run.recipe, world.device, seconds)
-    write_class_texts(detections, test.truth, out / "voc")
-    write_coco_json(detections, test.truth, out / "detections.json")
-    if not annotated:
-        print(
-            f"{counted(len(detections.score), 'detection')} on "
-            f"{counted(len(test.images), 'image')}, in {out / 'detections.json'}; without "
-            "annotations they are not scored"
-        )
-        return {}
-    facts = {
-        "checkpoint": checkpoint,
-        "seconds": seconds,
-        **speed,
-        "data_options": recorded(options),
-        "metric": opened.metric,
-        "data_fingerprint": data_fingerprint(test.truth, split),
-        "command": describe_environment(str(world.device), world.size)["command"],
-        **_origin(run),
-    }
-    metrics = score_into(out, test.truth, detections, data, split, facts, Scoring())
-    remember_evaluation(folder, out)
-    return metrics
+    with contextlib.ExitStack() as writing:
+        with ranks.start(device) as world:
+            if world.is_main:
+                for line in looks(opened, test.truth, options):
+                    print(line)
+                writing.enter_context(sole_writer(out))
+            network = build_detector(run)
+            prepare(network, run.recipe.optimization, world.device)
+            workers = default_workers() if workers is None else workers
+            started = time.perf_counter()
+            detections = detect(network, test, run.recipe, world, workers)
+            seconds = time.perf_counter() - started
+        # Without the group: the other ranks are not to wait until this one has scored.
+        if not world.is_main:
+            return {}
+        speed = _speed(network, test, run.recipe, world.device, seconds)
+        write_class_texts(detections, test.truth, out / "voc")
+        write_coco_json(detections, test.truth, out / "detections.json")
+        if not annotated:
+            print(
+                f"{counted(len(detections.score), 'detection')} on "
+                f"{counted(len(test.images), 'image')}, in {out / 'detections.json'}; without "
+                "annotations they are not scored"
+            )
+            return {}
+        facts = {
+            "checkpoint": checkpoint,
+            "seconds": seconds,
+            **speed,
+            "data_options": recorded(options),
+            "metric": opened.metric,
+            "data_fingerprint": data_fingerprint(test.truth, split),
+            "command": describe_environment(str(world.device), world.size)["command"],
+            **_origin(run),
+        }
+        metrics = score_into(out, test.truth, detections, data, split, facts, Scoring())
+        remember_evaluation(folder, out)
+        return metrics
 
 
 def build_detector(run: FinishedRun[Recipe]) -> BatchedRetinaNet:

@@ -10,10 +10,10 @@ from typing import Any, BinaryIO
 import cv2
 from tqdm import tqdm
 
-from common.errors import InputError
+from common.errors import InputError, told
 from common.images.photos import Photos, Unreadable, find_photos, stream_photos
 from common.processes import launcher
-from common.storage import write_atomically
+from common.storage import sole_writer, write_atomically
 from common.text import counted, in_line
 from detect.predictor import Photo, Prediction, Predictor, prepare
 from detect.report.drawing import boxes
@@ -62,9 +62,9 @@ def predict_files(
     threshold = predictor.threshold if score_threshold is None else score_threshold
     origin = predictor.threshold_origin if score_threshold is None else "as asked for"
     print(f"boxes from score {threshold:.4g} on: {origin}")
-    out.mkdir(parents=True, exist_ok=True)
     work = _Work(predictor, photos, out / "pictures", threshold, workers, verbose)
-    write_atomically(out / "predictions.json", work.write)
+    with sole_writer(out):
+        write_atomically(out / "predictions.json", work.write)
     print(
         f"{counted(work.boxes, 'box')} on {counted(work.done, 'photo')}: "
         f"{out / 'predictions.json'}, pictures in {out / 'pictures'}"
@@ -91,6 +91,7 @@ class _Work:
         self.predictor, self.photos, self.folder = predictor, photos, folder
         self.threshold, self.workers, self.verbose = threshold, workers, verbose
         self.boxes = self.done = self.unreadable = 0
+        self.made: set[Path] = set()  # folders; one that is gone was taken away, and stays so
 
     def write(self, file: BinaryIO) -> None:
         """Detect and draw, and write the entries of each photo as soon as they are known."""
@@ -123,7 +124,6 @@ class _Work:
 
     def _draw(self, photo: Photo, prediction: Prediction, path: Path) -> None:
         assert photo.canvas is not None
-        path.parent.mkdir(parents=True, exist_ok=True)
         scaled = prediction.boxes * (photo.canvas.shape[1] / prediction.size[0])
         labelled = [
             boxes.LabelledBox(
@@ -141,7 +141,15 @@ class _Work:
         picture = boxes.paint_boxes(photo.canvas, labelled, long_side)
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
         content = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
-        path.write_bytes(content.tobytes())
+        try:
+            if path.parent not in self.made:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self.made.add(path.parent)
+            path.write_bytes(content.tobytes())
+        except OSError as error:
+            raise InputError(
+                f"{path} could not be written, so the rest is left undone: {told(error)}"
+            ) from error
 
 
 def _entries(prediction: Prediction, image_id: int | str, name: str) -> Iterator[dict[str, Any]]:

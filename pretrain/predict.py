@@ -15,7 +15,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.images.photos import Unreadable, find_photos, stream_photos
 from common.processes import launcher
-from common.storage import write_atomically
+from common.storage import sole_writer, write_atomically
 from common.text import counted, in_csv, in_line
 from pretrain.predictor import Prediction, load_predictor
 
@@ -60,7 +60,6 @@ def predict_files(
         print(f"{counted(len(photos.passed_over), 'other file')} skipped, such as {example}")
     for note in predictor.notes:
         print(note)
-    out.mkdir(parents=True, exist_ok=True)
     done: list[str] = []
     unreadable: list[str] = []
 
@@ -87,12 +86,13 @@ def predict_files(
                 tqdm.write(f"{in_line(done[number])}: {best}", file=sys.stdout)
         listed.write(b"[]\n" if begin == b"[\n" else b"\n]\n")
 
-    write_atomically(
-        out / "predictions.csv",
-        lambda table: write_atomically(
-            out / "predictions.json", lambda listed: write(table, listed)
-        ),
-    )
+    with sole_writer(out):
+        write_atomically(
+            out / "predictions.csv",
+            lambda table: write_atomically(
+                out / "predictions.json", lambda listed: write(table, listed)
+            ),
+        )
     print(f"{counted(len(done), 'photo')}: {out / 'predictions.csv'}, {out / 'predictions.json'}")
     if unreadable:
         raise InputError(

@@ -19,7 +19,7 @@ from typing import Any
 
 from common.errors import InputError
 from common.runs.environment import describe_environment
-from common.storage import read_json, write_json
+from common.storage import read_json, sole_writer, write_json
 from common.text import in_line
 from detect.data.checks import coordinates_look
 from detect.data.dataset import DetectionData, read_all
@@ -108,7 +108,8 @@ def score_detections(
         "data_fingerprint": data_fingerprint(truth, split),
         "command": describe_environment("cpu", 1)["command"],
     }
-    return score_into(out, truth, detections, data, split, facts, scoring, notes)
+    with sole_writer(out):
+        return score_into(out, truth, detections, data, split, facts, scoring, notes)
 
 
 def looks(data: DetectionData, truth: GroundTruth, options: DataOptions | None) -> list[str]:

@@ -226,7 +226,7 @@ def run(command: Callable[[list[str]], None], *argv: str) -> int:
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
             1,
             "ReaderKilled: a process that reads images was killed, perhaps for its memory: give "
-            "the same command again to resume; fewer --workers need less",
+            "the same command again, which resumes a training; fewer --workers need less",
         ),
         (
             MemoryError(),
