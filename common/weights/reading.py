@@ -28,6 +28,7 @@ from common.weights.finding import (
     is_state_dict,
     split_part,
 )
+from common.weights.transformers import under_torchvisions_names
 
 _AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 _CHECKPOINT = {"model", "step", "epoch", "metrics"}
@@ -240,7 +241,9 @@ def weights_of(content: Mapping[str, Any], path: Path, part: str | None = None) 
             f"{path} holds {_summary(content)}, no plain state dict of tensors: give {_EXPECTED}; "
             "of a run, `python -m pretrain export` writes it"
         )
-    tensors = {name: value for name, value in state.items() if name != _AVERAGED}
+    tensors = under_torchvisions_names(
+        {name: value for name, value in state.items() if name != _AVERAGED}
+    )
     prefix = find_prefix(tensors, path, part)
     found = {
         name.removeprefix(prefix): value

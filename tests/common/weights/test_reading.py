@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision.models as models
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -223,3 +224,30 @@ def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
     (tmp_path / "a.pth").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match="cut off or damaged: copy it again"):
         read_content(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("prefix", ["resnet.", "", "module.resnet."])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_resnet_of_transformers(tmp_path: Path, name: str, prefix: str) -> None:
+    """Its names written down from torchvision's, block by block."""
+    resnet = models.get_model(name, weights=None, num_classes=3)
+    expected = resnet.state_dict()
+    modules = {"conv1": "embedder.embedder.convolution", "bn1": "embedder.embedder.normalization"}
+    for stage in range(4):
+        for number, block in enumerate(getattr(resnet, f"layer{stage + 1}")):
+            mine, theirs = f"layer{stage + 1}.{number}.", f"encoder.stages.{stage}.layers.{number}."
+            for place in range(3 if hasattr(block, "conv3") else 2):
+                modules[f"{mine}conv{place + 1}"] = f"{theirs}layer.{place}.convolution"
+                modules[f"{mine}bn{place + 1}"] = f"{theirs}layer.{place}.normalization"
+            if block.downsample is not None:
+                modules[f"{mine}downsample.0"] = f"{theirs}shortcut.convolution"
+                modules[f"{mine}downsample.1"] = f"{theirs}shortcut.normalization"
+    modules = {mine: prefix + theirs for mine, theirs in modules.items()}
+    modules["fc"] = f"{prefix.removesuffix('resnet.')}classifier.1"
+    renamed = {}
+    for key, value in expected.items():
+        module, _, leaf = key.rpartition(".")
+        renamed[f"{modules[module]}.{leaf}"] = value
+    found = read(tmp_path, renamed).tensors
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
