@@ -7,7 +7,8 @@ python scripts/gpu_check.py table --out gpu-check          the results as Markdo
 
 Each part is a process with a time limit. What it measures goes to results.jsonl in the folder, one
 line per comparison, as soon as it is there; what it prints goes to log.txt. Given again, it
-continues with the parts that have not succeeded on this device, those that failed last.
+continues with the parts that have not succeeded on this device at this commit, those that failed
+last.
 """
 
 import argparse
@@ -38,7 +39,7 @@ TINY_LIMIT = 120
 BOUNDS = ("floor", "eager", "published")
 HEAD = ("part", "case", "side", "images/s", "a call (range)", "host", *BOUNDS, "notes")
 TESTS = ("test_cuda_graphs.py", "test_no_waiting.py")
-MACHINE = ("device", "torch", "tiny")
+TOGETHER = ("device", "torch", "tiny", "commit")
 """Facts that must agree for results to belong together."""
 Line = dict[str, Any]
 
@@ -131,6 +132,7 @@ def run_part(part: Part, folder: Path, facts: Line, limit: float) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,  # what it starts ends with it
         )
+        guard = _guard(process.pid)
         try:
             code = process.wait(limit)
             ended = DONE if code == 0 else f"exit code {code}, see {LOG}"
@@ -140,6 +142,8 @@ def run_part(part: Part, folder: Path, facts: Line, limit: float) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            guard.kill()
+            guard.communicate()
     if part is TESTS_PART:
         said = (folder / LOG).read_text(encoding="utf-8").strip().splitlines()[-1]
         with piece.open("a", encoding="utf-8") as file:
@@ -149,14 +153,30 @@ def run_part(part: Part, folder: Path, facts: Line, limit: float) -> None:
     print(f"{part.name}: {ended}, {seconds:.0f} s", flush=True)
 
 
-def machine(facts: Line) -> tuple[Any, ...]:
+def _guard(group: int) -> subprocess.Popen[bytes]:
+    """Start a process that kills a group of others when this one dies, by SIGKILL too.
+
+    It reads from a pipe that only this process holds, and the system closes that.
+    """
+    return subprocess.Popen(
+        ["sh", "-c", 'read -r _; kill -s KILL -- "-$1"', "guard", str(group)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def together(facts: Line) -> tuple[Any, ...]:
     """Return what must agree for results to belong together."""
-    return tuple(facts[name] for name in MACHINE)
+    return tuple(facts.get(name) for name in TOGETHER)
 
 
 def missing(lines: Iterable[Line], facts: Line, parts: Iterable[Part]) -> list[Part]:
-    """Return the parts that have not succeeded on this machine, those tried least first."""
-    ends = [line for line in lines if "ended" in line and machine(line["facts"]) == machine(facts)]
+    """Return the parts that have not succeeded here with this code, those tried least first."""
+    ends = [
+        line for line in lines if "ended" in line and together(line["facts"]) == together(facts)
+    ]
     done = {line["part"] for line in ends if line["ended"] == DONE}
     tries = Counter(line["part"] for line in ends)
     return sorted((part for part in parts if part.name not in done), key=lambda p: tries[p.name])
@@ -190,10 +210,10 @@ def run(folder: Path, parts: Sequence[Part], *, tiny: bool, minutes: float) -> i
 
 
 def table(lines: Sequence[Line]) -> str:
-    """Write the results as Markdown, a section per machine, the last of each case."""
+    """Write the results as Markdown, a section per machine and commit, the last of each case."""
     written: list[str] = []
-    for one in dict.fromkeys(machine(line["facts"]) for line in lines):
-        its = [line for line in lines if machine(line["facts"]) == one]
+    for one in dict.fromkeys(together(line["facts"]) for line in lines):
+        its = [line for line in lines if together(line["facts"]) == one]
         facts = its[-1]["facts"]
         written += ["", ", ".join(f"{name} {value}" for name, value in facts.items()) + "."]
         written += ["", *(f"| {' | '.join(cells)} |" for cells in (HEAD, ("---",) * len(HEAD)))]

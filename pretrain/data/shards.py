@@ -56,7 +56,7 @@ class Shard:
                 f"a shard is called {self.name!r}: letters, digits, _, - and . only, 200 at most"
             )
         digits = isinstance(self.sha256, str) and re.fullmatch("[0-9a-f]{64}", self.sha256)
-        if type(self.bytes) is not int or not digits:
+        if type(self.bytes) is not int or not 0 <= self.bytes < 2**63 or not digits:
             raise ValueError(f"shard {self.name} lacks bytes or sha256")
 
 

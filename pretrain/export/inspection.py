@@ -270,5 +270,9 @@ def _object(values: Mapping[str, Any], name: str, path: Path) -> Mapping[str, An
 
 
 def _metrics(metrics: Mapping[str, Any]) -> str:
-    numbers = {k: v for k, v in metrics.items() if isinstance(v, (int, float))}
+    numbers = {
+        name: value
+        for name, value in metrics.items()
+        if isinstance(value, (int, float)) and not abs(value) >= 2**63  # some ints are no float
+    }
     return ", ".join(f"{name} {value:.4f}" for name, value in numbers.items()) or "none"

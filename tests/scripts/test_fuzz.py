@@ -8,6 +8,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,6 +72,13 @@ def old_torch_file(pickled: bytes) -> bytes:
     return head + pickled
 
 
+def shard_index(**wrong: Any) -> bytes:
+    shard = {"name": "a.tar", "bytes": 1024, "sha256": "0" * 64, **wrong}
+    samples = {"name": ["b"], "class": [0], "shard": [0], "offset": [0], "size": [9]}
+    index = {"format": 1, "classes": ["a"], "shards": [shard], "samples": samples}
+    return json.dumps(index).encode()
+
+
 def png_that_states_more() -> bytes:
     whole = bytes(cv2.imencode(".png", np.zeros((9, 9, 3), np.uint8))[1])
     assert whole.endswith(b"\0\0\0\0IEND\xaeB`\x82")
@@ -124,19 +132,19 @@ INPUTS = {
         + b"0" * 5000
         + b", 1]}]",
     ],
-    "metrics": [b"\xff\n", b'{"step": "a"}\n', b"[" * 100_000 + b"\n", b"3\n"],
+    "metrics": [
+        b'{"step": 1, "a": 1' + b"0" * 400 + b"}\n",
+        b"\xff\n",
+        b'{"step": "a"}\n',
+        b"[" * 100_000 + b"\n",
+        b"3\n",
+    ],
     "recipe": [b'{"a": 1' + b"0" * 5000 + b"}", b"[" * 100_000, b"\xff"],
     "shard-index": [
         b"[" * 100_000,
         b'{"format": 1' + b"0" * 5000 + b"}",
-        json.dumps(
-            {
-                "format": 1,
-                "classes": ["a"],
-                "shards": [{"name": "9" * 5000, "bytes": 1024, "sha256": "0" * 64}],
-                "samples": {"name": ["b"], "class": [0], "shard": [0], "offset": [0], "size": [9]},
-            }
-        ).encode(),
+        shard_index(name="9" * 5000),
+        shard_index(bytes=10**3000),
     ],
 }
 

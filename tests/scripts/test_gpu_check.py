@@ -111,10 +111,17 @@ def test_each_part_has_its_limit_and_a_second_call_does_what_is_missing(
         ("slow", "done"),
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.txt", "results.jsonl"]
-    # Of another machine nothing is there yet.
-    monkeypatch.setattr(torch, "__version__", "9.9")
-    assert check("run", "--out", tmp_path, "--tiny", "quick")[0] == 0
-    assert results(tmp_path)[-3:] == first[:3]
+    # Of another commit, and of another machine, nothing is there yet.
+    for target, name, value in (
+        (measure, "_commit", lambda: "abd"),
+        (torch, "__version__", "9.9"),
+    ):
+        before = len(results(tmp_path))
+        monkeypatch.setattr(target, name, value)
+        assert check("run", "--out", tmp_path, "--tiny", "quick")[0] == 0
+        assert results(tmp_path)[before:] == first[:3]
+    table = check("table", "--out", tmp_path)[1]
+    assert [line.count("commit ab") for line in table.splitlines() if "commit" in line] == [1] * 3
 
 
 def test_no_part_starts_that_may_not_end_in_time(check: Any, tmp_path: Path) -> None:
@@ -123,7 +130,7 @@ def test_no_part_starts_that_may_not_end_in_time(check: Any, tmp_path: Path) -> 
 
 
 def test_what_failed_comes_last(tmp_path: Path) -> None:
-    facts = dict.fromkeys(gpu_check.MACHINE, "x")
+    facts = dict.fromkeys(gpu_check.TOGETHER, "x")
     lines = [{"part": "a", "facts": facts, "ended": "stopped after 9 s"}] * 2
     lines.append({"part": "b", "facts": facts, "ended": "done"})
     lines.append({"part": "c", "facts": facts, "ended": "interrupted"})
@@ -165,6 +172,28 @@ def test_a_part_ends_with_the_call(
     assert left.value.code == 128 + number
     assert not _runs(int(noted.read_text()))
     assert list((tmp_path / "out").glob("*.part.jsonl"))  # kept for the next call
+
+
+def test_a_part_ends_with_a_call_that_is_killed(
+    check: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With SIGKILL the call can do nothing any more; nor does what the part has started stay."""
+    noted = tmp_path / "pid"
+    monkeypatch.setitem(
+        PROGRAMS,
+        "quick",
+        f"open({str(noted)!r}, 'w').write(str(subprocess.Popen(['sleep', '60']).pid)); "
+        "import os; os.kill(os.getppid(), 9); time.sleep(60)",
+    )
+    call = os.fork()
+    if not call:
+        check("run", "--out", tmp_path / "out", "--tiny", "quick")
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(call, 0)[1]) == -signal.SIGKILL
+    pid, deadline = int(noted.read_text()), time.monotonic() + 10
+    while _runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(pid)
 
 
 def test_a_part_that_is_stopped_leaves_no_process(
