@@ -1,5 +1,6 @@
 """What image headers show before any image is decoded: turned photos, and the same twice."""
 
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
@@ -84,6 +85,28 @@ def count_shared(
                 digests[head] = {_digest(path) for path in alike[head]}
             count += _digest(image.path) in digests[head]
     return count
+
+
+def repeated(
+    images: Sequence[LabelledImage], heads: Sequence[tuple[int, bytes]]
+) -> list[tuple[Path, Path]]:
+    """Return images whose picture an image before shows, too, each behind that one.
+
+    COCO's ids can name one file twice, and copies have names of their own.
+    """
+    first: dict[Path | bytes, Path] = {}
+    alike = Counter(head for head in heads if head[0])
+    pairs = []
+    for image, head in zip(images, heads, strict=True):
+        keys: list[Path | bytes] = [image.path.resolve()]
+        if alike[head] > 1:
+            keys.append(_digest(image.path))
+        other = next((first[key] for key in keys if key in first), None)
+        if other is not None:
+            pairs.append((other, image.path))
+        for key in keys:
+            first.setdefault(key, image.path)
+    return pairs
 
 
 def _digest(path: Path) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
-from common.runs.data_parts import IMAGES, digest
+from common.runs.data_parts import IMAGES, digest, file_sizes
 from detect.data.dataset import LabelledImage
 
 
@@ -23,6 +23,7 @@ def data_parts(
         "class list": ", ".join(classes),
         IMAGES: blake2b(listed, digest_size=8).hexdigest(),
         "annotations of the training images": digest(_objects(train)),
+        **file_sizes([image.path for image in train]),
         "validation images": digest(_ids(val)),
         "annotations of the validation images": digest(_objects(val)),
     }

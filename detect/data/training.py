@@ -14,7 +14,7 @@ from detect.data.checks import (
     unseen,
 )
 from detect.data.dataset import DetectionData, LabelledImage, shown
-from detect.data.heads import count_shared, count_turned, read_heads, refuse_misfits
+from detect.data.heads import count_shared, count_turned, read_heads, refuse_misfits, repeated
 from detect.data.options import DataOptions
 from detect.data.splits import NO_SET, limit_images, training_sets
 
@@ -126,6 +126,11 @@ def look_over(data: DetectionData, options: DataOptions, found: TrainingData) ->
         warnings.append(
             f"training images among the {len(val)} validation images: {shared}; what is measured "
             "on them says nothing of others"
+        )
+    if pairs := repeated(train, heads):
+        warnings.append(
+            f"training images whose picture another one has, too: {len(pairs)}, such as "
+            f"{pairs[0][1].name} and {pairs[0][0].name}; keep one, with all objects"
         )
     turned = count_turned(train, heads) + count_turned(val, val_heads)
     if turned:

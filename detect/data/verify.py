@@ -284,6 +284,12 @@ def _warnings(
         never = unseen(data.classes, one)
         if never and len(never) < len(data.classes):
             warnings.append(f"{found.name} has no object of {', '.join(map(shown, never))}")
+        if pairs := _repeated(found):
+            first, second = pairs[0]
+            warnings.append(
+                f"images of {found.name} whose picture another one has, too: {len(pairs)}, such as "
+                f"{shown(second)} and {shown(first)}"
+            )
     if data.metric == "voc":
         annotations = [a for found in sets for a in found.annotations]
         if look := coordinates_look(all_boxes(annotations), options.counted):
@@ -294,6 +300,20 @@ def _warnings(
             if shared and (named or not _contains(other.name, found.name)):
                 warnings.append(f"images both in {other.name} and in {found.name}: {shared}")
     return warnings
+
+
+def _repeated(found: _Set) -> list[tuple[str, str]]:
+    """Return the ids of images whose file, or a copy of it, an image before has."""
+    before: dict[object, str] = {}
+    pairs = []
+    for entry, result in zip(found.entries, found.results, strict=True):
+        keys = [key for key in (result.path, result.digest) if key]
+        other = next((before[key] for key in keys if key in before), None)
+        if other is not None:
+            pairs.append((other, entry.image_id))
+        for key in keys:
+            before.setdefault(key, entry.image_id)
+    return pairs
 
 
 def _contains(one: str, other: str) -> bool:

@@ -18,7 +18,7 @@ from common.errors import InputError
 from common.images.loading import Reading, stream
 from common.images.sampling import MicroBatch
 from common.images.transfer import transferred
-from common.runs.data_parts import IMAGES, Parts, digest
+from common.runs.data_parts import IMAGES, Parts, digest, file_sizes
 from common.text import in_line
 from pretrain.data.augment import ResidentImages, eval_image, train_image
 from pretrain.data.datasets import load
@@ -163,6 +163,7 @@ def data_parts(train: Split, val: Split) -> Parts:
         "class list": ", ".join(map(in_line, train.classes)),
         IMAGES: train.digest,
         "names of the training images": digest(_names(train.images)),
+        **(file_sizes(train.images.paths) if isinstance(train.images, FileSet) else {}),
         "validation images": digest([val.digest, *_names(val.images)]),
     }
 

@@ -209,6 +209,27 @@ def test_a_copy_of_a_training_image_validates(train: Run, devkit: Path) -> None:
     assert "warning: training images among the 2 validation images: 1;" in out
 
 
+@pytest.mark.parametrize("how", ["file", "copy"])
+def test_a_picture_of_two_images_is_said(
+    train: Run, call_command: Run, tmp_path: Path, how: str
+) -> None:
+    data = formats.write_coco(tmp_path / "coco", formats.draw_objects())
+    path = data / "annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    name = content["images"][0]["file_name"]
+    if how == "copy":
+        name = shutil.copy(data / "images" / name, data / "images" / "copy.jpg").name
+    content["images"].append({**content["images"][0], "id": 99, "file_name": name})
+    path.write_text(json.dumps(content))
+    code, out, err = call_command(command, "verify", "--data", data, "--workers", 0)
+    assert code == 0, err
+    told = "images of train whose picture another one has, too: 1, such as 99 and 7"
+    assert f"warning: {told}" in out
+    code, out, err = train(data, "--dry-run")
+    assert code == 0, err
+    assert "warning: training images whose picture another one has, too: 1, such as " in out
+
+
 def test_images_that_begin_alike_are_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +322,11 @@ def moved(devkit: Path) -> None:
     rewrite(devkit, lambda xml: xml.replace("<xmax>64<", "<xmax>63<"))
 
 
+def repainted(devkit: Path) -> None:
+    path = devkit / "VOC2024/JPEGImages/img_001.jpg"
+    cv2.imwrite(str(path), np.zeros_like(cv2.imread(str(path))))
+
+
 CHANGES = {
     "classes": (
         swapped,
@@ -308,6 +334,10 @@ CHANGES = {
     ),
     "objects": (moved, "the annotations of the training images"),
     "images": (lambda devkit: lists(devkit, train="1 0 2 3"), "the training images"),
+    "pictures": (
+        repainted,
+        "the files of the training images, by their sizes",
+    ),
     "fewer": (lambda devkit: lists(devkit, train="0 1 2"), "4 images then, 3 now"),
     "validation": (lambda devkit: lists(devkit, val="5 4"), "the validation images"),
 }

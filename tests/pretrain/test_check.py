@@ -105,10 +105,15 @@ def test_a_changed_rate_is_named_with_the_first_step(run: Run, copy: Path) -> No
 def test_a_changed_image_is_named_by_its_step(
     run: Run, copy: Path, folders: Path, tmp_path: Path
 ) -> None:
-    """The data are known by names; what is in a file shows in the first step that sees it."""
+    """Files are known by names and sizes; the rest shows in the first step that sees it."""
     data = shutil.copytree(folders, tmp_path / "data")
     path = data / "train" / "ant" / "3.jpg"
     cv2.imwrite(str(path), 255 - np.asarray(cv2.imread(str(path))))
+    code, out, err = run("check", copy, "--steps", "0:6", "--data", data)
+    assert code == 1 and "not as it was: the files of the training images" in out
+    assert "differ now" in err
+    pixels = folders / "train" / "ant" / "3.jpg"
+    path.write_bytes(path.read_bytes()[: pixels.stat().st_size].ljust(pixels.stat().st_size, b"."))
     code, out, err = run("check", copy, "--steps", "0:6", "--data", data)
     assert (code, "not as it was" in out) == (1, False)
     assert "differ now" in err and "so a file or a memory was changed" in err

@@ -124,6 +124,10 @@ def change_training(data: Path) -> None:
     first.rename(first.with_name("zebra.png"))
 
 
+def change_a_picture(data: Path) -> None:
+    cv2.imwrite(str(min((data / "train/bee").iterdir())), np.zeros((32, 32, 3), np.uint8))
+
+
 def change_validation(data: Path) -> None:
     draw(data, {"val/ant": 1}, seed=7)
 
@@ -133,6 +137,7 @@ def change_validation(data: Path) -> None:
     [
         (change_classes, "the class list: ant, bee then, aardvark, ant now"),
         (change_training, "the names of the training images"),
+        (change_a_picture, "the files of the training images, by their sizes"),
         (change_validation, "the validation images"),
     ],
 )

@@ -1,6 +1,9 @@
 """What changed in the data of a run is named."""
 
-from common.runs.data_parts import IMAGES, changes, digest
+from pathlib import Path
+from typing import Any
+
+from common.runs.data_parts import FILES, IMAGES, changes, digest, file_sizes
 
 
 def test_a_digest_tells_order_and_bounds_apart() -> None:
@@ -27,3 +30,32 @@ def test_a_checkpoint_of_an_older_version_knows_the_images_alone() -> None:
     now = {IMAGES: "0123456789abcdef", "class list": "cat"}
     assert changes("0123456789abcdef", now) == []
     assert changes("fedcba9876543210", now) == [f"the {IMAGES}"]
+
+
+def test_other_pictures_under_the_same_names(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"x" * (number + 1))
+    before = file_sizes(paths)
+    assert changes(before, file_sizes(paths)) == []
+    paths[0].write_bytes(b"xx")
+    paths[1].write_bytes(b"x")  # the two are swapped
+    assert changes(before, file_sizes(paths)) == [f"the {FILES}"]
+    paths[2].unlink()
+    assert changes(before, file_sizes(paths)) == [f"the {FILES}"]
+    # A version that did not look, or images in shards.
+    assert changes({"a": "1"}, {"a": "1", **before}) == changes({"a": "1", **before}, {"a": "1"})
+    assert changes({"a": "1", **before}, {"a": "1"}) == []
+
+
+def test_of_many_files_two_thousand_are_asked(tmp_path: Path) -> None:
+    (tmp_path / "a").touch()
+    asked = []
+
+    class Counted(list[Path]):
+        def __getitem__(self, number: Any) -> Any:
+            asked.append(number)
+            return super().__getitem__(number)
+
+    file_sizes(Counted([tmp_path / "a"] * 5001))
+    assert len(asked) == 1667 and asked[0] == 0 and asked[-1] > 4990
