@@ -5,11 +5,13 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -20,7 +22,7 @@ from common.text import in_csv
 from detect.report.comparison import Comparison
 from detect.report.drawing import charts
 from detect.report.drawing.boxes import drawable
-from detect.report.drawing.style import LIGHT, RUN_COLOURS
+from detect.report.drawing.style import LESS, LIGHT, MORE, RUN_COLOURS
 from detect.report.sections.calibration import reliability
 from detect.report.sections.classes import class_dots
 from detect.report.sections.diagrams import shown_classes, training_lines
@@ -32,22 +34,30 @@ from detect.report.sections.errors import (
     shares,
 )
 from detect.report.sections.summary import map_dots
+from detect.report.verdicts import on_images
 from detect.report.writers.blocks import Dots
 
 DPI = 150
+_TITLE_SIZE = 9.0  # points
 _WIDE = 9.0  # inches
 _COLOURS = charts.Colours(
     LIGHT["ink"], LIGHT["rule"], tuple(LIGHT[f"run-{run + 1}"] for run in range(RUN_COLOURS))
 )
+_SHADES = LinearSegmentedColormap.from_list(
+    "shades", [tuple(part / 255 for part in colour) for colour in (LESS, (255, 255, 255), MORE)]
+)  # those of the page
 
 Row = Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart: its file name without ending, what draws it, and its numbers under their heads."""
+    """A chart, and its numbers under their heads."""
 
     name: str
+    """Of the files, without ending."""
+    title: str
+    """What it shows; the images are named beside it."""
     draw: Callable[[], Figure]
     rows: Sequence[Row]
 
@@ -59,6 +69,7 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
     with matplotlib.rc_context({**charts.OPTIONS, "svg.hashsalt": "report"}):
         for chart in all_charts(comparison):
             figure = chart.draw()
+            _title(figure, chart.title, on_images(comparison))
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once for both files
             for kind in ("png", "svg"):
@@ -67,6 +78,19 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
             paths.append(folder / f"{chart.name}.csv")
             write_text(paths[-1], _csv(chart.rows))
     return paths
+
+
+def _title(figure: Figure, title: str, images: str) -> None:
+    """Say above a chart what it shows of which images."""
+    told = [*wrap(title, _letters_across(figure)), *wrap(images, _letters_across(figure))]
+    text = "\n".join(map(drawable, told))
+    figure.suptitle(text, x=0.01, ha="left", fontsize=_TITLE_SIZE, color=_COLOURS.ink)
+    height = 1.35 * _TITLE_SIZE / 72 * len(told)
+    figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + height)
+
+
+def _letters_across(figure: Figure) -> int:
+    return int(figure.get_figwidth() * 72 / (0.6 * _TITLE_SIZE))
 
 
 def _save(figure: Figure, path: Path, kind: str) -> None:
@@ -87,16 +111,33 @@ def all_charts(comparison: Comparison) -> Iterator[Chart]:
     """Yield the charts that there are data for."""
     runs = comparison.runs
     plots = map_dots(comparison)
-    yield Chart("map", lambda: _dots(plots), _dot_rows(plots, comparison))
+    interval = "with 95% intervals over images"
+    yield Chart("map", f"mAP {interval}", lambda: _dots(plots), _dot_rows(plots, comparison))
     by_class = class_dots(comparison)
-    yield Chart("classes", lambda: _dots([by_class], comparison), _dot_rows([by_class], comparison))
-    yield Chart("curves", lambda: _curves(comparison), list(_curve_rows(comparison)))
+    yield Chart(
+        "classes",
+        f"{by_class.caption.partition(',')[0]} {interval}",
+        lambda: _dots([by_class], comparison),
+        _dot_rows([by_class], comparison),
+    )
+    curves = list(_curve_rows(comparison))
+    yield Chart("curves", "Precision-recall curves", lambda: _curves(comparison), curves)
     bars = error_bars(runs)
     heads = ("kind", *bars.runs)
     values = [(name, *group) for name, group in zip(bars.names, bars.values, strict=True)]
-    yield Chart("errors", lambda: _errors(comparison), [heads, *values])
+    yield Chart(
+        "errors",
+        "Gain of mAP (area) if one kind of error were corrected (TIDE)",
+        lambda: _errors(comparison),
+        [heads, *values],
+    )
     kept = confused(runs)
-    yield Chart("confusion", lambda: _confusion(comparison, kept), list(_matrix_rows(comparison)))
+    yield Chart(
+        "confusion",
+        "Confusion: of the objects of a class, the share taken for each, percent",
+        lambda: _confusion(comparison, kept),
+        list(_matrix_rows(comparison)),
+    )
     bins = reliability(runs)
     if bins:
         rows: list[Row] = [
@@ -106,6 +147,7 @@ def all_charts(comparison: Comparison) -> Iterator[Chart]:
         ]
         yield Chart(
             "calibration",
+            "Calibration: how often detections of a score are true",
             lambda: _reliability(comparison, bins),
             [("run", "score", "share true", "detections"), *rows],
         )
@@ -119,6 +161,7 @@ def all_charts(comparison: Comparison) -> Iterator[Chart]:
         ]
         yield Chart(
             "training",
+            "Training curves of the detectors",
             lambda: _training(comparison, lines),
             [("quantity", "run", "epoch", "value"), *rows],
         )
@@ -281,7 +324,7 @@ def _draw_matrix(
     axes: Axes, title: str, part: NDArray[np.float64], names: Sequence[str], signed: bool
 ) -> None:
     differs = bool(signed and (part < 0).any())
-    axes.imshow(part, cmap="PuOr" if differs else "Blues", vmin=-1 if differs else 0, vmax=1)
+    axes.imshow(part, cmap=_SHADES, vmin=-1, vmax=1)
     axes.set_title(title, fontsize=8)
     axes.set(xlabel="detected", ylabel="true")
     axes.tick_params(length=0)
@@ -293,7 +336,7 @@ def _draw_matrix(
         return
     for row, column in zip(*np.nonzero(np.abs(part) >= 0.005), strict=True):
         value = part[row, column]
-        colour = "#ffffff" if abs(value) > 0.55 else LIGHT["ink"]
+        colour = "#ffffff" if value > 0.7 else LIGHT["ink"]
         axes.text(
             column, row, f"{100 * value:{'+' if differs else ''}.0f}",
             ha="center", va="center", color=colour, fontsize=6,

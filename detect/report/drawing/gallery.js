@@ -39,7 +39,7 @@ function startGallery(box, data) {
     const wrong = shown.filter(d => isFalse(d.kind)).length;
     const cut = image.left[run] && shown.length * 7 === image.found[run].length;
     return { found: objects.filter(o => o.found[run]).length, of: objects.length,
-      wrong: cut ? `${wrong} or more` : String(wrong) };
+      wrong: state.own ? image.false[run] : cut ? `${wrong}+` : wrong };
   }
   function hasError(image, run) {
     const kind = state.error;
@@ -226,8 +226,9 @@ function startGallery(box, data) {
   }
   function drawPage() {
     const first = state.page * PAGE, part = state.shown.slice(first, first + PAGE);
-    place.textContent = part.length ? `${first + 1} to ${first + part.length} of `
-      + `${state.shown.length} images` : "No image is like that.";
+    const number = value => value.toLocaleString("en");
+    place.textContent = part.length ? `${number(first + 1)} to ${number(first + part.length)} of `
+      + `${number(state.shown.length)} images` : "No image is like that.";
     previous.disabled = state.page === 0;
     next.disabled = first + PAGE >= state.shown.length;
     thumbs.replaceChildren(...part.map((image, i) => {
@@ -282,7 +283,8 @@ function startGallery(box, data) {
   function drawOpen() {
     const image = state.shown[state.open];
     if (!image) return dialog.close();
-    head.textContent = `${image.id} (${state.open + 1} of ${state.shown.length})`;
+    head.textContent = `${image.id} (${(state.open + 1).toLocaleString("en")} of `
+      + `${state.shown.length.toLocaleString("en")})`;
     const drawn = ["objects", ...runs.map((_, i) => String(i))].map(view => make("figure", {},
       photo(image, view, true),
       make("figcaption", {}, make("b", { textContent: nameOf(view) }), ": ",

@@ -34,7 +34,7 @@ DARK = {
 }
 RUN_COLOURS = 6
 
-_MORE, _LESS = (40, 120, 205), (214, 110, 30)
+MORE, LESS = (40, 120, 205), (214, 110, 30)
 _DARKEST = 0.55  # the ink stays readable on it in both schemes
 
 
@@ -43,7 +43,7 @@ def shade(share: float) -> str:
 
     A difference of shares has the second colour where it is below 0.
     """
-    red, green, blue = _MORE if share >= 0 else _LESS
+    red, green, blue = MORE if share >= 0 else LESS
     return f"rgba({red}, {green}, {blue}, {_DARKEST * min(1.0, abs(share)):.3f})"
 
 

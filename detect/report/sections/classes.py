@@ -85,9 +85,10 @@ def class_dots(comparison: Comparison) -> Dots:
         rows.append(DotRow(name, dots, text, bool(apart)))
     rows.sort(key=lambda row: -sum(dot.value for dot in row.dots))
     labels = ("", *(run.label for run in runs[1:])) if len(runs) > 2 else ()
+    measure = {"11point": "AP (11-point)", "area": "AP (area)"}[comparison.kind]
     if not several:
-        return Dots("AP, percent", "percent", tuple(rows))
-    caption = f"Difference of AP to {runs[0].label}, points"
+        return Dots(f"{measure}, percent", "percent", tuple(rows))
+    caption = f"Difference of {measure} to {runs[0].label}, points"
     return Dots(caption, "points", tuple(rows), True, labels)
 
 

@@ -107,20 +107,21 @@ def choose(finds: Finds, number: int = 3) -> list[tuple[str, int]]:
             chosen.append((title, int(np.argmax(value))))
 
     last = len(finds.found) - 1
+    name, everybody = finds.comparison.runs[last].label, "both" if last == 1 else "all"
     everyone = finds._on_images(finds.found.all(axis=0) & finds.counted)
     nobody = finds._on_images(~finds.found.any(axis=0) & finds.counted)
     errors = finds.missed_on[last] + finds.false_on[last]
     if last:
         some = finds._on_images(np.asarray(finds.found.any(axis=0) & ~finds.found.all(axis=0)))
-        take("Most gained", finds.gained(last) - 0.5 * finds.lost(last))
-        take("Most lost", finds.lost(last) - 0.5 * finds.gained(last))
-        take("Missed by all", nobody)
-        take("Found by some", some)
-        take("Found by all", everyone)
+        take(f"Most gained by {name}", finds.gained(last) - 0.5 * finds.lost(last))
+        take(f"Most lost by {name}", finds.lost(last) - 0.5 * finds.gained(last))
+        take(f"Most missed by {everybody}", nobody)
+        take("Most found by some", some)
+        take(f"Most found by {everybody}", everyone)
     else:
         take("Most errors", errors)
         take("Found, few errors", everyone / (1.0 + errors))
-        take("Missed", nobody)
+        take("Most missed", nobody)
     take("False detections", finds.false_on.max(axis=0))
     while len(chosen) < min(number, len(errors)):
         take("As it is", np.ones(len(errors)))

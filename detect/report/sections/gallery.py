@@ -44,6 +44,23 @@ class Pictures:
     no_file: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How many detections of an image and run are kept, those with the highest scores."""
+
+    shown: int
+    """Of those from the threshold of the run on."""
+    any_score: int
+    """Of all; no more than `shown`."""
+
+    @property
+    def more(self) -> str:
+        """What is kept beyond `any_score`, in words."""
+        if self.shown == self.any_score:
+            return ""
+        return f", and up to {self.shown} from that score on"
+
+
 def gallery(finds: Finds, megabytes: float) -> Section:
     """Build the section of the images.
 
@@ -53,11 +70,11 @@ def gallery(finds: Finds, megabytes: float) -> Section:
     """
     comparison = finds.comparison
     room = int(megabytes * 1e6)
-    boxes_a_run = _boxes_a_run(comparison, room)
-    entries = _entries(finds, boxes_a_run)
+    kept = most_boxes(comparison, room)
+    entries = _entries(finds, kept)
     taken = sum(len(json.dumps(entry, separators=(",", ":"))) for entry in entries.values())
     pictures = _pictures(finds, room - taken)
-    blocks: list[Block] = [Note(_told(comparison, pictures, boxes_a_run))]
+    blocks: list[Block] = [Note(_told(comparison, pictures, kept))]
     if not pictures.content:
         return Section("images", "Images", tuple(blocks))
     shown = [image for image in finds.order if image in pictures.content]
@@ -79,20 +96,21 @@ def gallery(finds: Finds, megabytes: float) -> Section:
     return Section("images", "Images", tuple(blocks))
 
 
-def _told(comparison: Comparison, pictures: Pictures, boxes_a_run: int) -> str:
+def _told(comparison: Comparison, pictures: Pictures, kept: Kept) -> str:
     total, shown = len(comparison.pictures), len(pictures.content)
     if not shown and not pictures.no_room:
         return "The images are not where the data is, so no picture is shown."
     by = "the runs differ most" if len(comparison.runs) > 1 else "most is wrong"
-    told = f"{count(shown, 'image')} of {total}, first those on which {by}. "
+    told = f"{count(shown, 'image')} of {total:,}, first those on which {by}. "
     if pictures.no_room:
-        told += f"{pictures.no_room} more do not fit into the size set by --gallery-mb. "
+        told += f"{pictures.no_room:,} more do not fit into the size set by --gallery-mb. "
     if pictures.no_file:
-        told += f"{pictures.no_file} could not be read. "
+        told += f"{pictures.no_file:,} could not be read. "
     return told + (
-        f"Of a run at most {boxes_a_run} detections per image are kept, those with the highest "
-        f"scores, and at most {MOST_LABELS} have labels. Each run begins at the score of its best "
-        "F1. Gained and lost are objects found by one run and not by the first."
+        "Each run begins at the score of its best F1. Of an image and run the "
+        f"{kept.any_score} detections with the highest scores are kept{kept.more}; "
+        f"{MOST_LABELS} at most have labels. Gained and lost are objects found by one run and not "
+        "by the first."
     )
 
 
@@ -146,9 +164,28 @@ def allot(images: int, room: int, first: bool = True) -> list[int]:
 # ---- boxes --------------------------------------------------------------------------------------
 
 
-def _boxes_a_run(comparison: Comparison, room: int) -> int:
-    most = _BOXES_SHARE * room / (_BOX_BYTES * len(comparison.pictures) * len(comparison.runs))
-    return int(min(_MOST_BOXES, max(_FEWEST_BOXES, most)))
+def most_boxes(comparison: Comparison, room: int) -> Kept:
+    """Share out the room for boxes: first to those that are shown at the runs' own thresholds."""
+    images = len(comparison.pictures)
+    found = [run.detections.image for run in comparison.runs]
+    above = [
+        run.detections.image[run.detections.score >= run.analysis.threshold]
+        for run in comparison.runs
+    ]
+    of_all, of_above = (
+        np.concatenate([np.bincount(part, minlength=images) for part in parts])
+        for parts in (found, above)
+    )
+    most = _BOXES_SHARE * room / _BOX_BYTES
+    shown = any_score = _FEWEST_BOXES
+    while shown < _MOST_BOXES and np.minimum(of_above, shown + 1).sum() <= most:
+        shown += 1
+    certain = np.minimum(of_above, shown)
+    while any_score < shown and np.minimum(
+        of_all, np.maximum(certain, any_score + 1)
+    ).sum() <= most:  # fmt: skip
+        any_score += 1
+    return Kept(shown, any_score)
 
 
 def _range(comparison: Comparison) -> tuple[float, float]:
@@ -183,7 +220,7 @@ def _run_record(run: Run, low: float, high: float) -> dict[str, Any]:
     }
 
 
-def _entries(finds: Finds, boxes_a_run: int) -> dict[int, dict[str, Any]]:
+def _entries(finds: Finds, kept: Kept) -> dict[int, dict[str, Any]]:
     """Return all that the script needs of each image, but for its picture."""
     comparison = finds.comparison
     truth, (low, high) = comparison.truth, _range(comparison)
@@ -203,7 +240,7 @@ def _entries(finds: Finds, boxes_a_run: int) -> dict[int, dict[str, Any]]:
         ]
     )
     of_objects = _by_image(truth.image, objects, len(truth.image_ids))
-    of_runs = [_detections(run, sizes, boxes_a_run, (low, high)) for run in comparison.runs]
+    of_runs = [_detections(run, sizes, kept, (low, high)) for run in comparison.runs]
     return {
         image: {
             "id": truth.image_ids[image],
@@ -211,6 +248,7 @@ def _entries(finds: Finds, boxes_a_run: int) -> dict[int, dict[str, Any]]:
             "objects": of_objects[image],
             "found": [rows[image] for rows, _ in of_runs],
             "left": [int(left[image]) for _, left in of_runs],
+            "false": finds.false_on[:, image].tolist(),
         }
         for image in range(len(truth.image_ids))
     }
@@ -222,7 +260,7 @@ def thousandths(box: NDArray[np.float64]) -> NDArray[np.int64]:
 
 
 def _detections(
-    run: Run, sizes: NDArray[np.int64], most: int, ends: tuple[float, float]
+    run: Run, sizes: NDArray[np.int64], most: Kept, ends: tuple[float, float]
 ) -> tuple[list[list[int]], NDArray[np.int64]]:
     """Return the highest detections of each image in one flat list, and how many are left out."""
     found, kind = run.detections, kinds_of(run)
@@ -230,7 +268,8 @@ def _detections(
     image = found.image[order]
     starts = np.searchsorted(image, np.arange(len(sizes) + 1))
     place = np.arange(len(order)) - starts[image]
-    kept = order[place < most]
+    certain = (found.score[order] >= run.analysis.threshold) & (place < most.shown)
+    kept = order[certain | (place < most.any_score)]
     columns = np.column_stack(
         [
             found.label[kept],
@@ -239,7 +278,7 @@ def _detections(
             thousandths(found.box[kept] / sizes[found.image[kept]]),
         ]
     )
-    left = np.maximum(0, np.diff(starts) - most)
+    left = np.diff(starts) - np.bincount(found.image[kept], minlength=len(sizes))
     return _by_image(found.image[kept], columns, len(sizes)), left
 
 

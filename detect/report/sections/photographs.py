@@ -111,23 +111,22 @@ def _named(finds: Finds, image: int) -> str:
 def legend(comparison: Comparison, of_a_run: bool = False) -> Drawings:
     """Explain the outlines: who found an object; with `of_a_run`, what a run's detections are."""
     labels = [run.label for run in comparison.runs]
-    kinds: dict[str, str] = {}
-    if len(labels) == 2:
+    true, missed = ", or a true detection", ", or missed"
+    if len(labels) == 1:
+        kinds, true, missed = {"all": "true detection", "none": "missed object"}, "", ""
+    elif len(labels) == 2:
         kinds = {
             "all": "found by both",
             "first": f"found by {labels[0]} alone",
             "second": f"found by {labels[1]} alone",
             "none": "found by neither",
         }
-    elif len(labels) > 2:
+    else:
         kinds = {"all": "found by all", "some": "found by some", "none": "found by none"}
-    if of_a_run or len(labels) == 1:
-        kinds |= {
-            "hit": "true detection",
-            "false": "false detection",
-            "missed": "missed object",
-            "ignored": "difficult, or found there: not counted",
-        }
+    if of_a_run or len(labels) == 1:  # one outline each for what is the same
+        kinds["all"] += true
+        kinds["none"] += missed
+        kinds |= {"false": "false detection", "ignored": "difficult, or found there: not counted"}
     items = tuple(Drawing(sample(kind), name) for kind, name in kinds.items())
     return Drawings("legend", "Outlines", items)
 

@@ -15,6 +15,7 @@ from detect.report.writers.blocks import (
     Dot,
     DotRow,
     Dots,
+    Heading,
     Note,
     Section,
     Table,
@@ -47,7 +48,8 @@ def made(comparison: Comparison) -> Section:
             *_settings_that_differ(runs),
             *_readings(runs),
             *(_run_details(run, runs) for run in runs),
-            Details("How to read the numbers", tuple(map(Text, _definitions(runs[0].voc.iou)))),
+            Heading(3, "How to read the numbers"),
+            *map(Text, _definitions(runs[0].voc.iou)),
         ),
     )
 

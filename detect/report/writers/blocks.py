@@ -254,8 +254,10 @@ def write_value(value: Value, kind: str) -> str:
         return "n/a"
     if isinstance(value, Span):
         return " to ".join(write_value(end, kind) for end in value)
-    if isinstance(value, str) or kind in ("text", "count"):
+    if isinstance(value, str) or kind == "text":
         return str(value)
+    if kind == "count":
+        return f"{value:,}"
     if kind == "number":
         return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}"
     text = f"{100 * value:{'+' if kind == 'points' else ''}.1f}"
@@ -263,5 +265,5 @@ def write_value(value: Value, kind: str) -> str:
 
 
 def count(number: int, one: str, more: str = "") -> str:
-    """Write a number of things: "1 class", "3 classes"."""
-    return f"{number} {one if number == 1 else more or one + 's'}"
+    """Write a number of things: "1 class", "3 classes", "4,952 images"."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"

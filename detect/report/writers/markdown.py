@@ -60,8 +60,8 @@ def _block(block: Block, charts: str) -> str:
 def _as_table(matrix: Matrix) -> Table:
     columns = (Column(matrix.corner), *(Column(name, "count") for name in matrix.names))
     rows = tuple(
-        (Cell(name), *map(Cell, counts))
-        for name, counts in zip(matrix.names, matrix.counts, strict=True)
+        (Cell(name), *map(Cell, texts))
+        for name, texts in zip(matrix.names, matrix.texts, strict=True)
     )
     return Table(matrix.caption, columns, rows)
 

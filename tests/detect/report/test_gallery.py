@@ -16,9 +16,11 @@ from detect.report.sections.finds import Finds, choose
 from detect.report.sections.gallery import (
     DETECTION_KINDS,
     SCALE,
+    Kept,
     allot,
     gallery,
     kinds_of,
+    most_boxes,
     whole_scores,
 )
 from detect.report.sections.label_errors import merge
@@ -60,7 +62,7 @@ def test_gained_is_what_was_found_not_what_was_kept_silent_on():
     assert finds.gained(1).tolist() == [0, 1]
     assert finds.lost(1).tolist() == [0, 0]
     assert finds.order == [1, 0]
-    assert choose(finds)[0] == ("Most gained", 1)
+    assert choose(finds)[0] == ("Most gained by x", 1)
 
 
 @given(st.data())
@@ -113,6 +115,7 @@ def test_the_page_holds_every_image_with_what_was_found(finds):
     assert second["found"][1][:3] == [0, DETECTION_KINDS.index("hit"), 8000]
     assert second["found"][1][7:10] == [1, DETECTION_KINDS.index("background"), 2000]
     assert second["left"] == [0, 0]
+    assert [image["false"] for image in data["images"]] == [[0, 0], [1, 0], [0, 0], [0, 0]]
 
 
 def test_few_of_many_detections_are_kept_the_highest(two_runs):
@@ -130,6 +133,21 @@ def test_few_of_many_detections_are_kept_the_highest(two_runs):
     assert scores == sorted(scores, reverse=True)
     assert scores[0] == 9000
     assert first["left"] == [301 - 60]
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "shown", "any_score"), [(3, 47, 60, 10), (20, 30, 10, 10), (0, 5, 60, 60)]
+)
+def test_room_for_boxes_goes_first_to_those_that_are_shown(above, below, shown, any_score):
+    """Room for 100 on ten images: each has so many above and below the threshold of its run."""
+    image = np.repeat(np.arange(10), above + below)
+    score = np.tile(np.r_[np.full(above, 0.9), np.full(below, 0.1)], 10)
+    run = SimpleNamespace(
+        detections=SimpleNamespace(image=image, score=score),
+        analysis=SimpleNamespace(threshold=0.5),
+    )
+    comparison = Comparison([None] * 10, truth_of([], ["x"], 10), [run], "x")
+    assert most_boxes(comparison, 4 * 100 * 27) == Kept(shown, any_score)
 
 
 @pytest.mark.parametrize("room", [0.005, 0.02, 0.1])

@@ -111,8 +111,8 @@ def test_errors_and_confusion_are_worked_out_by_hand(written):
     ]
     titles = [attributes.get("title") for tag, attributes in page.elements if tag == "td"]
     assert "cat, background: 1" in titles
-    counts = [row[1:] for row in markdown_tables(markdown)["focused, from score 0.80"][2:]]
-    assert counts == [list("200"), list("001"), list("000")]
+    percents = [row[1:] for row in markdown_tables(markdown)["focused, from score 0.80"][2:]]
+    assert percents == [["100", "", ""], ["", "", "100"], ["", "", ""]]
 
 
 def test_speed_and_training_are_shown_where_they_are_recorded(written, two_runs, report):
