@@ -9,7 +9,7 @@ from common.command import cli
 from common.processes import launcher
 from common.runs.terminal import speaking
 from common.storage import read_json
-from common.text import counted, in_line
+from common.text import counted, in_line, say
 from detect.flags import (
     CompareFlags,
     EvaluateFlags,
@@ -159,11 +159,11 @@ def _export(argv: list[str]) -> None:
     card = export_run(
         flags.run, flags.format, flags.out, flags.checkpoint, preprocessing=flags.preprocessing
     )
-    print(
+    say(
         f"wrote {flags.out}: {card['architecture']}, {flags.checkpoint} checkpoint of epoch "
         f"{card['epoch']}, {' '.join(f'{k} {v:.4f}' for k, v in card['metrics'].items())}"
     )
-    print(f"to use it with {flags.format}:\n")
+    say(f"to use it with {flags.format}:\n")
     print("\n".join(f"  {line}" if line else "" for line in card["use"]))
 
 
@@ -214,10 +214,10 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
     analysis = read_json(out / "analysis.json")
     voc, coco, intervals = metrics["voc"], metrics["coco"], analysis["intervals"]
     for note in analysis["reading"]:
-        print(f"note: {note}")
+        say(f"note: {note}")
     for name, values in voc["per_class"].items():
         objects = counted(values["objects"], "object")
-        print(f"{in_line(name):14} {_percent(values['ap_11point'])}  of {objects}")
+        say(f"{in_line(name):14} {_percent(values['ap_11point'])}  of {objects}")
     means = [
         f"{_percent(voc[name])}{_ends(intervals and intervals[name])} ({kind})"
         for name, kind in MAPS.items()
@@ -228,24 +228,24 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
     if read_json(out / "evaluation.json").get("metric") == "coco":
         by_coco += f", AP50 {_percent(coco['ap50'])}, AP75 {_percent(coco['ap75'])}"
         by_voc, by_coco = by_coco, by_voc
-    print(f"{by_voc}; {by_coco}; written to {out / 'metrics.json'}")
+    say(f"{by_voc}; {by_coco}; written to {out / 'metrics.json'}")
     recall = analysis["recall"]
     if recall["differs"]:
         rule, other = (
             ("integers", "float") if recall["rule"] == "integer" else ("floats", "integer")
         )
         theirs = "py-faster-rcnn's comparison" if other == "float" else "integers"
-        print(
+        say(
             f"11-point recall compared in {rule}; {theirs} would give "
             f"{_percent(recall[other]['map_11point']).strip()} "
             f"({', '.join(map(in_line, recall['differs']))} differ); --recall {other} scores so"
         )
     suspected = sum(analysis["label_errors"].values())
     if suspected:
-        print(f"{suspected} likely label errors, ranked: {out / 'label_errors.json'}")
+        say(f"{suspected} likely label errors, ranked: {out / 'label_errors.json'}")
     if analysis["against"]:
         told = [f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in MAPS.items()]
-        print(f"against {analysis['against']['detections']}: {'; '.join(told)}")
+        say(f"against {analysis['against']['detections']}: {'; '.join(told)}")
 
 
 def _ends(interval: dict[str, Any] | None) -> str:
@@ -287,17 +287,17 @@ def _compare(argv: list[str]) -> None:
             " ".join(_percent(value).strip() for value in numbers[side])
             for side in ("baseline", "against")
         )
-        print(f"{kind} mAP: {first} against {second}")
+        say(f"{kind} mAP: {first} against {second}")
         if numbers["low"] is not None:
             value, low, high = (100 * numbers[name] for name in ("difference", "low", "high"))
             better = 100 * numbers["probability_better"]
-            print(
+            say(
                 f"  {value:+.2f} points [{low:+.2f}, {high:+.2f}], "
                 f"better with a probability of {better:.1f}%"
             )
-        print(f"  {numbers['verdict']}")
+        say(f"  {numbers['verdict']}")
     if flags.out:
-        print(f"written to {flags.out / NAME}")
+        say(f"written to {flags.out / NAME}")
 
 
 def _report(argv: list[str]) -> None:
@@ -315,9 +315,9 @@ def _report(argv: list[str]) -> None:
     files = write_report(flags.folders, flags.out, flags.data, flags.label, flags.gallery_mb)
     for file in files:
         if file.parent == flags.out.parent:
-            print(f"wrote {file}")
-    print(f"wrote {len(files) - 4} files of charts to {files[-1].parent}")
-    print(in_line(read_json(files[2])["verdict"]["sentence"]))
+            say(f"wrote {file}")
+    say(f"wrote {len(files) - 4} files of charts to {files[-1].parent}")
+    say(in_line(read_json(files[2])["verdict"]["sentence"]))
 
 
 def main() -> int:

@@ -16,7 +16,7 @@ from common.recipe import Focus
 from common.runs.environment import describe_environment
 from common.runs.finished import FinishedRun, open_run
 from common.storage import sole_writer
-from common.text import counted, in_line
+from common.text import counted, in_line, say
 from common.training.network import prepare
 from detect.data.dataset import DetectionData, Entry, read_all, shown
 from detect.data.opening import open_data
@@ -70,7 +70,7 @@ def evaluate_run(
         with ranks.start(device) as world:
             if world.is_main:
                 for line in looks(opened, test.truth, options):
-                    print(line)
+                    say(line)
                 writing.enter_context(sole_writer(out))
             network = build_detector(run)
             prepare(network, run.recipe.optimization, world.device)
@@ -85,7 +85,7 @@ def evaluate_run(
         write_class_texts(detections, test.truth, out / "voc")
         write_coco_json(detections, test.truth, out / "detections.json")
         if not annotated:
-            print(
+            say(
                 f"{counted(len(detections.score), 'detection')} on "
                 f"{counted(len(test.images), 'image')}, in {out / 'detections.json'}; without "
                 "annotations they are not scored"
@@ -158,7 +158,7 @@ def _open(
     if rest:
         said.append(f"{', '.join(map(shown, rest))} are no classes of the run, and no objects here")
     if launcher.is_main():
-        print("; ".join(map(in_line, said)))
+        say("; ".join(map(in_line, said)))
     if list(opened.classes) != classes:
         options = replace(options, classes=",".join(classes))
     return open_data(data, options), options
@@ -197,7 +197,7 @@ def _speed(
     }
     latency = measure_latency(network, test, recipe, device)
     if latency:
-        print(
+        say(
             f"{rate:.4g} images/s, reading included (batch "
             f"{throughput['batch_size']}); latency p50 {latency['p50_ms']:.4g} ms, "
             f"p90 {latency['p90_ms']:.4g} ms (batch 1, {latency['images']} images, from pixels)"

@@ -14,7 +14,7 @@ from common.errors import InputError, told
 from common.images.photos import Photos, Unreadable, find_photos, stream_photos
 from common.processes import launcher
 from common.storage import sole_writer, write_atomically
-from common.text import counted, in_line
+from common.text import counted, in_line, say
 from detect.predictor import Photo, Prediction, Predictor, prepare
 from detect.report.drawing import boxes
 
@@ -58,14 +58,14 @@ def predict_files(
     predictor = Predictor.load(run, checkpoint, device)
     if photos.passed_over:
         example = in_line(str(photos.passed_over[0]))
-        print(f"{len(photos.passed_over)} other files skipped, such as {example}")
+        say(f"{len(photos.passed_over)} other files skipped, such as {example}")
     threshold = predictor.threshold if score_threshold is None else score_threshold
     origin = predictor.threshold_origin if score_threshold is None else "as asked for"
-    print(f"boxes from score {threshold:.4g} on: {origin}")
+    say(f"boxes from score {threshold:.4g} on: {origin}")
     work = _Work(predictor, photos, out / "pictures", threshold, workers, verbose)
     with sole_writer(out):
         write_atomically(out / "predictions.json", work.write)
-    print(
+    say(
         f"{counted(work.boxes, 'box')} on {counted(work.done, 'photo')}: "
         f"{out / 'predictions.json'}, pictures in {out / 'pictures'}"
     )

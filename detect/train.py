@@ -16,6 +16,7 @@ from common.processes import launcher, ranks
 from common.processes.ranks import World
 from common.runs import ending
 from common.storage import read_json
+from common.text import say
 from common.training import batch_size, launch
 from common.training.network import insert_layer, prepare
 from common.training.task import Metrics, Task, Watch
@@ -126,7 +127,7 @@ def _build(
     weights, card = None, dict[str, Any](recipe_name=SCRATCH)
     if backbone:
         weights, card = load_backbone(backbone, recipe.body)
-    initial = to_begin_with(flags.init, flags.out, flags.resume, say=world.is_main)
+    initial = to_begin_with(flags.init, flags.out, flags.resume, loud=world.is_main)
     if initial:
         card = {"file": str(initial.source), "preprocessing": initial.pixels}
     known = known_pixels(flags.out, flags.resume)
@@ -152,7 +153,7 @@ def _build(
     if initial:
         told = begin_with(network, initial, classes, _HEAD)
         if world.is_main:
-            print(told, flush=True)
+            say(told)
     _insert_layer(network.backbone.body, recipe)
     prepare(network, recipe.optimization, world.device)
     task = Task(
@@ -202,7 +203,7 @@ def _read(
 @cache
 def _say(lines: tuple[str, ...], where: TextIO) -> None:
     """Print once: a dry run reads twice."""
-    print("\n".join(lines), file=where, flush=True)
+    say("\n".join(lines), where)
 
 
 def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[str, list[float]]:

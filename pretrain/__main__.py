@@ -14,7 +14,7 @@ from common.processes import launcher
 from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, check
 from common.runs.terminal import speaking
 from common.storage import to_json
-from common.text import in_line
+from common.text import in_line, say
 from pretrain.recipes import RECIPES, Dataset, Recipe
 from pretrain.recipes.cost import describe
 
@@ -243,11 +243,11 @@ def _export(argv: list[str]) -> None:
     from pretrain.export.backbone_file import export_run
 
     card = export_run(flags.run, flags.format, flags.out, flags.checkpoint, flags.results)
-    print(
+    say(
         f"wrote {flags.out}: {card['architecture']}, {flags.checkpoint} checkpoint of epoch "
         f"{card['epoch']}, {' '.join(f'{k} {v:.4f}' for k, v in card['metrics'].items())}"
     )
-    print(f"to use it with {flags.format}:\n")
+    say(f"to use it with {flags.format}:\n")
     print("\n".join(f"  {line}" if line else "" for line in card["use"]))
 
 
@@ -262,7 +262,7 @@ def _inspect(argv: list[str]) -> None:
     )
     from pretrain.export.inspection import inspect
 
-    print("\n".join(map(in_line, inspect(flags.file))))
+    say("\n".join(map(in_line, inspect(flags.file))))
 
 
 def _verify(argv: list[str]) -> None:
@@ -308,7 +308,7 @@ def _figure(argv: list[str]) -> None:
         workers=flags.workers,
     )
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
 
 
 def main() -> int:

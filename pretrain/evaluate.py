@@ -11,6 +11,7 @@ from common.images.loading import Reading, default_workers
 from common.processes import ranks
 from common.runs.finished import FinishedRun, open_run
 from common.storage import write_json
+from common.text import say
 from common.training.network import put
 from pretrain.data.datasets import has_validation
 from pretrain.data.report import scored_on
@@ -61,7 +62,7 @@ def evaluate_run(
         if world.is_main:  # standard output is for the result alone
             images = run.recipe.images
             split_off = images.split_by is not None and not has_validation(images.dataset, data)
-            print(scored_on(images, split, split_off=split_off), file=sys.stderr, flush=True)
+            say(scored_on(images, split, split_off=split_off), sys.stderr)
         network = build_classifier(run).eval()
         put(network, run.recipe.optimization, world.device)
         result: dict[str, Any] = {

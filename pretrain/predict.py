@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.images.photos import Unreadable, find_photos, stream_photos
 from common.processes import launcher
 from common.storage import sole_writer, write_atomically
-from common.text import counted, in_csv, in_line
+from common.text import counted, in_csv, in_line, say
 from pretrain.predictor import Prediction, load_predictor
 
 HEAD = ("file_name", "rank", "class", "class_id", "score")
@@ -57,9 +57,9 @@ def predict_files(
     predictor = load_predictor(source, checkpoint, device)
     if photos.passed_over:
         example = in_line(str(photos.passed_over[0]))
-        print(f"{counted(len(photos.passed_over), 'other file')} skipped, such as {example}")
+        say(f"{counted(len(photos.passed_over), 'other file')} skipped, such as {example}")
     for note in predictor.notes:
-        print(note)
+        say(note)
     done: list[str] = []
     unreadable: list[str] = []
 
@@ -93,7 +93,7 @@ def predict_files(
                 out / "predictions.json", lambda listed: write(table, listed)
             ),
         )
-    print(f"{counted(len(done), 'photo')}: {out / 'predictions.csv'}, {out / 'predictions.json'}")
+    say(f"{counted(len(done), 'photo')}: {out / 'predictions.csv'}, {out / 'predictions.json'}")
     if unreadable:
         raise InputError(
             f"{len(unreadable)} of {counted(len(photos.paths), 'photo')} could not be read, named "

@@ -14,7 +14,7 @@ from common.processes import launcher
 from common.processes.ranks import World
 from common.runs import ending
 from common.storage import read_json
-from common.text import in_line
+from common.text import in_line, say
 from common.training import batch_size, launch
 from common.training.network import insert_layer, prepare, takes_single_images, try_layers
 from common.training.task import Metrics, Task, Watch
@@ -94,11 +94,11 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
         report(recipe.images, train, val)
     torch.manual_seed(flags.seed)
     network, at_step = build_model(recipe, len(train.classes))
-    initial = to_begin_with(flags.init, flags.out, flags.resume, say=world.is_main)
+    initial = to_begin_with(flags.init, flags.out, flags.resume, loud=world.is_main)
     if initial:
         told = begin_with(network, initial, train.classes, head=("fc",))
         if world.is_main:
-            print(told, flush=True)
+            say(told)
     try_layers(network, recipe.images.size, _placing(recipe))
     single_images = takes_single_images(network, recipe.images.size)
     prepare(network, recipe.optimization, world.device)
@@ -106,7 +106,7 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
     if recipe.class_weights and train.images:
         weights = balancing_weights(train.images.labels, len(train.classes)).to(world.device)
         if world.is_main:
-            print(_told(weights.tolist(), train.classes), flush=True)
+            say(_told(weights.tolist(), train.classes))
     task = Task(
         model=network,
         num_images=train.num_images,

@@ -28,6 +28,7 @@ from common.command.flags import CheckFlags, RunFlags
 from common.errors import InputError, outcome
 from common.processes.signals import ending_at_once
 from common.storage import file_locks, to_json
+from common.text import say
 
 _COLUMNS = 80
 _TAIL = ("Argument helptext", "For full helptext")
@@ -65,7 +66,7 @@ def dispatch(
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         elif line is not None:
-            print(line, file=sys.stderr)
+            say(line, sys.stderr)
         elif not group:
             raise
         elif not isinstance(error, SystemExit):

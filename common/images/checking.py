@@ -27,7 +27,7 @@ from common.images.decoding import decode_image, read_content
 from common.images.headers import SUFFIXES, read_header
 from common.images.orientation import exif_orientation
 from common.processes.launcher import usable_cores
-from common.text import counted, in_line
+from common.text import counted, in_line, say
 
 _CHUNK = 16
 # libjpeg continues with grey or shifted pixels. Extraneous bytes alone harm none.
@@ -177,7 +177,7 @@ class Report:
         rest = "".join(f"; {remark}" for remark in remarks)
         if self.faults:
             raise InputError(f"{counted(self.faults, 'fault')}, listed above; {told}{noted}{rest}")
-        print(f"no faults; {told}{noted}{rest}")
+        say(f"no faults; {told}{noted}{rest}")
 
 
 # ---- processes ----------------------------------------------------------------------------------

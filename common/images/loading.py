@@ -16,7 +16,7 @@ from common.errors import InputError, SourceError
 from common.images import handing_over
 from common.images.sampling import MicroBatch
 from common.processes.launcher import cores_of_a_rank
-from common.text import in_line
+from common.text import in_line, say
 
 Key = tuple[int, int]
 """Epoch and position of an image: all that its augmentation may depend on, beside the seed."""
@@ -69,9 +69,7 @@ class SkipBad:
             self.record.parent.mkdir(parents=True, exist_ok=True)
             with self.record.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{position} {' '.join(message.split())}\n")  # one write: ranks append
-            print(
-                f"skipped, {len(known) + 1} of at most {self.limit}: {in_line(message)}", flush=True
-            )
+            say(f"skipped, {len(known) + 1} of at most {self.limit}: {in_line(message)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 
 from common.errors import InputError
 from common.storage import open_regular, previous, write_atomically
-from common.text import in_line
+from common.text import in_line, say
 
 _LONGEST_NAME = 200  # characters of a module and a class
 
@@ -139,7 +139,7 @@ def load_last(path: Path) -> dict[str, Any]:
         if not previous(path).exists():
             raise
         problem = error if path.exists() else f"{path} is missing: its writing was cut short"
-        print(f"{in_line(str(problem))}; resuming from {previous(path).name}", flush=True)
+        say(f"{in_line(str(problem))}; resuming from {previous(path).name}")
         state = load(previous(path))
         if path.exists():
             path.replace(path.with_suffix(f".damaged{path.suffix}"))

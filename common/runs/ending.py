@@ -1,6 +1,7 @@
 """What a training says at its end: how good it is, where everything lies, what comes next."""
 
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from common.runs import epoch_lines
 from common.runs.epoch_lines import Column
 from common.runs.metrics_log import read_metrics
 from common.runs.terminal import duration, emit, styled
+from common.text import say
+from common.text.saying import columns as columns_of
 
 
 def end(
@@ -24,8 +27,10 @@ def end(
         following: The command that is likely to come next.
     """
     records = read_metrics(folder)
-    for line in lines(folder, records, metric, columns, following):
-        print(line)
+    for line in lines(folder, records, metric, columns):
+        say(line)
+    # Not `say`: a shell takes the line up again only behind a backslash.
+    print(f"next  {styled(in_lines_of(columns_of(sys.stdout), following), 'bold')}", flush=True)
     emit(
         {
             "run": str(folder),
@@ -41,16 +46,14 @@ def lines(
     records: Sequence[Mapping[str, Any]],
     metric: str,
     columns: Sequence[Column],
-    following: str,
 ) -> list[str]:
-    """Return the lines that a person reads.
+    """Return the lines that a person reads, but for the command that comes next.
 
     Args:
         folder: Of the run.
         records: Of metrics.jsonl.
         metric: That of the best epoch.
         columns: How values are shown.
-        following: The command that is likely to come next.
     """
     told = []
     scored = [record for record in records if record.get(metric) is not None]
@@ -60,8 +63,29 @@ def lines(
         told.append(f"last  {_of(scored[-1], metric, columns)}: {folder / 'last.pt'}")
     seconds = sum(record.get("seconds", 0.0) for record in records)
     told.append(f"log   {folder / 'metrics.jsonl'}; {duration(seconds)} in training steps")
-    told.append(f"next  {styled(following, 'bold')}")
     return told
+
+
+def in_lines_of(columns: int | None, command: str) -> str:
+    """Break a command before its flags, behind backslashes, so that a shell takes it as it is.
+
+    Args:
+        columns: Of a terminal, of which "next  " takes six; None leaves one line.
+        command: As `command` returns it.
+    """
+    parts: list[str] = []
+    for word in map(shlex.quote, shlex.split(command)):
+        if parts and not word.startswith("--"):
+            parts[-1] += f" {word}"  # a value stays with its flag
+        else:
+            parts.append(word)
+    lines = parts[:1]
+    for part in parts[1:]:
+        if columns is None or len(f"      {lines[-1]} {part} \\") <= columns:
+            lines[-1] += f" {part}"
+        else:
+            lines.append(f"  {part}")
+    return " \\\n      ".join(lines)
 
 
 def _of(record: Mapping[str, Any], metric: str, columns: Sequence[Column]) -> str:

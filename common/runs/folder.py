@@ -24,7 +24,7 @@ from typing import IO, Any
 from common.errors import InputError, remedy
 from common.recipe import AnyRecipe, Recipe, from_json, lengthened
 from common.storage import file_locks, read_json, to_json, write_json, write_text
-from common.text import counted
+from common.text import counted, say
 
 Resume = str
 """auto: resume where the folder has a run; never: refuse such a folder; a path: from that file."""
@@ -150,7 +150,7 @@ class RunFolder:
         if old == new:
             return before
         if self.checkpoint_exists():
-            print(f"{self.path}: continues with {new} micro-batches on a rank instead of {old}")
+            say(f"{self.path}: continues with {new} micro-batches on a rank instead of {old}")
         shared = replace(before.optimization, accumulate=new)
         return replace(before, optimization=shared)  # type: ignore[type-var]
 
@@ -161,7 +161,7 @@ class RunFolder:
                 f"{self.path} holds a run of {length}, which cannot be lengthened: "
                 f"{now.tied_to_epochs} depends on their number; choose another --out"
             )
-        print(f"{self.path}: lengthened from {length} to {now.optimization.epochs}")
+        say(f"{self.path}: lengthened from {length} to {now.optimization.epochs}")
 
     @property
     def last(self) -> Path:

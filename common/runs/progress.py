@@ -9,6 +9,7 @@ from typing import Any
 from common.runs import epoch_lines
 from common.runs.epoch_lines import Column
 from common.runs.terminal import duration, has_colour, styled, width
+from common.text import say
 
 _NARROWEST_BAR = 10
 _LINES_A_HEAD = 25
@@ -89,7 +90,7 @@ class Progress:
             return
         drawn = self._drawn
         self._clear()
-        print(text, flush=True)
+        say(text)
         self._write(drawn)
 
     def close(self) -> None:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, TextIO
 
+from common.text.saying import columns
+
 _STYLES = {"bold": "1", "dim": "2", "green": "1;32"}
 _machine: list[TextIO] = []
 """Where `--json` writes: standard output, while what is for people goes to standard error."""
@@ -32,10 +34,7 @@ def has_colour(stream: TextIO) -> bool:
 
 def width(stream: TextIO) -> int:
     """Return the columns of a terminal; 80 where it is none, or does not say."""
-    try:
-        return int(os.environ.get("COLUMNS") or os.get_terminal_size(stream.fileno()).columns) or 80
-    except (OSError, ValueError):  # ValueError: a stream without a file
-        return 80
+    return columns(stream) or 80
 
 
 def duration(seconds: float) -> str:

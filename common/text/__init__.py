@@ -1,4 +1,4 @@
-"""Texts from foreign files, as they may be shown, and numbers with their nouns."""
+"""Texts from foreign files, as they may be shown, numbers with their nouns, lines for people."""
 
 from common.text.counting import counted
 from common.text.escaping import (
@@ -10,6 +10,7 @@ from common.text.escaping import (
     in_markdown,
     shown,
 )
+from common.text.saying import say
 
 __all__ = [
     "counted",
@@ -19,5 +20,6 @@ __all__ = [
     "in_line",
     "in_lines",
     "in_markdown",
+    "say",
     "shown",
 ]

@@ -19,7 +19,7 @@ from common.runs.metrics_log import MetricsLog
 from common.runs.progress import Progress
 from common.runs.results import flatten
 from common.runs.trackers import Trackers
-from common.text import counted
+from common.text import counted, say
 from common.training.checkpointing import TrainingState, begin, extent_of, resume
 from common.training.epoch_means import EpochSums
 from common.training.non_finite import FiniteCheck
@@ -145,7 +145,7 @@ def assembled(
         )
     if saved_by and world.is_main:
         ranks = "" if saved_by == world.size else f" of a run on {counted(saved_by, 'rank')}"
-        print(f"{options.name}: resuming from step {state.step}{ranks}", flush=True)
+        say(f"{options.name}: resuming from step {state.step}{ranks}")
     if folder:
         folder.keep_description()
     steps = Steps(task, recipe, state, sampling, world, finite)
@@ -226,10 +226,9 @@ def _sampling(task: Task, recipe: Recipe, options: Options, world: World) -> Sam
         balanced_over=task.balanced_over,
     )
     if sampling.left_out and world.is_main:
-        print(
+        say(
             f"{options.name}: {counted(sampling.left_out, 'image')} of {num_images:,} left out of "
             f"each epoch, other ones each time: too few for a last batch",
-            flush=True,
         )
     extents = gather(extent_of(task, sampling.steps_per_epoch))
     if any(extent != extents[0] for extent in extents):

@@ -16,6 +16,7 @@ from common.processes import launcher, ranks
 from common.runs.data_parts import Parts
 from common.runs.folder import read_description
 from common.storage import read_json
+from common.text import say
 from common.training.checkpointing import TrainingState
 from common.training.task import Watch
 
@@ -56,11 +57,10 @@ def chosen(flags: Flags, train: Callable[[Flags, Watch], object]) -> Flags:
         ratio = size / optimization.batch_size
         rate = optimization.lr * (ratio if optimization.optimizer == "sgd" else math.sqrt(ratio))
     if launcher.is_main():
-        print(
+        say(
             f"batch size {size}, {'as this run began with' if kept else 'the largest that fits'}; "
             f"learning rate {rate:.4g} (the recipe: {optimization.batch_size}, "
             f"{optimization.lr:.4g})",
-            flush=True,
         )
     return with_batch(flags, size, rate)
 

@@ -20,7 +20,7 @@ from common.recipe import Recipe
 from common.runs import checkpoints
 from common.runs.data_parts import changes
 from common.runs.folder import RunFolder
-from common.text import counted
+from common.text import counted, say
 from common.training.epoch_means import EpochSums
 from common.training.network import compile_network
 from common.training.task import Metrics, Task
@@ -193,10 +193,9 @@ def resume(state: TrainingState, folder: RunFolder | None, asked: str, world: Wo
         ) from error
     if "random" in content:
         if world.is_main:
-            print(
+            say(
                 f"the checkpoint of step {state.step} is of an older version, whose draws came "
-                "from the states of generators: those from here on come from (seed, step, image)",
-                flush=True,
+                "from the states of generators: those from here on come from (seed, step, image)"
             )
         return len(content["random"])
     return int(content["ranks"])

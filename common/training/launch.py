@@ -18,6 +18,7 @@ from common.processes.signals import ending_at_once
 from common.runs import trackers
 from common.runs.environment import describe_environment
 from common.runs.folder import RunFolder
+from common.text import say
 from common.training.certifying import Certifying
 from common.training.loop import train
 from common.training.task import Metrics, Task, Watch
@@ -78,8 +79,8 @@ def launch(
             # Resumes from the checkpoint that the first one saved.
             metrics = _once(description, dry, build, world, watch)
         if world.is_main:
-            print("dry run: two steps, evaluation, save and load went well; nothing is kept")
-            print(_memory_needed(world.device))
+            say("dry run: two steps, evaluation, save and load went well; nothing is kept")
+            say(_memory_needed(world.device))
         return metrics
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from common.errors import InputError
 from common.processes import launcher
 from common.storage import read_json, write_atomically, write_json
-from common.text import in_line, shown
+from common.text import in_line, say, shown
 from common.weights.finding import split_part
 from common.weights.layouts import Layout, check_ending, encode, torchvision_name
 from common.weights.reading import read_weights
@@ -147,7 +147,7 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
         taken = "; ".join(filter(None, (taken, note)))
     card = card or _pixels_of_run(path)
     if taken and launcher.is_main():
-        print(f"{in_line(str(path))}: {taken}", flush=True)
+        say(f"{in_line(str(path))}: {taken}")
     return tensors, card
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.storage import read_json
+from common.text import say
 from common.weights import reading
 from common.weights.backbone import fingerprint, read_card
 from common.weights.finding import split_part
@@ -99,20 +100,20 @@ def known_pixels(out: Path, resume: str) -> dict[str, Any] | None:
     return pixels if isinstance(pixels, dict) else None
 
 
-def to_begin_with(source: Path | None, out: Path, resume: str, *, say: bool) -> Initial | None:
+def to_begin_with(source: Path | None, out: Path, resume: str, *, loud: bool) -> Initial | None:
     """Read what `--init` was given; None where nothing was, or the run is resumed.
 
     Args:
         source: What `--init` was given.
         out: The run folder.
         resume: What `--resume` was given.
-        say: Whether to print that a resumed run passes it over.
+        loud: Whether to print that a resumed run passes it over.
     """
     if source is None:
         return None
     if resumes(out, resume):
-        if say:
-            print(f"{out} resumes from its own checkpoint: --init {source} is ignored", flush=True)
+        if loud:
+            say(f"{out} resumes from its own checkpoint: --init {source} is ignored")
         return None
     return read_initial(source)
 

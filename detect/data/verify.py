@@ -12,7 +12,7 @@ from common.errors import InputError
 from common.images.checking import Report, Result, check_image
 from common.images.decoding import read_content
 from common.images.orientation import NAMES, is_turned
-from common.text import counted, in_line
+from common.text import counted, in_line, say
 from detect.data.checks import (
     Counts,
     all_boxes,
@@ -89,7 +89,7 @@ def verify(
     """
     options = options or DataOptions()
     data = open_data(path, options)
-    print(f"{in_line(str(path))}: {data.kind}, {counted(len(data.classes), 'class')}")
+    say(f"{in_line(str(path))}: {data.kind}, {counted(len(data.classes), 'class')}")
     names = [data.set_called(n.strip()) for n in split.split(",")] if split else list(data.sets)
     report, sets = Report(), []
     if not names:
@@ -129,7 +129,7 @@ def verify(
         *data.notes,
         *(f"warning: {w}" for w in warnings),
     ]
-    print("\n".join(map(in_line, lines)))
+    say("\n".join(map(in_line, lines)))
     report.end(*_remarks(data, sets, named=split is not None))
 
 

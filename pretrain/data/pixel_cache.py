@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError, told
 from common.storage import write_atomically
+from common.text import say
 from pretrain.data.image_sets import FileSet, PixelSet, decode
 
 
@@ -84,7 +85,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
         return None
     except Exception as error:  # a damaged file can raise nearly anything
         reason = " ".join(str(error).split())  # one line
-        print(f"decoding again: the cache {path} cannot be used ({reason})", flush=True)
+        say(f"decoding again: the cache {path} cannot be used ({reason})")
         return None
     return np.asarray(pixels)
 
@@ -117,4 +118,4 @@ def _write(path: Path, pixels: NDArray[np.uint8]) -> None:
         write_atomically(path, write)
     except (OSError, InputError) as error:
         reason = error.__cause__ or error
-        print(f"continuing without a cache: {path} could not be written ({reason})", flush=True)
+        say(f"continuing without a cache: {path} could not be written ({reason})")

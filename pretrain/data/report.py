@@ -7,7 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from common.images.decoding import read_content
-from common.text import counted, in_line
+from common.text import counted, in_line, say
 from pretrain.data.image_sets import FileSet
 from pretrain.data.splits import Split
 from pretrain.recipes import Images
@@ -20,7 +20,7 @@ _MOST_COMPARED = 50_000  # images whose sizes are asked for; `verify` compares a
 def report(images: Images, train: Split, val: Split) -> None:
     """Print classes, images, what was skipped, and what is likely not as it was meant."""
     for line in lines(images, train, val):
-        print(line if len(line) <= 80 else line.replace("; ", "\n      "), flush=True)
+        say(line if len(line) <= 80 else line.replace("; ", "\n      "))
 
 
 def scored_on(images: Images, val: Split, *, split_off: bool) -> str:

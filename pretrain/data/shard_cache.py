@@ -16,6 +16,7 @@ from typing import BinaryIO
 from common.errors import InputError, SourceError
 from common.images.downloading import NotServedError, download, shown
 from common.storage import file_locks, write_atomically
+from common.text import say
 
 CACHE = "SHARD_CACHE"
 """Environment variable: the folder for fetched shards."""
@@ -108,10 +109,9 @@ def fetch_index(url: str, path: Path, known_by: Callable[[bytes], Mapping[str, s
         except NotServedError as error:
             if not path.exists():
                 raise SourceError(f"the index of shards cannot be fetched: {error}") from error
-            print(
+            say(
                 f"the index of shards cannot be fetched ({error}): continuing with what was "
-                f"fetched before, in {path.parent}",
-                flush=True,
+                f"fetched before, in {path.parent}"
             )
             os.utime(path)
             return False
@@ -145,10 +145,9 @@ def _remove_stale(
     stale = [p for p in shards if p.name not in now or now[p.name] != old.get(p.name)]
     for shard in stale:
         shard.unlink()
-    print(
+    say(
         f"the shards were rebuilt: {len(stale)} of the {len(shards)} fetched before are not "
-        f"among them and were removed from {path.parent}",
-        flush=True,
+        f"among them and were removed from {path.parent}"
     )
 
 

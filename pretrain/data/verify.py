@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.checking import Check, Report, Result, check_image, check_path
-from common.text import counted
+from common.text import counted, say
 from pretrain.data.contents import Contents, Members, table, warnings
 from pretrain.data.datasets import Images, Kind, has_validation, load
 from pretrain.data.image_sets import PixelSet
@@ -58,7 +58,7 @@ def verify(kind: Kind, root: Path, workers: int | None) -> None:
         report.check(check, content.names, workers, split, seen=content.add)
     if train is not None and len(train.classes) < 2:
         report.fault(root, "there is one class only, and so nothing to tell apart")
-    print("\n".join([*table(contents), *warnings(contents)]))
+    say("\n".join([*table(contents), *warnings(contents)]))
     remarks = (
         [f"{counted(compared, 'shard')} compared with the SHA-256 of the index"] if compared else []
     )

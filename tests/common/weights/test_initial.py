@@ -164,7 +164,7 @@ def test_a_resumed_run_goes_on_from_its_own(
     out.mkdir()
     described = describe_origin(source, out, "auto")
     assert len(described["init"]) == 64
-    assert to_begin_with(source, out, "auto", say=True) is not None
+    assert to_begin_with(source, out, "auto", loud=True) is not None
     assert known_pixels(out, "auto") is None
     (out / "last.pt").touch()
     write_json(out / "recipe.json", described)
@@ -172,7 +172,7 @@ def test_a_resumed_run_goes_on_from_its_own(
     (source / "best.pt").write_bytes(b"changed")
     assert describe_origin(source, out, "auto") == described
     assert describe_origin(None, out, "auto") == described
-    assert to_begin_with(source, out, "auto", say=True) is None
+    assert to_begin_with(source, out, "auto", loud=True) is None
     assert "resumes from its own checkpoint" in capsys.readouterr().out
     assert known_pixels(out, "auto") == {"mean": [1, 1, 1], "std": [2, 2, 2]}
     assert describe_origin(None, tmp_path / "new", "auto") == {}
