@@ -17,7 +17,8 @@ def test_every_line_fits_and_no_word_is_broken(words, width, indent):
     lines = broken(" " * indent + " ".join(words), width).split("\n")
     assert [word for line in lines for word in line.split()] == words
     assert all(len(line) <= width or len(line.split()) == 1 for line in lines)
-    assert lines[0].startswith(" " * indent)
+    if indent + len(words[0]) <= width:
+        assert lines[0].startswith(" " * indent)
     assert all(line.startswith(" " * (indent + 2)) for line in lines[1:])
 
 
