@@ -92,8 +92,12 @@ class _Reader:
         augmentation = recipe.augmentation
         self.scale = augmentation.scale
         window = recipe.detector.max_size if augmentation.scale else None
-        self.compose = make_augmentation(
-            augmentation.crop, augmentation.flip, augmentation.colour, window=window
+        self.change = make_augmentation(
+            augmentation.crop,
+            augmentation.flip,
+            augmentation.colour,
+            window=window,
+            library=augmentation.library,
         )
 
 
@@ -109,8 +113,8 @@ def _read_train(reader: _Reader, seed: int, epoch: int, index: int) -> Item:
 
     if reader.scale:  # first, so that the window is cut out of the image at its drawn size
         item = resized(item, draw_factor(reader.scale, seed, epoch, index))
-        return augment(reader.compose, *item, seed, epoch, index)
-    return resized(augment(reader.compose, *item, seed, epoch, index))
+        return augment(reader.change, *item, seed, epoch, index)
+    return resized(augment(reader.change, *item, seed, epoch, index))
 
 
 def _read_test(images: Sequence[LabelledImage], detector: Detector, epoch: int, index: int) -> Item:

@@ -1,6 +1,7 @@
 """Augmentation against painted pictures: a box is right if it frames its colour in the result."""
 
 from collections import Counter
+from functools import partial
 
 import cv2
 import numpy as np
@@ -10,10 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
-from detect.data.augment import augment, make_augmentation
+from detect.data import augment as module
+from detect.data.augment import augment
 
-CROP_ONLY = make_augmentation(crop=True, flip=0.0, colour=0.0)
-EVERYTHING = make_augmentation(crop=True, flip=0.5, colour=1.0)
+LIBRARIES = ("albumentations", "torchvision")
+make_augmentation = module.make_augmentation
+"""By the library that a test is run for."""
+
+
+@pytest.fixture(scope="module", params=LIBRARIES, autouse=True)
+def library(request):
+    """Run every test for either library."""
+    global make_augmentation
+    make_augmentation = partial(module.make_augmentation, library=request.param)
+
+
+def crop_only():
+    return make_augmentation(crop=True, flip=0.0, colour=0.0)
+
+
+def everything():
+    return make_augmentation(crop=True, flip=0.5, colour=1.0)
 
 
 def noise(height=40, width=60, seed=0):
@@ -110,7 +128,8 @@ def test_a_person_who_leaves_the_crop_goes_with_his_label():
     # The eroded common rectangle is x 10..90 of 100: a crop may leave out the person at the edge.
     boxes, labels = np.array([[0, 30, 8, 50], [30, 20, 100, 70]], np.float32), np.array([14, 6])
     image = painted(boxes.astype(int))
-    results = [augment(CROP_ONLY, image, boxes, labels, 0, 0, index) for index in range(100)]
+    change = crop_only()
+    results = [augment(change, image, boxes, labels, 0, 0, index) for index in range(100)]
     without = [r for r in results if 100 not in r[0]]
     assert len(without) > 5
     assert all(r[2].tolist() == [6] and r[1].shape == (1, 4) for r in without)
@@ -124,8 +143,9 @@ def test_a_box_beyond_the_image_is_cut_and_an_empty_one_dropped():
     assert labels.tolist() == [1]
 
 
-@pytest.mark.parametrize("compose", [CROP_ONLY, EVERYTHING])
-def test_an_image_without_boxes(compose):
+@pytest.mark.parametrize("make", [crop_only, everything])
+def test_an_image_without_boxes(make):
+    compose = make()
     no_boxes, no_labels = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
     for index in range(20):
         image, boxes, labels = augment(compose, noise(), no_boxes, no_labels, 0, 0, index)
@@ -150,7 +170,7 @@ def test_any_boxes_give_a_valid_result(size, fractions, index):
     boxes = np.minimum(boxes, np.array([width, height] * 2, np.float32))
     labels = np.arange(len(boxes))
     image, new_boxes, new_labels = augment(
-        EVERYTHING, noise(height, width), boxes, labels, 1, 2, index
+        everything(), noise(height, width), boxes, labels, 1, 2, index
     )
     new_height, new_width = image.shape[:2]
     assert 2 * new_height >= height and 2 * new_width >= width
@@ -223,5 +243,6 @@ def test_workers_and_epochs_never_repeat_and_their_number_does_not_matter():
 def test_seed_epoch_and_index_are_not_exchangeable():
     boxes, labels = np.array([[20, 10, 40, 30]], np.float32), np.array([1])
     keys = [(1, 2, 3), (3, 2, 1), (2, 1, 3), (12, 3, 0), (1, 23, 0), (-1, 0, 0)]
-    images = {augment(EVERYTHING, noise(), boxes, labels, *key)[0].tobytes() for key in keys}
+    change = everything()
+    images = {augment(change, noise(), boxes, labels, *key)[0].tobytes() for key in keys}
     assert len(images) == len(keys)
