@@ -18,6 +18,7 @@ from detect.report.sections.label_errors import label_errors
 from detect.report.sections.photographs import drawings, with_pictures, write_pictures
 from detect.report.sections.provenance import made, speed
 from detect.report.sections.summary import summary
+from detect.report.verdicts import arms_of
 from detect.report.writers.blocks import Block, Heading
 from detect.report.writers.markdown import to_markdown
 from detect.report.writers.page import to_html
@@ -55,7 +56,9 @@ def write_report(
     if out.suffix != ".html":
         raise InputError(f"the report {out} must end in .html: choose another --out")
     comparison = read_runs(folders, data, labels)
-    title = f"Detection report: {', '.join(run.label for run in comparison.runs)}"
+    arms = arms_of(comparison)
+    runs = f" ({len(comparison.runs)} runs)" if len(arms) < len(comparison.runs) else ""
+    title = f"Detection report: {', '.join(arms)}{runs}"
     finds = Finds.of(comparison)
     chosen = with_pictures(finds, choose(finds))
     blocks = document(title, finds, chosen, gallery_mb)

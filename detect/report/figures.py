@@ -57,9 +57,11 @@ class Chart:
     name: str
     """Of the files, without ending."""
     title: str
-    """What it shows; the images are named beside it."""
+    """What it shows."""
     draw: Callable[[], Figure]
     rows: Sequence[Row]
+    of_images: bool = True
+    """Whether it shows something of the images, which are then named below the title."""
 
 
 def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
@@ -69,7 +71,7 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
     with matplotlib.rc_context({**charts.OPTIONS, "svg.hashsalt": "report"}):
         for chart in all_charts(comparison):
             figure = chart.draw()
-            _title(figure, chart.title, on_images(comparison))
+            _title(figure, chart.title, on_images(comparison) if chart.of_images else "")
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out once for both files
             for kind in ("png", "svg"):
@@ -161,9 +163,10 @@ def all_charts(comparison: Comparison) -> Iterator[Chart]:
         ]
         yield Chart(
             "training",
-            "Training curves of the detectors",
+            "Training curves of the detectors: means over each epoch",
             lambda: _training(comparison, lines),
             [("quantity", "run", "epoch", "value"), *rows],
+            of_images=False,
         )
 
 

@@ -35,13 +35,16 @@ class Verdict:
 
 def verdict(comparison: Comparison) -> Verdict:
     """Sum up a comparison."""
-    arms = list(dict.fromkeys(run.arm for run in comparison.runs))
+    arms = arms_of(comparison)
     if len(comparison.runs) == 1:
         return _of_one(comparison)
-    over_seeds = _over_seeds(comparison, arms) if len(arms) == 2 else None
-    if over_seeds and over_seeds.n > 1:
-        return _of_seeds(comparison, arms, over_seeds)
-    return _of_runs(comparison, arms)
+    over = over_seeds(comparison)
+    return _of_seeds(comparison, arms, over) if over else _of_runs(comparison, arms)
+
+
+def arms_of(comparison: Comparison) -> list[str]:
+    """Return the methods that are compared, in their order."""
+    return list(dict.fromkeys(run.arm for run in comparison.runs))
 
 
 def images_needed(interval: Interval, images: int) -> int | None:
@@ -138,15 +141,22 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
     )
 
 
-def _over_seeds(comparison: Comparison, arms: Sequence[str]) -> Difference | None:
-    """Sum up the difference of the second method to the first over the seeds that both have."""
+def over_seeds(comparison: Comparison) -> Difference | None:
+    """Sum up the difference of the second of two methods to the first over the seeds of both.
+
+    None where there are more or fewer methods, or not two seeds that both have.
+    """
+    arms = arms_of(comparison)
+    if len(arms) != 2:
+        return None
     values: list[dict[int, float]] = [{}, {}]
     for run in comparison.runs:
         mean = run.mean(comparison.kind)
         if run.seed is None or mean is None or run.seed in values[arms.index(run.arm)]:
             return None
         values[arms.index(run.arm)][run.seed] = mean
-    return paired_difference(values[1], values[0])
+    over = paired_difference(values[1], values[0])
+    return over if over and over.n > 1 else None
 
 
 def _of_seeds(comparison: Comparison, arms: Sequence[str], over: Difference) -> Verdict:

@@ -273,7 +273,7 @@ def plot_curves(runs: Sequence[LabelledRun], out: Path, title: str) -> Figure:
     groups = group_runs(runs)
     with matplotlib.rc_context(OPTIONS):
         figure = Figure(figsize=(9, 3.4 + 0.2 * len(groups)), layout="constrained")
-        accuracy, loss = figure.subplots(1, 2)
+        accuracy, loss = figure.subplots(1, 2, sharex=True)
         draw_lines(accuracy, groups, "val_accuracy")
         draw_lines(loss, groups, "train_loss")
         accuracy.set_title("validation accuracy")

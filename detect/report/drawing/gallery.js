@@ -153,7 +153,7 @@ function startGallery(box, data) {
     if (runs.length < 3 || state.view !== "compare")
       return describe(image, state.view).slice(`Image ${image.id}, ${nameOf(state.view)}: `.length);
     const all = runs.map((run, i) => [run.label, counts(image, i)]);
-    return `found of ${all[0][1].of}: ${all.map(([label, c]) => `${label} ${c.found}`).join(", ")}`;
+    return `of ${all[0][1].of} found: ${all.map(([label, c]) => `${label}: ${c.found}`).join("; ")}`;
   }
 
   // ---- controls ----

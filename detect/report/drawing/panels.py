@@ -12,7 +12,7 @@ from detect.report.drawing.style import RUN_COLOURS
 from detect.scoring.voc import ClassScore
 
 _WIDTH, _HEIGHT = 280.0, 205.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 8.0, 8.0, 34.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 8.0, 8.0, 34.0
 _STEPS = (1, 2, 2.5, 5, 10, 20, 25, 50)
 _FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

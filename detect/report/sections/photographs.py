@@ -190,11 +190,11 @@ def describe(finds: Finds, image: int) -> str:
     truth = finds.comparison.truth
     objects = int(((truth.image == image) & finds.counted).sum())
     if len(finds.found) > 2:
-        found = ", ".join(
-            f"{run.label} {finds.found_on[index, image]}"
+        found = "; ".join(
+            f"{run.label}: {finds.found_on[index, image]}"
             for index, run in enumerate(finds.comparison.runs)
         )
-        return f"{count(objects, 'object')}; found by {found}"
+        return f"{count(objects, 'object')}, found by {found}"
     told = [
         f"{run.label} {finds.found_on[index, image]} found, {finds.false_on[index, image]} false"
         for index, run in enumerate(finds.comparison.runs)

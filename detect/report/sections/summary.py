@@ -3,10 +3,11 @@
 import math
 from collections.abc import Sequence
 
+from common.runs.over_seeds import Difference
 from detect.report.comparison import Comparison, difference
 from detect.report.sections.photographs import legend
 from detect.report.sections.tables import by_size, scores
-from detect.report.verdicts import verdict
+from detect.report.verdicts import arms_of, over_seeds, verdict
 from detect.report.writers.blocks import (
     Block,
     Cell,
@@ -58,7 +59,10 @@ def map_dots(comparison: Comparison) -> list[Dots]:
     ]
     caption = f"{measure}, percent; lines: 95% intervals over images"
     plots = [Dots(caption, "percent", tuple(rows))]
-    if len(comparison.runs) > 1:
+    over = over_seeds(comparison)
+    if over:
+        plots.append(_by_seed(comparison, over, key))
+    elif len(comparison.runs) > 1:
         first = comparison.runs[0]
         several = len(comparison.runs) > 2
         rows = [
@@ -73,6 +77,36 @@ def map_dots(comparison: Comparison) -> list[Dots]:
         caption = f"Difference to {first.label}, points; bold: the interval leaves out 0"
         plots.append(Dots(caption, "points", tuple(rows), zero=True))
     return plots
+
+
+def _by_seed(comparison: Comparison, over: Difference, key: str) -> Dots:
+    """Return the differences of two methods: of the runs of each seed, and their mean."""
+    first, second = arms_of(comparison)
+    of_first = {run.seed: run for run in comparison.runs if run.arm == first}
+    pairs = [
+        (index, of_first[run.seed], run)
+        for index, run in enumerate(comparison.runs)
+        if run.arm == second and run.seed in of_first
+    ]
+    rows = [
+        _row(f"seed {run.seed}", index, difference(before, run)[key], "points")
+        for index, before, run in pairs
+    ]
+    assert over.low is not None
+    assert over.high is not None
+    rows.append(
+        _row(
+            f"mean of {over.n} seeds",
+            pairs[0][0],
+            Interval(over.mean, over.low, over.high),
+            "points",
+        )
+    )
+    caption = (
+        f"{second} against {first}, points; lines: 95% intervals, of a seed over images, of the "
+        "mean over seeds; bold: leaves out 0"
+    )
+    return Dots(caption, "points", tuple(rows), zero=True)
 
 
 def _row(name: str, run: int, interval: Interval, kind: str) -> DotRow:

@@ -58,7 +58,7 @@ def test_a_step_falls_where_the_recall_ends():
     )
     path = re.search(r'<path fill="none"[^>]*d="M([^"]+)"', panels.curve_panel([score]))[1]
     points = [tuple(map(float, point.split())) for point in path.split("L")]
-    left, right, top, bottom = 40, 272, 8, 171
+    left, right, top, bottom = 54, 272, 8, 171
     shares = [((x - left) / (right - left), (bottom - y) / (bottom - top)) for x, y in points]
     corners = [(0, 1), (0.5, 1), (0.5, 2 / 3), (1, 2 / 3), (1, 0)]
     assert [shares[0], *(q for p, q in pairwise(shares) if p != q)] == [

@@ -9,6 +9,7 @@ from common.errors import InputError
 from detect.report.comparison import Comparison, Run
 from detect.report.labels import given_labels, short_labels, tell_apart
 from detect.report.sections.classes import decided
+from detect.report.sections.summary import map_dots
 from detect.report.verdicts import images_needed, verdict
 from detect.scoring.bootstrap import Interval
 
@@ -108,6 +109,21 @@ def test_seeds_decide():
     assert summed.sentence.endswith("3 seeds each: decided.")
     assert summed.decided
     assert "over seeds" in summed.basis
+
+
+def test_seeds_are_drawn_in_pairs_and_their_mean_with_its_own_interval():
+    runs = [run_of(f"a, seed {s}", [40 + s, 30, 50], s) for s in range(3)]
+    runs += [run_of(f"b, seed {s}", [42 + 2 * s, 33, 51], s) for s in (2, 0, 1)]
+    (_, plot) = map_dots(Comparison([None] * 50, None, runs, "drawn shapes"))
+    assert plot.caption.startswith("b against a, points")
+    assert [(row.name, row.dots[0].run, round(row.dots[0].value, 9)) for row in plot.rows] == [
+        ("seed 2", 3, 4),
+        ("seed 0", 4, 2),
+        ("seed 1", 5, 3),
+        ("mean of 3 seeds", 3, 3),
+    ]
+    assert all(1 < row.dots[0].low < row.dots[0].high < 5 for row in plot.rows[:3])  # over images
+    assert plot.rows[3].text == "+3.0 [+0.5, +5.5]"
 
 
 def test_seeds_that_scatter_do_not_decide_and_say_how_many_would():
