@@ -20,7 +20,9 @@ the difference. What these intervals leave out is the training: another seed, an
 """
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -36,6 +38,8 @@ _ENDS = (2.5, 97.5)
 _BLOCK = 2**20
 """Copies at a time: (true positives of a class, resamples) should stay near the processor."""
 _EXACT = 2**20
+_THREADS = 4
+"""Classes scored at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +123,15 @@ def draw_images(images: int, resamples: int, seed: int) -> NDArray[np.int64]:
         (resamples, images) how often each resample holds each image.
     """
     draws = np.zeros((resamples, images), dtype=np.int64)
+    _fill(draws, seed)
+    return draws
+
+
+def _fill(draws: NDArray[np.int64], seed: int) -> None:
+    images = draws.shape[1]
     rng = np.random.default_rng(seed)
     for row in draws if images else ():
         row[:] = np.bincount(rng.integers(images, size=images), minlength=images)
-    return draws
 
 
 def resampled_ap(
@@ -163,9 +172,11 @@ def resampled_ap(
         block = slice(start, start + step)
         copies: NDArray[np.floating] = np.ascontiguousarray(draws[block].T, dtype=exact)
         of_class: NDArray[np.floating] = np.asarray(objects @ copies)
-        for label, (image, true) in enumerate(counted):
-            found = _average_precision(copies, image, true, of_class[label], recall)
-            ap[block, label] = np.where(of_class[label, :, None] > 0, found, np.nan)
+        score = partial(_average_precision, copies, recall)
+        with ThreadPoolExecutor(_THREADS) as pool:  # numpy and scipy let go of the interpreter
+            found = pool.map(score, *zip(*counted, strict=True), of_class)
+            for label, values in enumerate(found):
+                ap[block, label] = np.where(of_class[label, :, None] > 0, values, np.nan)
     return ap
 
 
@@ -201,8 +212,9 @@ def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np
     """Return the split as it is, each image once, before `resamples` resamples of it."""
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; at least 1 is needed")
-    images = len(truth.image_ids)
-    return np.vstack([np.ones((1, images), np.int64), draw_images(images, resamples, seed)])
+    draws = np.ones((resamples + 1, len(truth.image_ids)), np.int64)
+    _fill(draws[1:], seed)
+    return draws
 
 
 def intervals_of(sampled: NDArray[np.float64]) -> dict[str, Interval]:
@@ -217,19 +229,19 @@ def intervals_of(sampled: NDArray[np.float64]) -> dict[str, Interval]:
 
 def _average_precision(
     copies: NDArray[np.floating],
+    recall: Recall,
     image: NDArray[np.int64],
     true: NDArray[np.int64],
     objects: NDArray[np.floating],
-    recall: Recall,
 ) -> NDArray[np.float64]:
     """Return 11-point AP and area (resamples, 2) of one class, for resamples with counted objects.
 
     Args:
         copies: (images, resamples) how often each image is there.
+        recall: How the 11 points compare recall.
         image: (points,) of each counted detection, by falling score.
         true: (t,) which of them are true positives.
         objects: (resamples,) counted objects.
-        recall: How the 11 points compare recall.
     """
     true_copies = copies[image[true]]
     hits = np.cumsum(true_copies, axis=0)

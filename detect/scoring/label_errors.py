@@ -3,7 +3,7 @@
 A detector that has learnt a class from thousands of boxes is a second opinion on each. Five kinds:
 
 - missing: a sure detection where no object is annotated;
-- spurious: an object of which less was found than of nearly all others of its class and size;
+- spurious: an object of which little was found, while most of its class and size are found;
 - wrong class: an object that a sure detection of another class lies on, and none of its own;
 - displaced: an object that a sure detection of its class meets, but fits badly, and none fits;
 - duplicate: two objects of a class in one place; no detection is asked.
@@ -15,6 +15,7 @@ hard to see heads the list as well as what is wrong.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from numpy.typing import NDArray
 
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.matches import Matches, by_label, paired_iou
-from detect.scoring.sizes import SIZES, size_of
 
 KINDS = ("missing", "spurious", "wrong class", "displaced", "duplicate")
 MOST = 200
@@ -65,7 +65,7 @@ def find_label_errors(
     if not len(detections.score) or detections.score.min() < 0 or detections.score.max() > 1:
         return sorted(_duplicates(truth, matches), key=_rank)
     found = (
-        _missing(detections, matches),
+        _missing(truth, detections, matches),
         _spurious(truth, detections, matches),
         _of_wrong_class(truth, detections, matches),
         _displaced(truth, detections, matches),
@@ -113,11 +113,16 @@ def counts(candidates: Sequence[Candidate]) -> dict[str, int]:
     return {kind: sum(c.kind == kind for c in candidates) for kind in KINDS}
 
 
-def _missing(detections: Detections, matches: Matches) -> Iterator[Candidate]:
+def _missing(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Candidate]:
     """Find detections away from every object; of several in one place, the surest."""
     apart = np.maximum(matches.overlap, matches.other_overlap) < _APART
-    alone = np.flatnonzero(apart & (detections.score >= _LEAST))
-    alone = alone[np.argsort(-detections.score[alone], kind="stable")]
+    suspicion = detections.score * _trust(detections, matches)
+    # Beside an object of its class that nothing fits, it says that that one is displaced.
+    beside = np.flatnonzero(matches.overlap >= _MEETS)
+    fits = _support(truth, matches.nearest, matches.overlap, detections.score, 0.5)
+    suspicion[beside] *= np.minimum(fits[matches.nearest[beside]] / detections.score[beside], 1)
+    alone = np.flatnonzero(apart & (suspicion >= _LEAST))
+    alone = alone[np.argsort(-suspicion[alone], kind="stable")]
     seen: dict[int, list[int]] = {}
     listed = 0
     for row in alone.tolist():
@@ -126,29 +131,48 @@ def _missing(detections: Detections, matches: Matches) -> Iterator[Candidate]:
         if there and paired_iou(repeated, detections.box[there]).max() >= _APART:
             continue
         there.append(row)
-        yield Candidate("missing", float(detections.score[row]), detection=row)
+        yield Candidate("missing", float(suspicion[row]), detection=row)
         listed += 1
         if listed == MOST:
             return
 
 
+def _trust(detections: Detections, matches: Matches) -> NDArray[np.float64]:
+    """Return how many of the detections of a class (d,) are right from each one's score on."""
+    hit = matches.overlap >= 0.5
+    trust = np.ones(len(hit))
+    if not hit.any():
+        return trust
+    every = np.argsort(-detections.score, kind="stable")
+    trust[every] = np.cumsum(hit[every]) / np.arange(1, len(hit) + 1)
+    for start, stop in pairwise(matches.bounds.tolist()):
+        rows = matches.order[start:stop]
+        right = np.cumsum(hit[rows]) + _PRIOR * trust[rows]
+        trust[rows] = right / (np.arange(1, len(rows) + 1) + _PRIOR)
+    return trust
+
+
 def _spurious(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Candidate]:
-    """Find objects of less support than nearly all others of their class and size."""
-    own, other = detections.score * matches.overlap, detections.score * matches.other_overlap
+    """Find objects of little support, where most others of their class and size are found."""
+    own = detections.score * matches.overlap
+    # A detection of an object beside it, of another class, is that object's alone.
+    freely = matches.other_overlap > matches.overlap
+    other = detections.score * matches.other_overlap * freely
     support = np.maximum(
         _support(truth, matches.nearest, matches.overlap, own, _MEETS),
         _support(truth, matches.other_nearest, matches.other_overlap, other, _MEETS),
     )
     counted = np.flatnonzero(~truth.difficult)
-    cell = truth.label * len(SIZES) + size_of(truth.box)
-    everywhere = np.sort(support[counted])
     suspicion = np.zeros(len(support))
+    found = support >= _LEAST
+    if not found[counted].any():
+        return
+    everywhere, usual = found[counted].mean(), np.median(support[counted][found[counted]])
+    cell = truth.label
     for number in np.unique(cell[counted]):
         rows = counted[cell[counted] == number]
-        usual = np.searchsorted(everywhere, support[rows], side="right") / len(everywhere)
-        as_low = np.searchsorted(np.sort(support[rows]), support[rows], side="right")
-        others = as_low - 1 + _PRIOR * usual
-        suspicion[rows] = 1 - others / (len(rows) - 1 + _PRIOR)
+        rate = (found[rows].sum() + _PRIOR * everywhere) / (len(rows) + _PRIOR)
+        suspicion[rows] = rate * np.maximum(1 - support[rows] / usual, 0)
     for row in _highest(suspicion):
         yield Candidate("spurious", float(suspicion[row]), object=row)
 

@@ -121,22 +121,47 @@ def _key(image: int, box: NDArray[np.float64]) -> tuple[object, ...]:
     return int(image), *box.tolist()
 
 
-def precision(
-    truth: GroundTruth, detections: Detections, put: dict[str, set[tuple[object, ...]]], most: int
-) -> dict[str, float]:
-    """Return the share of errors among the first candidates of each kind."""
-    matches = match(truth, detections)
-    seen: dict[str, list[bool]] = {kind: [] for kind in KINDS}
-    for found in find_label_errors(truth, detections, matches):
-        if found.object is not None:
-            key = _key(truth.image[found.object], truth.box[found.object])
-            seen[found.kind].append(key in put[found.kind])
-        elif found.detection is not None:
-            image, box = detections.image[found.detection], detections.box[found.detection]
-            gone = [np.array(key[1:], np.float64) for key in put["missing"] if key[0] == int(image)]
-            near = bool(gone) and paired_iou(np.tile(box, (len(gone), 1)), np.array(gone)).max()
-            seen["missing"].append(bool(near) and float(near) >= 0.5)
-    return {kind: sum(seen[kind][:most]) / most for kind in KINDS}
+def found_errors(
+    before: GroundTruth,
+    truth: GroundTruth,
+    detections: Detections,
+    put: dict[str, set[tuple[object, ...]]],
+) -> dict[str, tuple[float, float, float]]:
+    """Look at the first `EACH` candidates of each kind.
+
+    Returns:
+        For each kind the precision, the recall, and the share of the candidates that point to an
+        error of whatever kind: where a displaced object was, one is missing, too.
+    """
+    was, now = _rows(before), _rows(truth)
+    gone: dict[int, list[tuple[float, ...]]] = {}
+    for image, _, *place in was - now:
+        gone.setdefault(int(image), []).append(tuple(place))
+    candidates = find_label_errors(truth, detections, match(truth, detections))
+    told = {}
+    for kind in KINDS:
+        hits: set[tuple[object, ...]] = set()
+        errors, first = 0, [c for c in candidates if c.kind == kind][:EACH]
+        for found in first:
+            if found.object is not None:
+                key = _key(truth.image[found.object], truth.box[found.object])
+                error = (key[0], int(truth.label[found.object]), *key[1:]) not in was
+            else:
+                image = int(detections.image[found.detection])
+                places = np.array(gone.get(image, [])).reshape(-1, 4)
+                box = np.tile(detections.box[found.detection], (len(places), 1))
+                near = paired_iou(box, places)
+                error = bool(near.max(initial=0) >= 0.5)
+                key = _key(image, places[near.argmax()]) if error else ()
+            errors += error or key in put[kind]
+            hits |= {key} & put[kind]
+        told[kind] = len(hits) / max(1, len(first)), len(hits) / EACH, errors / max(1, len(first))
+    return told
+
+
+def _rows(truth: GroundTruth) -> set[tuple[float, ...]]:
+    columns = zip(truth.image.tolist(), truth.label.tolist(), truth.box.tolist(), strict=True)
+    return {(image, label, *box) for image, label, box in columns}
 
 
 def main() -> None:
@@ -155,14 +180,16 @@ def main() -> None:
             read_detections(flags.detections, truth) if flags.detections else simulate(truth, rng)
         )
         changed, put = corrupt(truth, rng)
-        told.append(precision(changed, found, put, EACH))
+        told.append(found_errors(truth, changed, found, put))
     print(
         f"{len(truth.image_ids)} images, {len(truth.label)} objects, {EACH} errors of each kind, "
-        f"{flags.seeds} seeds; of the first {EACH} candidates, which is also recall"
+        f"{flags.seeds} draws; among the first {EACH} candidates of each"
     )
+    print(f"{'':12} {'precision':17} {'recall':17} errors of any kind")
     for kind in KINDS:
-        values = [100 * row[kind] for row in told]
-        print(f"{kind:12} {np.mean(values):5.1f}% ({min(values):.0f} to {max(values):.0f})")
+        columns = (100 * np.array([row[kind] for row in told])).T
+        texts = [f"{c.mean():3.0f}% ({c.min():.0f} to {c.max():.0f})" for c in columns]
+        print(f"{kind:12} {texts[0]:17} {texts[1]:17} {texts[2]}")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,9 @@ def test_missing():
     rows += [(3, 1, 0.9, BOXES[4]), (3, 0, 0.5, BOXES[4]), (4, 0, 0.3, BOXES[5])]
     first = first_of("missing", objects, rows)
     assert (first["image"], first["class"], first["box"]) == ("000003", "dog", list(BOXES[4]))
-    assert first["suspicion"] == first["score"] == 0.9
+    assert first["score"] == 0.9
+    # Of 31 dogs from 0.9 on 30 are right; 20 more count as all 61 detections so far do, 60 of 61.
+    assert first["suspicion"] == pytest.approx(0.9 * (30 + 20 * 60 / 61) / (31 + 20))
     assert first["object"] is None and first["other_box"] is None
     _, _, candidates = found_in(objects, rows)
     assert counts(candidates)["missing"] == 2  # the fainter cat in the same place is not another
@@ -61,6 +63,25 @@ def test_spurious():
     assert (first["image"], first["class"], first["box"]) == ("000007", "dog", list(BOXES[4]))
     assert first["object"] == 3 and first["score"] is None
     assert first["suspicion"] > 0.8
+
+
+def test_a_detection_of_an_object_beside_it_does_not_speak_for_a_spurious_one():
+    objects, rows = scene()
+    x1, y1, x2, y2 = BOXES[0]
+    beside = (x1 + 40, y1, x2 + 40, y2)  # a fifth of either is shared with the cat, which is found
+    objects += [(7, 1, beside, False)]
+    objects.sort(key=lambda row: row[0])
+    first = first_of("spurious", objects, rows)
+    assert (first["image"], first["box"]) == ("000007", list(beside))
+    # Of 31 dogs 30 are found, and of all objects 60 of 61; it has no support at all.
+    assert first["suspicion"] == pytest.approx((30 + 20 * 60 / 61) / 51)
+
+
+def test_where_a_displaced_object_was_none_is_missing():
+    objects, rows = scene()
+    objects[12] = (6, 0, (40, 0, 100, 60), False)  # overlap 1/5
+    _, _, candidates = found_in(objects, rows)
+    assert counts(candidates)["missing"] == 0 and counts(candidates)["displaced"] == 1
 
 
 def test_wrong_class():
