@@ -2,6 +2,7 @@
 
 import csv
 import json
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
 from pretrain import __main__ as command
 from pretrain.export.backbone_file import export_run
+from pretrain.predictor import BATCH, Pixels, Predictor
 
 Run = Callable[..., tuple[int, str, str]]
 CLASSES = ("ant", "=bee", "cat, wild")
@@ -135,6 +137,39 @@ def test_files_of_a_run(run: Run, classifier: Path, photos: Path, tmp_path: Path
     # No spreadsheet takes a class for a formula.
     assert {row["class"] for row in table} <= {"ant", "'=bee", "cat, wild"}
     assert f"b/a.jpg: {listed[1]['predictions'][0]['class']} " in printed
+
+
+def test_few_photos_are_in_memory_at_a_time(
+    run: Run, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(3 * BATCH):
+        Image.new("RGB", (20, 16 + number % 5)).save(tmp_path / f"photos/{number}.png")
+    alive, most = weakref.WeakSet[Any](), [0]
+    square, batch = Pixels.square, Predictor._batch
+
+    def cut(pixels: Pixels, photo: Any) -> Any:
+        made = square(pixels, photo)
+        kept = np.empty_like(made).view(_Watched)
+        kept[:] = made
+        alive.add(kept)
+        most[0] = max(most[0], len(alive))
+        return kept
+
+    class _Watched(np.ndarray):  # type: ignore[type-arg]
+        __hash__ = object.__hash__  # type: ignore[assignment]
+
+    def classified(*arguments: Any) -> Any:
+        assert len(alive) <= BATCH + 1
+        return batch(*arguments)
+
+    monkeypatch.setattr(Pixels, "square", cut)
+    monkeypatch.setattr(Predictor, "_batch", classified)
+    code, printed, _ = run(
+        "--run", classifier, "--images", tmp_path / "photos", "--out", tmp_path / "out"
+    )
+    assert code == 0 and printed.startswith(f"{3 * BATCH} photos")
+    assert BATCH <= most[0] <= BATCH + 2  # those of a batch, and the one that is being read
 
 
 def test_files_without_names_and_broken_photos(
