@@ -67,7 +67,7 @@ class Distance:
                 self.scores = max(self.scores, abs(float(theirs[1][near]) - float(score)))
 
     def __str__(self) -> str:
-        told = f"{self.boxes:,} boxes within {self.pixels:.1e} px, scores within {self.scores:.1e}"
+        told = f"{self.boxes:,} boxes within {self.pixels:.2e} px, scores within {self.scores:.2e}"
         return told + (f", {self.unmatched} without a partner" if self.unmatched else "")
 
     @property
