@@ -57,7 +57,8 @@ TESTS: dict[str, str] = {
     "common/method/controls.py": f"{METHOD}/test_controls.py tests/pretrain/test_recipes.py",
     "common/images/sampling.py": "tests/common/images/test_sampling.py",
     "detect/data/batches.py": "tests/detect/data/test_batches.py",
-    "common/runs/checkpoints.py": "tests/common/runs/test_checkpoints.py",
+    "common/runs/checkpoints.py": "tests/common/runs/test_checkpoints.py "
+    "tests/common/training/test_resume.py",
     "common/training/checkpointing.py": "tests/common/runs/test_checkpoints.py "
     "tests/common/training/test_resume.py tests/common/training/test_loop.py",
     "common/recipe.py": "tests/common/test_recipe.py tests/test_recipe_tables.py",

@@ -176,6 +176,40 @@ def test_training_images_are_resized_with_their_boxes(tmp_path: Path) -> None:
     assert len(drawn) == 6
 
 
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(flip=0.5),
+        Augmentation(flip=0.0, crop=True),
+        Augmentation(flip=0.0, colour=1.0),
+        Augmentation(flip=0.0, scale=(0.5, 2.0)),
+        Augmentation(flip=0.0),  # the short side alone is drawn
+    ],
+    ids=["flip", "crop", "colour", "scale", "size"],
+)
+def test_the_seed_the_epoch_and_the_image_decide_every_draw(
+    tmp_path: Path, augmentation: Augmentation
+) -> None:
+    """All images are the same: what differs was drawn by one of the three."""
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    images = voc_images(tmp_path, [(48, 64)] * 12, [[16, 8, 48, 40]])
+    for image in images:
+        cv2.imwrite(str(image.path), pixels)
+    sizes = (64,) if augmentation.scale or augmentation.flip or augmentation.colour else (40, 64)
+    sizes = (64,) if augmentation.crop else sizes
+    recipe = replace(tiny(train_sizes=sizes, max_size=96), augmentation=augmentation)
+
+    def drawn(seed: int, epoch: int) -> list[bytes]:
+        batches = training_batches(images, recipe, READING, seed=seed)
+        plan = [MicroBatch(epoch, np.array([index]), 1.0) for index in range(12)]
+        return [batch.pixels.numpy().tobytes() for batch, _ in batches(plan)]
+
+    one = drawn(0, 0)
+    assert len(set(one)) > 1
+    assert drawn(0, 0) == one
+    assert drawn(1, 0) != one and drawn(0, 1) != one and drawn(1, 0) != drawn(0, 1)
+
+
 def test_large_scale_jitter_gives_squares_and_boxes_on_their_pixels(tmp_path: Path) -> None:
     shapes = [(48, 64), (64, 48)]
     images = voc_images(tmp_path, shapes, [[16, 8, 48, 40]])

@@ -168,6 +168,30 @@ def test_figures_of_one_seed_train_the_first_alone(
     assert "seed 4" in out and ("seed 0" in out) == (name == "figure5")
 
 
+def test_every_run_trains_with_its_own_seed(
+    call_command: Callable[..., tuple[int, str, str]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one seed they would all be the same training, and the error bars none."""
+    started: list[list[str]] = []
+    monkeypatch.setattr(
+        "reproduce.run_side_by_side",
+        lambda jobs, *_: started.extend(command for job in jobs for command in job.commands),
+    )
+    monkeypatch.setattr("reproduce._estimate", lambda *_: 1.0)
+    command = arguments("figure5", data, tmp_path)
+    command[command.index("--") : command.index("--")] = ["--seeds", "4", "7"]
+    assert call_command(reproduce, *command)[0] == 0
+    trained = set()
+    for train in started:
+        out = Path(train[train.index("--out") + 1])
+        trained.add((train[train.index("train") + 1], train[train.index("--seed") + 1], out.name))
+    arms = ("cifar10-resnet20", "cifar10-resnet20-mwd", "cifar10-resnet20-fd")
+    assert trained == {(arm, seed, f"seed-{seed}") for arm in arms for seed in ("4", "7")}
+
+
 def test_the_cost_on_one_h100_is_of_measured_rates_alone(
     call_command: Callable[..., tuple[int, str, str]],
     data: Path,

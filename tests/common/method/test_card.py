@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.optim.optimizer import (
 import common
 from common.method.dropout import FocusedDropout
 from common.method.focused_training import FocusedTraining, participates
+from pretrain.recipes import RECIPES, mean_decay
 
 CARD = Path(common.__file__).parent / "method" / "README.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```", CARD.read_text(encoding="utf-8"), re.DOTALL | re.M)
@@ -174,19 +176,58 @@ def test_lightning_restores_the_decay_when_a_step_fails() -> None:
 
 
 def test_the_numbers_of_the_card() -> None:
-    """Which weight decay: shares of a weight of 1, and what momentum makes of the extra decay."""
+    """Which weight decay: each number of the text, from an optimizer and FocusedTraining."""
+    text = " ".join(CARD.read_text(encoding="utf-8").split())
 
-    def share_taken(kind: type[Optimizer], lr: float, decay: float) -> float:
+    def weights(kind: Any, lr: float, decays: list[float], **settings: float) -> list[float]:
+        """Return a weight of 1, with no gradient, after each of some steps."""
         weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
-        weight.grad = torch.zeros_like(weight)
-        kind([weight], lr=lr, weight_decay=decay).step()  # type: ignore[call-arg]
-        return 1 - weight.item()
+        optimizer = kind([weight], lr=lr, **settings)
+        seen = []
+        for decay in decays:
+            weight.grad = torch.zeros_like(weight)
+            optimizer.param_groups[0]["weight_decay"] = decay
+            optimizer.step()
+            seen.append(weight.item())
+        return seen
 
-    assert share_taken(torch.optim.SGD, 0.1, 1e-4) == pytest.approx(1e-5)
-    assert share_taken(torch.optim.SGD, 0.1, 1e-3) == pytest.approx(1e-4)
-    assert share_taken(torch.optim.AdamW, 1e-3, 0.05) == pytest.approx(5e-5)
-    assert share_taken(torch.optim.AdamW, 1e-3, 1e-3) == pytest.approx(1e-6)
-    assert share_taken(torch.optim.AdamW, 1e-3, 0.5) == pytest.approx(5e-4)
-    assert sum(0.9**step for step in range(10)) == pytest.approx(6.5, abs=0.02)
-    assert pytest.approx(1.9) == (1e-4 + 0.1 * (1e-3 - 1e-4)) / 1e-4
-    assert pytest.approx(1.2) == (0.05 + 0.1 * (0.15 - 0.05)) / 0.05
+    def told(value: float) -> str:
+        """As the card writes it: 1e-5, 9e-5, 6.5, 10."""
+        if value >= 1e-3:
+            return f"{value:.2g}"
+        mantissa, exponent = f"{value:.0e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+
+    def takes(kind: Any, lr: float, decay: float) -> str:
+        return told(1 - weights(kind, lr, [decay])[0])
+
+    sgd, adamw = torch.optim.SGD, torch.optim.AdamW
+    coupled = f"1e-4 takes {takes(sgd, 0.1, 1e-4)} of w; 1e-3 takes {takes(sgd, 0.1, 1e-3)}"
+    assert f"| {coupled} | |" in text
+    decoupled = f"0.05 takes {takes(adamw, 1e-3, 0.05)} of w; 1e-3 would take"
+    assert f"| {decoupled} {takes(adamw, 1e-3, 1e-3)} |" in text
+    assert f"(a step takes {takes(adamw, 1e-3, 0.5)} of w, more than SGD's)" in text
+
+    none = [0.0] * 100  # the base decay, which would hide the rest of it
+    plain = weights(sgd, 0.1, none, momentum=0.9)
+    once = weights(sgd, 0.1, [1e-3 - 1e-4, *none[1:]], momentum=0.9)
+    extra = [before - after for before, after in zip(plain, once, strict=True)]
+    assert f"the extra {told(extra[0])} of the step acts on" in text
+    after_ten, at_last = (max(extra[:steps]) / extra[0] for steps in (10, 100))
+    assert f"{told(after_ten)} times that after 10 of them, {told(at_last)} times in" in text
+
+    recipe = RECIPES["cifar10-resnet20-fd"]()
+    decay, rate = recipe.optimization.weight_decay, recipe.focus.participation_rate
+    magnified = recipe.focus.weight_decay
+    assert magnified == pytest.approx(10 * decay)
+    mean = mean_decay(recipe) / decay
+    assert f"at a rate of {rate}, is ten times in a tenth of the steps, {told(mean)} times" in text
+    milder = replace(
+        recipe,
+        optimization=replace(recipe.optimization, weight_decay=0.05),
+        focus=replace(recipe.focus, weight_decay=0.15),
+    )
+    assert f"and 0.15 three times, {told(mean_decay(milder) / 0.05)} times in the mean" in text
+    toy = RECIPES["toy-resnet18-fd"]()
+    assert (toy.optimization.weight_decay, toy.focus.weight_decay) == (0.05, 0.5)
+    assert "at wd 0.05, 0.5 is ten times" in text

@@ -217,3 +217,13 @@ def test_a_kill_during_a_save_leaves_something_that_loads(tmp_path: Path) -> Non
         assert os.waitpid(pid, 0)[1] == signal.SIGKILL
         state = checkpoints.load_last(path)
         assert torch.equal(state["weights"], torch.full((300_000,), float(state["step"])))
+
+
+def test_a_checkpoint_of_a_gpu_restores_the_generators_of_a_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.set_rng_state", lambda *_: pytest.fail("there is no GPU"))
+    state = checkpoints.random_state(torch.device("cpu")) | {"cuda": torch.zeros(16)}
+    drawn = random.random(), torch.rand(3).tolist()
+    checkpoints.restore_random_state(state, torch.device("cpu"))
+    assert (random.random(), torch.rand(3).tolist()) == drawn

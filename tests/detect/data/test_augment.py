@@ -1,5 +1,6 @@
 """Augmentation against painted pictures: a box is right if it frames its colour in the result."""
 
+import colorsys
 from collections import Counter
 from functools import partial
 
@@ -203,6 +204,40 @@ def test_colour_strength_bounds_the_change():
     values = [augment(compose, grey, no_boxes, no_labels, 0, 0, k)[0][0, 0, 0] for k in range(300)]
     assert 85 <= min(values) < 92
     assert 108 < max(values) <= 115
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_hue_is_turned_by_a_twentieth_of_the_circle(strength):
+    """Told by Python's own colorsys: contrast, brightness and saturation leave the hue."""
+    colour = np.full((4, 4, 3), (150, 75, 75), np.uint8)  # a hue of 0, far from any limit
+    compose = make_augmentation(crop=False, flip=0.0, colour=strength)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    turned = []
+    for index in range(400):
+        pixel = augment(compose, colour, *nothing, 0, 0, index)[0][0, 0]
+        if (pixel != colour[0, 0]).any() and len(set(pixel.tolist())) > 1:
+            hue = colorsys.rgb_to_hsv(*(pixel / 255.0))[0]
+            turned.append((hue + 0.5) % 1 - 0.5)
+    most = 0.05 * strength
+    assert -most - 0.01 <= min(turned) < -0.7 * most  # a step of 1 in 255 is 0.006 here
+    assert 0.7 * most < max(turned) <= most + 0.01
+
+
+def test_contrast_and_saturation_change_by_a_half():
+    """Brightness and contrast scale all differences alike; saturation those of channels alone."""
+    image = np.zeros((60, 20, 3), np.uint8)
+    image[:20], image[20:40], image[40:] = 95, 145, (140, 100, 100)
+    grey = image[:40]
+    compose = make_augmentation(crop=False, flip=0.0, colour=1.0)
+    nothing = np.zeros((0, 4), np.float32), np.zeros(0, np.int64)
+    contrast, saturation = [], []
+    for index in range(400):
+        dark, light = augment(compose, grey, *nothing, 0, 0, index)[0][[0, -1], 0, 0].astype(float)
+        contrast.append((light - dark) / (light + dark) / (50 / 240))  # brightness cancels out
+        changed = augment(compose, image, *nothing, 0, 0, index)[0].astype(float)
+        saturation.append(np.ptp(changed[50, 0]) / (changed[30, 0, 0] - changed[0, 0, 0]) / 0.8)
+    for seen in (contrast, saturation):
+        assert 0.45 < min(seen) < 0.6 and 1.4 < max(seen) < 1.6
 
 
 class Painted(Dataset):

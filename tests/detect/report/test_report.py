@@ -160,6 +160,22 @@ def test_both_files_show_what_metrics_json_holds(written):
             assert "emu" not in rows
 
 
+def test_each_coco_number_stands_under_its_name(two_runs, report):
+    """Three values that differ: here AP50 and AP75 of the drawn runs are the same."""
+    for run, (ap, ap50, ap75) in zip(two_runs, [(11, 22, 33), (44, 55, 66)], strict=True):
+        metrics = json.loads((run / "metrics.json").read_text())
+        metrics["coco"] |= {"ap": ap / 100, "ap50": ap50 / 100, "ap75": ap75 / 100}
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    page, markdown = report(two_runs)
+    for tables in (page.tables, markdown_tables(markdown)):
+        names, *_, first, second = tables["Scores of the runs, percent"]
+        columns = [names.index(f"COCO {name}") for name in ("AP", "AP50", "AP75")]
+        assert [[row[i] for i in columns] for row in (first, second)] == [
+            ["11.0", "22.0", "33.0"],
+            ["44.0", "55.0", "66.0"],
+        ]
+
+
 def test_nothing_is_bold_that_is_not_decided(written, two_runs, report):
     page, markdown, _ = written
     # Only the values of settings that differ, and what is said first.

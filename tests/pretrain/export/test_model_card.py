@@ -1,15 +1,18 @@
 """Model cards: the head as YAML and as the hub's own reader takes it; what the text must say."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
 
 from pretrain.export.backbone_file import export_run
+from pretrain.networks import build_network
 
 MakeRun = Callable[..., Path]
 WNIDS = tuple(f"n{number:08}" for number in range(1000))
@@ -154,12 +157,36 @@ def test_test_images_scored_later_are_the_result(drawn_run: MakeRun, tmp_path: P
     assert "| test, 1,234 images | this file |" in text
 
 
+@pytest.mark.parametrize(("checkpoint", "epoch"), [("best", 2), ("best", 0), ("last", 1)])
+def test_a_score_of_other_weights_is_not_shown(
+    drawn_run: MakeRun, tmp_path: Path, checkpoint: str, epoch: int
+) -> None:
+    """The best ones are those of epoch 1: an evaluation before more epochs had others."""
+    run = drawn_run(tmp_path / "run", "cifar10-resnet20")
+    found = {"checkpoint": checkpoint, "epoch": epoch, "images": 1234, "val_accuracy": 0.25}
+    (run / "evaluation.json").write_text(json.dumps(found))
+    card = export_run(run, "torchvision", tmp_path / "net.pth", "best")
+    assert card["test_metrics"] is None
+    text = (tmp_path / "net.md").read_text()
+    assert head(text)["model-index"][0]["results"][0]["metrics"][0]["value"] == 0.75
+    assert "0.25" not in text and "1,234" not in text
+
+
 def test_the_code_block_of_the_card_runs(
     drawn_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """To the logits that the network gives for pixels normalised as in its training."""
     text = card_of(drawn_run, tmp_path, "cifar10-resnet20-fd")
     (block,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     exec(compile(block, "card", "exec"), names)
     assert names["logits"].shape == (2, 3)
+    # The published statistics of CIFAR-10, once more.
+    mean = torch.tensor([0.4914, 0.4822, 0.4465])[:, None, None]
+    std = torch.tensor([0.2470, 0.2435, 0.2616])[:, None, None]
+    network = build_network("cifar-resnet20", 3, block="basic")
+    network.load_state_dict(torch.load(tmp_path / "run" / "best.pt")["model"])
+    with torch.inference_mode():
+        expected = network.eval()((names["images"] - mean) / std)
+    torch.testing.assert_close(names["logits"], expected)

@@ -73,6 +73,30 @@ def test_the_card_and_its_block(
     assert 'onnxruntime.InferenceSession(\n    "a.onnx"' in (tmp_path / "a.md").read_text()
 
 
+def test_the_lines_of_the_card_normalise(
+    drawn_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Any] = []
+
+    class Session:
+        def __init__(self, name: str, providers: list[str]) -> None:
+            assert name == "a.onnx"
+
+        def run(self, outputs: None, inputs: dict[str, Any]) -> list[str]:
+            given.append(inputs["images"])
+            return ["logits"]
+
+    monkeypatch.setattr("pretrain.export.backbone_file.onnx_bytes", lambda network, size: b"graph")
+    monkeypatch.setattr("onnxruntime.InferenceSession", Session)
+    folder = drawn_run(tmp_path / "run", "cifar10-resnet20-fd")
+    names: dict[str, Any] = {}
+    exec("\n".join(export_run(folder, "onnx", tmp_path / "a.onnx", "best")["use"]), names)
+    mean, std = np.array([[0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]]).reshape(2, 3, 1, 1)
+    assert names["images"].shape == (2, 3, 32, 32)
+    np.testing.assert_allclose(given[0], (names["images"] - mean) / std, rtol=1e-5, atol=1e-6)
+    assert given[0].dtype == np.float32
+
+
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"onnx": object(), "onnxscript": None}
     monkeypatch.setattr("importlib.util.find_spec", lambda name: found[name])
