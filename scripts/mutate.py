@@ -305,10 +305,11 @@ def _start_pytest(tree: Path, tests: list[str], *plugins: object) -> None:
 
 
 def _killer(status: int, log: Path) -> str:
-    """Name the test that failed; "" if all passed."""
+    """Name the test that failed; "" if all passed, or none could be started."""
     if status and (failed := re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(), re.MULTILINE)):
         return failed[1]
-    return f"ended with {os.waitstatus_to_exitcode(status)}" if status else ""
+    code = os.waitstatus_to_exitcode(status)
+    return f"ended by signal {-code}" if code < 0 else ""
 
 
 Tell = Callable[[Mutant, str, float], None]
@@ -326,7 +327,8 @@ class InFunctions:
         """Run each test once as it is, then for each mutant those that call its function."""
         failed, _ = in_a_fork(lambda: self._watch(session), 600, self.log)
         if failed:
-            raise SystemExit(f"{_killer(failed, self.log)} fails without any change")
+            which = _killer(failed, self.log) or f"see {self.log}:"
+            raise SystemExit(f"{which} fails without any change")
         seen = json.loads(self.calls.read_text())
         functions = [
             f

@@ -62,7 +62,7 @@ CLASSIFIER: Rows = {
     "stem": ("imagenet", "torchvision"),
     "block": (None, "of cifar-resnets alone"),
     "label_smoothing": (0.0, "BP, CT: none"),
-    "class_weights": (False, "BP, CT: none"),
+    "class_weights": (None, "BP, CT: none"),
     "images.padding": (4, "BP: RandomCrop(32, padding=4)"),
     "images.min_scale": (0.08, "torchvision: RandomResizedCrop"),
     "images.decode": ("cpu", "ours"),

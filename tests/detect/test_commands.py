@@ -360,3 +360,21 @@ def test_a_run_is_checked_and_a_changed_weight_is_named(
     code, _, err = run("check", out, "--steps", "0:9")
     assert (code, err.count("\n")) == (1, 1)
     assert "step 2: model." in err and "not as it was: recipe.json" in err
+
+
+@pytest.mark.parametrize("metric", ["coco", "voc"])
+def test_each_number_of_a_score_is_printed_under_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], metric: str
+) -> None:
+    """All numbers differ, so that none can stand for another."""
+    voc = {"map_11point": 0.11, "map_area": 0.22, "per_class": {}}
+    coco = {"ap": 0.33, "ap50": 0.44, "ap75": 0.55}
+    analysis = {"intervals": None, "reading": [], "recall": {"differs": []}}
+    analysis |= {"label_errors": {}, "against": None}
+    (tmp_path / "analysis.json").write_text(json.dumps(analysis))
+    (tmp_path / "evaluation.json").write_text(json.dumps({"metric": metric}))
+    command._print({"voc": voc, "coco": coco}, tmp_path)
+    (line,) = capsys.readouterr().out.splitlines()
+    by_voc, more = "VOC mAP 11.00 (11-point), 22.00 (area)", ", AP50 44.00, AP75 55.00"
+    shown = f"COCO AP 33.00{more}; {by_voc}" if metric == "coco" else f"{by_voc}; COCO AP 33.00"
+    assert line == f"{shown}; written to {tmp_path / 'metrics.json'}"
