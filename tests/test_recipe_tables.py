@@ -275,6 +275,7 @@ DETECTOR: Rows = {
     "augmentation.flip": (0.5, "torchvision, mmdet, d2"),
     "augmentation.colour": (0.0, "mmdet, d2"),
     "augmentation.scale": (None, "mmdet, d2"),
+    "augmentation.library": ("albumentations", "ours"),
 }
 SIXTEEN: Rows = {
     "optimization.lr": (0.01, "mmdet, for 16 images"),
