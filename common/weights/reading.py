@@ -209,9 +209,9 @@ def is_checkpoint(content: Mapping[str, Any]) -> bool:
     )
 
 
-def is_detector(weights: Mapping[str, Tensor]) -> bool:
-    """Return whether a state dict is that of a detector of ours, or of torchvision."""
-    return any(name.startswith("backbone.body.") for name in weights)
+def is_detector(weights: Mapping[Any, Any]) -> bool:
+    """Return whether a dictionary is the state of a detector of ours, or of torchvision."""
+    return any(isinstance(name, str) and name.startswith("backbone.body.") for name in weights)
 
 
 def weights_of(content: Mapping[str, Any], path: Path, part: str | None = None) -> Weights:

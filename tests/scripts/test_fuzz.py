@@ -114,6 +114,9 @@ INPUTS = {
     "torch-weights": [
         torch_file(LONG_NAME),
         old_torch_file(LONG_NAME),
+        torch_file(
+            b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01}q\x02K\x01K\x02ss."
+        ),  # {"model": {1: 2}}
         b"PK\x03\x04"
         + bytes(60)
         + b"PK\x06\x06"
