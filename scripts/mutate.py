@@ -420,6 +420,7 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
         with record.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({**told, "killer": killer, "seconds": round(seconds, 1)}) + "\n")
 
+    failed = False
     for number, file in enumerate(files):
         path, tests = tree / file, TESTS[file].split()
         text = path.read_text(encoding="utf-8")
@@ -430,8 +431,10 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
         if in_functions:
             plugin = InFunctions(path, in_functions, tell)
             status, _ = in_a_fork(lambda t=tests, p=plugin: _start_pytest(tree, t, p), 3600, log)  # type: ignore[misc]
-            if status:
-                raise SystemExit(f"{file}: see {log}")
+            if status:  # the others are tried all the same
+                print(f"{file}: {_last_line(log)}", file=sys.stderr, flush=True)
+                failed = True
+                continue
         for count, mutant in enumerate(m for m in chosen if m.function is None):
             path.write_text(ast.unparse(mutant.tree), encoding="utf-8")
             # Compiled files are known by whole seconds: each mutant has its own.
@@ -441,6 +444,12 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
         path.write_text(text, encoding="utf-8")
         os.utime(path, times=(0, 10**9 - 1))
     _show(record)
+    if failed:
+        raise SystemExit(1)
+
+
+def _last_line(log: Path) -> str:
+    return (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["?"])[-1]
 
 
 def _line(file: str, line: int, before: str, after: str) -> str:

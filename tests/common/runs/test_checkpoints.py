@@ -1,6 +1,7 @@
 """A checkpoint is whole or absent, and cannot run code."""
 
 import os
+import pickle
 import random
 import resource
 import signal
@@ -43,6 +44,38 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     }
     assert again["random"][0]["python"] == random.getstate()
     assert files(tmp_path) == ["last.pt"]
+
+
+def test_the_one_before_is_kept_where_that_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "best.pt"
+    for step in range(2):
+        checkpoints.save({"step": step}, path)
+    assert files(tmp_path) == ["best.pt"]
+    checkpoints.save({"step": 2}, path, keep_previous=True)
+    assert checkpoints.load(previous(path)) == {"step": 1}
+
+
+def test_a_name_of_a_class_is_short_and_a_text_may_be_long(tmp_path: Path) -> None:
+    text = {"note": "x" * 1000}
+    checkpoints.save(text, tmp_path / "text.pt")
+    assert checkpoints.load(tmp_path / "text.pt") == text
+    name = b"cos\n" + b"x" * 199 + b"\n."  # pickled: the class of this name, module os
+    with pytest.raises(pickle.UnpicklingError, match="no class"):
+        checkpoints.check_names(name)
+    checkpoints.check_names(name.replace(b"os\nxxx", b"os\n"))
+
+
+def test_the_reason_is_the_first_line_of_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints.save({}, tmp_path / "last.pt")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the cause\nadvice\nmore advice")
+
+    monkeypatch.setattr("torch.load", fail)
+    with pytest.raises(InputError, match=r"give another \(the cause\)$"):
+        checkpoints.load(tmp_path / "last.pt")
 
 
 def test_random_state_goes_back_to_where_it_was() -> None:

@@ -197,6 +197,16 @@ def test_of_equal_overlaps_the_last_object_is_taken():
     assert ours["ap50"] == pytest.approx(1, abs=1e-12)
 
 
+def test_a_point_overlaps_nothing_not_even_itself():
+    point = (50, 50, 50, 50)
+    objects = [(0, 0, LARGE, False), (0, 0, point, False)]
+    truth, detections = split(objects, [(0, 0, 0.9, point), (0, 0, 0.8, LARGE)])
+    found = score_coco(truth, detections)
+    assert found == pytest.approx(coco_by_pycocotools.score_coco(truth, detections), abs=1e-12)
+    # One false, then one true: a precision of a half up to a recall of a half.
+    assert found["ap"] == pytest.approx(51 / 101 / 2, abs=1e-12)
+
+
 def test_a_hundred_detections_of_an_image_and_class_count():
     objects = [(0, 0, LARGE, False), (0, 1, LARGE, False), (1, 0, LARGE, False)]
     away = [(0, 0, 0.9, (300, 300, 340, 340))] * 100
