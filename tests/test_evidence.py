@@ -94,8 +94,18 @@ def detectors(name: str) -> list[Row]:
     return [
         row
         for row in rows_of("detect")
-        if row["backbone"] == backbone and bool(row["participating_steps"]) == focused
+        if row["backbone"] == backbone
+        and bool(row["participating_steps"]) == focused
+        and "detector.test_size=192" in row["changes"].split()
     ]
+
+
+def detectors_of_recipes() -> dict[str, Row]:
+    """Return the rows that set one recipe beside another, at 128 pixels, by recipe."""
+    rows = [r for r in rows_of("detect") if "detector.test_size=128" in r["changes"].split()]
+    found = {row["recipe"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
 
 
 def values(rows: Sequence[Row], column: str) -> Values:
@@ -331,7 +341,19 @@ def test_detectors() -> None:
     assert [row[0] for row in rows] == list(DETECTORS)
     for name, *cells in rows:
         assert cells == detector_cells(name), name
-    assert sum(int(row[-1]) for row in rows) == len(rows_of("detect"))
+    assert sum(int(row[-1]) for row in rows) + len(detectors_of_recipes()) == len(rows_of("detect"))
+
+
+def test_recipes_of_detectors() -> None:
+    """The two that detect's README compares: the same images, backbone and epochs."""
+    rows = detectors_of_recipes()
+    best, small = (rows[f"voc-retinanet-{name}"] for name in ("best", "small"))
+    for column in ("backbone", "data", "train_images", "scored_images", "seed", "epochs"):
+        assert best[column] == small[column], column
+    shown = [f"{100 * float(row['map_11point']):.2f}" for row in (best, small)]
+    text = " ".join((ROOT / "detect" / "README.md").read_text().split())
+    assert f"`-best` reached {shown[0]} mAP and `-small` {shown[1]}" in text
+    assert f"{best['epochs']} epochs of the {int(best['train_images']):,} photos" in text
 
 
 def test_summary_of_classifiers() -> None:
