@@ -103,7 +103,7 @@ def test_commands_have_these_flags(command: tuple[str, ...]) -> None:
         known = importlib.import_module(f"{program}.recipes").RECIPES
         assert command[2] in known
     depth = 3 if command[1] in ("train", "figure") else 2
-    if program in ("scripts/make_shards.py", "scripts/keep_on_s3.py"):
+    if program in ("scripts/make_shards.py", "scripts/keep_on_s3.py", "scripts/mutate.py"):
         depth = 1
     mine = command[: command.index("--")] if "--" in command else command
     flags = [word for word in mine[depth:] if word.startswith("--")]
