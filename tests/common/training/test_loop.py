@@ -287,6 +287,27 @@ def test_the_best_evaluation_is_kept(tmp_path: Path) -> None:
     assert task.model.training
 
 
+def test_of_equal_evaluations_the_first_is_kept(tmp_path: Path) -> None:
+    kept: list[dict[str, Tensor]] = []
+    train(tmp_path, scripted(stage(network()), [0.75, 0.75], kept))
+    best = checkpoints.load(tmp_path / "best.pt")
+    assert best["epoch"] == 1 and same(best["model"], kept[0])
+
+
+def test_the_time_of_an_epoch_is_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that only steps move, by two seconds each: 21 images in three steps."""
+    passed = [100.0]
+
+    def step(call: int, model: nn.Module) -> None:
+        passed[0] += 2
+
+    monkeypatch.setattr("common.training.assembly.time.monotonic", lambda: passed[0])
+    train(tmp_path, stage(network(), step), replace(SETTINGS, epochs=3))
+    records = read_metrics(tmp_path)
+    assert [record["seconds"] for record in records] == [6, 6, 6]
+    assert [record["images_per_second"] for record in records] == [4, 4, 4]  # batches of 8
+
+
 def test_evaluates_every_so_often_and_at_the_end(tmp_path: Path) -> None:
     kept: list[dict[str, Tensor]] = []
     task = scripted(stage(network()), [0.1, 0.2, 0.3], kept)
@@ -522,3 +543,19 @@ def test_trackers_get_points_within_the_epoch_and_change_nothing(
     assert [step for step, values in sent if "samples/a" in values] == [3, 6]
     epochs = [values for step, values in sent if "train/loss" in values]
     assert epochs[0]["train/loss"] == record["train_loss"]
+
+
+def test_trackers_get_some_twenty_points_of_a_long_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(
+        "common.runs.trackers.Trackers.within_epoch", lambda self, step, means: sent.append(step)
+    )
+
+    def again(micro_batches: Iterable[MicroBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+        return load(replace(one, indices=one.indices % 21) for one in micro_batches)
+
+    long = replace(stage(network()), num_images=90, load=again)
+    train(tmp_path, long, replace(SETTINGS, batch_size=2, epochs=1))
+    assert 15 < len(sent) < 30 and sent[-1] == 45

@@ -136,6 +136,16 @@ def test_a_person_who_leaves_the_crop_goes_with_his_label():
     assert all(r[2].tolist() == [6] and r[1].shape == (1, 4) for r in without)
 
 
+def test_a_crop_takes_a_tenth_off_the_boxes_rectangle_at_each_side_at_most():
+    """Of 100 columns, all in the rectangle: 10 to 90 stay; where the crop ends is spread evenly."""
+    image = np.broadcast_to(np.arange(100, dtype=np.uint8)[None, :, None], (80, 100, 3)).copy()
+    boxes, labels = np.array([[0, 0, 60, 80], [40, 0, 100, 80]], np.float32), np.array([1, 2])
+    change = crop_only()
+    rows = [augment(change, image, boxes, labels, 0, 0, index)[0][0, :, 0] for index in range(200)]
+    first, last = np.array([[row[0], row[-1] + 1] for row in rows]).T
+    assert 7 < first.max() <= 10 and 90 <= last.min() < 93
+
+
 def test_a_box_beyond_the_image_is_cut_and_an_empty_one_dropped():
     boxes = np.array([[-0.5, 3, 60.5, 41], [7, 7, 7, 20]], np.float32)
     nothing = make_augmentation(crop=False, flip=0.0, colour=0.0)
