@@ -41,7 +41,7 @@ METHOD = "tests/common/method"
 SCORING = "tests/detect/scoring"
 TESTS: dict[str, str] = {
     "common/method/dropout.py": f"{METHOD}/test_dropout.py {METHOD}/test_dropout_layer.py "
-    f"{METHOD}/test_placed_layers.py",
+    f"{METHOD}/test_placed_layers.py {METHOD}/test_foreign_hands.py",
     "common/method/draws.py": f"{METHOD}/test_draws.py {METHOD}/test_dropout_layer.py "
     "tests/common/training/test_world_sizes.py",
     "common/method/participation.py": f"{METHOD}/test_participation.py",
@@ -397,6 +397,14 @@ def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
             yield from _codes(constant)
 
 
+def _fits(mutant: Mutant, compiled: types.CodeType) -> bool:
+    """Tell whether the functions' code can be exchanged: a closure keeps what it has of others."""
+    pairs = zip(_codes(compiled), _codes(compile(mutant.tree, "", "exec")), strict=False)
+    return all(
+        (old.co_name, old.co_freevars) == (new.co_name, new.co_freevars) for old, new in pairs
+    )
+
+
 def copied(work: Path) -> Path:
     """Copy what git tracks, or would, into a folder of the work; return it."""
     tree = work / "tree"
@@ -427,7 +435,8 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
         chosen = mutants(text, file, most, seed)
         if again:
             chosen = [m for m in chosen if _line(m.file, m.line, m.before, m.after) in again]
-        in_functions = [m for m in chosen if m.function is not None]
+        compiled = compile(text, str(path), "exec")
+        in_functions = [m for m in chosen if m.function is not None and _fits(m, compiled)]
         if in_functions:
             plugin = InFunctions(path, in_functions, tell)
             status, _ = in_a_fork(lambda t=tests, p=plugin: _start_pytest(tree, t, p), 3600, log)  # type: ignore[misc]
@@ -435,7 +444,7 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
                 print(f"{file}: {_last_line(log)}", file=sys.stderr, flush=True)
                 failed = True
                 continue
-        for count, mutant in enumerate(m for m in chosen if m.function is None):
+        for count, mutant in enumerate(m for m in chosen if m not in in_functions):
             path.write_text(ast.unparse(mutant.tree), encoding="utf-8")
             # Compiled files are known by whole seconds: each mutant has its own.
             os.utime(path, times=(0, 10**9 + 1000 * number + count))

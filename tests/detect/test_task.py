@@ -183,9 +183,10 @@ def test_training_images_are_resized_with_their_boxes(tmp_path: Path) -> None:
         Augmentation(flip=0.0, crop=True),
         Augmentation(flip=0.0, colour=1.0),
         Augmentation(flip=0.0, scale=(0.5, 2.0)),
+        Augmentation(flip=0.0, scale=(2.0, 2.0)),  # the window alone is drawn
         Augmentation(flip=0.0),  # the short side alone is drawn
     ],
-    ids=["flip", "crop", "colour", "scale", "size"],
+    ids=["flip", "crop", "colour", "scale", "window", "size"],
 )
 def test_the_seed_the_epoch_and_the_image_decide_every_draw(
     tmp_path: Path, augmentation: Augmentation

@@ -1,5 +1,7 @@
 """Keys of images, and the draws that are made from them."""
 
+from hashlib import blake2b
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,14 @@ def test_keys_belong_to_positions_in_the_batch() -> None:
     assert len(set(whole.tolist())) == 100
     for other in (image_keys(4, 7, 0, 100), image_keys(3, 8, 0, 100)):
         assert not set(other.tolist()) & set(whole.tolist())
+
+
+def test_keys_are_the_same_for_ever() -> None:
+    """Else a run of before could not be repeated, nor resumed with the same masks."""
+    digests = [blake2b(f"3 7 {n}".encode(), person=b"images").digest() for n in range(2)]
+    expected = [int.from_bytes(d[i : i + 4], "little") for d in digests for i in range(0, 64, 4)]
+    assert image_keys(3, 7, 0, 32).tolist() == expected
+    assert expected[:2] == [2671735004, 1984503620]
 
 
 def test_draws_are_the_hash_written_out() -> None:

@@ -1,6 +1,7 @@
 """What a participating step switches on, restores and reports."""
 
 import copy
+import pickle
 import re
 import warnings
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ from torch._dynamo.testing import CompileCounter
 
 from common import FocusedDropout, FocusedTraining, focused_dropout
 from common.method.focused_training import participates
+from common.method.magnified import Magnified
 
 
 def network() -> nn.Sequential:
@@ -34,6 +36,15 @@ def first_step(focus: FocusedTraining, taking_part: bool) -> int:
 
 
 # --------------------------------------------------------------------------- layers and decay
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda decay: pickle.loads(pickle.dumps(decay))]
+)
+def test_copies_of_a_magnified_decay_are_the_decay_that_it_stands_for(copied: Any) -> None:
+    decay = Magnified(0.5, base=0.125)
+    assert decay == 0.5
+    assert copied(decay) == 0.125 and type(copied(decay)) is float
 
 
 def test_on_in_participating_steps_only() -> None:

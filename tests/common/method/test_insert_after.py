@@ -12,6 +12,7 @@ from torch._dynamo.testing import CompileCounter
 from torchvision.models import densenet121, resnet18, vgg
 
 from common import FocusedDropout, focused_dropout, insert_after
+from common.method.placement import insert_layer_after
 
 
 def active(layer: FocusedDropout) -> FocusedDropout:
@@ -222,3 +223,43 @@ def test_compiled_training_equals_eager_training() -> None:
 def test_export_in_eval_mode_holds_nothing() -> None:
     exported = torch.export.export(active(FocusedDropout()).eval(), (torch.rand(2, 3, 4, 4),))
     assert [node.op for node in exported.graph.nodes] == ["placeholder", "output"]
+
+
+class Doubled(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+@every_place
+def test_any_layer_acts_once_on_the_output_of_its_place(place: str) -> None:
+    network, plain, name = twins(place)
+    insert_layer_after(network, name, Doubled(), "doubled")
+    plain.get_submodule(name).register_forward_hook(lambda module, inputs, output: 2 * output)
+    x = torch.rand(2, 3, 32, 32)
+    for one in (network, copy.deepcopy(network)):
+        torch.testing.assert_close(one.eval()(x), plain.eval()(x), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="a layer follows .* already"):
+        insert_layer_after(network, name, Doubled(), "doubled")
+
+
+def test_names_are_listed_level_by_level_as_far_as_they_can_be_read() -> None:
+    """Forty at most; and only what has convolutions in it, or stands in a sequence."""
+
+    def of(**members: nn.Module) -> nn.Module:
+        module = nn.Module()
+        for name, member in members.items():
+            module.add_module(name, member)
+        return module
+
+    def block(convolutions: int) -> nn.Module:
+        members = {f"conv{number}": nn.Conv2d(1, 1, 1) for number in range(convolutions)}
+        return of(**members, norm=nn.BatchNorm2d(1))
+
+    def names(convolutions: int) -> str:
+        halves = {half: of(**{x: block(convolutions) for x in "xy"}) for half in "ab"}
+        with pytest.raises(ValueError, match="it has ") as raised:
+            insert_after(of(**halves), "c", FocusedDropout())
+        return str(raised.value).partition("it has ")[2]
+
+    assert names(10) == "a, a.x, a.y, b, b.x, b.y, ... (40 more)"
+    assert names(1) == "a, a.x, a.x.conv0, a.y, a.y.conv0, b, b.x, b.x.conv0, b.y, b.y.conv0"
