@@ -228,7 +228,7 @@ def _changes(node: Any) -> list[ast.AST]:
         case ast.Continue():
             return [ast.Break()]
         case ast.Name(id=name) if name in _NAMES:
-            return [ast.Name(_NAMES[name])]
+            return [ast.Name(_NAMES[name], ast.Load())]
         case ast.Call(keywords=keywords):
             numbers = range(len(keywords))
             return [_with(node, keywords=keywords[:n] + keywords[n + 1 :]) for n in numbers]
@@ -305,11 +305,13 @@ def _start_pytest(tree: Path, tests: list[str], *plugins: object) -> None:
 
 
 def _killer(status: int, log: Path) -> str:
-    """Name the test that failed; "" if all passed, or none could be started."""
+    """Name the test that failed, or how the process ended; "" if all passed."""
     if status and (failed := re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(), re.MULTILINE)):
         return failed[1]
     code = os.waitstatus_to_exitcode(status)
-    return f"ended by signal {-code}" if code < 0 else ""
+    if code > 0:
+        raise RuntimeError(f"a change could not be tried: see {log}")
+    return f"ended by signal {-code}" if code else ""
 
 
 Tell = Callable[[Mutant, str, float], None]
@@ -327,8 +329,7 @@ class InFunctions:
         """Run each test once as it is, then for each mutant those that call its function."""
         failed, _ = in_a_fork(lambda: self._watch(session), 600, self.log)
         if failed:
-            which = _killer(failed, self.log) or f"see {self.log}:"
-            raise SystemExit(f"{which} fails without any change")
+            raise SystemExit(f"{_killer(failed, self.log)} fails without any change")
         seen = json.loads(self.calls.read_text())
         functions = [
             f

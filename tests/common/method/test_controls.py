@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import FocusedDropout, FocusedTraining, focus_mask, insert_after
 from common.method.controls import ControlDropout, InParticipatingSteps
+from common.method.draws import derived, image_keys, uniform
 from common.method.focused_training import participates
 from common.recipe import Focus
 from common.training.network import insert_layer
@@ -90,6 +91,24 @@ def test_the_area_is_that_of_the_drawn_channel() -> None:
     matches = torch.stack([(mask == one).flatten(1).all(dim=1) for one in of_channel])
     assert matches.any(dim=0).all()
     assert (matches.float().mean(dim=1) > 0.1).all()
+
+
+def test_keys_decide_the_reference_and_the_places_each_by_draws_of_its_own() -> None:
+    """Written out from the hash of the keys: 0 is for gamma, 1 for the reference, 2 for places."""
+    x, keys = torch.rand(40, 5, 4, 6) + 0.01, image_keys(3, 7, 0, 40)
+    layer = active(ControlDropout(0.5, reference="random", places="shuffled"))
+    layer.keys = keys
+    channel = uniform(derived(keys, 1), 5).argmax(dim=1)
+    mask = torch.cat([focus_mask(x[n : n + 1, [c]], 0.5) for n, c in enumerate(channel.tolist())])
+    order = uniform(derived(keys, 2), 24).argsort(dim=1, stable=True)
+    expected = mask.flatten(1).gather(1, order).view_as(mask)
+    assert torch.equal(layer(x), x * expected)
+
+
+def test_what_a_control_leaves_to_chance_is_printed() -> None:
+    assert repr(ControlDropout((0.25, 0.5), reference="random", places="shuffled")) == (
+        "ControlDropout(gamma=(0.25, 0.5), opposite=False, reference='random', places='shuffled')"
+    )
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])

@@ -130,6 +130,14 @@ FOUND = {
         lambda: nn.Sequential(stage(3, 8), stage(8, 16), nn.ConvTranspose2d(16, 3, 4, 4)),
         "0",
     ),
+    "two halvings in one": (
+        lambda: nn.Sequential(stage(3, 8), nn.Sequential(stage(8, 16), stage(16, 32))),
+        "1.0",
+    ),
+    "a dilation of single places, which dilates nothing": (
+        lambda: nn.Sequential(stage(3, 8), stage(8, 16), nn.Conv2d(16, 16, 1, dilation=2)),
+        "0",
+    ),
     "one pooling": (UNet, "down.2"),
     "functional pooling": (Functional, "conv1"),
     "in Lightning": (Module, "model.layer3"),

@@ -30,6 +30,16 @@ def test_precision_on_a_cpu(precision: Precision, dtype: torch.dtype) -> None:
         assert layer(torch.ones(2, 3)).dtype == dtype
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("auto", "bfloat16"), ("fp16", "float16")])
+def test_precision_on_a_gpu(
+    precision: Precision, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("torch.autocast", lambda *arguments, **_: asked.extend(arguments))
+    autocast(settings(precision), torch.device("cuda"))
+    assert asked == ["cuda", getattr(torch, dtype)]
+
+
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_casts_of_weights_are_not_kept_for_graphs(cuda_graphs: bool) -> None:
     with autocast(settings("bf16", cuda_graphs=cuda_graphs), torch.device("cpu")):

@@ -20,6 +20,7 @@ from detect.data.batches import (
     resize,
     resized_shape,
     to_device,
+    to_original,
 )
 
 SIDES = st.integers(1, 90)
@@ -116,6 +117,31 @@ def test_the_factor_is_drawn_evenly_over_its_range() -> None:
     assert len(set(drawn)) == 2000
     assert kstest(drawn, uniform(0.1, 1.9).cdf).pvalue > 1e-3
     assert draw_factor((0.5, 0.5), 1, 2, 3) == 0.5
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_boxes_go_back_to_the_original_pixels(each: bool) -> None:
+    """By hand: twice as wide, three times as high; what sticks out is cut, flat ones are told."""
+    boxes = np.array(
+        [
+            [10, 10, 30, 40],
+            [-5, -5, 120, 60],
+            [20, 50, 30, 60],  # below the image
+            [100, 10, 120, 20],  # beside it
+            [1, 1, 1.0002, 40],  # 0.0004 wide
+            [1, 1, 1.0006, 1.0004],  # 0.0012 by 0.0012
+        ]
+    )
+    resized, original = np.array([100, 50]), np.array([200, 150])
+    if each:  # of images that differ
+        boxes, resized = np.vstack([boxes, boxes[:1]]), np.array([[100, 50]] * 6 + [[40, 50]])
+        original = np.array([[200, 150]] * 6 + [[40, 100]])
+    found, large = to_original(boxes, resized, original)
+    expected = [[20, 30, 60, 120], [0, 0, 200, 150], [40, 150, 60, 150], [200, 30, 200, 60]]
+    expected += [[2, 3, 2.0004, 120], [2, 3, 2.0012, 3.0012], *[[10, 20, 30, 80]] * each]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert large.tolist() == [True, True, False, False, False, True, *[True] * each]
+    assert found.dtype == np.float64 and np.array_equal(found, found.astype(np.float32))
 
 
 def test_a_batch_can_have_a_least_shape() -> None:

@@ -3,12 +3,14 @@
 import json
 
 import numpy as np
+import pytest
 
 from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.matches import match
 from detect.scoring.metrics import score, write_metrics
 
 
-def test_metrics_file(tmp_path):
+def one_of_a_cat():
     truth = GroundTruth(
         classes=("cat", "dog"),
         image_ids=("000001",),
@@ -24,6 +26,11 @@ def test_metrics_file(tmp_path):
         score=np.array([0.9]),
         box=np.array([[0.0, 0.0, 10.0, 6.2]]),  # IoU 0.62: a hit at 3 of COCO's 10 thresholds
     )
+    return truth, detections
+
+
+def test_metrics_file(tmp_path):
+    truth, detections = one_of_a_cat()
     metrics = score(truth, detections)
     write_metrics(metrics, tmp_path / "new" / "metrics.json")
     assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == metrics
@@ -39,3 +46,20 @@ def test_metrics_file(tmp_path):
         "per_class": {"cat": {"ap_11point": 1.0, "ap_area": 1.0, **counts}, "dog": none},
     }
     assert score(truth, detections, iou=0.7)["voc"]["map_area"] == 0.0
+
+
+def test_what_is_no_number_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_metrics({"map": float("nan")}, tmp_path / "metrics.json")
+    assert not (tmp_path / "metrics.json").exists()
+
+
+def test_known_matches_are_not_sought_again_and_either_engine_is_used(monkeypatch):
+    truth, detections = one_of_a_cat()
+    known, expected = match(truth, detections), score(truth, detections)
+    monkeypatch.setattr("detect.scoring.metrics.match", lambda *_: pytest.fail("sought again"))
+    assert score(truth, detections, matches=known) == expected
+    theirs = {"ap": "pycocotools"}
+    monkeypatch.setattr("detect.scoring.coco_by_pycocotools.score_coco", lambda *_: theirs)
+    assert score(truth, detections, matches=known)["coco"] == expected["coco"]
+    assert score(truth, detections, matches=known, engine="pycocotools")["coco"] == theirs
