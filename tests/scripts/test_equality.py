@@ -53,12 +53,12 @@ def test_a_figure_that_is_off_shows(
     def other_kit(*given: Any) -> Any:
         points, area, letters = kit(*given)
         turned = {**letters, **dict.fromkeys(list(letters)[:1], "?")}
-        return points, None if area is None else area + 0.25, turned
+        return points, None if area is None else area + 0.5, turned
 
     monkeypatch.setattr(equality, "kit_evaluation", other_kit)
     monkeypatch.setattr(equality.coco, "score_coco", lambda *given: coco(*given) | {"ap75": None})
     rows, _ = table()
-    assert numbers(rows["VOC AP and mAP"])["area"] == 0.2  # one digit of 0.25
+    assert numbers(rows["VOC AP and mAP"])["area"] == 0.5
     assert rows["true, false or ignored"] != "0 differ"
     assert {name for name, value in numbers(rows["COCO"]).items() if value == np.inf} == {"ap75"}
 
