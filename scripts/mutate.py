@@ -74,8 +74,7 @@ TESTS: dict[str, str] = {
     "detect/scoring/sizes.py": f"{SCORING}/test_coco.py {SCORING}/test_analysis.py",
     "detect/scoring/metrics.py": f"{SCORING}/test_metrics.py {SCORING}/test_scored_folder.py",
     "detect/scoring/bootstrap.py": f"{SCORING}/test_bootstrap.py",
-    "detect/scoring/comparison.py": f"{SCORING}/test_bootstrap.py {SCORING}/test_error_kinds.py "
-    "tests/detect/report/test_verdicts.py",
+    "detect/scoring/comparison.py": f"{SCORING}/test_over_seeds.py",
     "detect/scoring/over_seeds.py": f"{SCORING}/test_over_seeds.py",
     "common/runs/results.py": "tests/common/runs/test_results.py tests/pretrain/test_results.py "
     "tests/detect/test_results.py",

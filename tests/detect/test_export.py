@@ -97,6 +97,10 @@ def test_a_torchvision_file_and_its_card(
     assert card["classes"] == ["cat", 'a "b"'] and card["epoch"] == 1
     assert card["score_threshold"]["show_from"] == 0.5 and card["returned_above"] == 0.05
     assert card["sizes"] == {"short_side": 64, "longest_side": 96}
+    recipe = json.loads((folder / "recipe.json").read_text())["recipe"]["detector"]
+    assert recipe["nms_iou"] != recipe["score_threshold"]
+    for key in ("nms_iou", "detections_per_image"):
+        assert card[key] == recipe[key]
     assert card["metrics"]["val_map_area"] == 0.5
     assert all(line.strip() in out for line in card["use"])
     before = Path.cwd()

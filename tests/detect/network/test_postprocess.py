@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.retinanet import RetinaNet
 
+from detect.network.boxes import decode
 from detect.network.postprocess import select_detections
 
 
@@ -196,3 +198,10 @@ def test_no_score_above_the_threshold_gives_empty_detections() -> None:
         assert image["boxes"].shape == (0, 4)
         assert image["scores"].shape == image["labels"].shape == (0,)
         assert image["labels"].dtype == torch.int64
+
+
+def test_huge_sides_are_cut_where_torchvision_cuts_them() -> None:
+    codes = torch.tensor([[0.1, -0.2, 0.3, 4.0], [0.0, 0.0, 4.2, 9.0], [0.5, 0.5, 100.0, -3.0]])
+    anchors = torch.tensor([[0.0, 0, 16, 32]]).expand(3, 4)
+    expected = BoxCoder((1.0, 1.0, 1.0, 1.0)).decode_single(codes, anchors)
+    torch.testing.assert_close(decode(codes, anchors), expected)

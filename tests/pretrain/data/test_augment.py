@@ -368,3 +368,15 @@ def test_eval_image_is_torchvisions(shape: tuple[int, int]) -> None:
 def test_eval_image_of_the_usual_size() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (256, 301, 3), np.uint8)
     np.testing.assert_array_equal(eval_image(pixels, 224), pixels[16:240, 38:262])
+
+
+def test_statistics_are_those_that_are_published() -> None:
+    """Of the training pixels, as bearpaw/pytorch-classification and others state them."""
+    assert (augment.CIFAR10_MEAN, augment.CIFAR10_STD) == (
+        (0.4914, 0.4822, 0.4465),
+        (0.2470, 0.2435, 0.2616),
+    )
+    assert (augment.CIFAR100_MEAN, augment.CIFAR100_STD) == (
+        (0.5071, 0.4865, 0.4409),
+        (0.2673, 0.2564, 0.2762),
+    )
