@@ -21,7 +21,7 @@ from common.training.network import prepare
 from detect.data.dataset import DetectionData, Entry, read_all, shown
 from detect.data.opening import open_data
 from detect.data.options import Coordinates, DataOptions
-from detect.data.splits import scored_set
+from detect.data.splits import scored_set, training_sets
 from detect.inference import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.operating_point import remember_evaluation
@@ -63,8 +63,11 @@ def evaluate_run(
         InputError: If the run or the data cannot be read, or has other classes.
     """
     run = open_run(folder, "detect", Recipe, checkpoint)
-    opened, options = _open(data, options or DataOptions(), run)
+    options = _as_split(data, split, options or DataOptions(), run)
+    opened, options = _open(data, options, run)
     split = scored_set(opened, split)
+    if launcher.is_main() and (told := _trained_on(opened, split, run)):
+        say(in_line(f"warning: {told}"))
     test, annotated = _read(opened, split)
     with contextlib.ExitStack() as writing:
         with ranks.start(device) as world:
@@ -135,6 +138,40 @@ def _origin(run: FinishedRun[Recipe]) -> dict[str, Any]:
     }
 
 
+def _same_data(data: Path, run: FinishedRun[Recipe]) -> bool:
+    return run.environment.get("data") == str(data.resolve())
+
+
+def _as_split(
+    data: Path, split: str | None, options: DataOptions, run: FinishedRun[Recipe]
+) -> DataOptions:
+    """Keep the images aside that the training kept, where its data are evaluated on."""
+    share = run.environment.get("split_by")
+    if share is None or options.split_by is not None or not _same_data(data, run):
+        return options
+    return replace(options, split_by=share) if split in (None, "train", "val") else options
+
+
+def _trained_on(data: DetectionData, split: str, run: FinishedRun[Recipe]) -> str | None:
+    """Say which of the images to evaluate on the run was trained on, as far as names tell."""
+    if not _same_data(data.path, run):
+        return None
+    try:
+        train, _ = training_sets(data, run.recipe.train_split, run.recipe.val_split)
+        trained = {name.strip() for name in train.split(",")}
+        scored = {data.set_called(name.strip()) for name in split.split(",")}
+        both = sorted(scored & {data.set_called(name) for name in trained})
+    except InputError:  # of data that lack the training's sets, there is nothing to say
+        return None
+    if not both:
+        return None
+    remedy = "" if data.has_years or len(data.sets) > 1 else "; train with --split-by to keep some"
+    return (
+        f"{data.path}: the run was trained on images of {', '.join(map(shown, both))}; what is "
+        f"measured on them says nothing of others{remedy}"
+    )
+
+
 def _open(
     data: Path, options: DataOptions, run: FinishedRun[Recipe]
 ) -> tuple[DetectionData, DataOptions]:
@@ -156,7 +193,8 @@ def _open(
     said = [f"{data}: {opened.kind}", *opened.notes]
     rest = [name for name in opened.classes if name not in classes]
     if rest:
-        said.append(f"{', '.join(map(shown, rest))} are no classes of the run, and no objects here")
+        what = "are no classes" if len(rest) > 1 else "is no class"
+        said.append(f"{', '.join(map(shown, rest))} {what} of the run, and no objects here")
     if launcher.is_main():
         say("; ".join(map(in_line, said)))
     if list(opened.classes) != classes:

@@ -58,7 +58,7 @@ def predict_files(
     predictor = Predictor.load(run, checkpoint, device)
     if photos.passed_over:
         example = in_line(str(photos.passed_over[0]))
-        say(f"{len(photos.passed_over)} other files skipped, such as {example}")
+        say(f"{counted(len(photos.passed_over), 'other file')} skipped, such as {example}")
     threshold = predictor.threshold if score_threshold is None else score_threshold
     origin = predictor.threshold_origin if score_threshold is None else "as asked for"
     say(f"boxes from score {threshold:.4g} on: {origin}")

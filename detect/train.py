@@ -26,6 +26,7 @@ from detect.data.dataset import DetectionData
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.parts import data_parts
+from detect.data.splits import NO_SET, is_of_a_year
 from detect.data.training import TrainingData, look_over, read_training
 from detect.network.retinanet import build_retinanet
 from detect.recipes import SCRATCH, Recipe
@@ -99,11 +100,31 @@ def train(
         return
     bests = [name.removeprefix("best_") for name in metrics if name.startswith("best_")]
     metric = bests[0] if bests else "val_map_11point"
-    words = ["evaluate", "--run", flags.out, "--data", flags.data, "--out", flags.out / "test"]
-    kind = read_json(flags.out / "environment.json").get("data_kind", "a VOC devkit")
-    if kind == "a VOC devkit":  # so were all data of versions that did not record it
-        words += ["--split", flags.recipe.val_split]
+    words = _next(flags, options or DataOptions())
     ending.end(flags.out, metrics, metric, COLUMNS, ending.command(*program.split(), *words))
+
+
+def _next(flags: RunFlags[Recipe], options: DataOptions) -> list[object]:
+    """Return the words of the command that evaluates on what validated."""
+    words: list[object] = [
+        "evaluate",
+        "--run",
+        flags.out,
+        "--data",
+        flags.data,
+        "--out",
+        flags.out / "test",
+    ]
+    if options.images:
+        words += ["--images", options.images]
+    if options.split_by is not None:
+        return [*words, "--split-by", f"{options.split_by:g}"]
+    split = flags.recipe.val_split
+    kind = read_json(flags.out / "environment.json").get("data_kind", "a VOC devkit")
+    # so were all data of versions that did not record it
+    if split != NO_SET and (kind == "a VOC devkit" or not is_of_a_year(split)):
+        words += ["--split", split]
+    return words
 
 
 def _check(recipe: Recipe, *, scratch: bool) -> None:
@@ -175,6 +196,7 @@ def _build(
         "classes": list(classes),
         "data_kind": data.kind,
         "coordinates": options.counted,
+        "split_by": options.split_by,
         "pixels": pixels,
         "backbone": card or {"file": backbone.name if backbone else SCRATCH},
     }

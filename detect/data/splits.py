@@ -21,6 +21,11 @@ _OF_A_YEAR = re.compile(r"[0-9]{4}:[\w.-]+(,[0-9]{4}:[\w.-]+)*", re.ASCII)
 _AUGMENTED = re.compile(r"\.rf\.[0-9A-Za-z]{8,}$")  # Roboflow's copies of one image
 
 
+def is_of_a_year(split: str) -> bool:
+    """Whether this names sets of a devkit, as the recipes do."""
+    return _OF_A_YEAR.fullmatch(split) is not None
+
+
 def training_sets(data: DetectionData, train: str, val: str) -> tuple[str, str | None]:
     """Return the sets to train and to validate on; none to validate where there is none.
 
@@ -31,12 +36,12 @@ def training_sets(data: DetectionData, train: str, val: str) -> tuple[str, str |
     """
     if data.has_years:
         return train, None if val == NO_SET else val
-    if _OF_A_YEAR.fullmatch(train):
+    if is_of_a_year(train):
         own = [found for word in _TRAIN if (found := find_set(data.sets, word))]
         train = (own or list(data.sets))[0]
     if val == NO_SET:
         return train, None
-    if _OF_A_YEAR.fullmatch(val):
+    if is_of_a_year(val):
         own = [found for word in _VAL if (found := find_set(data.sets, word))]
         own = [name for name in own if name not in train.split(",")]
         return train, own[0] if own else None

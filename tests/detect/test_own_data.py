@@ -91,6 +91,35 @@ def test_without_a_validation_set(train: Run, call_command: Run, tmp_path: Path)
     )
     assert code == 0, err  # of its only set
     assert "of 2 objects" in out
+    assert "warning: " in out and "the run was trained on images of train" in out
+
+
+def test_what_split_by_kept_is_what_is_evaluated(
+    train: Run, call_command: Run, tmp_path: Path
+) -> None:
+    root = formats.write_export(tmp_path / "export", formats.draw_objects())
+    (root / "ImageSets/Main/val.txt").unlink()
+    code, out, err = train(root, "--split-by", 0.5)
+    assert code == 0, err
+    kept = int(re.search(r"validating on (\d+) image", out)[1])  # type: ignore[index]
+    assert kept < 4 and "--split-by 0.5" in " ".join(out.rpartition("next")[2].split())
+    arguments = ("evaluate", "--run", tmp_path / "run", "--data", root, "--workers", 0)
+    for split, images in (((), kept), (("--split", "val"), kept), (("--split", "train,val"), 4)):
+        scored = tmp_path / f"scored-{len(split)}-{images}"
+        code, out, err = call_command(
+            command, *arguments, *split, "--out", scored, "--device", "cpu"
+        )
+        if images == 4:  # both parts are no set of the data as they lie there
+            assert code == 2 and "has no set 'val'" in one_line(err)
+            continue
+        assert code == 0, err
+        assert json.loads((scored / "evaluation.json").read_text())["images"] == images
+        assert "the run was trained on" not in out
+    code, out, err = call_command(
+        command, *arguments, "--split", "train", "--out", tmp_path / "t", "--device", "cpu"
+    )
+    assert code == 0, err
+    assert "warning: " in out and "the run was trained on images of train" in out
 
 
 # ---- what is said, and refused ------------------------------------------------------------------
@@ -387,7 +416,7 @@ def test_a_run_is_evaluated_on_the_classes_it_knows(
             *("--out", tmp_path / name, "--device", "cpu", "--workers", 0),
         )
         assert code == 0, err
-        assert "head gear are no classes of the run, and no objects here" in out
+        assert "head gear is no class of the run, and no objects here" in out
         metrics.append(json.loads((tmp_path / name / "metrics.json").read_text())["voc"])
         (line,) = [line for line in out.splitlines() if "VOC mAP" in line]
         firsts.append(line.split()[0])
