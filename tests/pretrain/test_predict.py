@@ -210,8 +210,8 @@ def test_what_cannot_be_opened(
         (("--weights", tmp_path / "none.pth"), "none.pth is not there"),
         (("--weights", tmp_path / "broken.onnx"), "not a graph that onnxruntime runs"),
         (("--run", tmp_path / "empty"), "recipe.json is missing"),
-        ((), "either --run or --weights"),
-        (("--run", classifier, "--weights", classifier), "either --run or --weights"),
+        ((), "predict needs a classifier: give --run or --weights"),
+        (("--run", classifier, "--weights", classifier), "name two classifiers"),
         (("--run", classifier, "--images", tmp_path / "empty"), "names no photo"),
         (("--run", classifier, "--images", tmp_path / "no.jpg"), "is not there"),
     ):
