@@ -15,6 +15,7 @@ import ast
 import contextlib
 import copy
 import gc
+import importlib
 import json
 import os
 import random
@@ -330,6 +331,9 @@ class InFunctions:
         if failed:
             raise SystemExit(f"{_killer(failed, self.log)} fails without any change")
         seen = json.loads(self.calls.read_text())
+        # Commands import late: what no test has imported by now could not be exchanged.
+        name = self.mutants[0].file.removesuffix(".py").removeprefix("scripts/").replace("/", ".")
+        importlib.import_module(name)
         functions = [
             f
             for f in gc.get_objects()
