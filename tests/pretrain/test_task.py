@@ -25,6 +25,7 @@ from pretrain.task import balancing_weights, classification_loss, evaluate
 
 CPU = World(device=torch.device("cpu"))
 RECIPE = RECIPES["cifar10-resnet20"]()
+READING = Reading(workers=0, device=CPU.device)
 
 
 class Lookup(nn.Module):
@@ -114,8 +115,7 @@ def test_what_is_kept_back_follows_the_seed_only_where_asked(tmp_path: Path, by_
     images = replace(RECIPE.images, held_out=20, held_out_by_seed=by_seed)
 
     def shades(seed: int, part: str) -> set[int]:
-        reading = Reading(workers=0, device=CPU.device)
-        split = open_split(images, tmp_path, part, reading, training=False, seed=seed)
+        split = open_split(images, tmp_path, part, READING, training=False, seed=seed)
         every = np.arange(split.num_images)
         (batch,) = split.load([MicroBatch(epoch=0, indices=every, share=1.0)])
         return set(batch[0][:, 0, 0, 0].tolist())
@@ -124,6 +124,28 @@ def test_what_is_kept_back_follows_the_seed_only_where_asked(tmp_path: Path, by_
     assert first == again
     assert (first == other) is not by_seed
     assert shades(1, "train") == set(range(40)) - first
+
+
+@pytest.mark.parametrize("recipe", ["cifar10-resnet20", "imagenet-resnet50"])
+def test_validation_images_are_seen_whole_or_at_their_centre_in_every_epoch(
+    tmp_path: Path, recipe: str
+) -> None:
+    """Left to right in greys: a flip, or another crop, would show in the first and last column."""
+    photo = np.repeat(np.arange(64, dtype=np.uint8)[None, :, None] * 4, 64, axis=0).repeat(
+        3, axis=2
+    )
+    for name in ("train/a/0.png", "train/b/1.png", "val/a/0.png", "val/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / name), photo)
+    size = 64 if RECIPES[recipe]().images.crop == "pad" else 56  # 56 of 64: resized to itself
+    images = replace(RECIPES[recipe]().images, dataset="folders", size=size)
+    split = open_split(images, tmp_path, "val", READING, training=False, seed=0)
+    expected = photo[4:60, 4:60] if size == 56 else photo
+    for epoch in range(3):
+        (loaded,) = split.load([MicroBatch(epoch=epoch, indices=np.arange(2), share=1.0)])
+        pixels, _ = split.finish(loaded)
+        for found in pixels:
+            assert np.array_equal(found.permute(1, 2, 0).numpy(), expected)
 
 
 class Channels(nn.Module):
