@@ -117,13 +117,17 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
         second, first = sorted(runs, key=lambda run: -(run.mean(comparison.kind) or 0))[:2]
         picked = " The leader was picked after looking, which flatters it."
     between = difference(first, second)[key]
+    if not between.value:
+        picked = ""
     apart = between.decided and len(comparison.pictures) >= FEWEST_IMAGES
     told = "these two networks differ, the methods are not decided" if apart else "not decided"
     by = f"{_points(between.value)} points of {_measure(comparison)}{_interval(between)}"
+    # As much as the next is no lead: the order of the command line came first then.
+    leads = "leads" if between.value else "is no better than another of the"
     start = (
         f"{second.label} against {first.label}: {by}"
         if len(runs) == 2
-        else f"{second.label} leads {len(runs)} runs; against {first.label}, the next: {by}"
+        else f"{second.label} {leads} {len(runs)} runs; against {first.label}, the next: {by}"
     )
     more = images_needed(between, len(comparison.pictures))
     networks = (

@@ -83,6 +83,10 @@ def test_ticks_are_few_round_and_enclose_the_range(low, width, most):
     assert float(f"{step:.3g}") == pytest.approx(step, rel=1e-2)
 
 
+def test_ticks_around_nothing_can_be_read():
+    assert panels.ticks(0.0, 0.0) == [-1.0, -0.5, 0.0, 0.5, 1.0]
+
+
 def test_places_on_the_axis_are_those_of_the_values():
     row = DotRow("fd", (Dot(1, 5.0, -10.0, 10.0),), "5.0 [-10.0, +10.0]", marked=True)
     html = plots.dots(Dots("c", "points", (row,), zero=True))

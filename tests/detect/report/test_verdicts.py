@@ -100,6 +100,12 @@ def test_of_several_runs_the_first_two_are_compared():
     assert "picked after looking" in summed.basis
 
 
+def test_who_is_as_good_as_the_next_does_not_lead():
+    summed = told(*(run_of(name, [0, 0, 0]) for name in "abc"))
+    assert "leads" not in summed.sentence and "flatters" not in summed.basis
+    assert summed.sentence.startswith("a is no better than another of the 3 runs; against b")
+
+
 def test_seeds_decide():
     """Differences of 2, 3 and 4: mean 3, deviation 1, so 3 +- 4.303 / sqrt(3)."""
     runs = [run_of(f"a, seed {s}", [40 + s, 30, 50], s, {"seed": s}) for s in range(3)]
