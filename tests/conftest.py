@@ -21,7 +21,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repository")
 
 
-_FORKS = re.compile(r"faults\.(live|start)|live_ranks|from ranks|os\.fork|[\"']fork[\"']")
+_FORKS = re.compile(r"faults\.(live|start)|live_ranks|from ranks|in_a_fork|os\.fork|[\"']fork[\"']")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
