@@ -6,8 +6,9 @@
 A mutant is killed when a test fails. Which are tried is fixed by the seed; messages, docstrings and
 annotations are left alone. Torch and the tests are imported once. Each mutant then is a fork of
 that process, in which the code of one function is exchanged and those tests run that call it,
-quickest first; a process that a test starts does not see it. What runs on import (constants,
-defaults of fields) is written to a copy of the tree instead, and all tests of the file run on it.
+quickest first. What is not seen so, since tests start processes of their own, and what runs on
+import (constants, defaults of fields) is written to a copy of the tree, and all tests of the file
+run on it.
 """
 
 import argparse

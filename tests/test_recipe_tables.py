@@ -15,12 +15,14 @@ ours        chosen here; nothing outside says so
 """
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass
+from inspect import Parameter, signature
 from typing import Any
 
 import pytest
 
 from detect.recipes import RECIPES as DETECT
+from detect.recipes import Detector, describe
 from pretrain.recipes import RECIPES as PRETRAIN
 
 Rows = Mapping[str, tuple[Any, str]]
@@ -435,3 +437,59 @@ def test_numbers_that_are_told_in_steps() -> None:
     for name in ("paper", "strong"):
         o = DETECT[f"voc-retinanet-{name}"]().optimization
         assert [m / o.epochs for m in o.milestones] == pytest.approx([2 / 3, 8 / 9], abs=2e-4)
+
+
+PARTS = {
+    type(value): value
+    for recipe in (PRETRAIN["toy-resnet18"](), DETECT["toy-retinanet"]())
+    for value in (recipe, *(getattr(recipe, field.name) for field in fields(recipe)))
+    if is_dataclass(value)
+}
+
+
+@pytest.mark.parametrize("kind", PARTS, ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
+def test_a_part_of_a_recipe_is_written_by_names_and_stays(kind: type) -> None:
+    """Numbers in a row could change places unseen; what is shared could change under a run."""
+    assert {p.kind for p in signature(kind).parameters.values()} == {Parameter.KEYWORD_ONLY}
+    name = fields(kind)[0].name
+    with pytest.raises(FrozenInstanceError):
+        setattr(PARTS[kind], name, getattr(PARTS[kind], name))
+
+
+def test_there_are_parts() -> None:
+    assert sorted(kind.__name__ for kind in PARTS) == sorted(
+        "Recipe Images Optimization Focus Dropout Recipe Detector Augmentation".split()
+    )
+
+
+def test_a_detector_without_sizes_to_train_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="^train_sizes must hold at least one size$"):
+        Detector(train_sizes=())
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_from_scratch_trains_all_of_its_body(name: str) -> None:
+    """There are no statistics to be kept: He et al., arXiv 1811.08883."""
+    recipe = DETECT[name]()
+    rows = {"detector.norm": "batch", "detector.trainable_stages": 5}
+    assert values_of(recipe.from_scratch()) == values_of(recipe) | rows
+
+
+def test_what_a_longer_detector_run_would_change() -> None:
+    assert DETECT["voc-retinanet-paper"]().tied_to_epochs is None
+    assert DETECT["toy-retinanet"]().tied_to_epochs == "the cosine schedule"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("toy-retinanet", "VOC2007, resnet18, short side 128 px: 4 epochs"),
+        ("voc-retinanet-small", "VOC2012, resnet50, short side 256 px: 24 epochs"),
+        (
+            "voc-retinanet-paper",
+            "VOC2007 and VOC2012, resnet50, short side 480-800 px: 18 epochs",
+        ),
+    ],
+)
+def test_the_words_of_a_detector(name: str, told: str) -> None:
+    assert describe(DETECT[name]()) == told

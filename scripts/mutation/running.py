@@ -27,6 +27,9 @@ Tell = Callable[[Mutant, str, float], None]
 def try_mutants(mutants: Sequence[Mutant], tree: Path, tests: Sequence[str], tell: Tell) -> None:
     """Run tests on each mutant of one file: first those of functions, then the others.
 
+    A function that was changed unseen is changed in the file as well, for the processes that tests
+    start.
+
     Args:
         mutants: What to try, all of one file.
         tree: A copy of the repository, in which the file is changed and put back.
@@ -42,19 +45,21 @@ def try_mutants(mutants: Sequence[Mutant], tree: Path, tests: Sequence[str], tel
     text = path.read_text(encoding="utf-8")
     compiled = compile(text, str(path), "exec")
     in_functions = [m for m in mutants if m.function is not None and _fits(m, compiled)]
+    left = [m for m in mutants if m not in in_functions]
     if in_functions:
         plugin = InFunctions(path, in_functions, tell)
         status, _ = in_a_fork(lambda: _start_pytest(tree, tests, plugin), 3600, log)
         if status:
             said = log.read_text(encoding="utf-8", errors="replace")
-            left = re.search(r"Exit: (.*?) !*$", said, re.MULTILINE)
-            raise RuntimeError(left[1] if left else f"the tests cannot be run: see {log}")
+            why = re.search(r"Exit: (.*?) !*$", said, re.MULTILINE)
+            raise RuntimeError(why[1] if why else f"the tests cannot be run: see {log}")
+        left += [in_functions[number] for number in json.loads(plugin.unseen.read_text())]
     try:
-        for count, mutant in enumerate(m for m in mutants if m not in in_functions):
+        for count, mutant in enumerate(left):
             path.write_text(ast.unparse(mutant.tree), encoding="utf-8")
             # Compiled files are known by whole seconds: each mutant has its own.
             os.utime(path, times=(0, 10**9 + count))
-            status, taken = in_a_fork(lambda: _start_pytest(tree, tests), 120, log)
+            status, taken = in_a_fork(lambda: _start_pytest(tree, tests), 300, log)
             tell(mutant, _killer(status, log), taken)
     finally:
         path.write_text(text, encoding="utf-8")
@@ -139,6 +144,8 @@ class InFunctions:
         self.path, self.mutants, self.tell = str(path), mutants, tell
         self.log = Path(f"{path}.output")
         self.calls = Path(f"{path}.calls")
+        self.unseen = Path(f"{path}.unseen")
+        """The numbers of those that no test sees; they are not told."""
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """Run each test once as it is, then for each mutant those that call its function."""
@@ -155,7 +162,8 @@ class InFunctions:
             if type(f) is types.FunctionType and f.__code__.co_filename == self.path
         ]
         gc.freeze()  # forks share what is there
-        for mutant in self.mutants:
+        unseen = []
+        for number, mutant in enumerate(self.mutants):
             calling = [n for n, (_, lines) in enumerate(seen) if mutant.function in lines]
             chosen = sorted(calling or range(len(seen)), key=lambda n: float(seen[n][0]))
             usual = sum(seen[n][0] for n in chosen)
@@ -165,7 +173,11 @@ class InFunctions:
                 4 * usual + 5,
                 self.log,
             )
-            self.tell(mutant, _killer(status, self.log), taken)
+            if killer := _killer(status, self.log):
+                self.tell(mutant, killer, taken)
+            else:
+                unseen.append(number)
+        self.unseen.write_text(json.dumps(unseen))
         return True
 
     def _watch(self, session: pytest.Session) -> None:

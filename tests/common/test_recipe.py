@@ -4,10 +4,11 @@ import inspect
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any
 
 import pytest
+from recipes import Training
 
 import common.recipe
 import detect.__main__
@@ -15,7 +16,19 @@ import detect.recipes
 import pretrain.__main__
 import pretrain.recipes.recipe
 from common.command import flags
-from common.recipe import Focus, Optimization, Range, check, from_json, learning_rate
+from common.recipe import (
+    AT_LEAST_ONE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SHARE,
+    Focus,
+    Optimization,
+    Range,
+    check,
+    from_json,
+    learning_rate,
+    lengthened,
+)
 from detect.recipes import RECIPES as DETECT
 from pretrain.recipes import RECIPES as PRETRAIN
 from pretrain.recipes import Recipe
@@ -93,6 +106,8 @@ def test_an_unknown_field_is_refused() -> None:
         {"weight_decay": -1e-4},
         {"warmup_steps": -1},
         {"nesterov": True, "momentum": 0.0},
+        {"ema_decay": 0.0},
+        {"ema_decay": 1.0},
     ],
     ids=str,
 )
@@ -105,9 +120,27 @@ def test_impossible_optimization_is_refused(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
+        {"nesterov": True},
+        {"nesterov": True, "momentum": 1e-3},
+        {"nesterov": True, "momentum": 0.0, "optimizer": "adamw"},
+        {"ema_decay": 1e-3},
+        {"ema_decay": 0.9999},
+        {"weight_decay": 0.0, "momentum": 0.0, "warmup_steps": 0, "warmup_start": 1.0},
+    ],
+    ids=str,
+)
+def test_what_is_just_possible_is_not_refused(change: dict[str, Any]) -> None:
+    Optimization(**{"lr": 0.1, "batch_size": 4, "epochs": 1} | change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
         {"gamma": (0.6, 0.3)},
+        {"gamma": (-0.1, 0.3)},
         {"gamma": (0.3, 1.0)},
         {"participation_rate": 1.1},
+        {"participation_rate": -0.1},
         {"weight_decay": float("inf")},
     ],
     ids=str,
@@ -121,6 +154,44 @@ def test_the_method_is_off_by_default() -> None:
     assert not Focus().enabled
     assert Focus(after="layer3").enabled
     assert Focus(weight_decay=1e-3).enabled
+
+
+def test_what_a_longer_run_would_change() -> None:
+    steps = Optimization(lr=0.1, batch_size=4, epochs=3, milestones=(1,))
+    assert steps.tied_to_epochs is None
+    assert replace(steps, schedule="cosine").tied_to_epochs == "the cosine schedule"
+
+
+def test_a_run_is_lengthened_by_epochs_alone() -> None:
+    run = Training(Optimization(lr=0.1, batch_size=4, epochs=3))
+
+    def changed(**values: Any) -> Training:
+        return replace(run, optimization=replace(run.optimization, **values))
+
+    assert lengthened(run, changed(epochs=4))
+    assert not lengthened(run, run)
+    assert not lengthened(run, changed(epochs=2))
+    assert not lengthened(run, changed(epochs=4, lr=0.2))
+    assert not lengthened(run, replace(changed(epochs=4), focus=Focus(weight_decay=1e-3)))
+    assert not lengthened("a recipe of old", changed(epochs=4))
+    assert not lengthened(run, {"epochs": 4})
+
+
+@pytest.mark.parametrize(
+    ("allowed", "taken", "refused"),
+    [
+        (NOT_NEGATIVE, [0, 1e300], [-1e-300]),
+        (POSITIVE, [1e-300, 1e300], [0, -1]),
+        (AT_LEAST_ONE, [1, 10**30], [0, 1 - 1e-9]),
+        (SHARE, [0, 0.5, 1], [-1e-300, 1 + 1e-9]),
+    ],
+)
+def test_the_ends_of_ranges(allowed: Range, taken: list[float], refused: list[float]) -> None:
+    allowed.check("x", tuple(taken))
+    allowed.check("x", None)
+    for number in [*refused, float("nan"), float("inf")]:
+        with pytest.raises(ValueError, match="^x must be "):
+            allowed.check("x", number)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +106,9 @@ def test_what_is_not_evaluated_has_no_row(tmp_path: Path) -> None:
     (tmp_path / "run" / "recipe.json").unlink()
     with pytest.raises(InputError, match=r"recipe\.json is missing"):
         row_of(evaluated)
+
+
+def test_values_of_a_row_are_given_by_the_names_of_their_columns() -> None:
+    """Two numbers of one kind could change places unseen."""
+    assert {p.kind for p in signature(Row).parameters.values()} == {Parameter.KEYWORD_ONLY}
+    assert Row.__dataclass_params__.frozen  # type: ignore[attr-defined]

@@ -117,6 +117,17 @@ def test_wrong_dropouts_are_refused(dropout: dict[str, object]) -> None:
         Dropout(**dropout)  # type: ignore[arg-type]
 
 
+def test_what_a_longer_run_would_change() -> None:
+    plain, block = (RECIPES[f"cifar10-resnet20{arm}"]() for arm in ("", "-dropblock"))
+    cosine = replace(plain.optimization, schedule="cosine")
+    assert plain.tied_to_epochs is None
+    assert RECIPES["cifar10-resnet20-dropout"]().tied_to_epochs is None
+    assert block.tied_to_epochs == "the rate of DropBlock"
+    assert replace(block, dropout=replace(block.dropout, linear=False)).tied_to_epochs is None
+    for recipe in (plain, block):
+        assert replace(recipe, optimization=cosine).tied_to_epochs == "the cosine schedule"
+
+
 @lru_cache
 def fresh(name: str, stem: Stem, block: Block | None) -> nn.Module:
     """Build a network with one layer or block a group, narrow where it can be: the same parts."""

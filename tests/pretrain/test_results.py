@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,9 @@ def test_changes_name_every_field_that_differs() -> None:
     assert describe_changes(NAME, recipe) == (
         "block=bottleneck optimization.nesterov=True focus.gamma=0.9,0.9"
     )
+
+
+def test_values_of_a_row_are_given_by_the_names_of_their_columns() -> None:
+    """Two numbers of one kind could change places unseen."""
+    assert {p.kind for p in signature(Row).parameters.values()} == {Parameter.KEYWORD_ONLY}
+    assert Row.__dataclass_params__.frozen  # type: ignore[attr-defined]

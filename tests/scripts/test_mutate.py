@@ -141,10 +141,13 @@ class Near:
 def far(x):
     return x > 10
 
-def unused(x):
-    return x + 1
+def elsewhere():
+    return 7
 """
 TESTS = """
+import subprocess
+import sys
+
 import toy
 
 def test_near():
@@ -153,6 +156,9 @@ def test_near():
 def test_far():
     assert toy.far(12)
     assert not toy.far(8)
+
+def test_another_process():
+    subprocess.run([sys.executable, "-c", "import toy; assert toy.elsewhere() == 7"], check=True)
 """
 
 
@@ -174,7 +180,7 @@ def told(tree: Path, test: str) -> dict[str, str]:
 
 
 def test_what_no_test_sees_is_told(tmp_path: Path) -> None:
-    near, far = "test_toy.py::test_near", "test_toy.py::test_far"
+    near, far, other = (f"test_toy.py::test_{x}" for x in ("near", "far", "another_process"))
     assert told(tmp_path / "tree", TESTS) == {
         "3 -> 4": near,  # runs on import: a copy of the file
         "3 -> 2": near,
@@ -184,10 +190,9 @@ def test_what_no_test_sees_is_told(tmp_path: Path) -> None:
         "x > 10 -> x >= 10": "",
         "10 -> 11": "",
         "10 -> 9": "",
-        "return x + 1 -> return None": "",
-        "x + 1 -> x - 1": "",
-        "1 -> 2": "",
-        "1 -> 0": "",
+        "return 7 -> return None": other,  # which has the file, not the memory
+        "7 -> 8": other,
+        "7 -> 6": other,
     }
 
 

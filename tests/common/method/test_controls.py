@@ -2,6 +2,7 @@
 
 import copy
 import math
+from inspect import signature
 from typing import Literal
 
 import pytest
@@ -124,6 +125,15 @@ def test_an_image_without_an_area_passes_whole(
     layer = active(ControlDropout(signed=True, **control))  # type: ignore[arg-type]
     torch.testing.assert_close(layer(x), x, equal_nan=True)
     assert layer.statistics()["unmasked_images"] == 3
+
+
+def test_a_control_is_built_as_the_method_is() -> None:
+    ours, theirs = (signature(kind).parameters for kind in (ControlDropout, FocusedDropout))
+    assert {name: ours[name] for name in theirs} == dict(theirs)
+    with pytest.warns(UserWarning, match="meets signed maps"):
+        layer = active(ControlDropout())
+        layer(torch.randn(8, 4, 6, 6))
+        layer.warn_if_signed()
 
 
 def test_without_a_control_it_is_the_method() -> None:

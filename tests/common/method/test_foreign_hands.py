@@ -306,6 +306,17 @@ def test_a_layer_that_nobody_switches_on_is_told_once() -> None:
     assert len(w) == 1
 
 
+def test_the_count_of_idle_steps_begins_anew_after_each_step_of_the_training() -> None:
+    model, _, focus = driven(0.0)
+    train(model, 3, focus)  # the last of them counts
+    train(model, 998)
+    with focus.step(3):
+        train(model, 1)
+    train(model, 998)
+    with pytest.warns(UserWarning, match="never active in 1,000 training steps"):
+        train(model, 1)
+
+
 def test_a_copy_that_is_trained_instead_is_told() -> None:
     model, _, focus = driven(1.0)
     train(model, 3, focus)

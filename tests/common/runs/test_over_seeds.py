@@ -132,11 +132,17 @@ def test_power_grows_with_the_difference_and_the_seeds() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 6, 8, 20])
 @pytest.mark.parametrize("wanted", [0.8, 0.95])
-def test_what_could_be_seen_is_seen_so_often(n: int, wanted: float) -> None:
-    difference = detectable(0.25, n, wanted)
-    assert power(difference, 0.25, n) == pytest.approx(wanted, abs=1e-6)
-    assert seeds_needed(1.0001 * difference, 0.25, wanted) == n
-    assert seeds_needed(0.9999 * difference, 0.25, wanted) == n + 1
+@pytest.mark.parametrize("deviation", [0.25, 3.0])
+def test_what_could_be_seen_is_seen_so_often(n: int, wanted: float, deviation: float) -> None:
+    difference = detectable(deviation, n, wanted)
+    assert power(difference, deviation, n) == pytest.approx(wanted, abs=1e-6)
+    assert seeds_needed(1.0001 * difference, deviation, wanted) == n
+    assert seeds_needed(0.9999 * difference, deviation, wanted) == n + 1
+
+
+@pytest.mark.parametrize("n", [2, 7, 30])
+def test_a_chance_that_is_reached_exactly_is_reached(n: int) -> None:
+    assert seeds_needed(0.3, 0.5, power(0.3, 0.5, n)) == n
 
 
 def test_the_plans_figures() -> None:

@@ -60,6 +60,13 @@ def test_a_run_whose_key_lacks_a_value_is_appended_once(tmp_path: Path) -> None:
     assert append_rows(path, Row, [Row(), Row(test_accuracy=0.5)], key) == 0
 
 
+def test_line_ends_within_a_value_stay_what_they_are(tmp_path: Path) -> None:
+    path, row = tmp_path / "results.csv", Row(data="two\r\nlines")
+    assert append_rows(path, Row, [row]) == 1
+    assert append_rows(path, Row, [row]) == 0
+    assert b'"two\r\nlines"' in path.read_bytes()
+
+
 def write_log(folder: Path, *records: dict[str, float]) -> Path:
     folder.mkdir()
     text = "".join(json.dumps(record) + "\n" for record in records)

@@ -1,6 +1,7 @@
 """Runs that were interrupted against runs that were not."""
 
 import os
+import re
 import signal
 import time
 import warnings
@@ -21,6 +22,7 @@ from common.command.flags import Options
 from common.errors import InputError
 from common.images.loading import stream
 from common.images.sampling import MicroBatch
+from common.optimization.weight_average import WeightAverage
 from common.processes import signals
 from common.processes.ranks import World
 from common.processes.signals import StopRequest, Terminated
@@ -30,6 +32,7 @@ from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json
 from common.training import loop, steps
+from common.training.checkpointing import TrainingState
 from common.training.task import Task
 
 CPU = torch.device("cpu")
@@ -365,3 +368,65 @@ def test_a_schedule_that_ends_with_the_run_is_not_lengthened(tmp_path: Path) -> 
     with pytest.raises(InputError, match=message):
         lengthen(tmp_path, settings, 2)
     lengthen(tmp_path, settings, 1)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path) -> None:
+    def of(classes: str, images: int = len(IMAGES)) -> Task:
+        return replace(stage(network()), data={"class list": classes}, num_images=images)
+
+    train(tmp_path, of("ant, bee"))
+    train(tmp_path, of("ant, bee"))
+    what = "the checkpoint is of other data, what changed is the class list: ant, bee then, {} now"
+    for task, told in (
+        (of("ant, cat"), what.format("ant, cat") + ": give the data as they were, or choose"),
+        (of("ant", 20), what.format("ant") + "; 21 images then, 20 now: give the data"),
+    ):
+        with pytest.raises(InputError, match=f"^{re.escape(told)}"):
+            train(tmp_path, task)
+    with pytest.raises(InputError, match=r"does not fit .*num_images was 21, is now 20"):
+        train(tmp_path, of("ant, bee", 20))
+
+
+def test_a_checkpoint_of_a_version_that_kept_generators_is_continued(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, stage(network()))
+    content = checkpoints.load(tmp_path / "last.pt")
+    assert content.pop("ranks") == 1
+    checkpoints.save(content | {"random": [{}]}, tmp_path / "last.pt")
+    capsys.readouterr()
+    train(tmp_path, stage(network()))
+    said = "the checkpoint of step 6 is of an older version, whose draws came from the states of"
+    assert capsys.readouterr().out.count(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "kept"),
+    [
+        (lambda p: torch.optim.SGD(p, lr=0.1), []),  # its momentum is None
+        (lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9), ["momentum_buffer"]),
+        (torch.optim.AdamW, ["step", "exp_avg", "exp_avg_sq"]),
+    ],
+)
+@pytest.mark.parametrize("decay", [None, 0.9])
+def test_what_a_state_is_made_of_has_names(
+    optimizer: Callable[..., torch.optim.Optimizer], kept: list[str], decay: float | None
+) -> None:
+    """A certificate digests it: the very tensors, all of them, and nothing twice."""
+    model = network()
+    average = WeightAverage(model, decay) if decay else None
+    steps = optimizer(model.parameters())
+    model(IMAGES[:4]).sum().backward()
+    steps.step()
+    state = TrainingState(
+        model=model, optimizer=steps, focus=None, average=average, scaling=None, extent={}
+    )
+    expected = {f"model.{key}": value for key, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        expected |= {f"optimizer.{name}.{key}": steps.state[parameter][key] for key in kept}
+    if average:
+        averages = average.network().state_dict()
+        expected |= {f"average.{key}": value for key, value in averages.items()}
+    named = state.named()
+    assert list(named) == list(expected)
+    assert [key for key, value in named.items() if not torch.equal(value, expected[key])] == []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -62,6 +63,23 @@ def test_luck_of_a_run_on_an_image_is_not_counted_twice():
     assert compare_runs(first, second).image_deviation < 0.003
 
 
+def test_luck_is_taken_out_by_the_runs_of_each_side():
+    """Unequal sides: each run's share of the luck is one over the runs of its own side."""
+    rng = np.random.default_rng(3)
+    luck = rng.normal(0, 0.02, (7, 20_001))
+    shared = rng.normal(0, 0.01, 20_001)
+    first, second = list(0.5 + luck[:2]), list(0.6 + luck[2:] + shared)
+    told = compare_runs(first, second)
+    assert told.image_deviation == pytest.approx(0.01, rel=0.05)
+    assert compare_runs(second, first).image_deviation == pytest.approx(0.01, rel=0.05)
+
+
+def test_a_side_without_a_run():
+    for sides in (([], runs([0.5])), (runs([0.5]), []), ([], [])):
+        with pytest.raises(ValueError, match="each method needs a run"):
+            compare_runs(*sides)
+
+
 @pytest.mark.parametrize("gap", [0.02, 0.05])
 def test_more_runs_decide(gap):
     told = compare_runs(runs([0.5, 0.56]), runs([0.5 + gap, 0.56 + gap]))
@@ -73,6 +91,25 @@ def test_more_runs_decide(gap):
         return quantile * told.seed_deviation * math.sqrt(2 / runs_a_side)
 
     assert half(count) < gap <= half(count - 1)
+
+
+@pytest.mark.parametrize("gap", np.linspace(0.02, 0.1, 17))
+@pytest.mark.parametrize(("first", "second"), [([0.5, 0.53], [0.51, 0.53]), ([0.5], [0.47, 0.53])])
+def test_more_runs_decide_as_welch_and_satterthwaite_would(gap, first, second):
+    """Of two variances, that of the images known, that of the seeds with 2n - 2 degrees."""
+    second = [value + gap for value in second]
+    told = compare_runs(runs(first, 100), runs(second, 100, spread=0.005))
+    value, images, seeds = abs(told.value), told.image_deviation, told.seed_deviation
+    assert images == pytest.approx(0.005, rel=0.2) and seeds > 0.015
+
+    def decides(n):
+        variance = images**2 + 2 * seeds**2 / n
+        freedom = variance**2 / ((2 * seeds**2 / n) ** 2 / (2 * n - 2)) if n > 1 else 1
+        return value > stats.t.ppf(0.975, freedom) * math.sqrt(variance)
+
+    if not told.decided:
+        # What is not decided by these resamples takes at least one more.
+        assert told.more_runs == max(1, next(n for n in range(2, 101) if decides(n)) - 2)
 
 
 def test_no_number_of_runs_decides_against_the_images():
@@ -92,6 +129,14 @@ def made(**changes):
         "more_runs": 0,
     }
     return Difference(**{**usual, **changes})
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decided"),
+    [(1e-9, 1, True), (0, 1, False), (-1, 1, False), (-1, 0, False), (-1, -1e-9, True)],
+)
+def test_an_interval_that_ends_at_0_decides_nothing(low, high, decided):
+    assert made(low=low, high=high).decided == decided
 
 
 @pytest.mark.parametrize(
@@ -156,3 +201,31 @@ def test_folders_that_cannot_be_compared(call_command, folders, tmp_path):
         given = ("--baseline", folders[0], "--against", against)
         code, _, error = call_command(command, "compare", *given)
         assert code == 2 and told in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("metrics.json", lambda told: told.pop("voc")),
+        ("metrics.json", lambda told: told.update(voc=[1])),
+        ("metrics.json", lambda told: told["voc"].update(per_class=["cat"])),
+        ("evaluation.json", lambda told: told.pop("data")),
+        ("evaluation.json", lambda told: told.update(split=7)),
+    ],
+)
+def test_a_folder_that_holds_something_else(call_command, folders, tmp_path, name, edit):
+    other = shutil.copytree(folders[2], tmp_path / "other")
+    told = json.loads((other / name).read_text())
+    edit(told)
+    (other / name).write_text(json.dumps(told))
+    code, _, error = call_command(command, "compare", "--baseline", folders[0], "--against", other)
+    assert code == 2 and error.count("\n") == 1
+    assert f"{other} is not what detect score writes: evaluate again" in error
+
+
+def test_data_of_other_classes(call_command, folders, tmp_path):
+    devkit = write_devkit(tmp_path / "VOCdevkit", classes=("cat", "dog", "fox"))
+    given = ("--baseline", folders[0], "--against", folders[2], "--data", devkit)
+    code, _, error = call_command(command, "compare", *given)
+    assert code == 2 and error.count("\n") == 1
+    assert f"{folders[0]} was scored with other classes than {devkit} has" in error

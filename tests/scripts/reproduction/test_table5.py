@@ -199,3 +199,59 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert "| from random weights | - | - | | not run | | | 0 |" in lines
     assert "**Not the paper's training: smaller.**" in lines
     assert lines[-1].endswith("commit 0123456789ab; 2.0 h.")
+
+
+@pytest.mark.parametrize("seeds", [(), (0, 0), (1, 2, 1)])
+def test_seeds_that_are_none_or_given_twice(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="seeds must be at least one, each once"):
+        table5.Flags(data=tmp_path, voc=tmp_path, seeds=seeds)
+
+
+def test_hours_are_those_of_all_detectors(tmp_path: Path) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, seeds=(0, 1))
+    rows = {("fd", seed): replace(ROW, seconds=1800.0 * 900) for seed in (0, 1)}
+    assert table5.render(flags, rows).splitlines()[-1].endswith("; 900.0 h.")
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [("one\nValueError: no\n\n", "ValueError: no"), (" \n", "it printed nothing"), ("", "it pr")],
+)
+def test_the_last_line_of_a_job_that_failed_is_told(
+    tmp_path: Path, output: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = table5.Job(name="a-seed0", commands=[], log=tmp_path / "a.log")
+    job.log.write_text(output)
+    with pytest.raises(InputError, match=f"^a-seed0 failed, see {job.log}: {told}"):
+        table5._done(job, 1)
+    table5._done(job, 0)
+    assert capsys.readouterr().out == "a-seed0: done\n"
+
+
+def test_what_is_finished_is_recorded_and_the_table_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Into folders that are made, with the rows of both stages."""
+    folder, out = tmp_path / "a" / "run", tmp_path / "deep" / "out"
+    recorded: list[tuple[Path, type, list[Path]]] = []
+    classifier = object()
+    monkeypatch.setattr(table5, "_classifiers", lambda flags: {folder: classifier})
+    monkeypatch.setattr(table5, "_detectors", lambda flags: {("fd", 2): ROW})
+    monkeypatch.setattr(table5, "_compare", lambda flags, classifiers: [tmp_path / "picture"])
+    monkeypatch.setattr(
+        table5, "record_runs", lambda *told: recorded.append((told[0], told[1], list(told[2])))
+    )
+    given = ["--data", str(tmp_path), "--voc", str(tmp_path), "--out", str(out)]
+    tables = ["--pretrain-results", str(tmp_path / "p.csv")]
+    tables += ["--detect-results", str(tmp_path / "d.csv"), "--seeds", "2", "--plan"]
+    table5.run([*given, *tables, "--device", "cpu"])
+    detector = out / "full" / "detectors" / "fd" / "seed-2"
+    assert recorded == [
+        (tmp_path / "p.csv", table5.pretrained.Row, [folder]),
+        (tmp_path / "d.csv", Row, [detector]),
+    ]
+    table = (out / "table5.md").read_text()
+    assert "| FocusedDropout in pretraining | " in table and "50.00" in table
+    printed = capsys.readouterr().out
+    assert printed.startswith("5 detectors, 1 of them done; to do: 3 backbones\n")
+    assert printed.endswith(f"{table}\nwrote {out / 'table5.md'}\nwrote {tmp_path / 'picture'}\n")
