@@ -95,7 +95,7 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
     record = work / "results.jsonl"
 
     def tell(mutant: Mutant, killer: str, seconds: float) -> None:
-        told = {"file": mutant.file, "line": mutant.line}
+        told = {"file": mutant.file, "line": mutant.line, "column": mutant.column}
         told |= {"before": mutant.before, "after": mutant.after}
         with record.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({**told, "killer": killer, "seconds": round(seconds, 1)}) + "\n")
@@ -104,7 +104,9 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
     for file in files:
         chosen = mutants((tree / file).read_text(encoding="utf-8"), file, most, seed)
         if again:
-            chosen = [m for m in chosen if _line(m.file, m.line, m.before, m.after) in again]
+            chosen = [
+                m for m in chosen if _line(m.file, m.line, m.column, m.before, m.after) in again
+            ]
         try:
             try_mutants(chosen, tree, TESTS[file].split(), tell)
         except RuntimeError as error:  # the other files are tried all the same
@@ -115,14 +117,15 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
         raise SystemExit(1)
 
 
-def _line(file: str, line: int, before: str, after: str) -> str:
-    return f"{file}:{line} {before} -> {after}"
+def _line(file: str, line: int, column: int, before: str, after: str) -> str:
+    return f"{file}:{line}:{column} {before} -> {after}"
 
 
 def _show(record: Path) -> None:
     """Print a table of what was tried last of each mutant."""
     lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
-    last = {(x["file"], x["line"], x["before"], x["after"]): x["killer"] for x in lines}
+    place = ("file", "line", "column", "before", "after")
+    last = {tuple(line[name] for name in place): line["killer"] for line in lines}
     for key, killer in last.items():
         if not killer:
             print(_line(*key))

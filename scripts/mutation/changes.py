@@ -42,6 +42,7 @@ class Mutant:
 
     file: str
     line: int
+    column: int
     before: str
     after: str
     tree: ast.Module
@@ -64,9 +65,10 @@ def _mutant(tree: ast.Module, file: str, number: int, kind: int) -> Mutant:
     node = list(_places(tree))[number]
     by = _changes(node)[kind]
     before, line = ast.unparse(node), getattr(node, "lineno", 0)
+    column = getattr(node, "col_offset", 0)
     function = _function_around(tree, node)
     ast.fix_missing_locations(_Replace(node, ast.copy_location(by, node)).visit(tree))
-    return Mutant(file, line, _short(before), _short(ast.unparse(by)), tree, function)
+    return Mutant(file, line, column, _short(before), _short(ast.unparse(by)), tree, function)
 
 
 def _function_around(tree: ast.AST, node: ast.AST) -> int | None:

@@ -31,6 +31,7 @@ def near(x: "Literal[1]", *, most: int = 5) -> bool:
 def test_a_source_is_changed_at_every_place_that_counts() -> None:
     drawn = mutants(SOURCE, "near.py", 100, seed=0)
     found = [(m.line, m.before, m.after, m.function) for m in drawn]
+    assert len({(m.line, m.column, m.after) for m in drawn}) == len(drawn)
     assert found == [
         (9, "3", "4", None),
         (9, "3", "2", None),
@@ -52,6 +53,11 @@ def test_a_source_is_changed_at_every_place_that_counts() -> None:
             new for _, new in differing
         ]
         assert len(differing) == 1
+
+
+def test_equal_changes_of_a_line_are_told_apart() -> None:
+    drawn = mutants("x = f(a=True, b=True)", "f.py", 100, seed=0)
+    assert [m.column for m in drawn if m.before == "True"] == [8, 16]
 
 
 def test_lines_keep_their_numbers() -> None:
