@@ -44,11 +44,19 @@ Side = Callable[[Tensor], Found]
 
 @dataclass
 class Distance:
-    """How far a side's detections lie from PyTorch's, over all photos so far."""
+    """How far a side's detections lie from PyTorch's, over all photos so far.
 
+    The last place of an image that is full goes to the higher of two scores; where these are equal
+    but for rounding (`SCORES`), the sides may give it to different detections. Such are counted
+    apart.
+    """
+
+    limit: int
+    """Detections an image at most."""
     boxes: int = 0
     pixels: float = 0.0
     scores: float = 0.0
+    last_place: int = 0
     unmatched: int = 0
 
     def add(self, found: Found, expected: Found) -> None:
@@ -60,7 +68,11 @@ class Distance:
                 away = np.abs(theirs[0] - box).max(axis=1, initial=0)
                 away = np.where(same, away, np.inf)
                 if not same.any() or away.min() > 1:  # pixel: another object
-                    self.unmatched += 1
+                    others = theirs[1][theirs[3] == image]
+                    full = len(others) == self.limit
+                    tied = full and abs(float(others.min()) - float(score)) <= SCORES
+                    self.last_place += tied
+                    self.unmatched += not tied
                     continue
                 near = int(away.argmin())
                 self.pixels = max(self.pixels, float(away[near]))
@@ -68,6 +80,8 @@ class Distance:
 
     def __str__(self) -> str:
         told = f"{self.boxes:,} boxes within {self.pixels:.2e} px, scores within {self.scores:.2e}"
+        if self.last_place:
+            told += f", {self.last_place} in a last place over which two scores tie"
         return told + (f", {self.unmatched} without a partner" if self.unmatched else "")
 
     @property
@@ -184,7 +198,7 @@ def compare(
             ONNX: in_onnxruntime(run, folder, settings.threads, inside=inside),
             PROGRAM: as_program(run, folder, inside=inside),
         }
-    distances = {ONNX: Distance(), PROGRAM: Distance()}
+    distances = {name: Distance(detector.detections_per_image) for name in (ONNX, PROGRAM)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for images in (*photos, *batches):  # before the times, which are so of a warm network
         given = inputs(images)

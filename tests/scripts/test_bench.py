@@ -201,7 +201,7 @@ def test_detections_that_differ_fail_their_side(part: Any) -> None:
     def distance(column: int, by: float) -> Any:
         found = [value.astype(float) for value in same]
         found[column] = found[column] + by
-        counted = export.Distance()
+        counted = export.Distance(100)
         counted.add(tuple(found), expected)
         return counted
 
@@ -210,9 +210,28 @@ def test_detections_that_differ_fail_their_side(part: Any) -> None:
     assert not distance(0, 2e-3).small
     assert distance(1, 9e-5).small and not distance(1, 2e-4).small
     assert distance(2, 5).unmatched == distance(3, 5).unmatched == distance(0, 2).unmatched == 6
-    fewer = export.Distance()
+    fewer = export.Distance(100)
     fewer.add(tuple(column[:2] for column in expected), expected)
     assert fewer.unmatched == 1 and not fewer.small
+
+
+def test_a_tie_over_the_last_place_of_a_full_image_is_told_apart(part: Any) -> None:
+    export = part("export")
+    boxes = np.array([[0.0, 0, 9, 9], [20, 20, 30, 40]])
+    labels = images = np.array([0, 0])
+
+    def distance(limit: int, score: float) -> Any:
+        elsewhere = boxes + np.array([[0], [100]])
+        counted = export.Distance(limit)
+        counted.add(
+            (elsewhere, np.array([0.9, score]), labels, images),
+            (boxes, np.array([0.9, 0.5]), labels, images),
+        )
+        return counted
+
+    assert distance(2, 0.50009).small and distance(2, 0.50009).last_place == 2
+    assert "2 in a last place over which two scores tie" in str(distance(2, 0.5))
+    assert distance(2, 0.5002).unmatched == distance(3, 0.5).unmatched == 2
 
 
 def test_a_side_that_fails_leaves_the_others(
