@@ -64,12 +64,15 @@ def changes(before: Parts | str, now: Parts) -> list[str]:
     if isinstance(before, str):
         before, now = {IMAGES: before}, {IMAGES: now.get(IMAGES, "")}
     names = [*now, *(name for name in before if name not in now)]
-    return [
-        _phrase(name, before.get(name), now.get(name))
+    changed = [
+        name
         for name in names
         if before.get(name) != now.get(name)
         and not (name == FILES and (name not in before or name not in now))
     ]
+    # Other images have other names, sizes and annotations: that goes without saying.
+    own = [name for name in changed if not any(f" of the {whole}" in name for whole in changed)]
+    return [_phrase(name, before.get(name), now.get(name)) for name in own]
 
 
 def _phrase(name: str, before: str | None, now: str | None) -> str:

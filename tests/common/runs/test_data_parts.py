@@ -26,6 +26,16 @@ def test_the_parts_that_changed_are_named_and_words_are_shown() -> None:
     assert len(line) < 300
 
 
+def test_what_follows_from_another_part_is_not_named() -> None:
+    before = {IMAGES: digest("a"), f"names of the {IMAGES}": digest("b"), FILES: digest("c")}
+    now = {IMAGES: digest("d"), f"names of the {IMAGES}": digest("e"), FILES: digest("f")}
+    assert changes(before, now) == [f"the {IMAGES}"]
+    assert changes(before, {**now, IMAGES: before[IMAGES]}) == [
+        f"the names of the {IMAGES}",
+        f"the {FILES}",
+    ]
+
+
 def test_a_checkpoint_of_an_older_version_knows_the_images_alone() -> None:
     now = {IMAGES: "0123456789abcdef", "class list": "cat"}
     assert changes("0123456789abcdef", now) == []
