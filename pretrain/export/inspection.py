@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, get_args
 
 import numpy as np
@@ -102,7 +103,7 @@ def _fits(name: str, path: Path, *, plain: bool) -> Iterator[str]:
     else:
         yield f"fits: torchvision.models.{name} and timm, strictly"
     if name in TORCHVISION:
-        yield f"fits: python -m detect train RECIPE --backbone {path} --body {name}"
+        yield f"fits: python -m detect train RECIPE --backbone {quote(str(path))} --body {name}"
     else:
         yield f"fits not: the detector here, which builds on {', '.join(TORCHVISION)}"
     if name in TIMM:
@@ -250,11 +251,11 @@ def _run_folder(folder: Path) -> Iterator[str]:
         yield f"metrics: {_metrics({k: v for k, v in epochs[-1].items() if k.startswith('val_')})}"
     files = [name for name in ("last.pt", "best.pt") if (folder / name).is_file()]
     yield f"checkpoints: {', '.join(files) or 'none yet'}"
-    proof = certificate_of(folder)
+    proof, run = certificate_of(folder), quote(str(folder))
     if proof:
-        yield f"certificate: {proof}; to check the run: python -m {program} check {folder}"
+        yield f"certificate: {proof}; to check the run: python -m {program} check {run}"
     if program == "pretrain" and files:
-        yield f"to use it: python -m pretrain export --run {folder} --out NAME.safetensors"
+        yield f"to use it: python -m pretrain export --run {run} --out NAME.safetensors"
 
 
 def _object(values: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:

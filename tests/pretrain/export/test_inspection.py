@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -154,6 +155,8 @@ def test_checkpoints_and_runs(run: Run, trained: Path) -> None:
         f"python -m pretrain export --run {trained}",
     ):
         assert words in out, words
+    spaced = Path(shutil.copytree(trained, trained.parent / "a run"))
+    assert f"python -m pretrain export --run '{spaced}'" in run(spaced)[1]
     code, out, _ = run(trained / "best.pt")
     assert "checkpoint of epoch 1, step 10; weights only" in out and "resnet18" in out
     code, out, _ = run(trained / "last.pt")
