@@ -102,6 +102,11 @@ class Comparison:
         years = {part.strip()[:4] for part in self.runs[0].evaluation["split"].split(",")}
         return "11point" if years == {"2007"} else "area"
 
+    @property
+    def leads_by_coco(self) -> bool:
+        """Whether the data are COCO's, whose own metric comes first."""
+        return self.runs[0].evaluation.get("metric") == "coco"
+
     @cached_property
     def differences(self) -> Sequence[Mapping[str, Interval]]:
         """Of each other run to the first, "map_11point" and "map_area"."""

@@ -7,7 +7,7 @@ So one run of each method never decides between methods, only between two networ
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common.runs.over_seeds import Difference, paired_difference, seeds_needed
 from detect.report.comparison import Comparison, Run, difference
@@ -35,11 +35,31 @@ class Verdict:
 
 def verdict(comparison: Comparison) -> Verdict:
     """Sum up a comparison."""
+    told = _by_voc(comparison)
+    if not comparison.leads_by_coco:
+        return told
+    return replace(told, sentence=f"{_by_coco(comparison)} {told.sentence}")
+
+
+def _by_voc(comparison: Comparison) -> Verdict:
     arms = arms_of(comparison)
     if len(comparison.runs) == 1:
         return _of_one(comparison)
     over = over_seeds(comparison)
     return _of_seeds(comparison, arms, over) if over else _of_runs(comparison, arms)
+
+
+def _by_coco(comparison: Comparison) -> str:
+    """Say COCO's AP of each run, which has no interval: "COCO AP: A 41.0, B 42.5."."""
+    several = len(comparison.runs) > 1
+    told = [
+        f"{run.label} {write_value(run.coco.get('ap'), 'percent')}"
+        if several
+        else f"{write_value(run.coco.get('ap'), 'percent')}, AP50 "
+        f"{write_value(run.coco.get('ap50'), 'percent')}"
+        for run in comparison.runs
+    ]
+    return f"COCO AP{':' if several else ''} {', '.join(told)}."
 
 
 def arms_of(comparison: Comparison) -> list[str]:

@@ -24,16 +24,16 @@ def _scores(comparison: Comparison) -> Table:
         means = [run.mean("11point"), _span(run.intervals["map_11point"])]
         means += [run.mean("area"), _span(run.intervals["map_area"])]
         coco = [run.coco.get(key) for key in ("ap", "ap50", "ap75")]
-        rows.append((Cell(run.label), *map(Cell, (*means, *coco)), Cell(len(run.detections.score))))
-    names = (
+        values = [*coco, *means] if comparison.leads_by_coco else [*means, *coco]
+        rows.append((Cell(run.label), *map(Cell, values), Cell(len(run.detections.score))))
+    by_voc = (
         "mAP (11-point)",
         "95% interval (11-point)",
         "mAP (area)",
         "95% interval (area)",
-        "COCO AP",
-        "COCO AP50",
-        "COCO AP75",
     )
+    by_coco = "COCO AP", "COCO AP50", "COCO AP75"
+    names = (*by_coco, *by_voc) if comparison.leads_by_coco else (*by_voc, *by_coco)
     columns = (
         Column("Run"),
         *(Column(name, "percent") for name in names),

@@ -26,6 +26,7 @@ from detect.scoring.bootstrap import Interval
         (["toy-fd", "toy"], ["fd", "toy"]),  # only the first can be the baseline
         (["one", "one"], ["one", "one"]),
         (["x from a", "x from a-fd", "x from a"], ["baseline", "fd", "baseline"]),
+        (["voc-retinanet-small from a-very-long-name"], ["voc-retinanet-small"]),
         (["y" * 40, "z" * 40], ["y" * 23 + "\u2026", "z" * 23 + "\u2026"]),
         (["y" * 40 + "1", "y" * 40 + "2"], ["y" * 23 + "\u2026", "run 2"]),
     ],
@@ -79,6 +80,17 @@ def test_one_run_each_is_never_a_decision_between_methods():
         assert "three or more seeds of each" in each.deciding
     assert "about 550 such images" in open_.deciding  # 150 * (1.9 / 1.0) ** 2
     assert "such images" not in apart.deciding
+
+
+def test_cocos_metric_comes_first_for_cocos_data():
+    runs = [run_of("baseline", [46, 44, 48]), run_of("fd", [45, 41, 49])]
+    for run, ap in zip(runs, (0.412, None), strict=True):
+        run.evaluation["metric"] = "coco"
+        run.coco.update(ap=ap, ap50=0.6)
+    assert told(*runs).sentence.startswith(
+        "COCO AP: baseline 41.2, fd n/a. fd against baseline: -1.0 points of mAP"
+    )
+    assert told(runs[0]).sentence.startswith("COCO AP 41.2, AP50 60.0. baseline: 46.0 [44.")
 
 
 def test_detections_of_strangers_are_runs_not_seeds():
