@@ -16,7 +16,9 @@ _IOU = 0.5
 def hints(truth: GroundTruth, detections: Detections, matches: Matches) -> list[str]:
     """Say which other reading would find the most objects, if the one taken finds few."""
     counted = np.flatnonzero(~truth.difficult)
-    if not len(detections.score) or not len(counted):
+    if not len(detections.score):
+        return ["there are no detections: no object is found"]
+    if not len(counted):
         return []
     found = _found(truth, matches)
     if found > _LITTLE * len(counted):

@@ -420,6 +420,15 @@ def test_hint_of_exchanged_axes():
     assert told.endswith("8 would be if x and y were exchanged: write x first")
 
 
+def test_a_detector_that_finds_nothing_is_told_of():
+    truth = split()
+    none = np.zeros(0, np.int64)
+    found = Detections(none, none, np.zeros(0), np.zeros((0, 4)))
+    assert hints(truth, found, match(truth, found)) == [
+        "there are no detections: no object is found"
+    ]
+
+
 def test_no_hint_for_a_detector_that_is_just_bad():
     truth = split()
     rng = np.random.default_rng(0)
