@@ -21,7 +21,8 @@ from common.training.network import prepare
 from detect.data.dataset import DetectionData, Entry, read_all, shown
 from detect.data.opening import open_data
 from detect.data.options import Coordinates, DataOptions
-from detect.data.splits import scored_set, training_sets
+from detect.data.splits import scored_set
+from detect.data.training import count_trained_on
 from detect.inference import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.operating_point import remember_evaluation
@@ -66,9 +67,9 @@ def evaluate_run(
     options = _as_split(data, split, options or DataOptions(), run)
     opened, options = _open(data, options, run)
     split = scored_set(opened, split)
-    if launcher.is_main() and (told := _trained_on(opened, split, run)):
-        say(in_line(f"warning: {told}"))
     test, annotated = _read(opened, split)
+    if launcher.is_main() and (told := _trained_on(opened, test, run)):
+        say(in_line(f"warning: {told}"))
     with contextlib.ExitStack() as writing:
         with ranks.start(device) as world:
             if world.is_main:
@@ -152,22 +153,18 @@ def _as_split(
     return replace(options, split_by=share) if split in (None, "train", "val") else options
 
 
-def _trained_on(data: DetectionData, split: str, run: FinishedRun[Recipe]) -> str | None:
-    """Say which of the images to evaluate on the run was trained on, as far as names tell."""
-    if not _same_data(data.path, run):
+def _trained_on(data: DetectionData, test: EvaluationSet, run: FinishedRun[Recipe]) -> str | None:
+    """Say how many of the images to evaluate on the run was trained on."""
+    count = count_trained_on(run.folder, test.images)
+    if not count:
         return None
-    try:
-        train, _ = training_sets(data, run.recipe.train_split, run.recipe.val_split)
-        trained = {name.strip() for name in train.split(",")}
-        scored = {data.set_called(name.strip()) for name in split.split(",")}
-        both = sorted(scored & {data.set_called(name) for name in trained})
-    except InputError:  # of data that lack the training's sets, there is nothing to say
-        return None
-    if not both:
-        return None
-    remedy = "" if data.has_years or len(data.sets) > 1 else "; train with --split-by to keep some"
+    share, remedy = run.environment.get("split_by"), ""
+    if share is not None and len(data.sets) == 1:
+        remedy = f"; --split-by {share:g} leaves them out"
+    elif len(data.sets) == 1:
+        remedy = "; train with --split-by to keep some"
     return (
-        f"{data.path}: the run was trained on images of {', '.join(map(shown, both))}; what is "
+        f"{data.path}: the run was trained on {count} of these {len(test.images)} images; what is "
         f"measured on them says nothing of others{remedy}"
     )
 

@@ -27,7 +27,7 @@ from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.parts import data_parts
 from detect.data.splits import NO_SET, is_of_a_year
-from detect.data.training import TrainingData, look_over, read_training
+from detect.data.training import TrainingData, look_over, read_training, record_images
 from detect.network.retinanet import build_retinanet
 from detect.recipes import SCRATCH, Recipe
 from detect.samples import sample_pictures
@@ -216,9 +216,12 @@ def _read(
         difficult=recipe.difficult,
         limit=flags.limit_images,
     )
-    said = ranks.from_main(partial(look_over, data, options, found))
+    said, digests = ranks.from_main(partial(look_over, data, options, found))
     if world.is_main:
         _say((*found.said, *said), sys.stdout)
+        # Of a resume the data may yet turn out to be others.
+        if not (flags.dry_run or (flags.out / "last.pt").exists()):
+            record_images(flags.out, found.train, digests)
     return found
 
 

@@ -7,6 +7,7 @@ certificate.json   digests of what the run was made of, and of its states
 metrics.jsonl      one JSON object per line
 last.pt best.pt    checkpoints (last.previous.pt: the one before)
 tensorboard/       scalars, where tensorboard is installed
+training_images.txt  of a detector: digest and name of each image it is trained on
 unreadable.txt     images that --skip-bad left out
 non_finite.json    steps and images of a training that became non-finite
 last.damaged.pt    a checkpoint that was found damaged; the one before was used
@@ -37,6 +38,7 @@ _OURS = (
     ".environment.",
     ".certificate.",
     ".non_finite.",
+    ".training_images.",
 )
 """How the temporary files of a run begin."""
 

@@ -30,6 +30,14 @@ def _head(path: Path) -> tuple[int, bytes]:
         return 0, b""
 
 
+def head_digests(heads: Sequence[tuple[int, bytes]]) -> list[str]:
+    """Digest each head, so that a file can be known again wherever it lies: 16 hex digits."""
+    return [
+        blake2b(size.to_bytes(8, "little") + head, digest_size=8).hexdigest()
+        for size, head in heads
+    ]
+
+
 def refuse_misfits(images: Sequence[LabelledImage], heads: Sequence[tuple[int, bytes]]) -> None:
     """Refuse annotations of another size than their image, as far as the headers show.
 

@@ -1,8 +1,11 @@
 """What a training reads, looked over before it begins."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.errors import InputError
+from common.storage import write_text
 from common.text import counted, in_line
 from detect.data.checks import (
     all_boxes,
@@ -14,9 +17,19 @@ from detect.data.checks import (
     unseen,
 )
 from detect.data.dataset import DetectionData, LabelledImage, shown
-from detect.data.heads import count_shared, count_turned, read_heads, refuse_misfits, repeated
+from detect.data.heads import (
+    count_shared,
+    count_turned,
+    head_digests,
+    read_heads,
+    refuse_misfits,
+    repeated,
+)
 from detect.data.options import DataOptions
 from detect.data.splits import NO_SET, limit_images, training_sets
+
+_RECORD = "training_images.txt"
+"""In the folder of a run: the digest of each training image's head, and its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +109,9 @@ def read_training(
     return TrainingData(images, val_images, tuple(map(in_line, said)))
 
 
-def look_over(data: DetectionData, options: DataOptions, found: TrainingData) -> tuple[str, ...]:
+def look_over(
+    data: DetectionData, options: DataOptions, found: TrainingData
+) -> tuple[tuple[str, ...], list[str]]:
     """Look over the boxes and the heads of the files.
 
     Args:
@@ -105,7 +120,7 @@ def look_over(data: DetectionData, options: DataOptions, found: TrainingData) ->
         found: What `read_training` returned.
 
     Returns:
-        Lines for the user.
+        Lines for the user, and the digests of the training images' heads.
 
     Raises:
         InputError: An image has another size than its annotation says.
@@ -137,4 +152,21 @@ def look_over(data: DetectionData, options: DataOptions, found: TrainingData) ->
         warnings.append(
             f"photos turned upright, by their EXIF orientation and as they were annotated: {turned}"
         )
-    return tuple(in_line(f"warning: {text}") for text in warnings)
+    return tuple(in_line(f"warning: {text}") for text in warnings), head_digests(heads)
+
+
+def record_images(folder: Path, images: Sequence[LabelledImage], digests: Sequence[str]) -> None:
+    """Write which images a run is trained on, so that they are known where it is evaluated."""
+    lines = zip(digests, images, strict=True)
+    text = "".join(f"{digest}  {shown(image.path.name)}\n" for digest, image in lines)
+    write_text(folder / _RECORD, text)
+
+
+def count_trained_on(folder: Path, images: Sequence[LabelledImage]) -> int:
+    """Count the images that a run was trained on; 0 if the run has no record of its images."""
+    try:
+        lines = (folder / _RECORD).read_text(errors="replace").splitlines()
+    except OSError:  # of an older version, or left behind when the folder was copied
+        return 0
+    known = {line.partition(" ")[0] for line in lines}
+    return sum(digest in known for digest in head_digests(read_heads(images)))

@@ -91,7 +91,8 @@ def test_without_a_validation_set(train: Run, call_command: Run, tmp_path: Path)
     )
     assert code == 0, err  # of its only set
     assert "of 2 objects" in out
-    assert "warning: " in out and "the run was trained on images of train" in out
+    told = f"warning: {root}: the run was trained on 4 of these 4 images; what is measured on them"
+    assert told in " ".join(out.split()) and "train with --split-by to keep some" in out
 
 
 def test_what_split_by_kept_is_what_is_evaluated(
@@ -119,7 +120,46 @@ def test_what_split_by_kept_is_what_is_evaluated(
         command, *arguments, "--split", "train", "--out", tmp_path / "t", "--device", "cpu"
     )
     assert code == 0, err
-    assert "warning: " in out and "the run was trained on images of train" in out
+    trained = 4 - kept
+    assert f"the run was trained on {trained} of these {trained} images" in " ".join(out.split())
+
+
+def test_images_trained_on_are_known_again_wherever_they_lie(
+    train: Run, call_command: Run, tmp_path: Path
+) -> None:
+    root = formats.write_export(tmp_path / "export", formats.draw_objects())
+    (root / "ImageSets/Main/val.txt").unlink()
+    code, out, err = train(root, "--split-by", 0.5)
+    assert code == 0, err
+    kept = int(re.search(r"validating on (\d+) image", out)[1])  # type: ignore[index]
+    listed = (tmp_path / "run/training_images.txt").read_text().splitlines()
+    assert len(listed) == 4 - kept and all(re.fullmatch(r"[0-9a-f]{16}  \S+", x) for x in listed)
+
+    moved = root.rename(tmp_path / "moved")
+    arguments = ("evaluate", "--run", tmp_path / "run", "--data", moved, "--workers", 0)
+    for more, count in (((), 4 - kept), (("--split-by", 0.5), 0)):
+        code, out, err = call_command(
+            *(command, *arguments, *more, "--out", tmp_path / f"scored-{count}", "--device", "cpu")
+        )
+        assert code == 0, err
+        told = f"the run was trained on {count} of these 4 images"
+        assert (told in " ".join(out.split())) == bool(count)
+        assert ("--split-by 0.5 leaves them out" in " ".join(out.split())) == bool(count)
+
+
+def test_sets_that_overlap_are_told_of(train: Run, call_command: Run, tmp_path: Path) -> None:
+    root = formats.write_export(tmp_path / "export", formats.draw_objects())
+    sets = root / "ImageSets/Main"
+    both = (sets / "train.txt").read_text() + (sets / "val.txt").read_text()
+    (sets / "everything.txt").write_text(both)
+    code, _, err = train(root)
+    assert code == 0, err
+    code, out, err = call_command(
+        *(command, "evaluate", "--run", tmp_path / "run", "--data", root, "--workers", 0),
+        *("--split", "everything", "--out", tmp_path / "scored", "--device", "cpu"),
+    )
+    assert code == 0, err
+    assert "the run was trained on 4 of these 6 images" in " ".join(out.split())
 
 
 # ---- what is said, and refused ------------------------------------------------------------------
