@@ -13,6 +13,7 @@ python scripts/bench.py score       the VOC metric against a loop over detection
 python scripts/bench.py checkpoint  saving and resuming, beside a plain torch.save
 python scripts/bench.py epochs      what the end of an epoch costs
 python scripts/bench.py scale       one and two ranks; 1, 4 and 16 times the data
+python scripts/bench.py proof       what the certificate and ordered sums cost
 python scripts/bench.py startup     the help of both stages, the first training step
 python scripts/bench.py all         all of them, each in a process of its own
 """
@@ -49,6 +50,7 @@ NAMES = (
     "checkpoint",
     "epochs",
     "scale",
+    "proof",
     "startup",
 )
 

@@ -3,7 +3,8 @@
 ```
 certificate.json
   recipe, data, flags      what was trained: digests, parts as the data have them, flags as given
-  parts                    [{step, code, environment}]: of the start, and of every resume
+  parts                    [{step, micro_batches, code, environment}]: of the start, and of every
+                           resume; micro_batches are those of a step, over all ranks
   tensors                  names of the tensors of the state, in order
   states                   [{step, digest, weights, tensors}]: the whole state after some steps
 ```

@@ -30,6 +30,7 @@ class Certifying:
         self, folder: Path, description: Mapping[str, Any], flags: RunFlags[Any], world: World
     ) -> None:
         self._folder, self._world, self._every = folder, world, flags.certify_steps
+        self._parts = world.size * flags.recipe.optimization.accumulate
         self._description = {"recipe": recipe_digest(description), "flags": kept(flags)}
         self._certificate: Certificate | None = None
 
@@ -37,6 +38,7 @@ class Certifying:
         """Note what the run is made of from this step on."""
         part = {
             "step": state.step,
+            "micro_batches": self._parts,
             "code": certificate.code(),
             "environment": certificate.environment(self._world.device, self._world.size),
         }

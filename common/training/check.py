@@ -71,13 +71,14 @@ def check_run(
     checkpoint = starts[start]
     parts = [one for one in content["parts"] if one["step"] <= start] or content["parts"][:1]
     then = parts[-1]
-    processes = then["environment"]["ranks"] * recipe.optimization.accumulate
+    # recipe.json has how the last processes shared a step; those then may have been others.
+    pieces = then.get(
+        "micro_batches", then["environment"]["ranks"] * recipe.optimization.accumulate
+    )
     size = launcher.size()
-    if processes % size:
-        raise InputError(
-            f"{processes} parts of a step cannot be shared by {size} processes: start 1"
-        )
-    shared = replace(recipe.optimization, accumulate=processes // size)
+    if pieces % size:
+        raise InputError(f"{pieces} parts of a step cannot be shared by {size} processes: start 1")
+    shared = replace(recipe.optimization, accumulate=pieces // size)
     kept = {**content["flags"], **(changed or {})}
     with tempfile.TemporaryDirectory(prefix="check-") as scratch:
         given = {
@@ -176,6 +177,7 @@ class _Comparing:
     ) -> None:
         self._content, self._then, self._last, self._recipe = content, then, last, recipe
         self._states = {state["step"]: state for state in content["states"]}
+        self._begun: int | None = None
         self._equal: int | None = None
         self._because: list[str] = []
         self.steps: list[int] = []
@@ -189,17 +191,11 @@ class _Comparing:
         """Say what is not as it was, and compare the state of the checkpoint."""
         device = next(state.model.parameters()).device
         now = certificate.environment(device, launcher.size())
-        then = dict(self._then["environment"])
-        if then["ranks"] != now["ranks"] and (then["deterministic"] or then["ranks"] == 1):
-            then["ranks"] = now["ranks"]  # sums were taken in order, whatever their number
-        if device.type == "cpu" and now["ranks"] == 1:
-            then["deterministic"] = now["deterministic"]  # a CPU alone is so in any case
-        found = certificate.differences(then, now)
-        found += certificate.differences(self._then["code"], certificate.code())
+        found = _changed(self._then, {"environment": now, "code": certificate.code()})
         found += changes(self._content["data"], data)
         if self._content["recipe"] != self._recipe:
             found.append("recipe.json")
-        self._because = found
+        self._begun, self._because = state.step, found
         if found:
             _say(f"not as it was: {'; '.join(found)}")
         self._compare(state)
@@ -224,16 +220,34 @@ class _Comparing:
             return
         name, count = found
         more = f" and {count - 1} more" if count > 1 else ""
-        where = "in the checkpoint" if self._equal is None and state.step else "now"
+        where = "in the checkpoint" if state.step == self._begun else "now"
         since = "" if self._equal is None else f", and equal at step {self._equal}"
         raise StateDiffers(
-            f"step {state.step}: {name}{more} differ {where}{since}; {self._reason()}"
+            f"step {state.step}: {name}{more} differ {where}{since}; {self._reason(state.step)}"
         )
 
-    def _reason(self) -> str:
+    def _reason(self, step: int) -> str:
         if self._because:
             return f"not as it was: {'; '.join(self._because)}"
+        for part in self._content["parts"]:
+            if self._then["step"] < part["step"] < step and (found := _changed(self._then, part)):
+                return f"the run itself was continued at step {part['step']} with other {found[0]}"
         return "code, recipe and environment are as they were, so a file or a memory was changed"
+
+
+def _changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say in what two parts of a run differ that can change its states, a phrase each."""
+    before, after = dict(then["environment"]), now["environment"]
+    if all(one["deterministic"] or one["ranks"] == 1 for one in (before, after)):
+        before["ranks"] = after["ranks"]  # sums were taken in order, whatever their number
+    if after["device"] == "cpu" and after["ranks"] == 1:
+        before["deterministic"] = after["deterministic"]  # a CPU alone is so in any case
+    found = certificate.differences(before, after)
+    found += certificate.differences(then["code"], now["code"])
+    pieces = then.get("micro_batches"), now.get("micro_batches")
+    if None not in pieces and pieces[0] != pieces[1]:
+        found.append(f"parts of a step ({pieces[0]} then, {pieces[1]} now)")
+    return found
 
 
 def _rebuilt(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import InputError
-from common.storage import write_text
+from common.storage import sole_writer, write_text
 from detect.report.comparison import read_runs
 from detect.report.data_files import to_csv, to_json
 from detect.report.figures import write_figures
@@ -51,7 +51,7 @@ def write_report(
 
     Raises:
         InputError: A folder is incomplete or does not fit its data, runs differ in split, classes
-            or overlap, the data is gone, or a file cannot be written.
+            or overlap, the data is gone, or a file cannot be written, or another command writes it.
     """
     if out.suffix != ".html":
         raise InputError(f"the report {out} must end in .html: choose another --out")
@@ -69,11 +69,11 @@ def write_report(
         ".json": to_json(title, comparison, blocks),
         ".csv": to_csv(comparison.runs),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for suffix, text in texts.items():
-        write_text(out.with_suffix(suffix), text)
-    written = [*map(out.with_suffix, texts), *write_figures(comparison, charts)]
-    return written + write_pictures(finds, [image for _, image in chosen], charts)
+    with sole_writer(charts):  # of this report; others may go to the same folder
+        for suffix, text in texts.items():
+            write_text(out.with_suffix(suffix), text)
+        written = [*map(out.with_suffix, texts), *write_figures(comparison, charts)]
+        return written + write_pictures(finds, [image for _, image in chosen], charts)
 
 
 def document(

@@ -67,7 +67,6 @@ class Chart:
 def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
     """Write all charts into a folder and return their paths."""
     paths = []
-    folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({**charts.OPTIONS, "svg.hashsalt": "report"}):
         for chart in all_charts(comparison):
             figure = chart.draw()

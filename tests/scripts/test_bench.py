@@ -86,6 +86,7 @@ SIDES = {
     "checkpoint": {"ours, flushed, the one before kept", "torch.save, not flushed"},
     "epochs": {"with the end of an epoch", "within an epoch"},
     "scale": {"2 gloo ranks", "1 process", "400 images", "25 images", "50 detections"},
+    "proof": {"a state described, all written", "--deterministic", "without"},
     "startup": {"python -m pretrain --help", "python -m detect --help", "to the first step"},
 }
 

@@ -55,7 +55,6 @@ def with_pictures(finds: Finds, chosen: Sequence[tuple[str, int]]) -> list[tuple
 def write_pictures(finds: Finds, images: Sequence[int], folder: Path) -> list[Path]:
     """Write images with their boxes drawn in, for pages without SVG: picture-1.jpg and so on."""
     written: list[Path] = []
-    folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images, start=1):
         path, truth = finds.comparison.pictures[image], finds.comparison.truth
         if path is None:
