@@ -210,6 +210,7 @@ def _score(argv: list[str]) -> None:
 def _print(metrics: dict[str, Any], out: Path) -> None:
     """Print what a scored folder holds."""
     from detect.scoring.bootstrap import MAPS
+    from detect.scoring.label_errors import TRUSTED_MAP
 
     analysis = read_json(out / "analysis.json")
     voc, coco, intervals = metrics["voc"], metrics["coco"], analysis["intervals"]
@@ -242,7 +243,10 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
         )
     suspected = sum(analysis["label_errors"].values())
     if suspected:
-        say(f"{suspected} likely label errors, ranked: {out / 'label_errors.json'}")
+        weak = (voc["map_area"] or 0.0) < TRUSTED_MAP
+        what = "places where labels and detections disagree" if weak else "likely label errors"
+        own = "; at this mAP most are errors of the detector" if weak else ""
+        say(f"{suspected} {what}, ranked: {out / 'label_errors.json'}{own}")
     if analysis["against"]:
         told = [f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in MAPS.items()]
         say(f"against {analysis['against']['detections']}: {'; '.join(told)}")

@@ -27,6 +27,8 @@ from detect.scoring.matches import Matches, by_label, paired_iou
 KINDS = ("missing", "spurious", "wrong class", "displaced", "duplicate")
 MOST = 200
 """Candidates of a kind that are listed."""
+TRUSTED_MAP = 0.5
+"""A detector of a lower mAP is no second opinion: most candidates are errors of its own."""
 _LEAST = 0.1
 """Suspicion of a candidate that is listed."""
 _APART, _MEETS, _FITS, _SAME = 0.3, 0.1, 0.6, 0.7  # overlaps

@@ -378,3 +378,23 @@ def test_each_number_of_a_score_is_printed_under_its_name(
     by_voc, more = "VOC mAP 11.00 (11-point), 22.00 (area)", ", AP50 44.00, AP75 55.00"
     shown = f"COCO AP 33.00{more}; {by_voc}" if metric == "coco" else f"{by_voc}; COCO AP 33.00"
     assert line == f"{shown}; written to {tmp_path / 'metrics.json'}"
+
+
+@pytest.mark.parametrize(
+    ("mean", "told"),
+    [
+        (0.5, "3 likely label errors, ranked: {}"),
+        (0.49, "3 places where labels and detections disagree, ranked: {}; at this mAP most are "
+               "errors of the detector"),
+    ],
+)  # fmt: skip
+def test_a_weak_detector_is_no_second_opinion_on_the_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], mean: float, told: str
+) -> None:
+    voc = {"map_11point": 0.9, "map_area": mean, "per_class": {}}
+    analysis = {"intervals": None, "reading": [], "recall": {"differs": []}}
+    analysis |= {"label_errors": {"missing": 1, "displaced": 2}, "against": None}
+    (tmp_path / "analysis.json").write_text(json.dumps(analysis))
+    (tmp_path / "evaluation.json").write_text("{}")
+    command._print({"voc": voc, "coco": {"ap": 0.3}}, tmp_path)
+    assert capsys.readouterr().out.splitlines()[1:] == [told.format(tmp_path / "label_errors.json")]
