@@ -354,7 +354,7 @@ def main() -> int:
         **{name: partial(reproduce, name) for name in EXPERIMENTS},
         "table5": partial(_other, "reproduction.table5", "run"),
         "evidence": partial(_other, "reproduction.evidence", "run_evidence"),
-        "power": partial(_other, "reproduction.evidence", "run_power"),
+        "power": partial(_other, "reproduction.power", "run_power"),
     }
     return cli.dispatch(PROGRAM, commands, OVERVIEW, sys.argv[1:])
 

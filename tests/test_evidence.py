@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from reproduction import evidence
+from reproduction import claims, evidence
 from scipy.stats import ncf, t
 
 from common.runs.results import log_path
@@ -300,8 +300,8 @@ def test_the_short_answer() -> None:
     assert (f"epochs: {len(both)} of 8\npairs" in README) == (len(both) < 8)
 
 
-@pytest.mark.parametrize("claim", evidence.CLAIMS, ids=lambda claim: claim.name)
-def test_pictures(claim: evidence.Claim) -> None:
+@pytest.mark.parametrize("claim", claims.CLAIMS, ids=lambda claim: claim.name)
+def test_pictures(claim: claims.Claim) -> None:
     """A picture carries the numbers that it was drawn from; they are those of the rows."""
     picture = ROOT / evidence.PICTURES / f"{claim.name}.png"
     before, after, gain = pairs_of(claim.name)
@@ -325,7 +325,7 @@ def test_pictures(claim: evidence.Claim) -> None:
 
 
 def test_the_readme_is_what_the_command_writes() -> None:
-    rows = {program: evidence.read_rows(program) for program in ("pretrain", "detect")}
+    rows = {program: claims.read_rows(program) for program in ("pretrain", "detect")}
     for text, name, part in (
         (README, "short answer", evidence.short_answer(rows)),
         (PRETRAIN, "planned trainings", evidence.planned_table(rows["pretrain"])),

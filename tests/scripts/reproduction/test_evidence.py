@@ -1,4 +1,4 @@
-"""`reproduce.py evidence` and `power`: verdicts, texts and arguments; rows in test_evidence.py."""
+"""`reproduce.py evidence`: verdicts, texts and arguments; the rows in tests/test_evidence.py."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import reproduce
 from PIL import Image, ImageColor
-from reproduction import evidence
+from reproduction import claims, evidence
 
 from common.errors import InputError
 from common.runs.over_seeds import Difference
@@ -28,8 +28,8 @@ Call = Callable[..., tuple[int, str, str]]
 )
 def test_verdicts_are_those_of_the_plan(low: float, high: float, planned: str, other: str) -> None:
     found = Difference((low + high) / 2, low, high, 8)
-    assert evidence.verdict(evidence.TENTH, found) == planned
-    assert evidence.verdict(evidence.WHOLE, found) == other
+    assert claims.verdict(claims.TENTH, found) == planned
+    assert claims.verdict(claims.WHOLE, found) == other
 
 
 def rows(*accuracies: tuple[float, float]) -> list[dict[str, str]]:
@@ -40,7 +40,7 @@ def rows(*accuracies: tuple[float, float]) -> list[dict[str, str]]:
             made.append(
                 {
                     "recipe": f"cifar10-resnet20{ending}",
-                    "changes": evidence.PLANNED,
+                    "changes": claims.PLANNED,
                     "seed": str(seed),
                     **dict.fromkeys(("last_accuracy", "best_accuracy"), str(value)),
                     **dict.fromkeys(("test_accuracy", "train_accuracy", "last_loss"), str(value)),
@@ -50,8 +50,8 @@ def rows(*accuracies: tuple[float, float]) -> list[dict[str, str]]:
 
 
 def test_the_planned_trainings_are_shown_once_all_are_done() -> None:
-    known = {program: evidence.read_rows(program) for program in ("pretrain", "detect")}
-    others = [r for r in known["pretrain"] if r["changes"] != evidence.PLANNED]
+    known = {program: claims.read_rows(program) for program in ("pretrain", "detect")}
+    others = [r for r in known["pretrain"] if r["changes"] != claims.PLANNED]
     pairs = [(0.70, 0.701 + seed / 1000) for seed in range(8)]
     for n in (0, 7):
         some = known | {"pretrain": [*others, *rows(*pairs[:n])]}
@@ -70,12 +70,12 @@ def test_the_table_of_the_planned_trainings() -> None:
     assert lines[2].startswith("| baseline |  | 71.00 ± 1.41 |  | 71.00 ± 1.41 |  | ")
     assert "| FocusedDropout |  | 71.00 ± 0.00 | +0.00 [-12.71, +12.71] | " in lines[3]
     assert lines[4] == "| randomly MWD |  | not run | | | | | | | 0 |"
-    assert len(lines) == 2 + len(evidence.ARMS)
+    assert len(lines) == 2 + len(claims.ARMS)
 
 
 def test_a_picture_carries_its_numbers(tmp_path: Path) -> None:
     out = tmp_path / "new" / "a.png"
-    evidence.draw(evidence.TENTH, rows((0.70, 0.71), (0.72, 0.715)), out)
+    evidence.draw(claims.TENTH, rows((0.70, 0.71), (0.72, 0.715)), out)
     text = out.with_suffix(".csv").read_text()
     assert text.splitlines()[:4] == [
         *("seed,baseline,focused_dropout,difference", "0,70.0000,71.0000,1.0000"),
@@ -84,7 +84,7 @@ def test_a_picture_carries_its_numbers(tmp_path: Path) -> None:
     with Image.open(out) as image:
         assert image.info["Description"] == text
     assert has_a_mean(out)
-    evidence.draw(evidence.TENTH, rows((0.70, 0.71)), out)  # one pair: no interval
+    evidence.draw(claims.TENTH, rows((0.70, 0.71)), out)  # one pair: no interval
     assert out.with_suffix(".csv").read_text().splitlines()[-2:] == ["low,,,", "high,,,"]
     assert not has_a_mean(out)
 
@@ -118,7 +118,7 @@ def test_the_command_writes_a_readme_and_its_pictures(call_command: Call, tmp_pa
     assert planned.read_text().startswith("head\n<!-- planned trainings -->\n| arm |")
     pictures = sorted(path.name for path in (tmp_path / "pictures").glob("*.png"))
     assert pictures == sorted(
-        f"{path.name}" for path in (evidence.ROOT / evidence.PICTURES).glob("*.png")
+        f"{path.name}" for path in (claims.ROOT / evidence.PICTURES).glob("*.png")
     )
     assert all(f"wrote {tmp_path / 'pictures' / name}" in out for name in pictures)
 
@@ -137,41 +137,8 @@ def test_nothing_is_written_where_the_readme_cannot_be(
     assert not (tmp_path / "pictures").exists()
 
 
-def test_power_of_a_deviation(call_command: Call) -> None:
-    given = "--deviation 0.25 --difference 0.3 --seeds 3 8".split()
-    code, out, _ = call_command(reproduce, "power", *given)
-    assert code == 0
-    assert out.splitlines() == [
-        "  deviation of the paired differences 0.25",
-        "  a difference of 0.3: 8 seeds see it with a chance of 80%, 12 with 95%",
-        "  3 seeds: could have seen 0.82 with a chance of 80%, 1.12 with 95%; 0.3 with 23%",
-        "  8 seeds: could have seen 0.29 with a chance of 80%, 0.37 with 95%; 0.3 with 83%",
-    ]
-
-
-def test_power_of_the_rows(call_command: Call) -> None:
-    code, out, _ = call_command(reproduce, "power")
-    assert code == 0
-    for claim in (evidence.WHOLE, evidence.TENTH_SHORT, evidence.DETECTOR):
-        assert f"{claim.what}; {claim.measure}: " in out
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (("--deviation", "0"), "deviation must be above 0"),
-        (("--seeds", "1"), "seeds must be at least 2"),
-        (("--deviation", "1", "--difference", "1e-9"), "more than 100,000 seeds"),
-    ],
-)
-def test_wrong_arguments(call_command: Call, given: tuple[str, ...], message: str) -> None:
-    code, _, err = call_command(reproduce, "power", *given)
-    assert code == 2
-    assert err.startswith("error: ") and message in err and err.count("\n") == 1
-
-
 def test_a_claim_without_pairs_is_an_error() -> None:
     lonely = {"pretrain": [], "detect": []}
     with pytest.raises(InputError, match="no two pairs of ResNet-20 on CIFAR-10"):
         evidence.short_answer(lonely)
-    assert replace(evidence.WHOLE, name="a").difference([]) is None
+    assert replace(claims.WHOLE, name="a").difference([]) is None
