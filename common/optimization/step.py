@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from common.method.dropout import FocusedDropout
+from common.optimization.optimizer import in_memory_order
 from common.optimization.precision import LossScaling, autocast
 from common.recipe import Optimization
 
@@ -78,7 +79,8 @@ class StepParts:
         if self._scaling:
             self._scaling.step(self._optimizer)
         else:
-            self._optimizer.step()
+            with in_memory_order(self._optimizer):
+                self._optimizer.step()
         self._optimizer.zero_grad()
 
     def changed(self) -> list[Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common import FocusedDropout
-from common.optimization.optimizer import build_optimizer, load_optimizer
+from common.optimization.optimizer import build_optimizer, in_memory_order, load_optimizer
 from common.optimization.precision import autocast
 from common.recipe import Focus, Optimization
 from common.training.network import insert_layer
@@ -86,3 +86,38 @@ def test_the_layer_is_the_recipes(focus: Focus) -> None:
     assert (layer.place, layer.gamma, layer.opposite) == ("0", focus.gamma, focus.opposite)
     assert layer.gamma_per == focus.gamma_per
     assert type(layer) is FocusedDropout
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_weights_in_channels_last_are_stepped_as_they_lie(name: Literal["sgd", "adamw"]) -> None:
+    """As without the views, to the bit and in the same memory format, and without a copy."""
+    optimization = Optimization(
+        lr=0.1, batch_size=8, epochs=1, optimizer=name, momentum=0.9, weight_decay=0.01
+    )
+    networks = [
+        torch.nn.Sequential(
+            torch.nn.Conv2d(4, 8, 3), torch.nn.Conv2d(8, 8, 1), torch.nn.Linear(8, 2)
+        ).to(memory_format=torch.channels_last)
+        for _ in range(2)
+    ]
+    networks[1].load_state_dict(networks[0].state_dict())
+    networks[0][2].bias.requires_grad_(False)
+    plain, viewed = (build_optimizer(network, optimization) for network in networks)
+    viewed_weights = list(networks[1].parameters())
+    for _ in range(2):
+        for weights in zip(networks[0].parameters(), viewed_weights, strict=True):
+            gradient = torch.randn_like(weights[0])
+            for weight in weights:
+                weight.grad = gradient.clone()
+        networks[0][2].bias.grad = viewed_weights[-1].grad = None
+        plain.step()
+        with torch.profiler.profile() as seen, in_memory_order(viewed):
+            viewed.step()
+        assert not any(event.key == "aten::contiguous" for event in seen.key_averages())
+    for one, other in zip(networks[0].parameters(), viewed_weights, strict=True):
+        assert torch.equal(one, other) and one.stride() == other.stride()
+        for key, kept in plain.state[one].items():
+            ours = viewed.state[other][key]
+            assert torch.equal(kept, ours) and kept.stride() == ours.stride(), key
+        if one.grad is not None:
+            assert other.grad is not None and other.grad.stride() == one.grad.stride()
