@@ -3,7 +3,7 @@
 A detector that has learnt a class from thousands of boxes is a second opinion on each. Five kinds:
 
 - missing: a sure detection where no object is annotated;
-- spurious: an object of which little was found, while most of its class and size are found;
+- spurious: an object of which little was found, while most of its class are found;
 - wrong class: an object that a sure detection of another class lies on, and none of its own;
 - displaced: an object that a sure detection of its class meets, but fits badly, and none fits;
 - duplicate: two objects of a class in one place; no detection is asked.
@@ -122,7 +122,11 @@ def _missing(truth: GroundTruth, detections: Detections, matches: Matches) -> It
     # Beside an object of its class that nothing fits, it says that that one is displaced.
     beside = np.flatnonzero(matches.overlap >= _MEETS)
     fits = _support(truth, matches.nearest, matches.overlap, detections.score, 0.5)
-    suspicion[beside] *= np.minimum(fits[matches.nearest[beside]] / detections.score[beside], 1)
+    score = detections.score[beside]  # of 0, nothing is to be divided
+    share = np.divide(
+        fits[matches.nearest[beside]], score, out=np.ones_like(score), where=score > 0
+    )
+    suspicion[beside] *= np.minimum(share, 1)
     alone = np.flatnonzero(apart & (suspicion >= _LEAST))
     alone = alone[np.argsort(-suspicion[alone], kind="stable")]
     seen: dict[int, list[int]] = {}
@@ -155,7 +159,7 @@ def _trust(detections: Detections, matches: Matches) -> NDArray[np.float64]:
 
 
 def _spurious(truth: GroundTruth, detections: Detections, matches: Matches) -> Iterator[Candidate]:
-    """Find objects of little support, where most others of their class and size are found."""
+    """Find objects of little support, where most others of their class are found."""
     own = detections.score * matches.overlap
     # A detection of an object beside it, of another class, is that object's alone.
     freely = matches.other_overlap > matches.overlap

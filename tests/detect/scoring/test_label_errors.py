@@ -55,6 +55,14 @@ def test_missing():
     assert counts(candidates)["missing"] == 2  # the fainter cat in the same place is not another
 
 
+def test_scores_of_zero_are_no_second_opinion():
+    """Rounded by their writer, such scores are common; NumPy's warnings would be errors here."""
+    objects, rows = scene()
+    faint = [(image, label, 0.0, box) for image, label, _, box in rows]
+    assert len(found_in(objects, rows + faint)[2]) == len(found_in(objects, rows)[2])
+    found_in(objects, faint)
+
+
 def test_spurious():
     objects, rows = scene()
     objects += [(7, 1, BOXES[4], False), (8, 0, BOXES[4], True)]  # difficult ones are left out
