@@ -10,7 +10,8 @@ from common.runs.over_seeds import mean_and_deviation
 from common.text import in_line
 from pretrain import paper
 from pretrain.data.report import WORDNET_ID
-from pretrain.figures.drawings import LabelledRun, Views, common_epochs, rate_drops
+from pretrain.figures.channels_and_cams import Views
+from pretrain.figures.curves import LabelledRun, common_epochs, rate_drops
 from pretrain.recipes import RECIPES, Recipe
 
 

@@ -3,8 +3,6 @@
 Nothing is trained here.
 """
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,8 +21,7 @@ from common.runs.finished import FinishedRun, open_run
 from common.runs.folder import read_description
 from common.runs.metrics_log import read_metrics
 from common.runs.results import flatten
-from common.storage import read_json, write_text
-from common.text import in_csv
+from common.storage import read_json
 from common.training.network import put
 from pretrain.data.augment import normalize
 from pretrain.data.datasets import load
@@ -38,14 +35,10 @@ from pretrain.figures.captions import (
     describe_trainings,
     share_in_focus,
 )
-from pretrain.figures.drawings import (
-    evenly_spaced,
-    plot_cams,
-    plot_curves,
-    plot_keep_ratio,
-    plot_strongest_channels,
-)
+from pretrain.figures.channels_and_cams import evenly_spaced, plot_cams, plot_strongest_channels
+from pretrain.figures.curves import plot_curves, plot_keep_ratio
 from pretrain.figures.feature_maps import MIDDLE_GAMMA, strongest_channels, views
+from pretrain.figures.style import write_csv
 from pretrain.networks import penultimate
 from pretrain.recipes import Recipe
 from pretrain.task import pixel_statistics
@@ -309,13 +302,3 @@ def run_labels(names: Sequence[str], recipes: Sequence[Recipe]) -> list[str]:
         differing = [key for key in mine if any(theirs[key] != mine[key] for theirs in others)]
         labels.append(" ".join([name, *(f"{key}={mine[key]}" for key in differing)]))
     return labels
-
-
-def write_csv(out: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> Path:
-    """Write the numbers of a picture beside it, and return their path."""
-    text = io.StringIO()
-    lines = [[in_csv(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
-    csv.writer(text, lineterminator="\n").writerows([header, *lines])
-    path = out.with_suffix(".csv")
-    write_text(path, text.getvalue())
-    return path

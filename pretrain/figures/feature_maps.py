@@ -19,7 +19,7 @@ from common.optimization.precision import autocast
 from common.processes.ranks import World, sum_over_ranks
 from pretrain.data.augment import normalize
 from pretrain.data.splits import Split
-from pretrain.figures.drawings import Views
+from pretrain.figures.channels_and_cams import Views
 from pretrain.recipes import Recipe
 from pretrain.task import pixel_statistics
 

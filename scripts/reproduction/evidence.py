@@ -176,7 +176,7 @@ def draw(claim: Claim, rows: Sequence[Row], out: Path) -> Path:
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from pretrain.figures.drawings import COLOURS, DPI, OPTIONS, plain, wrapped
+    from pretrain.figures.style import COLOURS, DPI, OPTIONS, plain, wrapped
 
     before, after = claim.values(rows)
     found = claim.difference(rows)

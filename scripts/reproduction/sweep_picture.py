@@ -12,8 +12,8 @@ from common.runs.metrics_log import read_metrics
 from common.runs.over_seeds import mean_and_deviation
 from pretrain import paper
 from pretrain.figures.captions import caption, describe_trainings, sweep_shows
-from pretrain.figures.commands import write_csv
-from pretrain.figures.drawings import COLOURS, OPTIONS, draw_lines, group_runs, plain, save, wrapped
+from pretrain.figures.curves import draw_lines, group_runs
+from pretrain.figures.style import COLOURS, OPTIONS, plain, save, wrapped, write_csv
 from pretrain.results import Row
 from reproduction.experiments import Experiment, Run
 

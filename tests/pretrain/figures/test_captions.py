@@ -15,7 +15,7 @@ from pretrain.figures.captions import (
     share_in_focus,
     sweep_shows,
 )
-from pretrain.figures.drawings import Views
+from pretrain.figures.channels_and_cams import Views
 from pretrain.recipes import RECIPES
 
 

@@ -11,7 +11,7 @@ from reproduction import claims, evidence
 
 from common.errors import InputError
 from common.runs.over_seeds import Difference
-from pretrain.figures.drawings import COLOURS
+from pretrain.figures.style import COLOURS
 
 Call = Callable[..., tuple[int, str, str]]
 

@@ -1,4 +1,4 @@
-"""`python -m pretrain figure`: what is counted, mapped and outlined, and what is drawn of it."""
+"""`python -m pretrain figure`: which runs and images it takes, and what it writes of them."""
 
 import csv
 import json
@@ -14,26 +14,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from matplotlib.collections import LineCollection
+from pictures import read_png
 
 from common.command.flags import RunFlags
 from common.errors import InputError
 from common.runs.metrics_log import read_metrics
 from pretrain.evaluate import evaluate_run
-from pretrain.figures import commands as looking
+from pretrain.figures import commands
+from pretrain.figures.channels_and_cams import plot_cams
 from pretrain.figures.commands import choose_images, draw_figure, run_labels
-from pretrain.figures.drawings import (
-    COLOURS,
-    Views,
-    colour_numbers,
-    evenly_spaced,
-    outline,
-    plot_cams,
-    plot_curves,
-    plot_keep_ratio,
-    plot_strongest_channels,
-    rate_drops,
-)
 from pretrain.recipes import RECIPES, Recipe
 from pretrain.train import train_classifier as train
 
@@ -65,210 +54,8 @@ def test_the_seed_chooses_images_and_classes() -> None:
     assert len({labels[image] for choice in choices for image in choice}) > 40
 
 
-# ---- drawings -----------------------------------------------------------------------------------
-
-
 def files_of(out: Path) -> list[Path]:
     return [out, out.with_suffix(".svg"), out.with_suffix(".csv")]
-
-
-def read_png(path: Path, inches: tuple[float, float]) -> np.ndarray:
-    pixels = cv2.imread(str(path))
-    assert pixels.shape[1::-1] == pytest.approx(np.array(inches) * 150, abs=1)
-    assert 0.02 < (pixels != pixels[0, 0]).any(2).mean() < 0.98  # drawn on, and not all over
-    return pixels
-
-
-@pytest.mark.parametrize("channels", [64, 640])
-def test_bars_are_the_counts(tmp_path: Path, channels: int) -> None:
-    rng = np.random.default_rng(0)
-    counts = np.zeros((9, channels), np.int64)
-    counts[:8, rng.choice(channels, 9, replace=False)] = rng.integers(1, 50, (8, 9))
-    counts[3] = 0
-    counts[3, [5, channels - 1]] = 30, 10
-    classes = [f"class{k} of $x^$" for k in range(9)]
-    figure = plot_strongest_channels(counts, classes, [3, 0, 8], "title", tmp_path / "a.png")
-    for axes, label in zip(figure.axes, [3, 0, 8], strict=True):
-        drawn = np.zeros(channels, np.int64)
-        for bar in axes.patches:
-            channel = bar.get_x() + bar.get_width() / 2
-            assert channel == pytest.approx(round(channel))
-            drawn[round(channel)] = bar.get_height()
-            # at least two pixels wide
-            assert np.ptp(bar.get_window_extent().intervalx) * 150 / figure.dpi >= 2
-        np.testing.assert_array_equal(drawn, counts[label])
-        assert classes[label] in axes.get_title()
-        assert f"{counts[label].sum()} correct" in axes.get_title()
-    assert f"channels 5 (75%), {channels - 1} (25%)" in figure.axes[0].get_title()
-    assert "none" in figure.axes[2].get_title()
-    read_png(tmp_path / "a.png", (10, 2.8))
-
-
-def test_four_classes_are_shown_by_default_and_more_in_rows(tmp_path: Path) -> None:
-    counts = np.eye(9, 64, dtype=np.int64)
-    figure = plot_strongest_channels(counts, "abcdefghi", None, "title", tmp_path / "a.png")
-    assert [axes.get_title()[0] for axes in figure.axes] == [*"adfi"]
-    figure = plot_strongest_channels(counts, "abcdefghi", range(6), "title", tmp_path / "a.png")
-    assert [axes.get_title()[:1] for axes in figure.axes] == [*"abcdef", "", ""]
-    read_png(tmp_path / "a.png", (10, 5.2))
-
-
-@pytest.mark.parametrize(
-    ("total", "expected"), [(1, [0]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (10, [0, 3, 6, 9])]
-)
-def test_classes_are_spaced_evenly(total: int, expected: list[int]) -> None:
-    assert evenly_spaced(total, 4) == expected
-
-
-def filled(segments: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Rebuild a mask: a cell is in it if an odd number of upright sides lie left of it."""
-    crossings = np.zeros((height, width + 1), np.int64)
-    for (x1, y1), (x2, y2) in segments.round(6).tolist():
-        if x1 == x2:
-            crossings[int(min(y1, y2)), int(x1)] += 1
-    return np.cumsum(crossings, axis=1)[:, :-1] % 2 == 1
-
-
-@given(
-    mask=hnp.arrays(
-        np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=7), elements=st.booleans()
-    )
-)
-@settings(max_examples=60)
-def test_an_outline_encloses_its_mask(mask: np.ndarray) -> None:
-    segments = outline(mask)
-    np.testing.assert_array_equal(filled(segments, *mask.shape), mask)
-    np.testing.assert_array_equal(filled(segments[:, :, ::-1], *mask.T.shape), mask.T)
-    lengths = np.abs(segments[:, 1] - segments[:, 0]).sum(1)
-    assert (lengths == 1).all()
-
-
-def test_maps_and_outlines_are_drawn_over_their_images(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    labels = np.array([0, 1, 2])
-    classes = ("ant", "$bee^$", "a class with a name that is far too long")
-    columns = [
-        (
-            title,
-            Views(
-                cams=rng.random((3, 32, 32), np.float32),
-                focused=rng.random((3, 8, 8)) > 0.5,
-                predicted=np.array(predicted),
-                probability=np.array([0.25, 0.5, 0.999], np.float32),
-            ),
-        )
-        for title, predicted in (("one", [0, 1, 0]), ("two of which the name is long", [2, 1, 2]))
-    ]
-    columns[1][1].focused[0] = True  # an area without a boundary but the image's own
-    figure = plot_cams(images, labels, classes, columns, "title", tmp_path / "cam.png")
-    cells = np.array(figure.axes[:9]).reshape(3, 3)
-    for row in range(3):
-        np.testing.assert_array_equal(cells[row, 0].images[0].get_array(), images[row])
-        assert cells[row, 0].get_title()[:4] == classes[row][:4]
-        for axes, (_, seen) in zip(cells[row, 1:], columns, strict=True):
-            grey, overlay = axes.images
-            np.testing.assert_allclose(grey.get_array(), images[row].mean(2))
-            np.testing.assert_array_equal(overlay.get_array(), seen.cams[row])
-            assert overlay.get_clim() == (0, 1)
-            assert list(overlay.get_extent()) == [0, 32, 32, 0]
-            (lines,) = (c for c in axes.collections if isinstance(c, LineCollection))
-            segments = np.array(lines.get_segments()) / 4
-            np.testing.assert_array_equal(filled(segments, 8, 8), seen.focused[row])
-            assert axes.get_xlim() == (0, 32) and axes.get_ylim() == (32, 0)
-            right = seen.predicted[row] == labels[row]
-            assert axes.get_title().startswith("ok: " if right else "wrong: ")
-            assert classes[seen.predicted[row]][:4] in axes.get_title()
-    assert cells[0, 1].get_title() == "ok: ant 25%"
-    assert [text.get_text().split("\n")[0] for text in figure.texts][:3] == [
-        *("image", "one", "two of which the name is")
-    ]
-    read_png(tmp_path / "cam.png", (0.1 + 1.8 * 3, 1.5 + 0.13 + 1.9 * 3))
-
-
-def records(
-    accuracy: list[float | None], lr: list[float], shift: float = 0
-) -> list[dict[str, Any]]:
-    """Of a run; where the accuracy is None it was not evaluated."""
-    return [
-        {"epoch": epoch, "step": 10 * epoch, "lr": rate, "train_loss": 1 / epoch + shift}
-        | ({} if value is None else {"val_accuracy": value})
-        for epoch, (value, rate) in enumerate(zip(accuracy, lr, strict=True), start=1)
-    ]
-
-
-@pytest.mark.parametrize(
-    ("rates", "drops"),
-    [
-        ([1, 1, 0.1, 0.1, 0.01], [2, 4]),
-        ([1, 0.1, 0.1], [1]),
-        ([0.2, 1, 1, 1, 0.1], [4]),
-        ([1, 1], []),
-        ([np.cos(np.pi * i / 40) + 1 for i in range(40)], []),
-        ([], []),
-    ],
-)
-def test_drops_of_the_learning_rate(rates: list[float], drops: list[int]) -> None:
-    assert rate_drops(records([0.5] * len(rates), rates)) == drops
-
-
-def test_curves_are_the_records(tmp_path: Path) -> None:
-    lr = [0.1, 0.1, 0.01, 0.01]
-    runs = [
-        ("baseline", records([0.1, 0.3, 0.5, 0.6], lr)),
-        ("fd", records([None, 0.2, None, 0.8], [0.1, 0.1, 0.1, 0.01])),
-        ("baseline", records([0.3, 0.1, 0.9, 0.6, 0.7], [*lr, 0.01], shift=0.5)),
-    ]
-    figure = plot_curves(runs, tmp_path / "curves.png", "title")
-    accuracy, loss = figure.axes
-    lines = {line.get_label(): line for line in accuracy.get_lines()}
-    baseline = lines["baseline (mean and range of 2 runs)"]
-    np.testing.assert_allclose(baseline.get_xydata().T, [[1, 2, 3, 4], [0.2, 0.2, 0.7, 0.6]])
-    np.testing.assert_allclose(lines["fd"].get_xydata().T, [[2, 4], [0.2, 0.8]])
-    (band,) = accuracy.collections
-    corners = {tuple(corner) for corner in band.get_paths()[0].vertices.round(6).tolist()}
-    edges = {(1, 0.1), (1, 0.3), (2, 0.1), (2, 0.3), (3, 0.5), (3, 0.9), (4, 0.6)}
-    assert corners == edges
-    first, second = (line for line in loss.get_lines() if line.get_linestyle() != ":")
-    np.testing.assert_allclose(first.get_ydata(), [1.25, 0.75, 1 / 3 + 0.25, 0.5])
-    np.testing.assert_allclose(second.get_ydata(), [1, 1 / 2, 1 / 3, 1 / 4])
-    for axes in (accuracy, loss):
-        dotted = [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"]
-        assert dotted == [2, 3]
-    assert accuracy.yaxis.get_major_formatter()(0.55, 0) == "55%"
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [
-        *("baseline (mean and range of 2 runs)", "fd", "a learning rate drops")
-    ]
-    read_png(tmp_path / "curves.png", (9, 3.8))
-
-
-def test_runs_of_one_label_need_a_common_epoch(tmp_path: Path) -> None:
-    runs = [("a", records([None, 0.5], [1, 1])), ("a", records([0.5, None], [1, 1]))]
-    with pytest.raises(InputError, match="called a have no epoch with a val_accuracy"):
-        plot_curves(runs, tmp_path / "curves.png", "title")
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_keep_ratio_has_the_papers_axis_beside_it(tmp_path: Path) -> None:
-    epochs = [
-        {"epoch": epoch, "lr": 0.1, "focus_keep_ratio": kept}
-        for epoch, kept in ((1, 0.4), (2, None), (3, 0.3))
-    ]
-    figure = plot_keep_ratio([("fd", epochs)], tmp_path / "keep.png", "title")
-    (axes,) = figure.axes
-    (line,) = axes.get_lines()
-    np.testing.assert_allclose(line.get_xydata(), [[1, 0.4], [3, 0.3]])
-    (zeros,) = axes.child_axes
-    assert "keeping_ratio" in zeros.get_ylabel() and "zeros" in zeros.get_ylabel()
-    assert axes.get_ylim() == (0, 1)
-    for kept in (0, 0.25, 1):
-        levels = axes.transData.transform((0, kept)), zeros.transData.transform((0, 1 - kept))
-        assert levels[0][1] == pytest.approx(levels[1][1])
-    read_png(tmp_path / "keep.png", (6, 3.6))
-
-
-# ---- the command --------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +135,7 @@ def test_the_maps_of_runs(
         drawn["images"], drawn["labels"], _, drawn["columns"] = arguments[:4]
         plot_cams(*arguments)
 
-    monkeypatch.setattr(looking, "plot_cams", spy)
+    monkeypatch.setattr(commands, "plot_cams", spy)
     out = tmp_path / "cam.png"
     earlier = edited(runs / "fd0", tmp_path / "earlier", "focus", after="layer1")
     chosen = [*(runs / name for name in ("base0", "fd0", "fd1")), earlier]
@@ -390,7 +177,7 @@ def test_captions_have_the_data_the_epochs_and_the_claim(
     titles: list[str] = []
     for name in ("plot_strongest_channels", "plot_cams", "plot_curves"):
         monkeypatch.setattr(
-            looking,
+            commands,
             name,
             lambda *given: titles.append(next(x for x in given if isinstance(x, str))),
         )
@@ -405,21 +192,6 @@ def test_captions_have_the_data_the_epochs_and_the_claim(
     assert "of 10 images are classified correctly" in titles[0]
     assert "of a map's sum lie in the focused area" in titles[1]
     assert "Here: against cifar10-resnet20: cifar10-resnet20-fd " in titles[2]
-
-
-def test_a_long_title_lowers_what_stands_below(tmp_path: Path) -> None:
-    cams = np.ones((1, 4, 4), np.float32)
-    seen = Views(cams, np.ones((1, 2, 2), bool), np.zeros(1, int), np.ones(1, np.float32))
-    images, labels = np.zeros((1, 4, 4, 3), np.uint8), np.zeros(1, int)
-    for lines, height in ((3, 3.4), (5, 3.4 + 2 * 0.16)):
-        title = " ".join(["x" * 50] * lines)  # one a line of a figure of 3.7 inches
-        figure = plot_cams(images, labels, ["a"], [("one", seen)], title, tmp_path / "a.png")
-        assert figure.get_figheight() == pytest.approx(height)
-        (shown,) = (text for text in figure.texts if text.get_text() == title.replace(" ", "\n"))
-        heading = next(text for text in figure.texts if text.get_text() == "one")
-        figure.canvas.draw()
-        below, above = heading.get_window_extent(), shown.get_window_extent()
-        assert below.y1 <= above.y0
 
 
 def test_the_curves_of_runs(runs: Path, tmp_path: Path) -> None:
@@ -448,29 +220,6 @@ def test_the_keep_ratio_of_runs(runs: Path, tmp_path: Path) -> None:
     ):
         assert float(row["focus_keep_ratio"]) == record["focus_keep_ratio"]
         assert float(row["focus_zeros_ratio"]) == 1 - record["focus_keep_ratio"]
-
-
-def test_a_run_has_one_colour_in_all_figures(runs: Path, tmp_path: Path) -> None:
-    """Curves show the baseline too, the keep ratio cannot; FocusedDropout's blue is neither's."""
-    epochs = [
-        {"epoch": 1, "lr": 0.1, "val_accuracy": 0.5, "train_loss": 1, "focus_keep_ratio": 0.6}
-    ]
-    fd, base = "cifar10-resnet20-fd focus.after=layer1", "cifar10-resnet20"
-    both = plot_curves([(base, epochs), (fd, epochs)], tmp_path / "a.png", "title")
-    turned = plot_curves([(fd, epochs), (base, epochs)], tmp_path / "b.png", "title")
-    alone = plot_keep_ratio([(fd, epochs)], tmp_path / "c.png", "title")
-    colours = [
-        {line.get_label(): line.get_color() for line in figure.axes[0].lines}
-        for figure in (both, turned, alone)
-    ]
-    assert colours[0][fd] == colours[1][fd] == colours[2][fd] == COLOURS[1]
-    assert colours[0][base] == colours[1][base] == COLOURS[0]
-    same = [f"x-fd gamma={number}" for number in range(4)]
-    assert colour_numbers(same) == [1, 2, 3, 4]
-    assert "<svg" in (tmp_path / "a.svg").read_text()
-    first = (tmp_path / "a.svg").read_bytes()
-    plot_curves([(base, epochs), (fd, epochs)], tmp_path / "a.png", "title")
-    assert (tmp_path / "a.svg").read_bytes() == first
 
 
 def test_runs_are_called_by_what_tells_them_apart() -> None:
