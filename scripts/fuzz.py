@@ -21,7 +21,7 @@ from pathlib import Path
 if "--guided" in sys.argv:  # before what is to be followed is imported
     import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
-    with atheris.instrument_imports(include=["common", "detect", "pretrain", "make_shards"]):
+    with atheris.instrument_imports(include=["common", "detect", "pretrain", "sharding"]):
         from fuzzing.parsers import PARSERS
 else:
     from fuzzing.parsers import PARSERS

@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from make_shards import JPEG_QUALITY, read_shrunk
 from PIL import Image
+from sharding.packing import JPEG_QUALITY, read_shrunk
 from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode

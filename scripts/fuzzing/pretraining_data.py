@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import make_shards
 import numpy as np
 import torch
 from safetensors.torch import save
+from sharding.indexing import scan
 
 from common.errors import InputError
 from common.images.decoding import plain_jpeg, read_image
@@ -337,7 +337,7 @@ PARSERS = {
             _shard(tarfile.GNU_FORMAT, "a" * 120),
             _shard(tarfile.PAX_FORMAT, "é" * 120),
         ),
-        _file("train-0.tar", make_shards.scan),
+        _file("train-0.tar", scan),
         (b"ustar\0", b"ustar  \0", b".cls", b".jpg", b"path=", b"size=", b"GNU.sparse.major=1\n"),
     ),
     "label-table": Parser(

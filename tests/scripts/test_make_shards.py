@@ -1,12 +1,9 @@
-"""`scripts/make_shards.py`: what it packs trains as class folders do, what it indexes is safe."""
+"""`scripts/make_shards.py`: what it packs trains as class folders do; flags and interruptions."""
 
-import io
-import json
 import os
 import re
 import subprocess
 import sys
-import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +13,9 @@ import make_shards
 import numpy as np
 import pytest
 import torch
+from sharding import packing
+from sharding.flags import Flags
+from sharding.indexing import index
 
 from common.errors import InputError
 from common.images.loading import Reading
@@ -44,8 +44,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def pack(data: Path, out: Path, **options: object) -> Path:
-    flags = make_shards.Flags(**{"data": data, "out": out, "size_mb": 1, "workers": 1, **options})
-    make_shards.pack(flags, data, out)
+    flags = Flags(**{"data": data, "out": out, "size_mb": 1, "workers": 1, **options})
+    packing.pack(flags, data, out)
     return out
 
 
@@ -64,9 +64,6 @@ def split_of(root: Path, split: str, *, training: bool) -> Split:
     recipe = replace(recipe, images=replace(recipe.images, size=32))
     reading = Reading(workers=0, device=torch.device("cpu"))
     return open_split(recipe.images, root, split, reading, training=training, seed=5)
-
-
-# ---- packing ----
 
 
 @pytest.mark.parametrize(("split", "training"), [("train", True), ("train", False), ("val", False)])
@@ -153,12 +150,12 @@ def test_any_number_of_processes_writes_the_same(data: Path, packed: Path, tmp_p
 
 
 def test_an_interrupted_call_goes_on(data: Path, packed: Path, tmp_path: Path) -> None:
-    flags = make_shards.Flags(data=data, out=tmp_path, size_mb=1, workers=1)
+    flags = Flags(data=data, out=tmp_path, size_mb=1, workers=1)
     folder = tmp_path / "train"
     folder.mkdir()
-    jobs = make_shards.plan(class_folders(data, "train"), folder, flags)
+    jobs = packing.plan(class_folders(data, "train"), folder, flags)
     for job in jobs[:2]:
-        make_shards.pack_shard(job)
+        packing.pack_shard(job)
     os.truncate(jobs[1].path, 4000)  # a crash before the disk had it
     (folder / ".imagenet-train-000002.tar.0badcafe.tmp").write_bytes(b"half")
     before = jobs[0].path.stat()
@@ -193,11 +190,9 @@ def test_a_damaged_index_is_told(
 
 
 def test_shards_of_other_options_are_not_mixed(data: Path, tmp_path: Path) -> None:
-    flags = make_shards.Flags(data=data, out=tmp_path, size_mb=1, workers=1)
+    flags = Flags(data=data, out=tmp_path, size_mb=1, workers=1)
     (tmp_path / "train").mkdir()
-    make_shards.pack_shard(
-        make_shards.plan(class_folders(data, "train"), tmp_path / "train", flags)[0]
-    )
+    packing.pack_shard(packing.plan(class_folders(data, "train"), tmp_path / "train", flags)[0])
     with pytest.raises(InputError, match=r"holds shards of other images or options"):
         pack(data, tmp_path, resize=100)
 
@@ -232,52 +227,12 @@ def test_an_image_that_cannot_be_read_stops_it(data: Path, tmp_path: Path) -> No
     assert not list((tmp_path / "out" / "train").glob("*.tar"))
 
 
-# ---- indexing ----
-
-Member = tuple[str, bytes]
-
-
-def write_tar(path: Path, *members: Member | tarfile.TarInfo, **options: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:  # type: ignore[call-overload]
-        for member in members:
-            if isinstance(member, tarfile.TarInfo):
-                tar.addfile(member)
-                continue
-            info = tarfile.TarInfo(member[0])
-            info.size, info.mtime = len(member[1]), 1.5  # a fraction asks for a PAX header
-            tar.addfile(info, io.BytesIO(member[1]))
-    return path
-
-
-def test_shards_made_elsewhere(tmp_path: Path) -> None:
-    long = "folder/" + "x" * 150
-    write_tar(
-        tmp_path / "b.tar",
-        ("2.cls", b"1\n"),
-        ("2.json", b"{}"),
-        ("2.jpeg", b"two"),
-        (f"{long}.png", b"long"),
-        (f"{long}.cls", b"0"),
-    )
-    folder = tarfile.TarInfo("folder")
-    folder.type = tarfile.DIRTYPE
-    write_tar(tmp_path / "a.tar", folder, ("1.jpg", b"one"), ("1.cls", b"0"), ("1.txt", b"text"))
-    make_shards.index(tmp_path, workers=1)
-    data = read_index(tmp_path)
-    assert data.classes == ("0", "1")
-    assert data.labels.tolist() == [0, 0, 1]
-    assert [data.read(i) for i in range(3)] == [b"one", b"long", b"two"]
-    assert [shard.name for shard in data.shards] == ["a.tar", "b.tar"]
-    assert json.loads((tmp_path / "index.json").read_text())["samples"]["name"][1] == f"{long}.png"
-
-
 def test_our_own_shards_can_be_indexed_anew(packed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "train"
     folder.mkdir()
     for path in (packed / "train").glob("*.tar"):
         (folder / path.name).write_bytes(path.read_bytes())
-    make_shards.index(folder, workers=2)
+    index(folder, workers=2)
     ours, anew = read_index(packed / "train"), read_index(folder)
     assert anew.shards == ours.shards
     assert anew.classes == ("0", "1", "2")
@@ -285,127 +240,6 @@ def test_our_own_shards_can_be_indexed_anew(packed: Path, tmp_path: Path) -> Non
     assert re.fullmatch("shards [0-9a-f]{8}", anew.described)  # nobody said what they hold
     for column in ("names", "places", "labels"):
         np.testing.assert_array_equal(getattr(anew, column), getattr(ours, column))
-
-
-def test_tar_files_of_two_splits_in_one_folder(tmp_path: Path) -> None:
-    """As timm's sets are kept on the hub: no index holds images of both."""
-    for name, content in (
-        ("imagenet1k-train-0000", b"t"),
-        ("imagenet1k-train-0001", b"u"),
-        ("imagenet1k-validation-00", b"v"),
-    ):
-        members = [
-            (f"{name[-1]}{n}.{kind}", text)
-            for n in "01"
-            for kind, text in (("webp", content), ("cls", n.encode()))
-        ]
-        write_tar(tmp_path / f"{name}.tar", *members)
-    message = f"make_shards.py --index {tmp_path}"
-    with pytest.raises(InputError, match=re.escape(message)):
-        load("folders", tmp_path, "train")
-    (tmp_path / "index.json").write_text("{}")  # of a version that put them into one
-    make_shards.index(tmp_path, workers=1)
-    train, val = (load("folders", tmp_path, split, split_by=0.2) for split in ("train", "val"))
-    assert isinstance(train, ShardSet) and isinstance(val, ShardSet)
-    assert sorted(train.read(i) for i in range(4)) == [b"t", b"t", b"u", b"u"]
-    assert [val.read(i) for i in range(2)] == [b"v", b"v"] and len(val.labels) == 2
-    assert train.classes == val.classes == ("0", "1")
-    (tmp_path / "more.tar").write_bytes(b"")
-    with pytest.raises(InputError, match=r"more\.tar says no split by its name"):
-        make_shards.index(tmp_path, workers=1)
-
-
-def special(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname = kind, target
-    return info
-
-
-def claiming(size: int) -> bytes:
-    """Return a header of a file of any size."""
-    info = tarfile.TarInfo("0.jpg")
-    info.size = size
-    return info.tobuf(tarfile.GNU_FORMAT)
-
-
-def pax(**values: str) -> bytes:
-    info = tarfile.TarInfo("0.jpg")
-    info.pax_headers = values
-    return info.tobuf(tarfile.PAX_FORMAT)
-
-
-IMAGE, LABEL = ("0.jpg", b"image"), ("0.cls", b"0")
-
-
-@pytest.mark.parametrize(
-    ("members", "message"),
-    [
-        ((IMAGE, LABEL, special("1.jpg", tarfile.SYMTYPE, "/etc/passwd")), "'1.jpg' is a link"),
-        ((IMAGE, LABEL, special("1.jpg", tarfile.LNKTYPE, "0.jpg")), "'1.jpg' is a link"),
-        ((IMAGE, LABEL, special("1.jpg", tarfile.CHRTYPE)), "'1.jpg' is a link or no plain file"),
-        ((IMAGE, LABEL, special("1.jpg", tarfile.FIFOTYPE)), "'1.jpg' is a link or no plain file"),
-        ((IMAGE, LABEL, special("1.jpg", b"Z")), "'1.jpg' is a link or no plain file"),
-        ((("/0.jpg", b"image"), LABEL), "'/0.jpg' lies outside"),
-        ((("../0.jpg", b"image"), LABEL), "'../0.jpg' lies outside"),
-        ((("a/../../0.jpg", b"image"), LABEL), "lies outside"),
-        ((IMAGE,), "holds an image but no .cls of the key 0"),
-        ((LABEL,), "holds .cls but no an image of the key 0"),
-        ((IMAGE, ("0.png", b"other"), LABEL), "two images have the key '0'"),
-        ((IMAGE, ("0.cls", b"cat")), "'0.cls' is no class number"),
-        ((IMAGE, ("0.cls", b"-1")), "'0.cls' is no class number"),
-        ((IMAGE, ("0.cls", b"")), "'0.cls' is no class number"),
-        ((IMAGE, ("0.cls", b"9" * 20)), "'0.cls' is no class number"),
-        ((IMAGE, ("0.cls", b"999999999")), "holds no image of class 0"),
-        ((), "hold no images"),
-    ],
-)
-def test_hostile_or_wrong_members(
-    tmp_path: Path, members: tuple[Member, ...], message: str
-) -> None:
-    write_tar(tmp_path / "x.tar", *members)
-    with pytest.raises(InputError, match=message):
-        make_shards.index(tmp_path, workers=1)
-    assert not (tmp_path / "index.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (claiming(10**12) + bytes(1024), "'0.jpg' is cut off"),
-        (claiming(513) + bytes(512), "'0.jpg' is cut off"),
-        (claiming(-512) + bytes(1024), "'0.jpg' is cut off"),
-        (claiming(-1024) + bytes(1024), "'0.jpg' is cut off"),
-        (pax(size="-1536") + bytes(1024), "'0.jpg' is cut off"),
-        (pax(size="99999999") + bytes(1024), "'0.jpg' is cut off"),
-        (pax(**{"GNU.sparse.size": "9", "GNU.sparse.map": "0,9"}) + bytes(1024), "no plain file"),
-        (claiming(0) + b"garbage " * 128, "no member begins at byte 512"),
-        (b"garbage " * 128, "no tar file"),
-        (b"", "no tar file"),
-        (pax(comment="x")[:1024] * 2000, "no tar file"),  # headers in headers
-    ],
-    ids=range(11),
-)
-def test_hostile_tar_files(tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "x.tar").write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
-        make_shards.scan(tmp_path / "x.tar")
-    assert str(tmp_path / "x.tar") in str(caught.value)
-
-
-def test_names_that_commands_could_misread(tmp_path: Path) -> None:
-    write_tar(tmp_path / "$(x).tar", IMAGE, LABEL)
-    with pytest.raises(InputError, match=r"letters, digits"):
-        make_shards.index(tmp_path, workers=1)
-
-
-def test_a_tar_without_its_end_is_read(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "x.tar", IMAGE, LABEL, format=tarfile.USTAR_FORMAT)
-    os.truncate(path, 2048)
-    make_shards.index(tmp_path, workers=1)
-    assert read_index(tmp_path).read(0) == b"image"
-
-
-# ---- the command ----
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
-import make_shards
 import numpy as np
 import pytest
+from sharding.flags import Flags
+from sharding.packing import pack
 
 import pretrain.__main__ as command
 from common.errors import InputError
@@ -183,8 +184,8 @@ def test_a_bit_that_flipped_in_a_shard(
             write(tmp_path, f"{split}/{name}/{number}.jpg", content=content)
     write(tmp_path, "val/b/0.jpg")
     for split in ("train", "val"):
-        flags = make_shards.Flags(data=tmp_path, out=tmp_path / "shards", split=split, workers=1)
-        make_shards.pack(flags, tmp_path, tmp_path / "shards")
+        flags = Flags(data=tmp_path, out=tmp_path / "shards", split=split, workers=1)
+        pack(flags, tmp_path, tmp_path / "shards")
     root = tmp_path / "shards"
     verify("imagenet", root, workers)
     out = capsys.readouterr().out
