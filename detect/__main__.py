@@ -244,9 +244,8 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
     suspected = sum(analysis["label_errors"].values())
     if suspected:
         weak = (voc["map_area"] or 0.0) < TRUSTED_MAP
-        what = "places where labels and detections disagree" if weak else "likely label errors"
-        own = "; at this mAP most are errors of the detector" if weak else ""
-        say(f"{suspected} {what}, ranked: {out / 'label_errors.json'}{own}")
+        own = "; at this mAP most are the detector's own" if weak else ""
+        say(f"{suspected} candidates for label errors, ranked: {out / 'label_errors.json'}{own}")
     if analysis["against"]:
         told = [f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in MAPS.items()]
         say(f"against {analysis['against']['detections']}: {'; '.join(told)}")

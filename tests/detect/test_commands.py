@@ -383,11 +383,13 @@ def test_each_number_of_a_score_is_printed_under_its_name(
 @pytest.mark.parametrize(
     ("mean", "told"),
     [
-        (0.5, "3 likely label errors, ranked: {}"),
-        (0.49, "3 places where labels and detections disagree, ranked: {}; at this mAP most are "
-               "errors of the detector"),
+        (0.5, "3 candidates for label errors, ranked: {}"),
+        (
+            0.49,
+            "3 candidates for label errors, ranked: {}; at this mAP most are the detector's own",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_weak_detector_is_no_second_opinion_on_the_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], mean: float, told: str
 ) -> None:
