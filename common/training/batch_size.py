@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -24,6 +24,8 @@ _SMALLEST, _LARGEST = 2, 2**15
 _SHARE = 0.9
 """Of the memory that the steps may take: later ones can have larger images."""
 Flags = TypeVar("Flags", bound=RunFlags[Any])
+Fit = Literal["fits", "holds every image", "too large"]
+"""What came of trying a batch size: "holds every image" fits, and larger ones would be the same."""
 
 
 def chosen(flags: Flags, train: Callable[[Flags, Watch], object]) -> Flags:
@@ -53,7 +55,7 @@ def chosen(flags: Flags, train: Callable[[Flags, Watch], object]) -> Flags:
                 "--batch-size auto is found by one process: find it on one GPU, then give "
                 "--optimization.batch-size, times the number of GPUs"
             )
-        size = largest(lambda size: _fits(size, flags, train))
+        size = largest(lambda size: _attempt(size, flags, train))
         ratio = size / optimization.batch_size
         rate = optimization.lr * (ratio if optimization.optimizer == "sgd" else math.sqrt(ratio))
     if launcher.is_main():
@@ -71,22 +73,22 @@ def with_batch(flags: Flags, size: int, rate: float) -> Flags:
     return replace(flags, recipe=replace(flags.recipe, optimization=optimization))
 
 
-def largest(fits: Callable[[int], bool | None]) -> int:
+def largest(attempt: Callable[[int], Fit]) -> int:
     """Return the largest power of two that fits, from 2 on, doubling until one does not.
 
     Args:
-        fits: Tells whether a batch size does; None: it does, and is more than there are images.
+        attempt: Tries a batch size.
 
     Raises:
         InputError: If not even 2 fits.
     """
     size = _SMALLEST
-    if fits(size) is False:
+    if attempt(size) == "too large":
         raise InputError(
             f"--batch-size auto: not even a batch of {size} fits: take smaller images or a smaller "
             "network, or free the GPU"
         )
-    while size < _LARGEST and fits(2 * size):
+    while size < _LARGEST and attempt(2 * size) == "fits":
         size *= 2
     return size
 
@@ -118,7 +120,7 @@ class _Largest:
         """Do nothing: no step was taken since."""
 
 
-def _fits(size: int, flags: RunFlags[Any], train: Callable[[Any, Watch], object]) -> bool | None:
+def _attempt(size: int, flags: RunFlags[Any], train: Callable[[Any, Watch], object]) -> Fit:
     """Take two steps with batches of a size, evaluate and save, as a dry run does."""
     device = ranks.choose_device(flags.device)
     if not has_own_memory(device):
@@ -128,7 +130,7 @@ def _fits(size: int, flags: RunFlags[Any], train: Callable[[Any, Watch], object]
         )
     optimization = flags.recipe.optimization
     if size < optimization.accumulate:
-        return True  # each part would have no image
+        return "fits"  # each part would have no image
     seen = _Largest()
     dry = replace(with_batch(flags, size, optimization.lr), dry_run=True, quiet=True, json=False)
     release(device)
@@ -140,7 +142,9 @@ def _fits(size: int, flags: RunFlags[Any], train: Callable[[Any, Watch], object]
         full = True  # and the traceback, which holds the tensors, is gone behind this block
     full = full or share_used(device) > _SHARE
     release(device)
-    return False if full else (None if seen.images < size else True)
+    if full:
+        return "too large"
+    return "holds every image" if seen.images < size else "fits"
 
 
 def has_own_memory(device: torch.device) -> bool:

@@ -12,7 +12,7 @@ import torch
 from common.errors import InputError
 from common.storage import read_json
 from common.training import batch_size
-from common.training.batch_size import largest
+from common.training.batch_size import Fit, largest
 from pretrain import __main__ as command
 from pretrain import train as pretrain_train
 
@@ -26,21 +26,21 @@ TINY = (
 def test_the_largest_power_of_two_under_a_limit(limit: int, found: int) -> None:
     asked = []
 
-    def fits(size: int) -> bool:
+    def attempt(size: int) -> Fit:
         asked.append(size)
-        return size <= limit
+        return "fits" if size <= limit else "too large"
 
-    assert largest(fits) == found
+    assert largest(attempt) == found
     assert asked == [2**power for power in range(1, len(asked) + 1)]
     assert asked[-1] == 2 * found  # none above the first that does not
 
 
 def test_no_limit_but_the_images_and_one_that_is_too_low() -> None:
-    assert largest(lambda size: True if size <= 40 else None) == 32
-    assert largest(lambda _: None) == 2
-    assert largest(lambda _: True) == 2**15
+    assert largest(lambda size: "fits" if size <= 40 else "holds every image") == 32
+    assert largest(lambda _: "holds every image") == 2
+    assert largest(lambda _: "fits") == 2**15
     with pytest.raises(InputError, match="not even a batch of 2 fits"):
-        largest(lambda _: False)
+        largest(lambda _: "too large")
 
 
 @pytest.fixture
