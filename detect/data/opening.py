@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
-from detect.data import coco, voc_export, yolo
+from detect.data import coco, voc_export, yolo, yolo_layout
 from detect.data.dataset import DetectionData, Entry, Faults, label_map, shown
 from detect.data.options import Coordinates, DataOptions
 from detect.data.splits import split_by
@@ -43,14 +43,14 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
         raise InputError(f"{path} does not exist: give the folder of the data")
     if path.is_dir() and _has_years(path):
         return _open_devkit(path, options)
-    if file := yolo.find_yaml(path):
-        return yolo.open_yolo(path, yolo.read_yaml(file), options)
+    if file := yolo_layout.find_yaml(path):
+        return yolo.open_yolo(path, yolo_layout.read_yaml(file), options)
     if files := coco.find_json(path):
         return coco.open_coco(path, files, options)
     if path.is_dir():
         if parts := voc_export.find_parts(path):
             return voc_export.open_export(path, path, parts, options)
-        if layout := yolo.find_folders(path):
+        if layout := yolo_layout.find_folders(path):
             return yolo.open_yolo(path, layout, options)
         inside = [child for child in path.iterdir() if child.is_dir() and not _is_hidden(child)]
         if len(inside) == 1:  # as archives unpack, beside them or beside a note

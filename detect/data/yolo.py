@@ -1,25 +1,16 @@
 """YOLO's label files: a line per object, `class x y width height` as shares of the image.
 
-    data.yaml           path, train, val, test, names      ultralytics, Roboflow
-    images/  labels/    perhaps with a folder per set, and classes.txt
-    train/images/  train/labels/
-    *.txt beside their images, and classes.txt             labelImg
-    obj.names  train.txt  obj_train_data/                  CVAT, Darknet
-
 A line with more numbers is a polygon, and becomes the box around it. The shares are of the upright
 photo, as the tools show it. An image without a label file has no objects.
+Where files lie, yolo_layout.py finds out.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 
 from common.errors import InputError
 from common.images.orientation import upright_size
@@ -36,197 +27,13 @@ from detect.data.dataset import (
 )
 from detect.data.options import DataOptions
 from detect.data.pictures import check_image_id, is_picture
-from detect.data.splits import ALL
-from detect.data.voc import read_class_list, read_lines
-from detect.data.voc_xml import read_bytes
+from detect.data.voc import read_lines
+from detect.data.yolo_layout import NOT_LABELS, Layout, Source
 
-_MAX_YAML_BYTES = 10_000_000
-_MAX_LABEL_BYTES = 10_000_000
-_CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt")
-_SETS = ("train", "val", "valid", "test")
-_NOT_LABELS = ("classes.txt", "predefined_classes.txt", "readme")
-_MOST_FOLDERS = 100  # in a path of a data.yaml
 _WRITTEN = 1e-6
 """Shares are written with six decimals: an edge that near a whole pixel is at that pixel."""
 _BEYOND = 0.5
 """Shares further outside than this are no shares."""
-Source = tuple[Path, ...]
-"""Folders of images, or lists of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """What was found: where class names and sets are from, and whether labels hold key points."""
-
-    root: Path
-    names: dict[int, str]
-    sets: dict[str, Source]
-    key_points: bool = False
-    origin: str = ""
-
-
-# ---- data.yaml ----------------------------------------------------------------------------------
-
-
-def find_yaml(path: Path) -> Path | None:
-    """Return the file that describes YOLO data, given or in a folder; None where there is none."""
-    if path.is_file():
-        return path if path.suffix.lower() in (".yaml", ".yml") else None
-    candidates = [path / "data.yaml", path / "data.yml", path / "dataset.yaml"]
-    candidates += sorted(p for p in path.iterdir() if p.suffix.lower() in (".yaml", ".yml"))
-    for file in candidates:
-        if file.is_file() and b"names" in read_bytes(file, "data.yaml", _MAX_YAML_BYTES):
-            return file
-    return None
-
-
-class _Plain(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses aliases: a few of them, one in the other, are as large as a disk."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.YAMLError(f"*{event.anchor} is an alias: write out what it stands for")
-        return super().compose_node(parent, index)
-
-
-def read_yaml(file: Path) -> Layout:
-    """Read a data.yaml.
-
-    Raises:
-        InputError: It is malformed, or a path of it leads nowhere.
-    """
-    data = read_bytes(file, "data.yaml", _MAX_YAML_BYTES)
-    try:
-        content = yaml.load(data.decode("utf-8-sig"), _Plain)
-    except Exception as error:  # odd dates, numbers and tags raise nearly anything
-        raise InputError(
-            f"{file} is not YAML: correct it ({' '.join(str(error).split())})"[:300]
-        ) from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is no data.yaml: write what names: and train: are")
-    names = _names(file, content)
-    bases = _bases(file, content.get("path"))
-    sets = {}
-    for key in _SETS:
-        stated = content.get(key)
-        places = [stated] if isinstance(stated, str) else stated or []
-        if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
-            raise InputError(f"{file}: {key} is neither a path nor a list: write a path")
-        found = tuple(_existing(file, bases, key, place) for place in places if place)
-        if found:
-            sets[key] = found
-    if not sets:
-        raise InputError(f"{file} names no images: write train: images/train, and val alike")
-    return Layout(file.parent, names, sets, "kpt_shape" in content, f"classes from {file.name}")
-
-
-def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
-    names = content.get("names")
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    try:
-        found = {int(key): str(name) for key, name in (names or {}).items()}
-    except (AttributeError, OverflowError, TypeError, ValueError):
-        found = {}
-    if not found:
-        raise InputError(f"{file} names no classes: write names: [helmet, vest], or one per line")
-    if "nc" in content and content["nc"] != len(found):
-        raise InputError(
-            f"{file}: nc is {_cut(content['nc'])}, but there are {len(found)} names: correct it"
-        )
-    read_class_list(file, found.values())
-    return found
-
-
-def _cut(value: Any) -> str:
-    try:
-        return shown(repr(value))
-    except ValueError:  # a number of thousands of digits
-        return "no number"
-
-
-def _bases(file: Path, stated: Any) -> list[Path]:
-    """List the folders that paths of a data.yaml may begin at, the likeliest first."""
-    bases = [file.parent]
-    if isinstance(stated, str) and stated:
-        path = Path(stated)
-        bases = [path if path.is_absolute() else file.parent / path, path, file.parent]
-    return bases
-
-
-def _existing(file: Path, bases: Sequence[Path], key: str, place: str) -> Path:
-    """Find a path of a data.yaml: as it says, without ../, or the end of another machine's."""
-    parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    ends = (base.joinpath(*parts[cut:]) for cut in range(len(parts)) for base in bases)
-    candidates = chain((base / place for base in bases), ends)
-    for candidate in candidates if len(parts) <= _MOST_FOLDERS else ():
-        try:
-            if candidate.exists():
-                return candidate
-        except OSError:  # too long a name
-            continue
-    raise InputError(
-        f"{file}: {key} is {quoted(place)}, which is not there: write where the images are, "
-        f"from {file.parent}"
-    )
-
-
-# ---- folders ------------------------------------------------------------------------------------
-
-
-def find_folders(root: Path) -> Layout | None:
-    """Return the layout of YOLO data without a data.yaml; None where there is none."""
-    sets: dict[str, Source] = {}
-    for name in ("train", "training", "val", "valid", "validation", "test"):
-        for images, labels in (
-            (root / "images" / name, root / "labels" / name),
-            (root / name / "images", root / name / "labels"),
-            (root / name, root / name),
-        ):
-            if images.is_dir() and labels.is_dir() and _has_labels(labels):
-                sets[name] = (images,)
-                break
-    lists = {name: root / f"{name}.txt" for name in ("train", "valid", "val", "test")}
-    if not sets and (root / "obj.names").is_file():
-        sets = {name: (file,) for name, file in lists.items() if file.is_file()}
-        sets = sets or {ALL: (root / "obj_train_data",)}
-    if not sets:
-        for images, labels in ((root / "images", root / "labels"), (root, root)):
-            if images.is_dir() and labels.is_dir() and _has_labels(labels):
-                sets[ALL] = (images,)
-                break
-    if not sets:
-        return None
-    for name in _CLASS_FILES:
-        if (root / name).is_file():
-            names = dict(enumerate(read_class_list(root / name)))
-            return Layout(root, names, sets, origin=f"classes from {name}")
-    raise InputError(
-        f"{root} has YOLO labels, but neither data.yaml nor classes.txt says what they are called: "
-        "write classes.txt, one name per line, in the order of the numbers"
-    )
-
-
-def _has_labels(folder: Path) -> bool:
-    """Tell whether a folder holds a label file, by the first lines of some."""
-    files = [p for p in sorted(folder.glob("*.txt")) if not p.name.lower().startswith(_NOT_LABELS)]
-    for file in files[:20]:
-        try:
-            fields = [line.split() for line in read_lines(file) if line]
-        except InputError:
-            continue
-        if fields:
-            return all(len(line) >= 5 and all(map(_is_number, line)) for line in fields[:5])
-    return bool(files) and folder.name == "labels"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 # ---- sets ---------------------------------------------------------------------------------------
@@ -259,7 +66,7 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
             )
     folders = sorted({file.parent for file in labelled} - {layout.root})
     lone = sorted({file for folder in folders for file in folder.glob("*.txt")} - labelled)
-    lone = [file for file in lone if not file.name.lower().startswith(_NOT_LABELS)]
+    lone = [file for file in lone if not file.name.lower().startswith(NOT_LABELS)]
     if lone:
         notes.append(f"label files without an image: {len(lone)}, such as {shown(lone[0].name)}")
     return DetectionData(
