@@ -49,6 +49,15 @@ TESTS: dict[str, str] = {
     "tests/common/training/test_resume.py",
     "common/training/checkpointing.py": "tests/common/runs/test_checkpoints.py "
     "tests/common/training/test_resume.py tests/common/training/test_loop.py",
+    "common/training/batch_size.py": "tests/common/training/test_batch_size.py",
+    "common/training/epoch_means.py": "tests/common/training/test_loop.py "
+    "tests/common/training/test_resume.py",
+    "common/training/loop.py": "tests/common/training/test_loop.py "
+    "tests/common/training/test_resume.py",
+    "common/training/network.py": "tests/common/training/test_network.py "
+    "tests/common/method/test_controls.py",
+    "common/training/steps.py": "tests/common/training/test_loop.py "
+    "tests/common/training/test_resume.py",
     "common/recipe.py": "tests/common/test_recipe.py tests/test_recipe_tables.py",
     "pretrain/recipes/recipe.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
     "pretrain/recipes/tables.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
@@ -64,9 +73,24 @@ TESTS: dict[str, str] = {
     "detect/scoring/bootstrap.py": f"{SCORING}/test_bootstrap.py",
     "detect/scoring/comparison.py": f"{SCORING}/test_over_seeds.py",
     "detect/scoring/over_seeds.py": f"{SCORING}/test_over_seeds.py",
+    "detect/scoring/analysis.py": f"{SCORING}/test_analysis.py",
+    "detect/scoring/calibration.py": f"{SCORING}/test_calibration.py",
+    "detect/scoring/detections.py": f"{SCORING}/test_detections.py {SCORING}/test_reading.py",
+    "detect/scoring/error_kinds.py": f"{SCORING}/test_error_kinds.py {SCORING}/test_analysis.py",
+    "detect/scoring/label_errors.py": f"{SCORING}/test_label_errors.py",
+    "detect/scoring/matches_file.py": f"{SCORING}/test_matches_file.py",
+    "detect/scoring/scored_folder.py": f"{SCORING}/test_scored_folder.py",
     "common/runs/results.py": "tests/common/runs/test_results.py tests/pretrain/test_results.py "
     "tests/detect/test_results.py",
     "common/runs/over_seeds.py": "tests/common/runs/test_over_seeds.py",
+    "common/runs/certificate.py": "tests/pretrain/test_check.py",
+    "common/runs/data_parts.py": "tests/common/runs/test_data_parts.py",
+    "common/runs/epoch_lines.py": "tests/common/runs/test_epoch_lines.py "
+    "tests/common/runs/test_progress.py",
+    "common/runs/folder.py": "tests/common/runs/test_folder.py tests/common/training/test_resume.py",
+    "common/runs/metrics_log.py": "tests/common/runs/test_progress.py "
+    "tests/common/training/test_loop.py tests/common/training/test_resume.py",
+    "common/runs/progress.py": "tests/common/runs/test_progress.py",
     "pretrain/results.py": "tests/pretrain/test_results.py",
     "detect/results.py": "tests/detect/test_results.py",
     "scripts/reproduction/tables.py": "tests/scripts/reproduction/test_tables.py",

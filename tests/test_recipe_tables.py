@@ -15,7 +15,7 @@ ours        chosen here; nothing outside says so
 """
 
 from collections.abc import Mapping
-from dataclasses import FrozenInstanceError, fields, is_dataclass
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from inspect import Parameter, signature
 from typing import Any
 
@@ -24,6 +24,7 @@ import pytest
 from detect.recipes import RECIPES as DETECT
 from detect.recipes import Detector, describe
 from pretrain.recipes import RECIPES as PRETRAIN
+from pretrain.recipes import mean_decay
 
 Rows = Mapping[str, tuple[Any, str]]
 """The value of each field, and where it is from."""
@@ -414,6 +415,13 @@ def test_a_cell_of_tables_1_to_4(cell: tuple[str, str, str]) -> None:
     }
     expected = {name: written.get(value, value) for name, value in expected.items()}
     assert values_of(PRETRAIN[name_of(*cell)]()) == expected
+
+
+def test_the_mean_decay_is_that_of_all_digits_that_a_person_would_give() -> None:
+    fd = PRETRAIN["cifar10-resnet20-fd"]()
+    changed = replace(fd, focus=replace(fd.focus, participation_rate=0.12345678))
+    assert mean_decay(changed) == 0.000211111102  # 1e-4 + 0.12345678 x 9e-4
+    assert mean_decay(PRETRAIN["cifar10-resnet20"]()) == 1e-4
 
 
 @pytest.mark.parametrize("name", BACKBONES)

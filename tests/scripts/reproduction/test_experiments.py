@@ -59,6 +59,16 @@ def test_figure_6_varies_one_thing() -> None:
     ]
 
 
+def test_every_figure_shows_what_the_paper_says_of_it() -> None:
+    """Tables have the paper's numbers instead; what is ours has neither."""
+    said = {name for name, experiment in EXPERIMENTS.items() if experiment.claim}
+    assert said == {name for name in EXPERIMENTS if name.startswith("figure")}
+    assert "9,392 of 10,000" in EXPERIMENTS["figure2"].claim
+    for name, highest in (("figure6a", 0.1), ("figure6c", 1e-3)):  # sections 5.2.1 and 5.2.3
+        assert f"highest at {highest}" in EXPERIMENTS[name].claim
+        assert highest in EXPERIMENTS[name].values
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_flags_lead_train_to_the_planned_recipe(name: str) -> None:
     def change(recipe: Recipe) -> Recipe:
