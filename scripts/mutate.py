@@ -87,7 +87,8 @@ TESTS: dict[str, str] = {
     "common/runs/data_parts.py": "tests/common/runs/test_data_parts.py",
     "common/runs/epoch_lines.py": "tests/common/runs/test_epoch_lines.py "
     "tests/common/runs/test_progress.py",
-    "common/runs/folder.py": "tests/common/runs/test_folder.py tests/common/training/test_resume.py",
+    "common/runs/folder.py": "tests/common/runs/test_folder.py "
+    "tests/common/training/test_resume.py",
     "common/runs/metrics_log.py": "tests/common/runs/test_progress.py "
     "tests/common/training/test_loop.py tests/common/training/test_resume.py",
     "common/runs/progress.py": "tests/common/runs/test_progress.py",
