@@ -1,12 +1,14 @@
 """The table of finished runs."""
 
 import csv
+import fcntl
 import gzip
 import hashlib
 import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -155,6 +157,7 @@ def test_facts_by_hand() -> None:
 def test_several_writers_lose_and_repeat_nothing(tmp_path: Path) -> None:
     code = """
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from common.runs.results import append_rows
@@ -176,6 +179,25 @@ for seed in range(40):
     assert [writer.wait() for writer in writers] == [0, 0, 0]
     with path.open(newline="") as file:
         assert [line["seed"] for line in csv.DictReader(file)] == [str(s) for s in range(40)]
+
+
+def test_a_writer_waits_until_another_is_done(tmp_path: Path) -> None:
+    """Then it finds the row that the other wrote, and adds nothing."""
+    append_rows(tmp_path / "whole.csv", Row, [Row()])
+    path = tmp_path / "results.csv"
+    with path.open("w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        child = os.fork()
+        if not child:
+            added = 9
+            try:
+                added = append_rows(path, Row, [Row()])
+            finally:
+                os._exit(added)
+        time.sleep(0.3)
+        file.write((tmp_path / "whole.csv").read_text())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert path.read_text() == (tmp_path / "whole.csv").read_text()
 
 
 def test_a_table_with_other_columns_is_left_alone(tmp_path: Path) -> None:
