@@ -11,9 +11,9 @@ import pytest
 from recipes import Training
 
 import common.recipe
-import detect.__main__
+import detect.flags
 import detect.recipes
-import pretrain.__main__
+import pretrain.flags
 import pretrain.recipes.recipe
 from common.command import flags
 from common.recipe import (
@@ -33,10 +33,13 @@ from detect.recipes import RECIPES as DETECT
 from pretrain.recipes import RECIPES as PRETRAIN
 from pretrain.recipes import Recipe
 
-MODULES = (common.recipe, flags, detect.recipes, detect.__main__, pretrain.recipes.recipe)
+MODULES = (
+    *(common.recipe, flags, detect.recipes, detect.flags),
+    *(pretrain.recipes.recipe, pretrain.flags),
+)
 KINDS = [
     kind
-    for module in (*MODULES, pretrain.__main__)
+    for module in MODULES
     for kind in vars(module).values()
     if isinstance(kind, type) and kind.__module__ == module.__name__ and common.recipe._ranges(kind)
 ]
@@ -44,6 +47,7 @@ KINDS = [
 
 def test_there_are_ranges() -> None:
     assert {Focus, Optimization, Recipe, flags.RunFlags} <= set(KINDS)
+    assert {kind.__module__ for kind in KINDS} == {module.__name__ for module in MODULES}
 
 
 @pytest.mark.parametrize(
