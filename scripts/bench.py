@@ -130,7 +130,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--coco", action="store_true", help="score: pycocotools as well, 30 s")
     made.add_argument("--tiny", action="store_true", help="smallest sizes: does it run at all")
     made.add_argument("--compiled", action="store_true", help="the compiled sides, which take long")
-    made.add_argument("--network", help="cifar, retinanet: one network or case only")
+    made.add_argument("--network", help="cifar, retinanet, proof: one network only")
     made.add_argument("--loop", help="cifar, imagenet, scale: one side only, in this process")
     made.add_argument("--lines", type=Path, help="add each comparison to this file, a JSON line")
     return made

@@ -24,7 +24,7 @@ from common.command.flags import RunFlags
 from common.images.sampling import MicroBatch
 from common.optimization.optimizer import build_optimizer
 from common.processes.determinism import deterministic
-from common.processes.ranks import gather, start
+from common.processes.ranks import World, gather, start
 from common.runs.certificate import NAME, Certificate
 from common.training.certifying import record_of
 from common.training.checkpointing import TrainingState
@@ -33,36 +33,47 @@ from pretrain.data.image_sets import PixelSet
 from pretrain.data.splits import Batch
 from pretrain.networks import build_network
 
-LOOPS = ("ordered", "any")
+LOOPS = ("step", "sums")
 WARM_UP = 2
 SHARE = 0.01
 """Of the time of a training, that its certificate may take."""
 STATES = 500
 
 
-def shape(settings: Settings, network: str) -> tuple[int, int, int]:
-    """Return images of a step, timed steps, side of an image in pixels."""
+def shape(settings: Settings, network: str) -> tuple[int, int, int, int]:
+    """Return images of a step, their side in pixels, timed steps, rounds of both sides."""
     if settings.tiny:
-        return 4, 2, 32
-    return (128, 8, 32) if network == "cifar-resnet20" else (16, 3, 224)
+        return 4, 32, 2, 1
+    return (128, 32, 8, 7) if network == "cifar-resnet20" else (8, 224, 3, 5)
 
 
 def one(settings: Settings) -> Run:
-    """Train on as many ranks as torchrun started; the times are of a step."""
+    """Train on as many ranks as torchrun started; the times are of a step.
+
+    The loop "sums" takes turns: with ordered sums, without, and so on.
+    """
     network = settings.network or "cifar-resnet20"
-    batch, steps, side = shape(settings, network)
-    with start("cpu") as world, deterministic(settings.loop == "ordered"):
-        times = StepTimes(world.device, steps, 1, WARM_UP)
-        data = images(times.batches * batch, side)
-        recipe = recipe_for(network, batch, "fp32")
-        resident = ResidentImages(data, recipe.images.padding, seed=0, device=CPU)
+    *_, rounds = shape(settings, network)
+    turns = [True, False] * rounds if settings.loop == "sums" else [False]
+    with start("cpu") as world:
+        return Run([step(settings, network, world, ordered=ordered) for ordered in turns])
 
-        def load(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
-            for micro_batch in micro_batches:
-                yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
 
+def step(settings: Settings, network: str, world: World, *, ordered: bool) -> float:
+    """Return the seconds of a step on the slowest rank."""
+    batch, side, steps, _ = shape(settings, network)
+    times = StepTimes(world.device, steps, 1, WARM_UP)
+    data = images(times.batches * batch, side)
+    recipe = recipe_for(network, batch, "fp32")
+    resident = ResidentImages(data, recipe.images.padding, seed=0, device=CPU)
+
+    def load(micro_batches: Iterable[MicroBatch]) -> Iterator[Batch]:
+        for micro_batch in micro_batches:
+            yield resident.train_batch(micro_batch.epoch, micro_batch.indices)
+
+    with deterministic(ordered):
         train_ours(recipe, build_network(network, len(data.classes)), load, world, times)
-        return Run([max(gather(times.took()[0].seconds))])
+    return max(gather(times.took()[0].seconds))
 
 
 def images(count: int, side: int) -> PixelSet:
@@ -75,19 +86,15 @@ def images(count: int, side: int) -> PixelSet:
 
 
 def sums(settings: Settings, network: str) -> Comparison:
-    """Time a step of two ranks with ordered sums and with all-reduce."""
-    batch, _, side = shape(settings, network)
-    shared = ["proof", *replace(settings, threads=1, network=network).flags(), "--loop"]
+    """Time a step of two ranks with ordered sums and with all-reduce, in turn."""
+    batch, side, *_ = shape(settings, network)
+    arguments = ["proof", *replace(settings, threads=1, network=network).flags(), "--loop", "sums"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", "2"]
-    sides = {"--deterministic": [*shared, "ordered"], "without": [*shared, "any"]}
-    return measure.of_runs(
-        measure.in_processes(
-            sides,
-            1 if settings.tiny else 3,
-            launcher=dict.fromkeys(sides, torchrun),
-        ),
+    launcher = {"both": [*torchrun, "--nproc-per-node", "2"]}
+    seconds = measure.in_processes({"both": arguments}, 1, launcher=launcher)["both"].seconds
+    return Comparison(
         case=f"{network}, a step of {batch} images of {side} px on 2 gloo ranks",
+        seconds={"--deterministic": seconds[::2], "without": seconds[1::2]},
     )
 
 
@@ -136,11 +143,14 @@ def certificate(network: str, seconds: float, every: str, rounds: int) -> Compar
 
 
 def run(settings: Settings) -> Iterator[Comparison]:
-    """Time the certificate of a small and a large network, then sums."""
+    """Time the certificate of a small and a large network, then sums; of one network, sums."""
     rounds = 1 if settings.tiny else 9
-    arguments = ["proof", *replace(settings, network="cifar-resnet20").flags(), "--loop", "any"]
+    if settings.network:
+        yield sums(settings, settings.network)
+        return
+    arguments = ["proof", *replace(settings, network="cifar-resnet20").flags(), "--loop", "step"]
     of_step = measure.in_processes({"step": arguments}, 1)["step"].seconds[0]
-    batch, _, _ = shape(settings, "cifar-resnet20")
+    batch, *_ = shape(settings, "cifar-resnet20")
     steps = RunFlags.certify_steps
     told = f"{steps:,} steps of {batch} images, {duration(of_step)} each"
     yield certificate("cifar-resnet20", steps * of_step, told, rounds)

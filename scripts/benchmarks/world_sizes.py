@@ -54,7 +54,7 @@ ARMS = {
 }
 SIZES = Sizes(train_per_class=7, val_per_class=1, image_side=40, trainval=14, test=2, scene_side=64)
 """Last batches of 10 images, in parts of 3, 3, 2 and 2, and of 6, in parts of 2, 2, 1 and 1."""
-SECONDS = 600
+SECONDS = 3600
 """A training that takes longer has hung."""
 
 
@@ -82,12 +82,11 @@ def live(words: Sequence[str], folder: Path, run: Path, kill_at: int | None = No
         ends = time.monotonic() + SECONDS
         while process.poll() is None and time.monotonic() < ends:
             if kill_at is not None and steps_done(run) >= kill_at:
-                for number in [process.pid, *descendants(process.pid)]:
-                    with suppress(ProcessLookupError):
-                        os.kill(number, signal.SIGKILL)
+                kill(process.pid)
             time.sleep(0.02)
         if process.poll() is None:
-            process.kill()
+            kill(process.pid)
+        process.wait()
     wanted = 0 if kill_at is None else -signal.SIGKILL
     if process.returncode != wanted:
         print((folder / "printed").read_text(), file=sys.stderr)
@@ -99,6 +98,13 @@ def steps_done(run: Path) -> int:
     if not (run / "last.pt").exists():
         return 0
     return max(digests(run), default=0)
+
+
+def kill(number: int) -> None:
+    """Kill a process and all that it has started, at once."""
+    for each in [number, *descendants(number)]:
+        with suppress(ProcessLookupError):
+            os.kill(each, signal.SIGKILL)
 
 
 def descendants(number: int) -> list[int]:
