@@ -110,7 +110,9 @@ class RunFlags(Options, _Folders, Generic[AnyRecipe]):
     limit_images: Annotated[int | None, AT_LEAST_ONE] = None
     """Train and validate on at most N images each, of every class its share: a quick try."""
     deterministic: bool = False
-    """Deterministic algorithms alone: on a GPU, too, a resumed run is then equal to the bit to one
-    that was not interrupted. Slower; on a CPU it is so without."""
+    """Deterministic algorithms alone, and sums over ranks in a fixed order: a resumed run is then
+    equal to the bit to one that was not interrupted, on a GPU, too, and a run on any number of
+    ranks to others whose ranks times --optimization.accumulate are as many (seen on CPUs). Slower;
+    a single process on a CPU is so without."""
     print_config: bool = False
     """Print the resolved recipe as JSON and exit."""

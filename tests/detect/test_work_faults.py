@@ -95,6 +95,31 @@ def test_the_disk_is_full(
     assert (out / "predictions.json").read_bytes() == before and leftovers(out) == []
 
 
+def test_the_disk_is_full_for_the_predictions(
+    call_command: Call, detector: Path, photos: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """They are written as they are found; those of before stay, whole."""
+    out = tmp_path / "out"
+    every = [*arguments(detector, photos, out), "--score-threshold", 0]
+    assert call_command(command, *every)[0] == 0
+    before = (out / "predictions.json").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert len(before) > 20_000  # more than is kept back until it is written
+
+    def drawing(*_: Any) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+
+    monkeypatch.setattr(predict._Work, "_draw", drawing)
+    try:
+        code, _, err = call_command(command, *every)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2
+    assert f"{out / 'predictions.json'} could not be written (" in one_line(err)
+    assert "free space" in err and "what was there before stays" in err
+    assert (out / "predictions.json").read_bytes() == before and leftovers(out) == []
+
+
 def test_the_folder_is_taken_away(
     call_command: Call, detector: Path, photos: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
