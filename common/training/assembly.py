@@ -156,22 +156,7 @@ def assembled(
     # An epoch that was cut short has no line yet, unless a crash came right behind it.
     logged = state.step - state.cut_short
     log = MetricsLog(folder.path, logged) if folder else None
-    on_gpu = world.device.type == "cuda"
-    progress = Progress(
-        last_step,
-        state.step,
-        epochs=recipe.optimization.epochs,
-        steps_per_epoch=sampling.steps_per_epoch,
-        columns=[*task.columns, *epoch_lines.OF_EVERY_TRAINING, *([epoch_lines.MEMORY] * on_gpu)],
-        show=world.is_main and not (options.quiet or options.json),
-    )
-    progress.say(
-        f"{options.name}: {counted(task.num_images, 'image')}, "
-        f"{counted(recipe.optimization.epochs, 'epoch')} of "
-        f"{counted(sampling.steps_per_epoch, 'step')}, batch {recipe.optimization.batch_size}, on "
-        + (f"{world.size} x " if world.size > 1 else "")
-        + _device(world)
-    )
+    progress = _progress(task, recipe, options, world, sampling, state.step, last_step)
     following = None
     if folder and not options.dry_run:
         config = flatten({"seed": options.seed, **asdict(recipe)})  # type: ignore[call-overload]
@@ -245,9 +230,33 @@ def _sampling(task: Task, recipe: Recipe, options: Options, world: World) -> Sam
     return sampling
 
 
-def _device(world: World) -> str:
+def _progress(
+    task: Task,
+    recipe: Recipe,
+    options: Options,
+    world: World,
+    sampling: Sampling,
+    step: int,
+    last_step: int,
+) -> Progress:
+    """Begin the bar, and say above it what is trained on what."""
     on_gpu = world.device.type == "cuda"
-    return torch.cuda.get_device_name(world.device) if on_gpu else str(world.device)
+    progress = Progress(
+        last_step,
+        step,
+        epochs=recipe.optimization.epochs,
+        steps_per_epoch=sampling.steps_per_epoch,
+        columns=[*task.columns, *epoch_lines.OF_EVERY_TRAINING, *([epoch_lines.MEMORY] * on_gpu)],
+        show=world.is_main and not (options.quiet or options.json),
+    )
+    progress.say(
+        f"{options.name}: {counted(task.num_images, 'image')}, "
+        f"{counted(recipe.optimization.epochs, 'epoch')} of "
+        f"{counted(sampling.steps_per_epoch, 'step')}, batch {recipe.optimization.batch_size}, on "
+        + (f"{world.size} x " if world.size > 1 else "")
+        + (torch.cuda.get_device_name(world.device) if on_gpu else str(world.device))
+    )
+    return progress
 
 
 def _out_of_patience(state: TrainingState, options: Options) -> bool:
