@@ -9,6 +9,7 @@ from typing import Any
 from common.errors import InputError
 from common.storage import read_json, write_json
 from detect.scoring.bootstrap import MAPS, mean_of_classes
+from detect.scoring.detections import GroundTruth
 from detect.scoring.over_seeds import compare_runs, verdict
 from detect.scoring.scored_folder import load_scored, options_of, read_truth
 
@@ -39,28 +40,8 @@ def compare_folders(
             overlap or data.
     """
     folders = [*baseline, *against]
-    for number, folder in enumerate(folders):
-        if folder.resolve() in [other.resolve() for other in folders[:number]]:
-            raise InputError(f"{folder} is given twice: give the folder of each seed once")
-    records = [_record(folder) for folder in folders]
-    for folder, record in zip(folders[1:], records[1:], strict=True):
-        for key in ("split", "classes", "iou"):
-            if record[key] != records[0][key]:
-                raise InputError(
-                    f"{folders[0]} and {folder} differ in their {key}, {records[0][key]} and "
-                    f"{record[key]}: compare evaluations of one kind"
-                )
-    place = data or Path(records[0]["data"])
-    if not place.exists():
-        raise InputError(
-            f"{place}, the data of {folders[0]}, is gone: say with --data where it is now"
-        )
-    truth = read_truth(place, records[0]["split"], options_of(records[0]))
-    if list(truth.classes) != records[0]["classes"]:
-        raise InputError(
-            f"{folders[0]} was scored with other classes than {place} has: give the data of that "
-            "time with --data"
-        )
+    records = _records(folders)
+    truth = _truth(folders[0], records[0], data)
     means = []
     for folder, record in zip(folders, records, strict=True):
         ap = load_scored(folder, truth, record["iou"], resamples).resampled
@@ -94,6 +75,22 @@ def compare_folders(
     return result
 
 
+def _records(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """Read what each folder says of its evaluation; refuse those of several kinds."""
+    for number, folder in enumerate(folders):
+        if folder.resolve() in [other.resolve() for other in folders[:number]]:
+            raise InputError(f"{folder} is given twice: give the folder of each seed once")
+    records = [_record(folder) for folder in folders]
+    for folder, record in zip(folders[1:], records[1:], strict=True):
+        for key in ("split", "classes", "iou"):
+            if record[key] != records[0][key]:
+                raise InputError(
+                    f"{folders[0]} and {folder} differ in their {key}, {records[0][key]} and "
+                    f"{record[key]}: compare evaluations of one kind"
+                )
+    return records
+
+
 def _record(folder: Path) -> dict[str, Any]:
     files = [folder / name for name in ("evaluation.json", "metrics.json")]
     for file in files:
@@ -108,6 +105,20 @@ def _record(folder: Path) -> dict[str, Any]:
     if not sound or not all(isinstance(evaluation.get(key), str) for key in ("data", "split")):
         raise InputError(f"{folder} is not what detect score writes: evaluate again")
     return {**evaluation, "classes": list(voc["per_class"]), "iou": voc.get("iou")}
+
+
+def _truth(folder: Path, record: dict[str, Any], data: Path | None) -> GroundTruth:
+    """Read the objects that an evaluation was scored against, wherever the data are now."""
+    place = data or Path(record["data"])
+    if not place.exists():
+        raise InputError(f"{place}, the data of {folder}, is gone: say with --data where it is now")
+    truth = read_truth(place, record["split"], options_of(record))
+    if list(truth.classes) != record["classes"]:
+        raise InputError(
+            f"{folder} was scored with other classes than {place} has: give the data of that "
+            "time with --data"
+        )
+    return truth
 
 
 def _known(number: float | None) -> float | None:
