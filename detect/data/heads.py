@@ -1,10 +1,11 @@
 """What image headers show before any image is decoded: turned photos, and the same twice."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypeVar
 
 from common.errors import InputError
 from common.images.orientation import exif_orientation, is_turned, upright_size
@@ -12,6 +13,7 @@ from common.storage import open_regular
 from detect.data.dataset import LabelledImage
 from detect.data.pixels import stands_upright
 
+T = TypeVar("T")
 _BYTES = 4096
 _THREADS = 16
 
@@ -102,18 +104,24 @@ def repeated(
 
     COCO's ids can name one file twice, and copies have names of their own.
     """
-    first: dict[Path | bytes, Path] = {}
     alike = Counter(head for head in heads if head[0])
+
+    def keys(path: Path, head: tuple[int, bytes]) -> list[Path | bytes]:
+        return [path.resolve(), *([_digest(path)] if alike[head] > 1 else [])]
+
+    paths = [image.path for image in images]
+    return repeats((path, keys(path, head)) for path, head in zip(paths, heads, strict=True))
+
+
+def repeats(keyed: Iterable[tuple[T, Sequence[Hashable]]]) -> list[tuple[T, T]]:
+    """Pair each thing that has a key of one before with that one, which comes first."""
+    first: dict[Hashable, T] = {}
     pairs = []
-    for image, head in zip(images, heads, strict=True):
-        keys: list[Path | bytes] = [image.path.resolve()]
-        if alike[head] > 1:
-            keys.append(_digest(image.path))
-        other = next((first[key] for key in keys if key in first), None)
-        if other is not None:
-            pairs.append((other, image.path))
+    for thing, keys in keyed:
+        if known := [first[key] for key in keys if key in first]:
+            pairs.append((known[0], thing))
         for key in keys:
-            first.setdefault(key, image.path)
+            first.setdefault(key, thing)
     return pairs
 
 

@@ -33,6 +33,7 @@ from detect.data.dataset import (
     find_set,
     shown,
 )
+from detect.data.heads import repeats
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.pictures import is_picture
@@ -304,16 +305,10 @@ def _warnings(
 
 def _repeated(found: _Set) -> list[tuple[str, str]]:
     """Return the ids of images whose file, or a copy of it, an image before has."""
-    before: dict[object, str] = {}
-    pairs = []
-    for entry, result in zip(found.entries, found.results, strict=True):
-        keys = [key for key in (result.path, result.digest) if key]
-        other = next((before[key] for key in keys if key in before), None)
-        if other is not None:
-            pairs.append((other, entry.image_id))
-        for key in keys:
-            before.setdefault(key, entry.image_id)
-    return pairs
+    return repeats(
+        (entry.image_id, [key for key in (result.path, result.digest) if key])
+        for entry, result in zip(found.entries, found.results, strict=True)
+    )
 
 
 def _contains(one: str, other: str) -> bool:
