@@ -1,5 +1,6 @@
 """The plan of Table 5 and its rendering; that its commands train is seen by running them."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -217,15 +218,29 @@ def test_hours_are_those_of_all_detectors(tmp_path: Path) -> None:
     ("output", "told"),
     [("one\nValueError: no\n\n", "ValueError: no"), (" \n", "it printed nothing"), ("", "it pr")],
 )
-def test_the_last_line_of_a_job_that_failed_is_told(
-    tmp_path: Path, output: str, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_last_line_of_a_job_that_failed_is_told(tmp_path: Path, output: str, told: str) -> None:
     job = table5.Job(name="a-seed0", commands=[], log=tmp_path / "a.log")
     job.log.write_text(output)
     with pytest.raises(InputError, match=f"^a-seed0 failed, see {job.log}: {told}"):
         table5._done(job, 1)
+
+
+def test_a_job_that_ends_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a log, too, where lines otherwise wait for a full buffer."""
+
+    class Log(io.StringIO):
+        shown = ""
+
+        def flush(self) -> None:
+            self.shown = self.getvalue()
+
+    log = Log()
+    monkeypatch.setattr("sys.stdout", log)
+    job = table5.Job(name="a-seed0", commands=[], log=tmp_path / "a.log")
     table5._done(job, 0)
-    assert capsys.readouterr().out == "a-seed0: done\n"
+    assert log.shown == "a-seed0: done\n"
+    table5._status([job])
+    assert log.shown.endswith("  running: a-seed0\n")
 
 
 def test_what_is_finished_is_recorded_and_the_table_written(
