@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from common.runs.data_parts import FILES, IMAGES, changes, digest, file_sizes
 
 
@@ -58,7 +60,13 @@ def test_other_pictures_under_the_same_names(tmp_path: Path) -> None:
     assert changes({"a": "1", **before}, {"a": "1"}) == []
 
 
-def test_of_many_files_two_thousand_are_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "count", "last"),
+    [(1, 1, 0), (2000, 2000, 1999), (2001, 1001, 2000), (5001, 1667, 4998)],
+)
+def test_of_many_files_two_thousand_are_asked(
+    tmp_path: Path, files: int, count: int, last: int
+) -> None:
     (tmp_path / "a").touch()
     asked = []
 
@@ -67,5 +75,16 @@ def test_of_many_files_two_thousand_are_asked(tmp_path: Path) -> None:
             asked.append(number)
             return super().__getitem__(number)
 
-    file_sizes(Counted([tmp_path / "a"] * 5001))
-    assert len(asked) == 1667 and asked[0] == 0 and asked[-1] > 4990
+    file_sizes(Counted([tmp_path / "a"] * files))
+    assert (len(asked), asked[0], asked[-1]) == (count, 0, last)
+
+
+def test_what_checkpoints_keep_of_files_stays_the_same(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"xyz")
+    found = file_sizes([tmp_path / "a", tmp_path / "missing"])
+    assert found == {FILES: digest(["3", "-1"])}
+
+
+def test_a_digest_is_never_shown() -> None:
+    assert changes({"classes": digest("a")}, {"classes": "cat"}) == ["the classes"]
+    assert changes({"classes": "cat"}, {"classes": digest("a")}) == ["the classes"]

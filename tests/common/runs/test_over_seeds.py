@@ -91,6 +91,13 @@ def test_sign_flips_stand_beside_the_interval_from_six_seeds_on(n: int) -> None:
         assert found.sign_flip == 2 / 64 and str(found).endswith("] (p 0.031)")
 
 
+@pytest.mark.parametrize(("n", "p"), [(16, 2 / 2**16), (17, None)])
+def test_sign_flips_end_where_there_are_too_many(n: int, p: float | None) -> None:
+    """A pair more takes twice the time."""
+    found = paired_difference(dict.fromkeys(range(n), 1.0), dict.fromkeys(range(n), 0.5))
+    assert found is not None and found.sign_flip == p
+
+
 def test_a_difference_in_words() -> None:
     assert str(Difference(0.456, None, None, 1)) == "+0.46"
     assert str(Difference(-0.456, -1.0, 0.088, 3)) == "-0.46 [-1.00, +0.09]"
