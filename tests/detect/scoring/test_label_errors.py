@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scenes import detections_of, truth_of
 
+from detect.scoring import label_errors
 from detect.scoring.label_errors import KINDS, MOST, counts, describe, find_label_errors
 from detect.scoring.matches import match
 
@@ -83,6 +84,35 @@ def test_a_detection_of_an_object_beside_it_does_not_speak_for_a_spurious_one():
     assert (first["image"], first["box"]) == ("000007", list(beside))
     # Of 31 dogs 30 are found, and of all objects 60 of 61; it has no support at all.
     assert first["suspicion"] == pytest.approx((30 + 20 * 60 / 61) / 51)
+
+
+def test_of_two_objects_in_one_place_a_detection_speaks_for_its_class_alone():
+    objects, rows = scene()
+    objects += [(7, 0, BOXES[4], False), (7, 1, BOXES[4], False)]
+    objects.sort(key=lambda row: row[0])
+    rows += [(7, 0, 0.95, BOXES[4])]
+    first = first_of("spurious", objects, rows)
+    assert (first["image"], first["class"], first["box"]) == ("000007", "dog", list(BOXES[4]))
+    assert first["suspicion"] > 0.8
+
+
+def test_support_is_the_highest_score_and_the_surest_has_it():
+    """Against loops: overlaps of exactly the least count, and of equal scores the last stays."""
+    rng = np.random.default_rng(0)
+    truth = truth_of([(0, 0, BOXES[0], False)] * 5, CLASSES, 1)
+    nearest, overlap = rng.integers(-1, 4, 300), rng.integers(0, 5, 300) / 4
+    score = rng.integers(1, 4, 300) / 4
+    support, surest = [0.0] * 5, [-1] * 5
+    for row, (number, shared, sure) in enumerate(zip(nearest, overlap, score, strict=True)):
+        if number >= 0 and shared >= 0.5 and sure >= support[number]:
+            support[number], surest[number] = sure, row
+    given = truth, nearest, overlap, score, 0.5
+    assert label_errors._support(*given).tolist() == support
+    assert label_errors._surest(*given).tolist() == surest
+    assert support[4] == 0 and surest[4] == -1
+    one = truth, np.array([2]), np.array([0.5]), np.array([0.7])  # at the least itself
+    assert label_errors._support(*one, 0.5)[2] == 0.7
+    assert label_errors._support(*one, 0.51)[2] == 0
 
 
 def test_where_a_displaced_object_was_none_is_missing():
