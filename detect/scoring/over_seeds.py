@@ -164,8 +164,8 @@ def _more_runs(value: float, images: float, seeds: float | None, runs: int) -> i
     for count in range(runs, MOST_RUNS + 1):
         of_seeds = seeds * math.sqrt(2 / count)
         total = math.hypot(images, of_seeds)
-        if not total:
-            return 0
+        if not total:  # equal methods, whatever is drawn
+            return None
         # Between the normal of the images and the t of the seeds, by their shares of the variance.
         share = (of_seeds / total) ** 2
         freedom = max(2 * count - 2, 1)

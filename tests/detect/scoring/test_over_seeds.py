@@ -118,6 +118,22 @@ def test_no_number_of_runs_decides_against_the_images():
     assert "would not decide it on these images" in verdict(told, (2, 2), 500)
 
 
+def test_no_number_of_runs_tells_equal_methods_apart():
+    told = compare_runs(runs([0.5, 0.5]), runs([0.5, 0.5]))
+    assert (told.value, told.low, told.high, told.more_runs) == (0, 0, 0, None)
+    assert told.probability_better == 0.5
+    words = verdict(told, (2, 2), 500)
+    assert words.startswith("not decided") and "100 seeds per side would not decide it" in words
+
+
+@pytest.mark.parametrize("resamples", [[], [math.nan, math.nan]])
+def test_without_a_resample_that_has_a_value_there_is_no_interval(resamples):
+    told = compare_runs([np.array([0.5, *resamples])], [np.array([0.6, *resamples])])
+    assert told.value == pytest.approx(0.1) and told.image_deviation == 0
+    assert all(math.isnan(n) for n in (told.low, told.high, told.probability_better))
+    assert verdict(told, (1, 1), 4).startswith("not defined")
+
+
 def made(**changes):
     usual = {
         "value": 0.02,
