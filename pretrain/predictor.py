@@ -149,6 +149,11 @@ class Predictor:
         settings = self._optimization
         with autocast(settings, self._device) if settings else nullcontext():
             logits = self._network(normalize(images, self.pixels.mean, self.pixels.std)).float()
+        if not bool(logits.isfinite().all()):
+            raise InputError(
+                "the network answers with NaN or infinite numbers: its weights are damaged, or the "
+                "numbers of its precision overflow; give an earlier checkpoint"
+            )
         best = logits.softmax(1).topk(min(top_k, logits.shape[1]))
         return [
             Prediction(tuple(self.classes[label] for label in labels), np.array(labels), scores)
@@ -202,6 +207,7 @@ def _of_weights(
     head = tensors.get("fc.weight")
     if head is None or head.ndim != 2:
         raise InputError(f"{source} has no classifier that is known (fc.weight): give one that has")
+    reading.check_finite(tensors, source)
     name, small = recognise(tensors), small_network(tensors)
     stem = card.get("stem", "imagenet")
     if small:

@@ -134,7 +134,7 @@ def assembled(
     """Put a training together as it begins, or as its checkpoint left it."""
     sampling = _sampling(task, recipe, options, world)
     state = begin(task, recipe, sampling, options.seed)
-    finite = FiniteCheck(task.model, world, folder.path if folder else None)
+    finite = FiniteCheck(task.model, world, folder.path if folder and not options.dry_run else None)
     fresh = folder is None or not folder.checkpoint_exists()
     saved_by = resume(state, folder, options.resume, world)
     planned = recipe.optimization.epochs * sampling.steps_per_epoch

@@ -83,18 +83,21 @@ class FiniteCheck:
             del self._steps[:-1]  # the updates before were sound
         steps = self._images()
         first, last = (steps[0]["step"], steps[-1]["step"]) if steps else (step, step)
+        listed = False
         if self._folder:
             path = self._folder / "non_finite.json"
             record = {"step": step, "non_finite": bad, "steps": steps}
             with contextlib.suppress(InputError):  # a full disk is not the news
                 write_json(path, record)
+                listed = True
+        where = ", listed in non_finite.json" if any(gather(listed)) else ""
         images = [index for one in steps for part in one["images"] for index in part]
         more = f" and {len(images) - _SHOWN} more" if len(images) > _SHOWN else ""
         since = "" if step == first else f", or up to {step - first} before"
         raise NonFiniteError(
             f"{' and '.join(bad)} became non-finite at step {step}{since}: lower the learning rate "
             f"or look at the data (training images {', '.join(map(str, images[:_SHOWN]))}{more} of "
-            f"step{f's {first} to' if first < last else ''} {last}, listed in non_finite.json); "
+            f"step{f's {first} to' if first < last else ''} {last}{where}); "
             "nothing was saved since"
         )
 

@@ -20,7 +20,7 @@ from common.storage import read_json, write_atomically, write_json
 from common.text import in_line, say, shown
 from common.weights.finding import split_part
 from common.weights.layouts import Layout, check_ending, encode, torchvision_name
-from common.weights.reading import read_weights
+from common.weights.reading import check_finite, read_weights
 from common.weights.resnets import TORCHVISION, is_body, recognise
 
 
@@ -126,7 +126,7 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
 
     Raises:
         InputError: If the file is missing, damaged, not what its card describes, or (by the card)
-            of another architecture, or holds several networks.
+            of another architecture, or holds several networks, or NaN or infinite numbers.
     """
     sha256 = fingerprint(path)
     weights = read_weights(path)
@@ -138,6 +138,7 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
             f"{path} holds a {shown(found)}, but the recipe builds a {architecture}: {remedy} "
             "another file"
         )
+    check_finite(weights.tensors, path)
     tensors, taken = weights.tensors, weights.describe()
     if "stem.conv1.weight" in tensors:
         tensors = {torchvision_name(name): value for name, value in tensors.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from common.errors import InputError
 from common.runs.checkpoints import check_archive, check_names
-from common.text import counted
+from common.text import counted, in_line
 from common.weights.detectron2 import read_detectron2
 from common.weights.finding import (
     containers,
@@ -212,6 +212,32 @@ def is_checkpoint(content: Mapping[str, Any]) -> bool:
 def is_detector(weights: Mapping[Any, Any]) -> bool:
     """Return whether a dictionary is the state of a detector of ours, or of torchvision."""
     return any(isinstance(name, str) and name.startswith("backbone.body.") for name in weights)
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the name of the first tensor with NaN or infinity; None: all are finite."""
+    return next((name for name, value in tensors.items() if not _finite(value)), None)
+
+
+def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Check that weights are numbers.
+
+    Raises:
+        InputError: If one is NaN or infinite; the message names the first tensor that holds some.
+    """
+    bad = first_not_finite(tensors)
+    if bad:
+        raise InputError(
+            f"{path} holds NaN or infinite numbers, first in {in_line(bad)}: give an earlier "
+            "checkpoint of that training"
+        )
+
+
+def _finite(value: Tensor) -> bool:
+    if value.is_meta or not value.is_floating_point():
+        return True
+    value = value.float() if value.itemsize == 1 else value  # isfinite knows no 8-bit floats
+    return bool(value.isfinite().all())
 
 
 def weights_of(content: Mapping[str, Any], path: Path, part: str | None = None) -> Weights:

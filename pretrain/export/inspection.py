@@ -16,7 +16,7 @@ from common.runs.certificate import fingerprint as certificate_of
 from common.runs.certificate import weights_digest
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json
-from common.text import counted
+from common.text import counted, in_line
 from common.weights import reading
 from common.weights.backbone import card_path, fingerprint, read_card
 from common.weights.detectron2 import read_detectron2
@@ -89,6 +89,9 @@ def _numbers(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     types = sorted({str(value.dtype).removeprefix("torch.") for value in learned})
     count = sum(value.numel() for value in learned)
     yield f"tensors: {len(tensors)}, with {count:,} parameters in {', '.join(types) or 'none'}"
+    bad = reading.first_not_finite(tensors)
+    if bad:
+        yield f"damaged: NaN or infinite numbers, first in {in_line(bad)}; of no use to any reader"
     classifier = tensors.get("fc.weight", tensors.get("stem.fc.weight"))
     if classifier is None or classifier.ndim != 2:
         yield "classifier: none that is known"

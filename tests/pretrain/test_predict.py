@@ -200,6 +200,9 @@ def test_what_cannot_be_opened(
     torch.save({"fc.weight": torch.zeros(2, 3)}, tmp_path / "unknown.pth")
     body = {f"backbone.body.{k}": v for k, v in headless.items()}
     torch.save(body | {"head.conv.weight": torch.zeros(2, 3)}, tmp_path / "detector.pth")
+    damaged = models.resnet18(num_classes=3).state_dict()
+    damaged["bn1.weight"][2] = torch.nan
+    torch.save(damaged, tmp_path / "nan.pth")
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     rest = ("--images", photos, "--out", tmp_path / "out")
@@ -207,6 +210,7 @@ def test_what_cannot_be_opened(
         (("--weights", tmp_path / "headless.pth"), "no classifier that is known"),
         (("--weights", tmp_path / "unknown.pth"), "a network that is not known"),
         (("--weights", tmp_path / "detector.pth"), "holds a detector"),
+        (("--weights", tmp_path / "nan.pth"), "holds NaN or infinite numbers, first in bn1.weight"),
         (("--weights", tmp_path / "none.pth"), "none.pth is not there"),
         (("--weights", tmp_path / "broken.onnx"), "not a graph that onnxruntime runs"),
         (("--run", tmp_path / "empty"), "recipe.json is missing"),
@@ -235,3 +239,11 @@ def test_a_network_of_timm(tmp_path: Path, photos: Path) -> None:
     torch.save(network.state_dict(), tmp_path / "r26.pth")
     opened = pretrain.load(tmp_path / "r26.pth", device="cpu")
     assert len(opened.predict(photos)) == 3 and opened.classes == tuple("0123")
+
+
+def test_an_answer_that_is_no_number_is_none() -> None:
+    """Whatever holds the weights: a graph's are not looked at, and half precision overflows."""
+    pixels = Pixels(size=4, crop="pad", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    opened = Predictor(lambda x: x.mean((2, 3)) * torch.inf, "abc", pixels, torch.device("cpu"))
+    with pytest.raises(InputError, match="answers with NaN or infinite numbers"):
+        opened.predict(np.full((5, 5, 3), 128, np.uint8))

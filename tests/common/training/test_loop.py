@@ -456,8 +456,18 @@ def test_a_full_disk_does_not_hide_it(tmp_path: Path) -> None:
     sums = EpochSums()
     sums.add({"loss": torch.tensor(float("nan"))}, 1)
     check.begin(0, [MicroBatch(0, np.array([3]), 1.0)])
-    with pytest.raises(NonFiniteError, match="training images 3 of step 0"):
+    with pytest.raises(NonFiniteError, match=r"training images 3 of step 0\);"):
         check.check(sums, 0)
+
+
+def test_a_dry_run_names_no_list_for_it_keeps_none(tmp_path: Path) -> None:
+    task = stage(network())
+
+    def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        return {name: value * torch.nan for name, value in task.loss(network, batch).items()}
+
+    with pytest.raises(NonFiniteError, match=r"of step 0\);"):
+        train(tmp_path, replace(task, loss=loss), dry_run=True)
 
 
 def test_a_metric_that_is_undefined_is_none(tmp_path: Path) -> None:

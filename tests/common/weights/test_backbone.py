@@ -99,6 +99,19 @@ def test_wrappers_are_taken_off(network: nn.Module, tmp_path: Path, prefix: str)
     assert equal(load_backbone(tmp_path / "wrapped.pt", "resnet18")[0], network.state_dict())
 
 
+@pytest.mark.parametrize(("value", "dtype"), [(torch.nan, "float32"), (torch.inf, "float16")])
+def test_weights_that_are_no_numbers(
+    network: nn.Module, tmp_path: Path, value: float, dtype: str
+) -> None:
+    weights = {n: v.to(getattr(torch, dtype), copy=True) for n, v in network.state_dict().items()}
+    weights["bn1.running_var"][0] = value
+    torch.save(weights, tmp_path / "nan.pth")
+    with pytest.raises(
+        InputError, match=r"nan\.pth holds NaN or infinite numbers, first in bn1\.r"
+    ):
+        load_backbone(tmp_path / "nan.pth", "resnet18")
+
+
 def test_another_architecture_by_its_card(file: Path) -> None:
     with pytest.raises(InputError, match=r"holds a resnet18, but the recipe builds a resnet50"):
         load_backbone(file, "resnet50")

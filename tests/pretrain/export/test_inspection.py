@@ -282,3 +282,11 @@ def test_a_log_without_epochs(run: Run, tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     code, out, err = run(tmp_path)
     assert (code, err) == (0, "") and "epochs: None of None" in out
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    damaged = resnet18(num_classes=3).state_dict()
+    damaged["layer1.0.conv1.weight"][0] = torch.inf
+    torch.save(damaged, tmp_path / "nan.pth")
+    told = "\n".join(inspect(tmp_path / "nan.pth"))
+    assert "NaN or infinite numbers, first in layer1.0.conv1.weight" in told
