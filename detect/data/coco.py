@@ -7,13 +7,9 @@
 Crowds (and what other tools mark "ignore") are difficult objects; segmentations are not looked at.
 """
 
-import contextlib
-import json
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.orientation import upright_size
-from common.storage import parse_json
+from detect.data.coco_files import OTHER_TASKS, load, read_categories, whole
 from detect.data.dataset import (
     LARGEST,
     MOST_PIXELS_A_SIDE,
@@ -36,16 +32,7 @@ from detect.data.dataset import (
 )
 from detect.data.options import DataOptions
 from detect.data.pictures import check_image_id
-from detect.data.splits import ALL
-from detect.data.voc_xml import read_bytes
 
-_MAX_JSON_BYTES = 4_000_000_000
-_OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
-_NO_CLASS = ("background", "_background_", "__background__", "__ignore__")
-_USED = re.compile(rb'"category_id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
-_PREFIX = re.compile(r"^(instances|annotations)[-_.]")
-_MAX_CATEGORIES = 10_000_000  # bytes
-_MOST_LISTS = 100  # places that may be the list of categories
 _TRIED = 20  # file names by which the folder of the images is found
 _KEYS = ("category_id", "bbox", "iscrowd", "ignore", "area")
 _MOST_ID = 200  # characters or digits
@@ -53,131 +40,34 @@ _SLACK = 1.0  # pixels that a box may lie outside: roundings of tools
 _SUSPECT = 4  # one box of so many outside makes a file suspect
 
 
-# ---- where the files are ------------------------------------------------------------------------
-
-
-def find_json(path: Path) -> dict[str, Path]:
-    """Return the annotation files of COCO data by set; none where it is no such data."""
-    if path.is_file():
-        return {_set_of(path): path} if path.suffix.lower() == ".json" else {}
-    found = {}
-    for folder in sorted(child for child in path.iterdir() if child.is_dir()):
-        file = folder / "_annotations.coco.json"
-        if file.is_file():
-            found[folder.name] = file
-    if found:
-        return found
-    for folder in (path / "annotations", path / "Annotations", path):
-        files = sorted(folder.glob("*.json"))
-        files = [file for file in files if not file.name.lower().startswith(_OTHER_TASKS)]
-        files = [file for file in files if _categories_of(file) is not None]
-        if files:
-            return {_set_of(file): file for file in files}
-    return {}
-
-
-def _set_of(file: Path) -> str:
-    return _PREFIX.sub("", file.stem) if file.stem.strip("_") != "annotations.coco" else ALL
-
-
-def _categories_of(file: Path) -> list[dict[str, Any]] | None:
-    """Read the categories alone, for the file may be large; None where it has none."""
-    data = _read(file)
-    for match in islice(re.finditer(rb'"categories"\s*:\s*\[', data), _MOST_LISTS):
-        start = match.end() - 1
-        text = data[start : start + _MAX_CATEGORIES].decode("utf-8", "ignore")
-        try:
-            value, _ = json.JSONDecoder().raw_decode(text)
-        except (ValueError, RecursionError):
-            continue
-        if all(isinstance(c, dict) and isinstance(c.get("id"), int | str) for c in value):
-            return [c for c in value if isinstance(c.get("name"), str | int)]
-    return None
-
-
-def _read(file: Path) -> bytes:
-    return read_bytes(file, "COCO annotation file", _MAX_JSON_BYTES)
-
-
-# ---- one file -----------------------------------------------------------------------------------
-
-
-def _categories(files: Mapping[str, Path]) -> tuple[dict[int | str, str], list[str]]:
-    """Return the categories of all files, by id, and the names of those that are none.
-
-    These are backgrounds and supercategories without objects: Roboflow writes one of the latter.
-    """
-    found: dict[int | str, str] = {}
-    above: set[str] = set()
-    for file in files.values():
-        for category in _categories_of(file) or ():
-            number, name = category["id"], str(category["name"])
-            if found.setdefault(number, name) != name:
-                raise InputError(
-                    f"{file}: category {shown(repr(number))} is {quoted(name)}, elsewhere "
-                    f"{quoted(found[number])}: export the sets together"
-                )
-            if category.get("supercategory") not in (None, name):
-                above.add(str(category["supercategory"]))
-    doubtful = {k for k, name in found.items() if name in above or name.lower() in _NO_CLASS}
-    used = set().union(*map(_used, files.values())) if doubtful else set()
-    if all(isinstance(number, int) for number in found):
-        found = dict(sorted(found.items(), key=lambda item: int(item[0])))
-    kept = {number: name for number, name in found.items() if number not in doubtful - used}
-    return kept, [found[number] for number in found if number not in kept]
-
-
-def _used(file: Path) -> set[int | str]:
-    """Return the categories that objects have."""
-    used = set()
-    for text in set(_USED.findall(_read(file))):
-        with contextlib.suppress(ValueError):  # what is wrong is told when the objects are read
-            used.add(parse_json(text))
-    return used
-
-
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        content = parse_json(_read(file).decode("utf-8-sig"))
-    except ValueError as error:
-        raise InputError(f"{file} is not JSON ({error}): export it again") from None
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise InputError(
-                f"{file} is no COCO annotation file, for it has no list {key!r}: give one with "
-                "images, annotations and categories"
-            )
-    return dict(content)
-
-
 def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> DetectionData:
     """Open COCO data.
 
     Args:
         path: What the user named.
-        files: What `find_json` found.
+        files: What `coco_files.find_json` found.
         options: How to read it.
 
     Raises:
         InputError: The files do not fit each other, or a wanted class is none of them.
     """
-    categories, skipped = _categories(files)
+    categories, skipped = read_categories(files)
     names = list(categories.values())
     times = Counter(names)
     for name in names:
-        if times[name] > 1 or not name.isprintable():
-            fault = "two categories are called" if name.isprintable() else "a category is called"
-            raise InputError(f"{path}: {fault} {quoted(name)}: rename one")
+        if times[name] > 1:
+            raise InputError(f"{path}: two categories are called {quoted(name)}: rename one")
     classes, label_of = label_map(names, options.classes, path)
     id_of = {name: number for number, name in categories.items()}
     notes = [f"the categories {', '.join(map(shown, skipped))} have no objects and are left out"]
     notes = notes if skipped else []
     others = {other for file in files.values() for other in file.parent.glob("*.json")}
-    others = {other for other in others if not other.name.lower().startswith(_OTHER_TASKS)}
+    others = {other for other in others if not other.name.lower().startswith(OTHER_TASKS)}
     others -= set(files.values())
     if path.is_dir() and others:
         names = sorted(other.name for other in others)
-        notes.append(f"passed over, for they hold no categories: {', '.join(map(shown, names))}")
+        passed = ", ".join(map(shown, names))
+        notes.append(f"passed over, for they are no COCO annotations: {passed}")
     return DetectionData(
         path=path,
         kind="COCO annotations",
@@ -208,17 +98,18 @@ def _entries(
     faults: Faults | None,
 ) -> list[Entry]:
     file = files[name]
-    content = _load(file)
+    content = load(file)
     objects: dict[Any, list[dict[str, Any]]] = {}
     images: dict[Any, dict[str, Any]] = {}
-    for number, image in enumerate(content["images"], start=1):
-        where = f"{file}, image {number}"
+    for at, image in enumerate(content["images"], start=1):
+        where = f"{file}, image {at}"
         if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
             raise InputError(f"{where} has no file_name: export it again")
-        if not _is_id(image.get("id")) or image["id"] in images:
+        number = whole(image.get("id"))
+        if not _is_id(number) or number in images:
             raise InputError(f"{where} has no id of its own: export it again")
         check_image_id(_relative(image["file_name"]), where)
-        images[image["id"]] = image
+        images[number] = {**image, "id": number}
     for number, item in enumerate(content["annotations"], start=1):
         stated = item.get("image_id") if isinstance(item, dict) else None
         if not isinstance(stated, int | float | str) or stated not in images:

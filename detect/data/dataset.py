@@ -250,6 +250,38 @@ def label_map(
     return tuple(names), {name: names.index(name) if name in names else None for name in found}
 
 
+def class_name(value: object, where: str, remedy: str) -> str:
+    """Return the name that a file gives a class.
+
+    Args:
+        value: What the file says.
+        where: The file and the class, for the message.
+        remedy: What to do where that is no text.
+
+    Raises:
+        InputError: It is neither a text nor a whole number, or empty, or cannot be shown.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise InputError(f"{where} has no text for a name but {quoted(str(value))}: {remedy}")
+    try:
+        name = str(value)
+    except ValueError:  # a number of thousands of digits
+        raise InputError(f"{where} has a number for a name: {remedy}") from None
+    if not name.strip():
+        raise InputError(f"{where} has an empty name: write one")
+    if not name.isprintable():
+        raise InputError(f"{where} is called {quoted(name)}, {why_not_shown(name)}: take it out")
+    return name
+
+
+def why_not_shown(name: str) -> str:
+    """Say what a name holds that cannot be shown."""
+    if len(f"{name}.".splitlines()) > 1:
+        return "which holds a line break"
+    odd = next(character for character in name if not character.isprintable())
+    return f"which holds {quoted(odd)}, a character that cannot be shown"
+
+
 def _split(wanted: str, found: Sequence[str]) -> list[str]:
     """Split at commas, except at those within a name."""
     parts, names = wanted.split(","), list[str]()

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
-from detect.data import coco, voc_export, yolo, yolo_layout
+from detect.data import coco, coco_files, voc_export, yolo, yolo_layout
 from detect.data.dataset import DetectionData, Entry, Faults, label_map, shown
 from detect.data.options import Coordinates, DataOptions
 from detect.data.splits import split_by
@@ -45,7 +45,7 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
         return _open_devkit(path, options)
     if file := yolo_layout.find_yaml(path):
         return yolo.open_yolo(path, yolo_layout.read_yaml(file), options)
-    if files := coco.find_json(path):
+    if files := coco_files.find_json(path):
         return coco.open_coco(path, files, options)
     if path.is_dir():
         if parts := voc_export.find_parts(path):
@@ -55,6 +55,7 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
         inside = [child for child in path.iterdir() if child.is_dir() and not _is_hidden(child)]
         if len(inside) == 1:  # as archives unpack, beside them or beside a note
             return _open(inside[0], options)
+        coco_files.refuse_damaged(path)
     raise InputError(
         f"{path} is neither a VOC devkit (VOC2007/ and so on), VOC annotations (.xml), COCO "
         f"(annotations/*.json) nor YOLO data (data.yaml, or images/ and labels/): "

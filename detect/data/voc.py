@@ -25,6 +25,7 @@ from detect.data.dataset import (
     listed,
     quoted,
     read_all,
+    why_not_shown,
 )
 from detect.data.options import Coordinates
 from detect.data.pictures import Pictures, check_image_id, is_picture
@@ -101,7 +102,9 @@ def read_class_list(path: Path, lines: Iterable[str] | None = None) -> tuple[str
     times = Counter(names)
     for name in names:
         if not name.isprintable():
-            raise InputError(f"{path}: the class name {quoted(name)} is not printable: correct it")
+            raise InputError(
+                f"{path}: a class is called {quoted(name)}, {why_not_shown(name)}: take it out"
+            )
         if times[name] > 1:
             raise InputError(f"{path} names the class {quoted(name)} twice: remove one")
     return names

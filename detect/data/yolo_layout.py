@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from common.errors import InputError
-from detect.data.dataset import quoted, shown
+from detect.data.dataset import class_name, quoted, shown
 from detect.data.splits import ALL
 from detect.data.voc import read_class_list, read_lines
 from detect.data.voc_xml import read_bytes
@@ -99,11 +99,11 @@ def read_yaml(file: Path) -> Layout:
 
 
 def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
-    names = content.get("names")
+    names: Any = content.get("names")
     if isinstance(names, list):
         names = dict(enumerate(names))
     try:
-        found = {int(key): str(name) for key, name in (names or {}).items()}
+        found = {int(key): name for key, name in (names or {}).items()}
     except (AttributeError, OverflowError, TypeError, ValueError):
         found = {}
     if not found:
@@ -112,8 +112,10 @@ def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
         raise InputError(
             f"{file}: nc is {_cut(content['nc'])}, but there are {len(found)} names: correct it"
         )
-    read_class_list(file, found.values())
-    return found
+    quote = "put it in quotes, for YAML reads yes, no, null and 1.0 as something else"
+    named = {k: class_name(name, f"{file}: class {k}", quote) for k, name in found.items()}
+    read_class_list(file, named.values())
+    return named
 
 
 def _cut(value: Any) -> str:

@@ -519,9 +519,9 @@ def test_label_files_without_an_image_and_json_without_categories_are_told(
     (copied["yolo"] / "labels/val/classes.txt").write_text("helmet\n")
     notes = open_data(copied["yolo"]).notes
     assert notes[-1] == "label files without an image: 1, such as gone.txt"
-    (copied["coco"] / "annotations/instances_train.json").write_text("[1")
+    (copied["coco"] / "annotations/instances_train.json").write_text("[1]")
     notes = open_data(copied["coco"]).notes
-    assert notes[-1] == "passed over, for they hold no categories: instances_train.json"
+    assert notes[-1] == "passed over, for they are no COCO annotations: instances_train.json"
     for name in ("yolo", "coco"):
         assert not any("._" in note for note in open_data(copied[name]).notes)
 
