@@ -65,9 +65,12 @@ def evaluate_run(
     """
     run = open_run(folder, "detect", Recipe, checkpoint)
     options = _as_split(data, split, options or DataOptions(), run)
-    opened, options = _open(data, options, run)
+    opened, options, said = _open(data, options, run)
     split = scored_set(opened, split)
     test, annotated = _read(opened, split)
+    if launcher.is_main():
+        said.insert(1, f"{split} of {counted(len(test.images), 'image')}")
+        say("; ".join(map(in_line, said)))
     if launcher.is_main() and (told := _trained_on(opened, test, run)):
         say(in_line(f"warning: {told}"))
     with contextlib.ExitStack() as writing:
@@ -171,8 +174,8 @@ def _trained_on(data: DetectionData, test: EvaluationSet, run: FinishedRun[Recip
 
 def _open(
     data: Path, options: DataOptions, run: FinishedRun[Recipe]
-) -> tuple[DetectionData, DataOptions]:
-    """Open data as the run had its own, with the classes of the run.
+) -> tuple[DetectionData, DataOptions, list[str]]:
+    """Open data as the run had its own, with the classes of the run, and say what they are.
 
     Raises:
         InputError: The data cannot be opened, or lack a class of the run.
@@ -192,11 +195,9 @@ def _open(
     if rest:
         what = "are no classes" if len(rest) > 1 else "is no class"
         said.append(f"{', '.join(map(shown, rest))} {what} of the run, and no objects here")
-    if launcher.is_main():
-        say("; ".join(map(in_line, said)))
     if list(opened.classes) != classes:
         options = replace(options, classes=",".join(classes))
-    return open_data(data, options), options
+    return open_data(data, options), options, said
 
 
 def _coordinates(opened: DetectionData, run: FinishedRun[Recipe]) -> Coordinates | None:

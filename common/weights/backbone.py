@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any, BinaryIO
 
 import torch
@@ -101,9 +102,15 @@ def fingerprint(path: Path) -> str:
     """Return the SHA-256 of a file.
 
     Raises:
-        InputError: If it is not there.
+        InputError: If it is not there, or a folder.
     """
     path, _ = split_part(path)
+    if path.is_dir():
+        out = f"{path.resolve().name}.safetensors"
+        raise InputError(
+            f"{path} is a folder, not a file of weights: of a pretraining run, export them with "
+            f"`python -m pretrain export --run {quote(str(path))} --out {quote(out)}`"
+        )
     if not path.is_file():
         raise InputError(f"{path} is not there: export a backbone with `python -m pretrain export`")
     with path.open("rb") as file:

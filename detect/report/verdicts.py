@@ -38,7 +38,9 @@ def verdict(comparison: Comparison) -> Verdict:
     told = _by_voc(comparison)
     if not comparison.leads_by_coco:
         return told
-    return replace(told, sentence=f"{_by_coco(comparison)} {told.sentence}")
+    # The numbers that follow are of another metric, which the reader is to see before them.
+    of = f"{_by_coco(comparison)} With an interval, {_measure(comparison)}: "
+    return replace(told, sentence=of + told.sentence)
 
 
 def _by_voc(comparison: Comparison) -> Verdict:

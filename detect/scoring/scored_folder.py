@@ -20,7 +20,7 @@ from typing import Any
 from common.errors import InputError
 from common.runs.environment import describe_environment
 from common.storage import read_json, sole_writer, write_json
-from common.text import in_line, say
+from common.text import counted, in_line, say
 from detect.data.checks import coordinates_look
 from detect.data.dataset import DetectionData, read_all
 from detect.data.opening import open_data
@@ -94,7 +94,8 @@ def score_detections(
     opened = open_data(data, options)
     split = scored_set(opened, split)
     truth = truth_of(opened, split)
-    said = [f"{data}: {opened.kind}", *opened.notes, *looks(opened, truth, options)]
+    found = f"{split} of {counted(len(truth.image_ids), 'image')}"
+    said = [f"{data}: {opened.kind}", found, *opened.notes, *looks(opened, truth, options)]
     say("; ".join(map(in_line, said)))
     notes: list[str] = []
     detections = read_detections(path, truth, notes)

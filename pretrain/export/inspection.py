@@ -1,7 +1,8 @@
 """`inspect`: what a file or folder is, and what it fits."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any, get_args
@@ -9,7 +10,8 @@ from typing import Any, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models import detection, get_model
 
 from common.errors import InputError
 from common.runs.certificate import fingerprint as certificate_of
@@ -20,11 +22,14 @@ from common.text import counted, in_line
 from common.weights import reading
 from common.weights.backbone import card_path, fingerprint, read_card
 from common.weights.detectron2 import read_detectron2
+from common.weights.finding import containers
 from common.weights.layouts import detectron2_name
 from common.weights.resnets import TIMM, TORCHVISION, body_shapes, recognise
 from pretrain.networks import GROUPS, build_network
 from pretrain.recipes import Block
 
+_RETINANET = "head.classification_head.cls_logits.weight"
+_ANCHORS = 9  # at each place, in RetinaNet
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -58,10 +63,46 @@ def inspect(path: Path) -> list[str]:
     lines.append(f"kind: {'safetensors' if path.suffix == '.safetensors' else 'torch file'}")
     if weights.describe():
         lines.append(f"found: {weights.describe()}")
-    return [*lines, *_weights(weights.tensors, path, weights.part), *_card(path, weights.tensors)]
+    state = containers(content)[weights.part] if weights.part else content
+    told = _detector if weights.prefix.endswith("backbone.body.") else _weights
+    return [*lines, *told(weights, state, path), *_card(path, state)]
 
 
-def _weights(tensors: Mapping[str, Tensor], path: Path, part: str | None) -> Iterator[str]:
+def _detector(weights: reading.Weights, state: Mapping[str, Tensor], path: Path) -> Iterator[str]:
+    """Say what a detector of torchvision's keys is, ours or not, and who loads it."""
+    yield from _numbers(state)
+    body = recognise(weights.tensors)
+    retina = any(name.endswith(_RETINANET) for name in state)
+    kind = "a RetinaNet in torchvision's layout" if retina else "a detector"
+    yield f"architecture: {kind}, body {body or 'not known'}, by keys and shapes"
+    logits = next((v for name, v in state.items() if name.endswith(_RETINANET)), None)
+    if body == "resnet50" and logits is not None and not len(logits) % _ANCHORS:
+        classes = len(logits) // _ANCHORS
+        for name in ("retinanet_resnet50_fpn", "retinanet_resnet50_fpn_v2"):
+            build = partial(detection.__dict__[name], num_classes=classes, weights_backbone=None)
+            if _loads(build, state):
+                yield f"fits: torchvision.models.detection.{name}, strictly (num_classes={classes})"
+    yield "fits not: a classifier of torchvision or timm, whose keys differ"
+    if body in TORCHVISION:
+        yield (
+            f"fits: python -m detect train RECIPE --backbone {quote(str(path))} --body {body}, "
+            "which takes the body; with --init, the heads, too"
+        )
+
+
+def _loads(build: Callable[[], nn.Module], state: Mapping[str, Tensor]) -> bool:
+    """Return whether a network takes a state dict as it is, every key and shape."""
+    with torch.device("meta"):
+        network = build()
+    try:
+        network.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError:  # its list of what differs
+        return False
+    return True
+
+
+def _weights(weights: reading.Weights, state: Mapping[str, Tensor], path: Path) -> Iterator[str]:
+    tensors = weights.tensors
     yield from _numbers(tensors)
     name = recognise(tensors)
     ours = None if name else small_network(tensors)
@@ -77,7 +118,7 @@ def _weights(tensors: Mapping[str, Tensor], path: Path, part: str | None) -> Ite
         )
     elif name:
         yield f"architecture: {name}, by keys and shapes"
-        yield from _fits(name, path, plain=part is None)
+        yield from _fits(name, path, weights, state)
     else:
         first = ", ".join(list(tensors)[:3])
         yield f"architecture: not known (first keys: {first})"
@@ -99,12 +140,24 @@ def _numbers(tensors: Mapping[str, Tensor]) -> Iterator[str]:
         yield f"classifier: {counted(len(classifier), 'class')}"
 
 
-def _fits(name: str, path: Path, *, plain: bool) -> Iterator[str]:
+def _fits(
+    name: str, path: Path, weights: reading.Weights, state: Mapping[str, Tensor]
+) -> Iterator[str]:
     """Say who reads a ResNet under torchvision's names."""
-    if name in TIMM:
-        yield f'fits: timm.create_model("{name}"); not torchvision'
+    plain = weights.part is None and weights.prefix in ("", "module.")  # mmdet takes that one off
+    hindrances = _hindrances(weights)
+    whose = f'timm.create_model("{name}")' if name in TIMM else f"torchvision.models.{name}"
+    both = whose if name in TIMM else f"{whose} and timm"
+    classes = len(weights.tensors.get("fc.weight", ()))
+    build = partial(get_model, name, num_classes=classes) if name in TORCHVISION else None
+    if hindrances:
+        yield f"fits not as it is: {both} ({', '.join(hindrances)})"
+    elif build and not _loads(build, state):
+        yield f"fits not as it is: {both} (other keys or shapes beside the body)"
+    elif name in TIMM:
+        yield f"fits: {whose}; not torchvision"
     else:
-        yield f"fits: torchvision.models.{name} and timm, strictly"
+        yield f"fits: {both}, strictly"
     if name in TORCHVISION:
         yield f"fits: python -m detect train RECIPE --backbone {quote(str(path))} --body {name}"
     else:
@@ -121,6 +174,15 @@ def _fits(name: str, path: Path, *, plain: bool) -> Iterator[str]:
     else:
         yield "fits not: mmdet, which reads a plain .pth: export --format mmdet"
     yield "fits not: detectron2, whose names differ: export --format detectron2"
+
+
+def _hindrances(weights: reading.Weights) -> list[str]:
+    """Say why no `load_state_dict` takes what a file holds, though the network is the right one."""
+    found = [f"wrapped, its weights lie under {weights.part!r}"] if weights.part else []
+    found += [f"wrapped, prefix {weights.prefix!r}"] if weights.prefix else []
+    found += ["other tensors beside it"] if weights.left or weights.averaged else []
+    found += [] if "fc.weight" in weights.tensors else ["it has no classifier (fc)"]
+    return found
 
 
 def small_network(tensors: Mapping[str, Tensor]) -> tuple[str, Block | None] | None:
@@ -217,11 +279,19 @@ def _card(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Iterator[s
     yield f"card: {', '.join(told)}"
     proof = _object(card, "certificate", card_path(path))
     if proof:
-        same = tensors is not None and weights_digest(tensors) == proof.get("weights")
+        same = tensors is not None and str(proof.get("weights")) in map(
+            weights_digest, _as_kept(tensors)
+        )
         matches = "the weights are those of it" if same else "in this layout not to be compared"
         if not same and card.get("layout") == "torchvision":
             matches = "these are other weights"
         yield f"certificate: {proof.get('digest')}, step {proof.get('step')}; {matches}"
+
+
+def _as_kept(tensors: Mapping[str, Tensor]) -> Iterator[Mapping[str, Tensor]]:
+    """Yield weights as a checkpoint may hold them: frozen norms count no batches there."""
+    yield tensors
+    yield {n: v for n, v in tensors.items() if not (n.endswith(_STATISTICS[2]) and not v)}
 
 
 def _checkpoint(content: Mapping[str, Any]) -> Iterator[str]:

@@ -112,6 +112,12 @@ def test_weights_that_are_no_numbers(
         load_backbone(tmp_path / "nan.pth", "resnet18")
 
 
+def test_a_folder_is_no_file_of_weights(tmp_path: Path) -> None:
+    (tmp_path / "my run").mkdir()
+    with pytest.raises(InputError, match=r"is a folder, .*--run '.*/my run' --out 'my run.safet"):
+        load_backbone(tmp_path / "my run", "resnet18")
+
+
 def test_another_architecture_by_its_card(file: Path) -> None:
     with pytest.raises(InputError, match=r"holds a resnet18, but the recipe builds a resnet50"):
         load_backbone(file, "resnet50")

@@ -88,9 +88,11 @@ def test_cocos_metric_comes_first_for_cocos_data():
         run.evaluation["metric"] = "coco"
         run.coco.update(ap=ap, ap50=0.6)
     assert told(*runs).sentence.startswith(
-        "COCO AP: baseline 41.2, fd n/a. fd against baseline: -1.0 points of mAP"
+        "COCO AP: baseline 41.2, fd n/a. With an interval, mAP (11-point): fd against baseline: "
     )
-    assert told(runs[0]).sentence.startswith("COCO AP 41.2, AP50 60.0. baseline: 46.0 [44.")
+    assert told(runs[0]).sentence.startswith(
+        "COCO AP 41.2, AP50 60.0. With an interval, mAP (11-point): baseline: 46.0 [44."
+    )
 
 
 def test_detections_of_strangers_are_runs_not_seeds():

@@ -16,7 +16,10 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 from torchvision.models import resnet18, resnext50_32x4d, wide_resnet50_2
+from torchvision.models.detection import retinanet_resnet50_fpn
 
+from common.runs.certificate import weights_digest
+from common.weights.backbone import fingerprint
 from pretrain import __main__ as command
 from pretrain.export.backbone_file import export_run
 from pretrain.export.inspection import inspect
@@ -290,3 +293,40 @@ def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
     torch.save(damaged, tmp_path / "nan.pth")
     told = "\n".join(inspect(tmp_path / "nan.pth"))
     assert "NaN or infinite numbers, first in layer1.0.conv1.weight" in told
+
+
+def test_strictly_is_said_where_it_is_so(tmp_path: Path) -> None:
+    """Of wrapped, headless and odd files `load_state_dict` would fail."""
+    state = resnet18(num_classes=3).state_dict()
+    files = {
+        "whole": (state, "fits: torchvision.models.resnet18 and timm, strictly"),
+        "wrapped": ({f"module.{n}": v for n, v in state.items()}, "(wrapped, prefix 'module.')"),
+        "within": ({"state_dict": state, "epoch": 3}, "its weights lie under 'state_dict')"),
+        "headless": ({n: v for n, v in state.items() if n[:2] != "fc"}, "no classifier (fc))"),
+        "odd": (state | {"fc.bias": torch.zeros(4)}, "(other keys or shapes beside the body)"),
+    }
+    for name, (content, words) in files.items():
+        torch.save(content, tmp_path / "x.pth")
+        lines = inspect(tmp_path / "x.pth")
+        (told,) = [line for line in lines if "torchvision.models" in line]
+        assert told.endswith(words), name
+        assert told.startswith("fits: " if name == "whole" else "fits not as it is: "), name
+
+
+def test_a_detector_is_called_one(tmp_path: Path) -> None:
+    """Of its body is nothing said that holds for a classifier, and its certificate is its own."""
+    network = retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
+    state = network.state_dict()
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "dp.pth")
+    torch.save(state, tmp_path / "x.pth")
+    trained = {name: value for name, value in state.items() if "num_batches" not in name}
+    card = {"layout": "torchvision", "sha256": fingerprint(tmp_path / "x.pth")}
+    proof = {"digest": "abc", "step": 1, "weights": weights_digest(trained)}
+    (tmp_path / "x.json").write_text(json.dumps(card | {"certificate": proof}))
+    text = "\n".join(inspect(tmp_path / "x.pth"))
+    assert "a RetinaNet in torchvision's layout, body resnet50" in text
+    assert "torchvision.models.detection.retinanet_resnet50_fpn, strictly (num_classes=5)" in text
+    assert "--body resnet50, which takes the body" in text and "timm, strictly" not in text
+    assert "SHA-256 right" in text and "the weights are those of it" in text
+    wrapped = "\n".join(inspect(tmp_path / "dp.pth"))
+    assert "a RetinaNet in" in wrapped and "strictly" not in wrapped
