@@ -9,6 +9,8 @@ stands in the way there:
 - `min(candidates, n)` of a level is a symbolic minimum, no comparison that is decided only once.
 - `batched_nms` chooses between two ways by the number of boxes, which is data; here the classes are
   always set apart by shifting, in float64. ONNX has an operator for classes (detect.export.onnx).
+- torchvision tells torch.export that NMS keeps two boxes at least, which a program checks: two that
+  always stay, outside of every image, go in and are taken out again.
 - Frozen BatchNorm is folded into plain convolutions: ours chooses by the size of the maps.
 """
 
@@ -31,6 +33,8 @@ Detections = tuple[Tensor, Tensor, Tensor, Tensor]
 """Boxes (n, 4), scores (n,), labels (n,), and the image of each (n,), a position in the batch."""
 _EXAMPLE = (2, 3, 300, 420)
 """No side and no map of it is 1, which would be taken for a constant."""
+_OUTSIDE = [[-2.0, -2.0, -1.0, -1.0], [-4.0, -4.0, -3.0, -3.0]]
+"""Two boxes that meet no other."""
 
 
 class Candidates(nn.Module):
@@ -104,6 +108,7 @@ class DetectionGraph(nn.Module):
         self.detector, self.preprocessing = detector, preprocessing
         self.register_buffer("mean", network.pixel_mean.float().cpu().clone())
         self.register_buffer("std", network.pixel_std.float().cpu().clone())
+        self.register_buffer("outside", torch.tensor(_OUTSIDE))
         self.classes = int(network.head.classification_head.num_classes)
 
     def forward(self, images: Tensor) -> Detections:
@@ -147,7 +152,13 @@ class DetectionGraph(nn.Module):
         """Return which boxes stay, at most the limit of each image."""
         group = image * self.classes + label
         apart = box.double() + (group * (beyond + 1)).double()[:, None]
-        kept = nms(apart, score.double(), self.detector.nms_iou)
+        corners = self.get_buffer("outside").to(apart)
+        kept = nms(
+            torch.cat([apart, corners]),
+            torch.cat([score.double(), corners.new_full((2,), -1.0)]),
+            self.detector.nms_iou,
+        )
+        kept = kept[kept < score.shape[0]]
         kept = kept[image[kept].argsort(stable=True)]
         of_image = image[kept]
         rank = torch.arange(of_image.shape[0], device=of_image.device) - torch.searchsorted(

@@ -215,6 +215,29 @@ def test_a_loaded_program_finds_what_torch_finds(exported: tuple[Path, Path]) ->
         assert_same(found, expected)
 
 
+class Suppressing(nn.Module):
+    """The part of a program whose sizes are data."""
+
+    def __init__(self, graph: DetectionGraph) -> None:
+        super().__init__()
+        self.whole = graph
+
+    def forward(self, box: torch.Tensor, score: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        return self.whole._suppress(box, score, image, torch.zeros_like(image), 100)
+
+
+@pytest.mark.filterwarnings("ignore:`create_unbacked_symint` is deprecated:FutureWarning")
+def test_a_program_takes_images_on_which_one_or_no_object_is_found() -> None:
+    network, recipe = drawn()
+    given = torch.tensor([[5.0, 5, 9, 9], [5, 5, 9, 9], [20, 20, 40, 30]]), torch.ones(3)
+    given = *given, torch.tensor([0, 1, 1])
+    graph = DetectionGraph(network, recipe.detector, preprocessing=True)
+    rows = {0: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(Suppressing(graph), given, dynamic_shapes=(rows, rows, rows))
+    suppress = program.module(check_guards=False)
+    assert [len(suppress(*(value[:n] for value in given))) for n in (3, 2, 1, 0)] == [3, 2, 1, 0]
+
+
 def test_the_lines_of_the_cards_run(
     exported: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
