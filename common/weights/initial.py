@@ -22,6 +22,8 @@ from common.weights.layouts import torchvision_name
 from common.weights.resnets import recognise
 
 _RUN = ("best.pt", "last.pt")
+_BODY = "backbone.body."
+"""What the names of a detector's ResNet begin with."""
 _SYNONYMS = {
     "airplane": "aeroplane",
     "motorcycle": "motorbike",
@@ -144,9 +146,11 @@ def read_initial(source: Path) -> Initial:
             facts.get("pixels"),
             "took the average of the weights" if average else "",
         )
-    detector = _open(content)
-    if detector is not None:
-        return Initial(source, detector, _coco(detector), None)
+    found = _open(content)
+    if found is not None:
+        detector, prefix = found
+        note = f"took the prefix {prefix!r} off" if prefix else ""
+        return Initial(source, detector, _coco(detector), None, note)
     weights = reading.weights_of(content, path, part)
     card = read_card(path, fingerprint(path))
     classes = card.get("classes")
@@ -159,12 +163,22 @@ def read_initial(source: Path) -> Initial:
     )
 
 
-def _open(content: Mapping[str, Any]) -> dict[str, Tensor] | None:
-    """Return a detector's whole state dict, where the file is one, of ours or of torchvision."""
+def _open(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str] | None:
+    """Return a detector's whole state dict, where the file is one, of ours or of torchvision.
+
+    And the prefix that a wrapper, such as DataParallel or Lightning, had put before its names.
+    """
     for state in (content, content.get("model"), content.get("state_dict")):
-        if isinstance(state, Mapping) and reading.is_detector(state):
-            # Pyramids of torchvision before 0.12 lack one level in these names.
-            return {_pyramid(str(name)): value for name, value in state.items()}
+        if not isinstance(state, Mapping):
+            continue
+        names = [name for name in state if isinstance(name, str)]
+        prefixes = {name.partition(_BODY)[0] for name in names if _BODY in name}
+        if len(prefixes) != 1:  # none, or several detectors
+            continue
+        (prefix,) = prefixes
+        own = {name.removeprefix(prefix): state[name] for name in names if name.startswith(prefix)}
+        # Pyramids of torchvision before 0.12 lack one level in these names.
+        return {_pyramid(name): value for name, value in own.items()}, prefix
     return None
 
 
@@ -198,7 +212,7 @@ def begin_with(
     initial: Initial,
     classes: Sequence[str],
     head: Sequence[str],
-    under: Sequence[str] = ("", "backbone.body."),
+    under: Sequence[str] = ("", _BODY),
 ) -> str:
     """Load weights into a network that may have other classes.
 
@@ -220,9 +234,9 @@ def begin_with(
     given = {name: value for name, value in initial.tensors.items() if not _counts(name)}
     prefix = max(under, key=lambda p: sum(p + name in wanted for name in given))
     given = {prefix + name: value for name, value in given.items()}
+    ours, theirs = recognise(_body_of(wanted)), recognise(_body_of(given))
     if reading.is_detector(given) and not reading.is_detector(wanted):
-        given = {name.removeprefix("backbone.body."): value for name, value in given.items()}
-    ours, theirs = recognise(_under(prefix, wanted)), recognise(_under(prefix, given))
+        given = {name.removeprefix(_BODY): value for name, value in given.items()}
     if ours and theirs and ours != theirs:
         raise InputError(
             f"{initial.source} holds a {theirs}, and the recipe builds a {ours}: give weights of "
@@ -257,7 +271,9 @@ def begin_with(
     return f"begins with {initial.source}: {'; '.join(said)}"
 
 
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _body_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the ResNet in a detector, or all of a classifier."""
+    prefix = _BODY if reading.is_detector(state) else ""
     return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
 
 

@@ -190,6 +190,34 @@ def test_a_larger_network_of_the_family_is_refused(tmp_path: Path) -> None:
         begin_with(resnet18(num_classes=3), read_initial(tmp_path / "larger.pth"), "abc", ("fc",))
 
 
+def test_a_detector_with_another_body_is_refused(tmp_path: Path) -> None:
+    larger = Detector(1)
+    larger.backbone.body = resnet34()
+    torch.save(larger.state_dict(), tmp_path / "larger.pth")
+    for network in (Detector(1), resnet18(num_classes=1)):
+        with pytest.raises(InputError, match="holds a resnet34, and the recipe builds a resnet18"):
+            begin_with(network, read_initial(tmp_path / "larger.pth"), ["a"], HEAD)
+
+
+@pytest.mark.parametrize(
+    ("container", "prefix"),
+    [("model", "module."), ("state_dict", "model."), (None, "_orig_mod."), ("model", "")],
+)
+def test_a_detector_in_the_wrapping_of_others_is_whole(
+    tmp_path: Path, container: str | None, prefix: str
+) -> None:
+    given, network = Detector(1), Detector(1)
+    state: dict[str, Any] = {prefix + name: value for name, value in given.state_dict().items()}
+    torch.save({container: state, "epoch": 3} if container else state, tmp_path / "x.pth")
+    told = begin_with(network, read_initial(tmp_path / "x.pth"), ["a"], HEAD)
+    assert (f"took the prefix {prefix!r} off" in told) == bool(prefix)
+    assert "new: " not in told and "left" not in told
+    rows = {f"{layer}.{kind}" for layer in HEAD for kind in ("weight", "bias")}
+    for name, value in network.state_dict().items():
+        if name not in rows and "num_batches" not in name:  # whose classes are not known
+            assert torch.equal(value, given.state_dict()[name]), name
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     state = resnet18(num_classes=3).state_dict()
     state["layer2.0.conv1.weight"][0] = float("nan")
