@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import InputError
+
 if TYPE_CHECKING:
     from detect.predictor import Predictor
 
@@ -21,6 +23,8 @@ def load(run: str | Path, checkpoint: str = "last", device: str = "auto") -> "Pr
     Raises:
         InputError: If the folder holds no such run or checkpoint, or the device is not there.
     """
+    if not isinstance(run, str | Path):
+        raise InputError(f"run is a {type(run).__name__}: give the folder of a run")
     from detect.predictor import Predictor  # here: to import this package needs no torch
 
     return Predictor.load(Path(run), checkpoint, device)

@@ -1,6 +1,7 @@
 """`python -m detect`: fine-tune, evaluate, score and report detectors."""
 
 import inspect
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,10 @@ def _export(argv: list[str]) -> None:
         f"{card['epoch']}, {' '.join(f'{k} {v:.4f}' for k, v in card['metrics'].items())}"
     )
     say(f"to use it with {flags.format}:\n")
-    print("\n".join(f"  {line}" if line else "" for line in card["use"]))
+    # The card goes with its file; what is printed is for here.
+    named, here = json.dumps(flags.out.name), json.dumps(str(flags.out), ensure_ascii=False)
+    lines = [line.replace(named, here) for line in card["use"]]
+    print("\n".join(f"  {line}" if line else "" for line in lines))
 
 
 def _verify(argv: list[str]) -> None:

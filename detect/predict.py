@@ -69,6 +69,12 @@ def predict_files(
         f"{counted(work.boxes, 'box')} on {counted(work.done, 'photo')}: "
         f"{out / 'predictions.json'}, pictures in {out / 'pictures'}"
     )
+    former = [p for p in _files(out / "pictures") if p not in work.drawn]
+    if former:
+        say(
+            f"{out / 'pictures'} also holds {counted(len(former), 'file')} of before, such as "
+            f"{in_line(former[0].name)}: remove what you do not need"
+        )
     if work.unreadable:
         raise InputError(
             f"{work.unreadable} of {counted(len(photos.paths), 'photo')} could not be read, named "
@@ -91,6 +97,7 @@ class _Work:
         self.predictor, self.photos, self.folder = predictor, photos, folder
         self.threshold, self.workers, self.verbose = threshold, workers, verbose
         self.boxes = self.done = self.unreadable = 0
+        self.drawn: set[Path] = set()
         self.made: set[Path] = set()  # folders; one that is gone was taken away, and stays so
 
     def write(self, file: BinaryIO) -> None:
@@ -146,10 +153,15 @@ class _Work:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self.made.add(path.parent)
             path.write_bytes(content.tobytes())
+            self.drawn.add(path)
         except OSError as error:
             raise InputError(
                 f"{path} could not be written, so the rest is left undone: {told(error)}"
             ) from error
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _entries(prediction: Prediction, image_id: int | str, name: str) -> Iterator[dict[str, Any]]:

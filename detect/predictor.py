@@ -1,7 +1,8 @@
 """A trained detector for anybody's photos."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.images.photos import find_photos, read_photo
+from common.images.photos import Unreadable, read_each
 from common.processes.ranks import choose_device
 from common.runs.finished import open_run
 from common.training.network import put
@@ -49,7 +50,11 @@ class Prediction:
     names: tuple[str, ...]
     """The classes of the boxes."""
     size: tuple[int, int]
-    """Width and height of the upright photo, pixels."""
+    """Width and height of the upright photo, pixels; (0, 0) where it could not be read."""
+    path: Path | None = None
+    """The file; None where the photo was none."""
+    error: str | None = None
+    """Why it could not be read; None: it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,9 @@ class Predictor:
         put(network, recipe.optimization, place)
         return Predictor(network, recipe, finished.fact("classes"), *best_threshold(finished))
 
-    def predict(self, photos: Any, score_threshold: float | None = None) -> list[Prediction]:
+    def predict(
+        self, photos: Any, score_threshold: float | None = None, *, keep_going: bool = False
+    ) -> list[Prediction]:
         """Find objects on photos.
 
         Args:
@@ -102,6 +109,8 @@ class Predictor:
                 paths of files; arrays (H, W, 3) uint8; tensors (3, H, W), uint8 or floats in
                 [0, 1]; or images of Pillow. All RGB, of any size. An EXIF orientation is applied.
             score_threshold: From which score on boxes are returned; None: `threshold`.
+            keep_going: Return a photo that cannot be read without boxes, and why as its `error`,
+                instead of raising, which loses what was found on the others.
 
         Returns:
             One for each photo, in order; of a folder or pattern, in the order of the names.
@@ -109,23 +118,30 @@ class Predictor:
         Raises:
             InputError: If a photo cannot be read, or is nothing of that kind.
         """
-        if isinstance(photos, (str, Path)):
-            photos = find_photos([Path(photos)]).paths
-        elif not isinstance(photos, Iterable) or getattr(photos, "ndim", 4) < 4:
-            photos = [photos]
-        ready = (
-            prepare(read_photo(photo, f"photo {number}"), self.settings)
-            for number, photo in enumerate(photos)
-        )
-        return [prediction for _, prediction in self.detect(ready, score_threshold)]
+        read: list[tuple[Path | None, str | None]] = []
+
+        def ready() -> Iterator[Photo]:
+            for path, pixels in read_each(photos, keep_going=keep_going):
+                if isinstance(pixels, Unreadable):
+                    read.append((path, pixels.reason))
+                else:
+                    read.append((path, None))
+                    yield prepare(pixels, self.settings)
+
+        found = iter([prediction for _, prediction in self.detect(ready(), score_threshold)])
+        return [
+            replace(_nothing() if error else next(found), path=path, error=error)
+            for path, error in read
+        ]
 
     def detect(
         self, photos: Iterable[Photo], score_threshold: float | None = None
     ) -> Iterator[tuple[Photo, Prediction]]:
         """Yield prepared photos and what was found on each, in order, a few batches at a time."""
         threshold = self.threshold if score_threshold is None else score_threshold
-        if not 0 <= threshold <= 1:
-            raise InputError(f"score_threshold {threshold}: choose one in [0, 1]")
+        asked: Any = threshold
+        if not isinstance(asked, Real) or not 0 <= threshold <= 1:
+            raise InputError(f"score_threshold {threshold!r}: choose a number in [0, 1]")
         size = self.settings.test_batch_size
         for chunk in _chunks(photos, _BATCHES_AHEAD * size):
             rows = torch.cat([*self._rows(chunk, size, threshold)]).cpu().numpy()
@@ -178,6 +194,11 @@ def _shape(pixels: NDArray[np.uint8]) -> Shape:
 
 def _without_objects(pixels: NDArray[np.uint8]) -> Item:
     return pixels, np.empty((0, 4), np.float32), np.empty(0, np.int64)
+
+
+def _nothing() -> Prediction:
+    floats = np.empty((0, 4), np.float32)
+    return Prediction(floats, floats[:, 0], np.empty(0, np.int64), (), (0, 0))
 
 
 def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.errors import InputError
+
 if TYPE_CHECKING:
     from pretrain.predictor import Predictor
 
@@ -22,6 +24,10 @@ def load(source: str | Path, checkpoint: str = "best", device: str = "auto") -> 
     Raises:
         InputError: If it holds no classifier that is known, or the device is not there.
     """
+    if not isinstance(source, str | Path):
+        raise InputError(
+            f"source is a {type(source).__name__}: give the folder of a run or a file of weights"
+        )
     from pretrain.predictor import load_predictor  # here: to import this package needs no torch
 
     return load_predictor(Path(source), checkpoint, device)

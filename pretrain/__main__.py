@@ -122,6 +122,7 @@ def _export(argv: list[str]) -> None:
     example = f"Write a backbone.\n\nexample: {program} --run RUN --out backbone.safetensors"
     flags = cli.parse(ExportFlags, argv, program, example)
     from pretrain.export.backbone_file import export_run
+    from pretrain.export.consumers import settings
 
     card = export_run(flags.run, flags.format, flags.out, flags.checkpoint, flags.results)
     say(
@@ -129,7 +130,8 @@ def _export(argv: list[str]) -> None:
         f"{card['epoch']}, {' '.join(f'{k} {v:.4f}' for k, v in card['metrics'].items())}"
     )
     say(f"to use it with {flags.format}:\n")
-    print("\n".join(f"  {line}" if line else "" for line in card["use"]))
+    # The card goes with its file; what is printed is for here.
+    print("\n".join(f"  {line}" if line else "" for line in settings(card, flags.out)))
 
 
 def _inspect(argv: list[str]) -> None:

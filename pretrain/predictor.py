@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
-from common.images.photos import find_photos, read_photo
+from common.images.photos import Unreadable, read_each
 from common.optimization.precision import autocast
 from common.processes.ranks import choose_device
 from common.recipe import Optimization
@@ -57,6 +58,10 @@ class Prediction:
     """(k,) int64, index into the classifier's `classes`."""
     scores: NDArray[np.float32]
     """(k,) float32, softmax; over all classes they add up to 1."""
+    path: Path | None = None
+    """The file; None where the photo was none."""
+    error: str | None = None
+    """Why it could not be read; None: it was."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +110,7 @@ class Predictor:
             if optimization:
                 put(network, optimization, device)
 
-    def predict(self, photos: Any, top_k: int = 5) -> list[Prediction]:
+    def predict(self, photos: Any, top_k: int = 5, *, keep_going: bool = False) -> list[Prediction]:
         """Classify photos.
 
         Args:
@@ -113,6 +118,8 @@ class Predictor:
                 paths of files; arrays (H, W, 3) uint8; tensors (3, H, W), uint8 or floats in
                 [0, 1]; or images of Pillow. All RGB, of any size. An EXIF orientation is applied.
             top_k: How many classes are returned, at most.
+            keep_going: Return a photo that cannot be read without classes, and why as its `error`,
+                instead of raising, which loses what was found on the others.
 
         Returns:
             One for each photo, in order; of a folder or pattern, in the order of the names.
@@ -120,20 +127,28 @@ class Predictor:
         Raises:
             InputError: If a photo cannot be read, or is nothing of that kind.
         """
-        if isinstance(photos, (str, Path)):
-            photos = find_photos([Path(photos)]).paths
-        elif not isinstance(photos, Iterable) or getattr(photos, "ndim", 4) < 4:
-            photos = [photos]
-        squares = (
-            self.pixels.square(read_photo(photo, f"photo {number}"))
-            for number, photo in enumerate(photos)
-        )
-        return list(self.classify(squares, top_k))
+        read: list[tuple[Path | None, str | None]] = []
+
+        def squares() -> Iterator[NDArray[np.uint8]]:
+            for path, pixels in read_each(photos, keep_going=keep_going):
+                if isinstance(pixels, Unreadable):
+                    read.append((path, pixels.reason))
+                else:
+                    read.append((path, None))
+                    yield self.pixels.square(pixels)
+
+        found = iter([*self.classify(squares(), top_k)])
+        nothing = Prediction((), np.empty(0, np.int64), np.empty(0, np.float32))
+        return [
+            replace(nothing if error else next(found), path=path, error=error)
+            for path, error in read
+        ]
 
     def classify(self, squares: Iterable[NDArray[np.uint8]], top_k: int) -> Iterator[Prediction]:
         """Yield the classes of squares that `pixels` cut out, a batch at a time."""
-        if top_k < 1:
-            raise InputError(f"top_k {top_k}: choose 1 or more")
+        asked: Any = top_k
+        if not isinstance(asked, Integral) or top_k < 1:
+            raise InputError(f"top_k {top_k!r}: choose a whole number, 1 or more")
         batch: list[NDArray[np.uint8]] = []
         for square in squares:
             batch.append(square)
@@ -154,7 +169,7 @@ class Predictor:
                 "the network answers with NaN or infinite numbers: its weights are damaged, or the "
                 "numbers of its precision overflow; give an earlier checkpoint"
             )
-        best = logits.softmax(1).topk(min(top_k, logits.shape[1]))
+        best = logits.softmax(1).topk(min(int(top_k), logits.shape[1]))
         return [
             Prediction(tuple(self.classes[label] for label in labels), np.array(labels), scores)
             for labels, scores in zip(best.indices.tolist(), best.values.cpu().numpy(), strict=True)

@@ -6,7 +6,7 @@ own is looked at as a viewer shows it: its EXIF orientation is applied.
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -115,6 +115,37 @@ def _files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(root) / file for file in sorted(files))
 
 
+def read_each(
+    photos: Any, *, keep_going: bool = False
+) -> Iterator[tuple[Path | None, "NDArray[np.uint8] | Unreadable"]]:
+    """Read what a program was given to look at: a path, a pattern, a photo, or several.
+
+    Args:
+        photos: A path of a file, a folder or a pattern; or one photo or several, as `read_photo`
+            takes them.
+        keep_going: Yield `Unreadable` for a photo that cannot be read instead of raising.
+
+    Yields:
+        The path of a photo (None where it is no file), and its pixels.
+
+    Raises:
+        InputError: If there is no photo at all, or one cannot be read.
+    """
+    if isinstance(photos, (str, Path)):
+        photos = find_photos([Path(photos)]).paths
+    elif not isinstance(photos, Iterable) or getattr(photos, "ndim", 4) < 4:
+        photos = [photos]
+    for number, photo in enumerate(photos):
+        path = Path(photo) if isinstance(photo, (str, Path)) else None
+        try:
+            found: NDArray[np.uint8] | Unreadable = read_photo(photo, f"photo {number}")
+        except InputError as error:
+            if not keep_going:
+                raise
+            found = Unreadable(str(error))
+        yield path, found
+
+
 def read_photo(photo: Any, name: str = "the image") -> NDArray[np.uint8]:
     """Return the pixels of a photo, upright.
 
@@ -132,7 +163,7 @@ def read_photo(photo: Any, name: str = "the image") -> NDArray[np.uint8]:
     if isinstance(photo, (str, Path)):
         return read_image(Path(photo), upright=True)
     if isinstance(photo, Image.Image):
-        return _of_pillow(ImageOps.exif_transpose(photo))
+        return _of_pillow(ImageOps.exif_transpose(photo), name)
     if isinstance(photo, Tensor):
         if photo.ndim != 3 or len(photo) not in (1, 3):
             raise InputError(f"{name} is a tensor of shape {tuple(photo.shape)}: give (3, H, W)")
@@ -156,9 +187,17 @@ def read_photo(photo: Any, name: str = "the image") -> NDArray[np.uint8]:
     return np.ascontiguousarray(photo[..., :3])
 
 
-def _of_pillow(image: Image.Image) -> NDArray[np.uint8]:
-    if image.mode.startswith("I"):  # 16 bits, which Pillow would cut off at 255
-        return read_photo((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+def _of_pillow(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise InputError(f"{name} is of Pillow's mode F, floats of no known range: give mode RGB")
+    if image.mode.startswith("I"):  # which Pillow would cut off at 255
+        grey = np.asarray(image).astype(np.int64)
+        low, high = (int(grey.min()), int(grey.max())) if grey.size else (0, 0)
+        if low < 0 or high > 65535:
+            raise InputError(f"{name} has values from {low} to {high}: give 8 or 16 bits")
+        # Mode I is of 32 bits and says nothing of its range; I;16 and its like are of 16.
+        shift = 8 if high > 255 or image.mode != "I" else 0
+        return read_photo((grey >> shift).astype(np.uint8), name)
     return np.asarray(image.convert("RGB"))
 
 

@@ -50,7 +50,7 @@ def export_run(
             "--format torchvision (its own keys, for pretrain.networks) or onnx"
         )
     card = _card(run, layout, checkpoint)
-    card["use"] = consumers.settings(card, out)
+    card["use"] = consumers.settings(card, Path(out.name))
     rows = same_recipe(results, card) if results else []
     if layout == "onnx":
         card["onnx"] = {"opset": OPSET, "input": INPUT, "output": OUTPUT, "batch": "any"}

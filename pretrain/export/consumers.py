@@ -15,11 +15,11 @@ _RANGE = 255  # detectron2 and mmdet count pixels from 0 to 255
 def settings(card: Mapping[str, Any], path: Path) -> list[str]:
     """Return the lines that a consumer of a backbone file needs.
 
-    For torchvision, timm and ONNX they run as they stand, in the folder of the file.
+    For torchvision, timm and ONNX they run as they stand, where the path leads to the file.
 
     Args:
         card: Of the export; its layout chooses the lines.
-        path: The file.
+        path: The file, as the lines are to name it.
     """
     if card["layout"] == "onnx":
         return _onnx(card, path)
@@ -43,15 +43,15 @@ def _network(card: Mapping[str, Any], path: Path) -> list[str]:
             "import torch",
             "",
             "model = timm.create_model(",
-            f'    "{name}", num_classes={count}, checkpoint_path={quoted(path.name)}',
+            f'    "{name}", num_classes={count}, checkpoint_path={quoted(str(path))}',
             ")",
             *_class_map(card, path),
             *_stem(card),
         ]
     safe = path.suffix == ".safetensors"
-    weights = f"load_file({quoted(path.name)})"
+    weights = f"load_file({quoted(str(path))})"
     if not safe:
-        weights = f"torch.load({quoted(path.name)}, weights_only=True)"
+        weights = f"torch.load({quoted(str(path))}, weights_only=True)"
     ours = name not in TORCHVISION
     block = f', block="{card["block"]}"' if card.get("block") else ""
     return [
@@ -89,7 +89,7 @@ def _class_map(card: Mapping[str, Any], path: Path) -> list[str]:
     """Say how timm's commands come to this order: theirs is 9, 10 where ours is 10, 9."""
     if class_map(card) is None:
         return ["# The classes are in the order of the card; timm reads no map of such names."]
-    name = quoted(class_map_path(path).name)
+    name = quoted(str(class_map_path(path)))
     return [
         f"# for its train.py and validate.py: --num-classes {len(card['classes'])} "
         f"--class-map {name}"
@@ -133,7 +133,7 @@ def _onnx(card: Mapping[str, Any], path: Path) -> list[str]:
         "import onnxruntime",
         "",
         "session = onnxruntime.InferenceSession(",
-        f'    {quoted(path.name)}, providers=["CPUExecutionProvider"]',
+        f'    {quoted(str(path))}, providers=["CPUExecutionProvider"]',
         ")",
         *_images("numpy", card),
         '(logits,) = session.run(None, {"images": (images - mean) / std})',
@@ -145,7 +145,7 @@ def _detectron2(card: Mapping[str, Any], path: Path) -> list[str]:
     lines = [
         *_other_stem(card),
         "MODEL:",
-        f"  WEIGHTS: {quoted(path.name)}",
+        f"  WEIGHTS: {quoted(str(path))}",
         f"  PIXEL_MEAN: {_scaled(pixels['mean'])}  # RGB",
         f"  PIXEL_STD: {_scaled(pixels['std'])}",
         "  RESNETS:",
@@ -172,7 +172,7 @@ def _mmdet(card: Mapping[str, Any], path: Path) -> list[str]:
         "    backbone=dict(",
         f'        type="ResNet", depth={depth}, style="pytorch",',
         '        norm_cfg=dict(type="BN", requires_grad=True), norm_eval=True, frozen_stages=1,',
-        f'        init_cfg=dict(type="Pretrained", checkpoint={quoted(path.name)}),',
+        f'        init_cfg=dict(type="Pretrained", checkpoint={quoted(str(path))}),',
         "    ),",
         ")",
     ]

@@ -19,7 +19,7 @@ from PIL import Image
 
 import detect
 from common.errors import InputError
-from common.images.photos import find_photos
+from common.images.photos import find_photos, read_photo
 from detect import __main__ as command
 from detect import predict
 from detect.predict import image_ids, picture_names
@@ -198,6 +198,61 @@ def test_a_path_an_array_a_tensor_and_an_image_give_the_same(
 def test_what_is_no_photo_is_refused(predictor: Predictor, wrong: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         predictor.predict(wrong)
+
+
+def test_results_name_their_photo_and_a_bad_one_need_not_stop_the_rest(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    good = [save(tmp_path / name, scene(seed=2)) for name in ("a.png", "c.png")]
+    (tmp_path / "b.png").write_text("<html>")
+    with pytest.raises(InputError, match=r"b\.png is damaged"):
+        predictor.predict(tmp_path)
+    found = predictor.predict(tmp_path, keep_going=True)
+    assert [one.path for one in found] == [good[0], tmp_path / "b.png", good[1]]
+    assert [bool(one.error) for one in found] == [False, True, False]
+    assert "b.png is damaged" in str(found[1].error)
+    assert found[1].boxes.shape == (0, 4) and found[1].size == (0, 0)
+    assert same(found[0], found[2]) and len(found[0].boxes) > 3
+    assert [one.path for one in predictor.predict([scene(), str(good[0])])] == [None, good[0]]
+
+
+@pytest.mark.parametrize("threshold", ["0.5", 1.5, float("nan"), [0.5]])
+def test_a_threshold_that_is_none_is_refused(predictor: Predictor, threshold: Any) -> None:
+    with pytest.raises(InputError, match=r"score_threshold .*: choose a number in \[0, 1\]"):
+        predictor.predict(scene(), threshold)
+
+
+def test_a_run_that_is_no_path_is_refused() -> None:
+    with pytest.raises(InputError, match="run is a NoneType: give the folder of a run"):
+        detect.load(None)  # type: ignore[arg-type]
+
+
+def test_modes_of_pillow_that_say_nothing_of_their_range() -> None:
+    """Mode I holds 32 bits: 8 or 16 of them by the values; what fits neither is refused."""
+    grey = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    eight = Image.fromarray(grey).convert("I")
+    sixteen = Image.fromarray(grey.astype(np.int32) * 257)
+    dark = Image.fromarray(grey.astype(np.uint16))
+    assert (eight.mode, sixteen.mode, dark.mode) == ("I", "I", "I;16")
+    np.testing.assert_array_equal(read_photo(eight), expected)
+    np.testing.assert_array_equal(read_photo(sixteen), expected)
+    assert not read_photo(dark).any()  # of 16 bits by its mode
+    for values in (-1, 65536):
+        with pytest.raises(InputError, match="photo 3 has values from"):
+            read_photo(Image.fromarray(np.full((2, 2), values, np.int32)), "photo 3")
+    with pytest.raises(InputError, match="the image is of Pillow's mode F"):
+        read_photo(Image.fromarray(grey.astype(np.float32)))
+
+
+def test_pictures_of_before_stay_and_are_told(run: Run, detector: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save(tmp_path / name / f"{name}.jpg")
+    out = tmp_path / "out"
+    told = [run("--run", detector, "--images", tmp_path / n, "--out", out)[1] for n in ("a", "b")]
+    assert "of before" not in told[0]
+    assert f"{out / 'pictures'} also holds 1 file of before, such as a.jpg: remove" in told[1]
+    assert (out / "pictures/a.jpg").exists()
 
 
 def test_a_photo_is_turned_upright(predictor: Predictor, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_forms_in_memory(classifier: Path, photos: Path) -> None:
         (found,) = opened.predict(form)
         assert np.array_equal(found.scores, expected.scores) and found.names == expected.names
     assert len(opened.predict(forms, top_k=1)[2].names) == 1
-    with pytest.raises(InputError, match="top_k 0: choose 1 or more"):
+    with pytest.raises(InputError, match="top_k 0: choose a whole number"):
         opened.predict(forms, top_k=0)
 
 
@@ -247,3 +247,26 @@ def test_an_answer_that_is_no_number_is_none() -> None:
     opened = Predictor(lambda x: x.mean((2, 3)) * torch.inf, "abc", pixels, torch.device("cpu"))
     with pytest.raises(InputError, match="answers with NaN or infinite numbers"):
         opened.predict(np.full((5, 5, 3), 128, np.uint8))
+
+
+def test_results_name_their_photo_and_a_bad_one_need_not_stop_the_rest(
+    classifier: Path, photos: Path, tmp_path: Path
+) -> None:
+    opened = pretrain.load(classifier, device="cpu")
+    (tmp_path / "bad.png").write_text("<html>")
+    given = [photos / "c.png", tmp_path / "bad.png", photos / "a.jpg"]
+    with pytest.raises(InputError, match=r"bad\.png is damaged"):
+        opened.predict(given)
+    found = opened.predict(given, keep_going=True)
+    assert [one.path for one in found] == given
+    assert [len(one.names) for one in found] == [3, 0, 3]
+    assert "bad.png is damaged" in str(found[1].error) and found[0].error is None
+    assert found[2].names == opened.predict(given[2])[0].names
+
+
+@pytest.mark.parametrize("top_k", [2.5, None, "3", 0])
+def test_a_number_of_classes_that_is_none_is_refused(classifier: Path, top_k: Any) -> None:
+    with pytest.raises(InputError, match=f"top_k {top_k!r}: choose a whole number, 1 or more"):
+        pretrain.load(classifier, device="cpu").predict(np.zeros((9, 9, 3), np.uint8), top_k)
+    with pytest.raises(InputError, match="source is a NoneType: give"):
+        pretrain.load(None)  # type: ignore[arg-type]

@@ -64,5 +64,6 @@ def test_names_in_yaml(name: str) -> None:
 
 
 def test_plain_names_stay_readable() -> None:
+    """As given: the path that is printed, and of a card the name alone."""
     lines = settings(card("torchvision"), Path("runs/fd.safetensors"))
-    assert 'model.load_state_dict(load_file("fd.safetensors"))' in lines
+    assert 'model.load_state_dict(load_file("runs/fd.safetensors"))' in lines
