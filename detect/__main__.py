@@ -157,6 +157,8 @@ def _export(argv: list[str]) -> None:
     )
     from detect.export.detector_file import export_run
 
+    if flags.format != "torchvision":
+        say("writing the network down as a graph, which takes a minute or more")
     card = export_run(
         flags.run, flags.format, flags.out, flags.checkpoint, preprocessing=flags.preprocessing
     )

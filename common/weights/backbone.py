@@ -57,7 +57,7 @@ def save_backbone(
 
 def write_backbone(content: bytes, card: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Write the content of a backbone file, and the card; the rest as `save_backbone`."""
-    _check_card_is_free(path)
+    check_card_is_free(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     complete = {**card, "file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
 
@@ -73,8 +73,12 @@ def write_backbone(content: bytes, card: Mapping[str, Any], path: Path) -> dict[
     return complete
 
 
-def _check_card_is_free(path: Path) -> None:
-    """Check that a backbone file's card would replace no other file's."""
+def check_card_is_free(path: Path) -> None:
+    """Check that a file's card would replace no other file's, before work is put into it.
+
+    Raises:
+        InputError: If NAME.json is there and is not the card of this file.
+    """
     if not card_path(path).exists():
         return
     card = read_json(card_path(path))

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from common.errors import InputError
 from common.runs.certificate import certified
 from common.runs.finished import FinishedRun, open_run
-from common.weights.backbone import write_backbone
+from common.weights.backbone import check_card_is_free, write_backbone
 from detect.export.graph import DetectionGraph, export_program
 from detect.export.onnx import INPUT, OPSET, OUTPUTS, onnx_bytes
 from detect.export.torchvision_layout import torchvision_lines, torchvision_weights
@@ -47,6 +47,7 @@ def export_run(
     """
     if out.suffix not in ENDINGS[layout]:
         raise InputError(f"{out}: the name must end in {' or '.join(ENDINGS[layout])} for {layout}")
+    check_card_is_free(out)
     run = open_run(folder, "detect", Recipe, checkpoint)
     recipe, classes, pixels = run.recipe, run.fact("classes"), run.fact("pixels")
     network = build_retinanet(

@@ -10,7 +10,12 @@ from common.runs.certificate import certified
 from common.runs.finished import FinishedRun, open_run
 from common.runs.metrics_log import read_metrics
 from common.storage import read_json, write_text
-from common.weights.backbone import preprocessing, save_backbone, write_backbone
+from common.weights.backbone import (
+    check_card_is_free,
+    preprocessing,
+    save_backbone,
+    write_backbone,
+)
 from common.weights.layouts import check_ending
 from common.weights.resnets import TORCHVISION
 from pretrain.evaluate import build_classifier
@@ -43,6 +48,7 @@ def export_run(
     """
     check_ending(out, layout)
     check_markdown(markdown_path(out))
+    check_card_is_free(out)
     run = open_run(folder, "pretrain", Recipe, checkpoint)
     if run.recipe.network not in TORCHVISION and layout not in ("torchvision", "onnx"):
         raise InputError(

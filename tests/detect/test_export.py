@@ -120,6 +120,14 @@ def test_what_cannot_be_exported(
             command, "export", "--run", folder, "--out", tmp_path / out, "--format", layout
         )
         assert code == 2 and "the name must end in" in err and err.count("\n") == 1
+    # Before the network is written down, which takes minutes.
+    (tmp_path / "b.json").write_text('{"sha256": "0", "file": "b.pth"}')
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(InputError, match=r"is the card of b\.pth, which would lose it"),
+    ):
+        patch.setattr("detect.export.detector_file.onnx_bytes", lambda *_, **__: 1 / 0)
+        export_run(folder, "onnx", tmp_path / "b.onnx")
     (folder / "last.pt").unlink()
     with pytest.raises(InputError, match=r"last\.pt is missing"):
         export_run(folder, "torchvision", tmp_path / "a.pth")
