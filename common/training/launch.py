@@ -1,8 +1,11 @@
 """One call of a `train` command: processes, run folder, training."""
 
+import contextlib
+import io
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +80,17 @@ def launch(
             dry = replace(flags, out=Path(folder), resume="auto", stop_step=DRY_STEPS)
             _once(description, dry, build, world, watch)
             # Resumes from the checkpoint that the first one saved.
-            metrics = _once(description, dry, build, world, watch)
+            metrics = _once(description, dry, partial(_again, build), world, watch)
         if world.is_main:
             say("dry run: two steps, evaluation, save and load went well; nothing is kept")
             say(_memory_needed(world.device))
         return metrics
+
+
+def _again(build: Build, world: World) -> tuple[Task, Mapping[str, Any]]:
+    """Build what was built before, without saying again of what."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return build(world)
 
 
 def _memory_needed(device: torch.device) -> str:
