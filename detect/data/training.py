@@ -16,7 +16,7 @@ from detect.data.checks import (
     refuse_useless,
     unseen,
 )
-from detect.data.dataset import DetectionData, LabelledImage, shown
+from detect.data.dataset import DetectionData, LabelledImage, listed, shown
 from detect.data.heads import (
     count_shared,
     count_turned,
@@ -26,7 +26,7 @@ from detect.data.heads import (
     repeated,
 )
 from detect.data.options import DataOptions
-from detect.data.splits import NO_SET, limit_images, training_sets
+from detect.data.splits import NO_SET, is_of_a_year, limit_images, training_sets
 
 _RECORD = "training_images.txt"
 """In the folder of a run: the digest of each training image's head, and its name."""
@@ -66,6 +66,7 @@ def read_training(
     Raises:
         InputError: A set cannot be read, or there is nothing to learn.
     """
+    by_itself = is_of_a_year(train) and not data.has_years
     train, chosen = training_sets(data, train, val)
     images = data.read(train)
     left_out = 0
@@ -92,6 +93,9 @@ def read_training(
         if chosen
         else f"no validation: {no_val}",
     ]
+    unused = [name for name in data.sets if name not in (*train.split(","), chosen)]
+    if unused and by_itself:
+        said.append(f"not used: {listed(unused)}; --train-split and --val-split name other sets")
     said += data.notes
     if left_out:
         said.append(f"{counted(left_out, 'image')} without objects left out")

@@ -3,6 +3,7 @@
 It may come from anyone: a file is small, declares no entities, and leads to no other file.
 """
 
+import codecs
 import math
 import stat
 import xml.etree.ElementTree as ET
@@ -15,6 +16,7 @@ import numpy as np
 
 from common.errors import InputError, told
 from common.images.orientation import upright_size
+from common.storage import decode_text
 from detect.data.dataset import (
     LARGEST,
     MOST_PIXELS_A_SIDE,
@@ -132,9 +134,12 @@ def read_bytes(path: Path, kind: str, most: int) -> bytes:
 
 
 def _parse(path: Path) -> ET.Element:
-    data = read_bytes(path, "VOC annotation", MAX_XML_BYTES)
+    data: str | bytes = (content := read_bytes(path, "VOC annotation", MAX_XML_BYTES))
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in content[:2]:
+        data = decode_text(content, path)  # a text's own declaration of bytes is passed over
+        content = data.encode()
     for token in _FORBIDDEN:
-        if token in data:
+        if token in content:
             raise InputError(
                 f"{path} holds {token.decode()!r}, which no VOC annotation needs: remove it"
             )

@@ -1,11 +1,13 @@
 """YOLO's label files: a line per object, `class x y width height` as shares of the image.
 
-A line with more numbers is a polygon, and becomes the box around it. The shares are of the upright
+A line with more numbers is a polygon, and becomes the box around it, or, where data.yaml has
+kpt_shape, a box and key points, which are not looked at. The shares are of the upright
 photo, as the tools show it. An image without a label file has no objects.
 Where files lie, yolo_layout.py finds out.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -28,7 +30,7 @@ from detect.data.dataset import (
 from detect.data.options import DataOptions
 from detect.data.pictures import check_image_id, is_picture
 from detect.data.voc import read_lines
-from detect.data.yolo_layout import NOT_LABELS, Layout, Source
+from detect.data.yolo_layout import NOT_LABELS, SUFFIXES, Layout, Source, label_files
 
 _WRITTEN = 1e-6
 """Shares are written with six decimals: an edge that near a whole pixel is at that pixel."""
@@ -52,7 +54,7 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
     """
     classes, label_of = label_map(list(layout.names.values()), options.classes, path)
     labels = {number: label_of[name] for number, name in layout.names.items()}
-    notes = [layout.origin]
+    notes = [*layout.notes]
     labelled: set[Path] = set()
     for name, source in layout.sets.items():
         images = _images(source)
@@ -65,7 +67,7 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
                 f"{shown(without[0].name)}"
             )
     folders = sorted({file.parent for file in labelled} - {layout.root})
-    lone = sorted({file for folder in folders for file in folder.glob("*.txt")} - labelled)
+    lone = sorted({file for folder in folders for file in label_files(folder)} - labelled)
     lone = [file for file in lone if not file.name.lower().startswith(NOT_LABELS)]
     if lone:
         notes.append(f"label files without an image: {len(lone)}, such as {shown(lone[0].name)}")
@@ -105,7 +107,8 @@ def label_file(image: Path) -> Path:
     if "images" in parts[:-1]:
         last = len(parts) - 2 - parts[:-1][::-1].index("images")
         parts[last] = "labels"
-    return Path(*parts).with_suffix(".txt")
+    candidates = [Path(*parts).with_suffix(suffix) for suffix in SUFFIXES]
+    return next((file for file in candidates if os.path.lexists(file)), candidates[0])
 
 
 def _entries(
@@ -143,7 +146,7 @@ def _picture(image: Path, stated: str) -> Path:
 
 
 def _annotate(
-    image: Path, image_id: str, label_of: Mapping[int, int | None], key_points: bool
+    image: Path, image_id: str, label_of: Mapping[int, int | None], shape: tuple[int, int] | None
 ) -> tuple[Annotation, str]:
     width, height = upright_size(_picture(image, ""))
     file = label_file(image)
@@ -158,7 +161,12 @@ def _annotate(
                 f"{where}: class {index} is none of {min(label_of)} to {max(label_of)}: "
                 "add it to the classes"
             )
-        box = _box(shares[:4] if key_points else shares, width, height, where)
+        if shape and len(shares) != 4 + shape[0] * shape[1]:
+            raise InputError(
+                f"{where}: {len(shares)} numbers behind the class, but kpt_shape {list(shape)} of "
+                f"data.yaml makes 4 of the box and {shape[0] * shape[1]}: correct either"
+            )
+        box = _box(shares[:4] if shape else shares, width, height, where)
         label = label_of[index]
         if label is not None:
             boxes.append(box)
@@ -192,6 +200,11 @@ def _numbers(line: str, where: str) -> tuple[int, list[float]]:
 
 
 def _box(shares: list[float], width: int, height: int, where: str) -> tuple[float, ...]:
+    if len(shares) > 6 and 2 in shares[6::3] and {0, 1, 2} >= set(shares[6::3]):
+        raise InputError(
+            f"{where}: these are key points with visibility, not a polygon: write kpt_shape: "
+            f"[{(len(shares) - 4) // 3}, 3] into data.yaml"
+        )
     if len(shares) == 4:
         x, y, w, h = shares
         edges = x - w / 2, y - h / 2, x + w / 2, y + h / 2

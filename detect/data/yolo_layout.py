@@ -16,16 +16,19 @@ from typing import Any
 import yaml
 
 from common.errors import InputError
-from detect.data.dataset import class_name, quoted, shown
+from detect.data.dataset import class_name, listed, quoted, shown
 from detect.data.splits import ALL
 from detect.data.voc import read_class_list, read_lines
 from detect.data.voc_xml import read_bytes
 
 _MAX_YAML_BYTES = 10_000_000
 _CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_classes.txt")
+_WORDS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _SETS = ("train", "val", "valid", "test")
 NOT_LABELS = ("classes.txt", "predefined_classes.txt", "readme")
 """What names of other files begin with that lie among label files."""
+SUFFIXES = (".txt", ".TXT")
+"""Of label files."""
 _MOST_FOLDERS = 100  # in a path of a data.yaml
 Source = tuple[Path, ...]
 """Folders of images, or lists of them."""
@@ -38,8 +41,9 @@ class Layout:
     root: Path
     names: dict[int, str]
     sets: dict[str, Source]
-    key_points: bool = False
-    origin: str = ""
+    key_points: tuple[int, int] | None = None
+    """How many an object has behind its box, and of how many numbers each; None: none."""
+    notes: tuple[str, ...] = ()
 
 
 # ---- data.yaml ----------------------------------------------------------------------------------
@@ -84,18 +88,37 @@ def read_yaml(file: Path) -> Layout:
         raise InputError(f"{file} is no data.yaml: write what names: and train: are")
     names = _names(file, content)
     bases = _bases(file, content.get("path"))
-    sets = {}
+    notes = [f"classes from {file.name}"]
+    sets: dict[str, Source] = {}
     for key in _SETS:
         stated = content.get(key)
         places = [stated] if isinstance(stated, str) else stated or []
         if not isinstance(places, list) or not all(isinstance(place, str) for place in places):
             raise InputError(f"{file}: {key} is neither a path nor a list: write a path")
-        found = tuple(_existing(file, bases, key, place) for place in places if place)
+        try:
+            found = tuple(_existing(file, bases, key, place) for place in places if place)
+        except InputError:
+            if key != "test" or not sets:  # Roboflow writes a test that it did not export
+                raise
+            notes.append(f"test is left out, for {listed(map(quoted, places))} is not there")
+            continue
         if found:
             sets[key] = found
     if not sets:
         raise InputError(f"{file} names no images: write train: images/train, and val alike")
-    return Layout(file.parent, names, sets, "kpt_shape" in content, f"classes from {file.name}")
+    return Layout(file.parent, names, sets, _key_points(file, content), tuple(notes))
+
+
+def _key_points(file: Path, content: Mapping[str, Any]) -> tuple[int, int] | None:
+    stated = content.get("kpt_shape")
+    if stated is None:
+        return None
+    whole = isinstance(stated, list) and all(type(number) is int for number in stated)
+    if not whole or len(stated) != 2 or stated[0] < 1 or stated[1] not in (2, 3):
+        raise InputError(
+            f"{file}: kpt_shape is {_cut(stated)}: write [key points, 2 or 3 numbers each]"
+        )
+    return stated[0], stated[1]
 
 
 def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
@@ -137,7 +160,11 @@ def _bases(file: Path, stated: Any) -> list[Path]:
 def _existing(file: Path, bases: Sequence[Path], key: str, place: str) -> Path:
     """Find a path of a data.yaml: as it says, without ../, or the end of another machine's."""
     parts = [part for part in place.replace("\\", "/").split("/") if part not in ("", ".", "..")]
-    ends = (base.joinpath(*parts[cut:]) for cut in range(len(parts)) for base in bases)
+    # The name of the set stays: of ../test/images, images/ alone would be every set's.
+    last = max(
+        (n for n, part in enumerate(parts) if part.lower() in _WORDS), default=len(parts) - 1
+    )
+    ends = (base.joinpath(*parts[cut:]) for cut in range(last + 1) for base in bases)
     candidates = chain((base / place for base in bases), ends)
     for candidate in candidates if len(parts) <= _MOST_FOLDERS else ():
         try:
@@ -180,16 +207,21 @@ def find_folders(root: Path) -> Layout | None:
     for name in _CLASS_FILES:
         if (root / name).is_file():
             names = dict(enumerate(read_class_list(root / name)))
-            return Layout(root, names, sets, origin=f"classes from {name}")
+            return Layout(root, names, sets, notes=(f"classes from {name}",))
     raise InputError(
         f"{root} has YOLO labels, but neither data.yaml nor classes.txt says what they are called: "
         "write classes.txt, one name per line, in the order of the numbers"
     )
 
 
+def label_files(folder: Path) -> list[Path]:
+    """List the files of a folder that end as labels do, in .txt or .TXT."""
+    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+
+
 def _has_labels(folder: Path) -> bool:
     """Tell whether a folder holds a label file, by the first lines of some."""
-    files = [p for p in sorted(folder.glob("*.txt")) if not p.name.lower().startswith(NOT_LABELS)]
+    files = [p for p in label_files(folder) if not p.name.lower().startswith(NOT_LABELS)]
     for file in files[:20]:
         try:
             fields = [line.split() for line in read_lines(file) if line]

@@ -29,14 +29,14 @@ def verify(kind: Kind, root: Path, workers: int | None) -> None:
     Raises:
         InputError: There are faults, or no data at all.
     """
-    report, compared = Report(), 0
+    report, compared = _Once(), 0
     train, errors = read_split(kind, root, "train", report)
     val, more = read_split(kind, root, "val", report)
     if train is None and val is None:
         raise errors[0]
     for split, problems in (("train", errors), ("val", more)):
         for problem in problems:
-            report.fault(root, f"{split}: {' '.join(str(problem).split())}")
+            report.fault(root, " ".join(str(problem).split()), split)
     contents = []
     for split, data in (("train", train), ("val", val)):
         if data is None:
@@ -63,6 +63,20 @@ def verify(kind: Kind, root: Path, workers: int | None) -> None:
         [f"{counted(compared, 'shard')} compared with the SHA-256 of the index"] if compared else []
     )
     report.end(*remarks)
+
+
+class _Once(Report):
+    """Prints each fault once: both parts of images that a hash splits are listed from the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: set[tuple[Path, str]] = set()
+
+    def fault(self, path: Path, reason: str, split: str = "") -> None:
+        """Print a fault; `split` is named before the reason."""
+        if (path, reason) not in self._told:
+            self._told.add((path, reason))
+            super().fault(path, f"{split}: {reason}" if split else reason)
 
 
 def read_split(

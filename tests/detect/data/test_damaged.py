@@ -10,6 +10,8 @@ import pytest
 
 from common.errors import InputError
 from detect.data.opening import open_data
+from detect.data.options import DataOptions
+from detect.data.training import read_training
 
 
 @pytest.fixture
@@ -142,3 +144,82 @@ def test_a_name_that_is_none_in_a_data_yaml(yolo: Path, names: str, told: str) -
         open_data(yolo)
     (yolo / "data.yaml").write_text("train: images/train\nnames: [a, 'no', 7]\n")
     assert open_data(yolo).classes == ("a", "no", "7")
+
+
+def test_key_points_are_no_polygon(yolo: Path) -> None:
+    label = yolo / "labels/train/img_000.txt"
+    text = (yolo / "data.yaml").read_text()
+    box, points = "1 0.5 0.5 0.25 0.5", " 0.9 0.9 2 0 0 0 0.1 0.2 1"
+    label.write_text(f"{box}{points}\n")
+    with pytest.raises(InputError, match=r"line 1: these are key points .* kpt_shape: \[3, 3\]"):
+        open_data(yolo).read("train")
+    for stem in formats.draw_objects():
+        file = next(yolo.rglob(f"{stem}.txt"))
+        file.write_text(f"{box}{points}\n")
+    (yolo / "data.yaml").write_text(f"{text}kpt_shape: [3, 3]\n")
+    assert open_data(yolo).read("train")[0].annotation.boxes.tolist() == [[24, 12, 40, 36]]
+    for line in (box, f"{box} 0.9 0.9 2"):
+        label.write_text(line)
+        with pytest.raises(InputError, match=r"line 1: \d numbers .*\[3, 3\] .* 4 .* and 9"):
+            open_data(yolo).read("train")
+    for shape in ("3", "[3, 4]", "[0, 3]", "[3.0, 2]", "{}"):
+        (yolo / "data.yaml").write_text(f"{text}kpt_shape: {shape}\n")
+        with pytest.raises(InputError, match="kpt_shape is .*: write"):
+            open_data(yolo)
+
+
+def test_a_test_that_was_not_exported_is_left_out(yolo: Path) -> None:
+    text = (yolo / "data.yaml").read_text()
+    (yolo / "data.yaml").write_text(f"{text}test: ../test/images\n")
+    data = open_data(yolo)
+    assert data.sets == ("train", "val")
+    assert "test is left out, for '../test/images' is not there" in data.notes
+    with pytest.raises(InputError, match="no set 'test': choose of train, val"):
+        data.read("test")
+    (yolo / "data.yaml").write_text(text.replace("images/val", "images/nowhere"))
+    with pytest.raises(InputError, match="val is 'images/nowhere', which is not there"):
+        open_data(yolo)
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_label_files_in_capital_letters(yolo: Path, *, described: bool) -> None:
+    expected = [i.annotation.boxes.tolist() for i in open_data(yolo).read("train")]
+    for file in list(yolo.rglob("labels/*/*.txt")):
+        file.rename(file.with_suffix(".TXT"))
+    if not described:
+        (yolo / "data.yaml").unlink()
+        (yolo / "classes.txt").write_text("\n".join(formats.CLASSES))
+    data = open_data(yolo)
+    assert [i.annotation.boxes.tolist() for i in data.read("train")] == expected
+    (yolo / "images/train/img_000.jpg").unlink()
+    assert "label files without an image: 1, such as img_000.TXT" in open_data(yolo).notes
+
+
+# ---- VOC ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("declared", ["", '<?xml version="1.0" encoding="utf-16"?>\n'])
+def test_xml_in_utf_16(tmp_path: Path, encoding: str, declared: str) -> None:
+    root = formats.write_export(tmp_path / "voc", formats.draw_objects())
+    expected = [i.annotation.boxes.tolist() for i in open_data(root).read("train")]
+    file = root / "Annotations/img_000.xml"
+    text = file.read_text()
+    file.write_bytes(f"{declared}{text}".encode(encoding))
+    assert [i.annotation.boxes.tolist() for i in open_data(root).read("train")] == expected
+    file.write_bytes(f"<!DOCTYPE a>{text}".encode(encoding))
+    with pytest.raises(InputError, match="'<!DOCTYPE', which no VOC annotation needs"):
+        open_data(root).read("train")
+
+
+# ---- what is not used ---------------------------------------------------------------------------
+
+
+def test_sets_of_any_name_that_are_not_trained_on_are_told(coco: Path) -> None:
+    recipe = "2007:trainval,2012:trainval", "2007:test"
+    told = read_training(open_data(coco), DataOptions(), *recipe, difficult=False).said
+    assert "not used" not in str(told)
+    for name, new in (("train", "a"), ("val", "b")):
+        load(coco, name)[0].rename(coco / f"annotations/{new}.json")
+    told = read_training(open_data(coco), DataOptions(), *recipe, difficult=False).said
+    assert "not used: b; --train-split and --val-split name other sets" in told

@@ -1,6 +1,7 @@
 """`pretrain verify` finds every planted fault, and none where a training would read on."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,25 @@ def test_one_split_missing(folders: Path, capsys: pytest.CaptureFixture[str]) ->
     (folders / "val").rename(folders / "train")
     verify("imagenet", folders, 0)  # part of the training images validates, as in a training
     assert "no faults; 4 images" in capsys.readouterr().out
+
+
+def test_what_both_parts_of_a_hash_have_is_told_once(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(folders / "val")
+    write(folders, "train/c/readme.txt")
+    lines, summary = faults(capsys, "folders", folders)
+    assert len(lines) == 1 and lines[0].startswith("train/c: a class folder that holds no")
+    assert summary.startswith("1 fault, listed above; 4 images")
+    shutil.rmtree(folders / "train")
+    write(folders, *(f"train/{n}.jpg" for n in "12345678"))
+    rows = "1.jpg,a\n1.jpg,a\n9.jpg,b\n2.jpg,\n3.jpg,b\n" + "".join(
+        f"{n}.jpg,{c}\n" for n, c in ("5a", "6a", "7b", "8b")
+    )
+    (folders / "train.csv").write_text(f"image,label\n{rows}")
+    lines, summary = faults(capsys, "folders", folders)
+    assert len(lines) == len(set(lines)) == 4
+    assert summary.startswith("4 faults, listed above; 6 images")
 
 
 @pytest.mark.parametrize("kind", ["imagenet", "tiny-imagenet", "cifar10", "cifar100"])
