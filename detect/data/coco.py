@@ -206,7 +206,8 @@ def _picture(base: Path, name: str, stated: str) -> Path:
     for candidate in (base / name, base / name.rpartition("/")[2]):
         if candidate.is_file():
             return candidate
-    raise MissingFileError(base, name)
+    remedy = "correct its file_name, or give the folder of the images with --images"
+    raise MissingFileError(base, name, remedy)
 
 
 def _annotate(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.images.headers import SUFFIXES
 from common.images.orientation import upright_size
 from common.text import shown as shown  # as all readers of data show names
 
@@ -110,14 +112,39 @@ class MissingFileError(InputError):
     Args:
         folder: Where it should be.
         name: How it should be called.
+        remedy: What to do where nothing like it is there.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        super().__init__(f"{folder / shown(name)} is missing: unpack the archive again")
-        self.folder, self.name = folder, name
+    def __init__(self, folder: Path, name: str, remedy: str = "unpack the archive again") -> None:
+        self.folder, self.name, self.reason = folder, name, _why_missing(folder / name, remedy)
+        self.remedy = remedy
+        super().__init__(f"{folder / shown(name)} is missing{self.reason}")
 
-    def __reduce__(self) -> tuple[type["MissingFileError"], tuple[Path, str]]:
-        return MissingFileError, (self.folder, self.name)
+    def __reduce__(self) -> tuple[type["MissingFileError"], tuple[Path, str, str]]:
+        return MissingFileError, (self.folder, self.name, self.remedy)
+
+
+def _why_missing(path: Path, remedy: str) -> str:
+    """Say what is there instead of a file, and what to do."""
+    try:
+        names = _names(path.parent, path.parent.stat().st_mtime_ns)
+    except OSError:
+        return f", and so is its folder: {remedy}"
+    suffix = path.suffix.lower()
+    for other in names.get(path.stem.lower(), ()):
+        ending = Path(other).suffix.lower()
+        if other != path.name and (ending == suffix or {ending, suffix} <= SUFFIXES.keys()):
+            return f", but {shown(other)} is there: give both the same name"
+    return f": {remedy}"
+
+
+@lru_cache(maxsize=4)
+def _names(folder: Path, changed: int) -> dict[str, list[str]]:
+    """Return the files of a folder as it was then, by their stems in small letters."""
+    names: dict[str, list[str]] = {}
+    for file in sorted(folder.iterdir()):
+        names.setdefault(file.stem.lower(), []).append(file.name)
+    return names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +243,7 @@ def read_all(entries: Sequence[Entry], read: Callable[[Entry], Item], split: str
         there = sum(error.folder == folder for error in missing)
         raise InputError(
             f"{there} of the {len(entries)} files that {split!r} lists are missing in {folder}, "
-            f"the first is {shown(missing[0].name)}: unpack the archive again"
+            f"the first is {shown(missing[0].name)}{missing[0].reason}"
         )
     return list(items.values())
 

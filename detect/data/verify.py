@@ -1,5 +1,7 @@
 """`python -m detect verify`: every image and annotation of some sets, and what they hold."""
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -49,7 +51,7 @@ def verify(
         except InputError as error:
             if data.has_years:  # no such set
                 raise
-            faults, entries = [(path, reason_of(error, path))], []
+            faults, entries = [_placed(error, path)], []
         for place, reason in faults:
             report.fault(place, reason)
         if not entries and faults:
@@ -78,6 +80,21 @@ def verify(
     ]
     say("\n".join(map(in_line, lines)))
     report.end(*remarks(data, sets, named=split is not None))
+
+
+def _placed(error: InputError, path: Path) -> tuple[Path, str]:
+    """Part the file that an error of these data begins with from its reason."""
+    text = str(error)
+    ends = [match.start() for match in re.finditer(r"[ ,:]", text)]
+    places = [Path(text[:end]) for end in ends if text[:end].startswith(str(path))]
+    place = next((place for place in reversed(places) if os.path.lexists(place)), path)
+    return place, reason_of(error, place)
+
+
+def _called(entry: Entry, path: Path) -> str:
+    """Name an image by its id, and by its file where that is another name."""
+    known = entry.image_id in (path.stem, entry.name)
+    return shown(entry.image_id if known else f"{path.name} (image id {entry.image_id})")
 
 
 def _without(read: Callable[[], LabelledImage]) -> tuple[Annotation, str]:
@@ -132,13 +149,14 @@ def check_entry(entries: Sequence[Entry], index: int) -> Checked:
         if said not in (upright, found.size):
             misfits = misfit(path, found.size, found.orientation, said)
             result.faults.append((path, misfits.removeprefix(str(path)).lstrip()))
+    called = _called(entry, path)
     for first, second in duplicates(annotation):
-        told = f"objects {first} and {second} of {shown(entry.image_id)} are the same: remove one"
+        told = f"objects {first} and {second} of {called} are the same: remove one"
         result.faults.append((entry.source, told))
     beyond = outside(annotation)
     for number, pixels in beyond.items():
         told = (
-            f"object {number} of {shown(entry.image_id)} lies up to {pixels:g} pixels outside the "
+            f"object {number} of {called} lies up to {pixels:g} pixels outside the "
             f"image of {annotation.width} x {annotation.height}: correct it"
         )
         result.faults.append((entry.source, told))
@@ -147,6 +165,6 @@ def check_entry(entries: Sequence[Entry], index: int) -> Checked:
     flat = int(((sides <= 0).any(axis=1) & inside).sum())
     if flat:
         result.faults.append(
-            (entry.source, f"image {shown(entry.image_id)}: boxes without an area, remove: {flat}")
+            (entry.source, f"image {called}: boxes without an area, remove: {flat}")
         )
     return result

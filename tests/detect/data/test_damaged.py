@@ -12,6 +12,7 @@ from common.errors import InputError
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.training import read_training
+from detect.data.verify import verify
 
 
 @pytest.fixture
@@ -223,3 +224,51 @@ def test_sets_of_any_name_that_are_not_trained_on_are_told(coco: Path) -> None:
         load(coco, name)[0].rename(coco / f"annotations/{new}.json")
     told = read_training(open_data(coco), DataOptions(), *recipe, difficult=False).said
     assert "not used: b; --train-split and --val-split name other sets" in told
+
+
+# ---- what verify says ---------------------------------------------------------------------------
+
+
+def told_by_verify(root: Path, capsys: pytest.CaptureFixture[str], **options: Any) -> str:
+    with pytest.raises(InputError):
+        verify(root, "train", 0, DataOptions(**options))
+    return capsys.readouterr().out
+
+
+def test_verify_names_the_image_of_a_coco_id(
+    coco: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, content = load(coco)
+    for item in content["annotations"]:
+        if item["image_id"] == 8:
+            item["bbox"] = [0, 0, 64, 99]
+            content["annotations"].append({**item, "id": 9999})
+            break
+    file.write_text(json.dumps(content))
+    told = told_by_verify(coco, capsys)
+    assert f"{file}: objects 1 and 2 of img_001.jpg (image id 8) are the same: remove one" in told
+    assert f"{file}: object 1 of img_001.jpg (image id 8) lies up to 51 pixels outside" in told
+    content["annotations"][0]["image_id"] = 99
+    file.write_text(json.dumps(content))
+    assert f"{file}: annotation 1: image_id 99 is none" in told_by_verify(coco, capsys)
+
+
+def test_a_missing_picture_says_what_is_there(
+    coco: Path, yolo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, content = load(coco)
+    for image, name in zip(
+        content["images"], ("IMG_000.JPG", "img_001.png", "x.jpg"), strict=False
+    ):
+        image["file_name"] = name
+    file.write_text(json.dumps(content))
+    folder = coco / "images"
+    told = told_by_verify(coco, capsys)
+    for name, other in (("IMG_000.JPG", "img_000.jpg"), ("img_001.png", "img_001.jpg")):
+        assert f"{folder / name} is missing, but {other} is there: give both the same name" in told
+    assert f"{folder}/x.jpg is missing: correct its file_name, or give the folder of the" in told
+    nowhere = coco / "nowhere"
+    told = told_by_verify(coco, capsys, images=nowhere)
+    assert f"{nowhere}/IMG_000.JPG is missing, and so is its folder: correct" in told
+    with pytest.raises(InputError, match=r"the first is IMG_000.JPG, but img_000.jpg is there"):
+        open_data(coco).read("train")
