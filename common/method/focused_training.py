@@ -24,6 +24,7 @@ from .magnified import (
     hide_magnified_decay,
     innermost_of,
     warn_of_no_magnification,
+    warn_of_strangers,
 )
 from .participation import participates
 from .restarts import Restarts
@@ -71,7 +72,7 @@ class FocusedTraining:
 
     Warns:
         UserWarning: If the decay is to be magnified and no parameter group has one, or one has a
-            larger one.
+            larger one, or if the optimizer holds no parameter of the model.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class FocusedTraining:
             )
         if weight_decay is not None:
             warn_of_no_magnification(self._groups(), weight_decay)
+            warn_of_strangers(model, self._groups())
         self.participation_rate = participation_rate
         self.weight_decay = weight_decay
         self.seed = seed

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
+from torch import nn
 from torch.optim import Optimizer
 
 
@@ -46,6 +47,17 @@ def warn_of_no_magnification(groups: list[dict[str, Any]], weight_decay: float) 
         warnings.warn(
             f"the magnified weight decay {weight_decay} is below the optimizer's own {largest}: "
             "raise it (AdamW needs larger decays than SGD), or pass weight_decay=None",
+            stacklevel=3,
+        )
+
+
+def warn_of_strangers(model: nn.Module, groups: list[dict[str, Any]]) -> None:
+    """Warn where the optimizer updates no parameter of the network, as that of another one."""
+    ours = {id(parameter) for parameter in model.parameters()}
+    if ours and not any(id(p) in ours for group in groups for p in group["params"]):
+        warnings.warn(
+            "the optimizer holds no parameter of the network: its decay is magnified, which "
+            "reaches the network only if they are copies (DeepSpeed, apex); else build it anew",
             stacklevel=3,
         )
 

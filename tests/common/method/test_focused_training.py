@@ -385,6 +385,16 @@ def test_warns_when_no_group_has_a_decay() -> None:
             FocusedTraining(model, optimizer, weight_decay=None)
 
 
+def test_warns_of_the_optimizer_of_another_network() -> None:
+    model, other = network(), network()
+    with pytest.warns(UserWarning, match="holds no parameter of the network") as caught:
+        FocusedTraining(model, sgd(other))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        FocusedTraining(model, [sgd(other), sgd(model)])  # as a GAN's two are
+
+
 def test_warns_when_the_magnified_decay_is_the_smaller_one() -> None:
     model = network()
     optimizer = torch.optim.AdamW(model.parameters())  # its default decay is 1e-2
