@@ -216,7 +216,7 @@ def find_folders(root: Path) -> Layout | None:
 
 def label_files(folder: Path) -> list[Path]:
     """List the files of a folder that end as labels do, in .txt or .TXT."""
-    return sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    return sorted(file for file in folder.glob("*") if file.suffix in SUFFIXES)
 
 
 def _has_labels(folder: Path) -> bool:

@@ -194,6 +194,9 @@ def test_label_files_in_capital_letters(yolo: Path, *, described: bool) -> None:
     assert [i.annotation.boxes.tolist() for i in data.read("train")] == expected
     (yolo / "images/train/img_000.jpg").unlink()
     assert "label files without an image: 1, such as img_000.TXT" in open_data(yolo).notes
+    if described:  # its images are taken as empty
+        shutil.rmtree(yolo / "labels/val")
+        assert len(open_data(yolo).read("val")) == 2
 
 
 # ---- VOC ----------------------------------------------------------------------------------------
