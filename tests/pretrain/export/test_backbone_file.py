@@ -184,7 +184,10 @@ def test_the_command_prints_the_settings(
     assert (code, err) == (0, "")
     assert out.startswith(f"wrote {tmp_path / 'a.pth'}: resnet18, last checkpoint of epoch 2")
     card = json.loads((tmp_path / "a.json").read_text())
-    assert re.sub(r"^  ", "", out.split("\n\n", 1)[1], flags=re.M).splitlines() == card["use"]
+    # The card names the file beside it; what is printed, the path as it was given.
+    printed = [line.replace('"a.pth"', f'"{tmp_path / "a.pth"}"') for line in card["use"]]
+    assert printed != card["use"]
+    assert re.sub(r"^  ", "", out.split("\n\n", 1)[1], flags=re.M).splitlines() == printed
     assert "last checkpoint, epoch 2" in (tmp_path / "a.md").read_text()
 
 
