@@ -242,12 +242,8 @@ def begin_with(
             f"{initial.source} holds a {theirs}, and the recipe builds a {ours}: give weights of "
             "the recipe's network, or choose the recipe that they are of"
         )
-    bad = next((n for n, value in given.items() if n in wanted and not _finite(value)), None)
-    if bad:
-        raise InputError(
-            f"{initial.source} holds NaN or infinite numbers, first in {bad}: give an earlier "
-            "checkpoint of that training"
-        )
+    used = {name: value for name, value in given.items() if name in wanted}
+    reading.check_finite(used, initial.source)
     rows = {f"{layer}.{kind}" for layer in head for kind in ("weight", "bias")}
     names = [name for name in wanted if not _counts(name) and name not in rows]
     taken = [n for n in names if n in given and given[n].shape == wanted[n].shape]
@@ -275,10 +271,6 @@ def _body_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the ResNet in a detector, or all of a classifier."""
     prefix = _BODY if reading.is_detector(state) else ""
     return {n.removeprefix(prefix): value for n, value in state.items() if n.startswith(prefix)}
-
-
-def _finite(value: Tensor) -> bool:
-    return not value.is_floating_point() or bool(value.isfinite().all())
 
 
 def _counts(name: str) -> bool:

@@ -57,7 +57,7 @@ def torchvision_lines(
         "from torchvision.models.detection.anchor_utils import AnchorGenerator",
         "from torchvision.models.detection.backbone_utils import BackboneWithFPN",
         "from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead",
-        "from torchvision.ops import FrozenBatchNorm2d" if frozen else "",
+        *(["from torchvision.ops import FrozenBatchNorm2d"] if frozen else []),
         "from torchvision.ops.feature_pyramid_network import LastLevelP6P7",
         "",
         f"body = {recipe.body}({'norm_layer=FrozenBatchNorm2d' if frozen else ''})",
