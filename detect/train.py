@@ -1,10 +1,9 @@
 """`python -m detect train`: from a backbone file and annotated images to a trained detector."""
 
-import sys
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 from torch import nn
@@ -218,17 +217,11 @@ def _read(
     )
     said, digests = ranks.from_main(partial(look_over, data, options, found))
     if world.is_main:
-        _say((*found.said, *said), sys.stdout)
+        say("\n".join((*found.said, *said)))
         # Of a resume the data may yet turn out to be others.
         if not (flags.dry_run or (flags.out / "last.pt").exists()):
             record_images(flags.out, found.train, digests)
     return found
-
-
-@cache
-def _say(lines: tuple[str, ...], where: TextIO) -> None:
-    """Print once: a dry run reads twice."""
-    say("\n".join(lines), where)
 
 
 def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[str, list[float]]:
