@@ -96,6 +96,26 @@ def test_an_environment_of_each_kind(
     assert run_tests(*flags)[0] == f"setup: reusing {venv}"
 
 
+def test_without_arguments_all_tests_run_in_two_processes(
+    run_tests: Callable[..., list[str]],
+) -> None:
+    given = [line.split("-m pytest ")[1].split() for line in run_tests() if "-m pytest " in line]
+    assert len(given) == 2
+    own = {path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "helpers"}
+    folders = {f"tests/{path.name}" for path in own if any(path.rglob("test_*.py"))}
+    assert sorted([*given[0], *given[1]]) == sorted({*folders, "tests/test_*.py"})
+
+
+def test_a_half_that_fails_fails_the_whole(
+    run_tests: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    run_tests()
+    python = tmp_path / ".venv/bin/python"
+    for half in ("tests/common", "tests/detect"):
+        python.write_text(f'#!/bin/sh\ncase "$*" in *{half}*) exit 7 ;; esac\n')
+        run_tests(code=7)
+
+
 def test_what_was_installed_before_a_change_is_not_taken_for_the_present(
     run_tests: Callable[..., list[str]], tmp_path: Path
 ) -> None:
