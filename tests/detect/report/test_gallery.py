@@ -23,7 +23,7 @@ from detect.report.sections.gallery import (
     most_boxes,
     whole_scores,
 )
-from detect.report.sections.label_errors import merge
+from detect.report.sections.label_errors import label_errors, merge
 from detect.report.sections.photographs import boxes, describe
 from detect.report.writers.blocks import Html
 
@@ -219,3 +219,16 @@ def test_what_several_runs_suspect_is_one_candidate_and_comes_first():
         (1, "dog", 0.5, ("y",)),
     ]
     assert merged[0].box == (1, 0, 10, 10)
+
+
+@pytest.mark.parametrize(("means", "told"), [([0.2, 0.49], True), ([0.2, 0.5], False)])
+def test_candidates_of_weak_detectors_are_called_errors_of_their_own(monkeypatch, means, told):
+    section = "detect.report.sections.label_errors"
+    monkeypatch.setattr(f"{section}._entries", lambda run: [entry()])
+    monkeypatch.setattr(f"{section}._pictures", lambda *_: [])
+    monkeypatch.setattr(f"{section}._table", lambda *_: None)
+    runs = [SimpleNamespace(label=str(m), mean=lambda kind, m=m: m) for m in means]
+    truth = SimpleNamespace(image_ids=["b"])
+    finds = SimpleNamespace(comparison=SimpleNamespace(runs=runs, truth=truth))
+    (built,) = label_errors(finds)
+    assert ("most will be errors of the detector" in built.blocks[0].text) is told
