@@ -8,8 +8,10 @@ import errno
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn, TypeAlias
 
 from torch import Tensor
@@ -92,19 +94,27 @@ def _raise_unshared(said: str) -> NoReturn:
     raise SharedMemoryFull
 
 
-def _raise_named(error: Exception, workers: list[Any]) -> NoReturn:
+def _raise_named(error: Exception, workers: Sequence[BaseProcess]) -> NoReturn:
     """Name the death of a worker as what it is.
 
     It shows as one of several errors, by where the main process waited.
     """
     if _TOO_MANY_FILES in str(error):
         raise OSError(errno.EMFILE, _TOO_MANY_FILES) from error
-    # Its connections close before it is gone.
-    if not wait([worker.sentinel for worker in workers], timeout=1.0):
+    ending = wait([worker.sentinel for worker in workers], timeout=1.0)
+    if not ending:
         raise error
-    if any(worker.exitcode == -signal.SIGBUS for worker in workers):
-        raise SharedMemoryFull from error
-    raise ReaderKilled from error
+    codes = [_exit_code(worker) for worker in workers if worker.sentinel in ending]
+    raise (SharedMemoryFull if -signal.SIGBUS in codes else ReaderKilled) from error
+
+
+def _exit_code(worker: BaseProcess) -> int | None:
+    """Wait for the end of a process whose connections are closed: it is near, but not there yet."""
+    until = time.monotonic() + 5.0
+    while worker.exitcode is None and time.monotonic() < until:
+        with suppress(RuntimeError):  # torch's handler reports the death; here, not later anywhere
+            worker.join(timeout=0.1)
+    return worker.exitcode
 
 
 def kill_workers() -> None:

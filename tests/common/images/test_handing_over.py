@@ -75,6 +75,30 @@ def test_a_process_that_was_killed(number: int, kind: type[Exception]) -> None:
         list(batches(end_by(number)))
 
 
+def test_a_process_that_closes_its_connections_before_it_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As each does, for a moment: nothing tells yet how it ended, and torch's word comes later."""
+    children = multiprocessing.active_children
+
+    def late() -> list[multiprocessing.process.BaseProcess]:
+        time.sleep(0.4)  # the main process finds its first batch behind a closed connection
+        return children()
+
+    monkeypatch.setattr(multiprocessing, "active_children", late)
+
+    def read(epoch: int, position: int) -> Tensor:
+        if position == 2:
+            time.sleep(0.1)  # the batch before it is on its way
+            os.closerange(3, 1024)
+            time.sleep(0.5)
+            os.kill(os.getpid(), signal.SIGBUS)
+        return torch.zeros(3)
+
+    with pytest.raises(SharedMemoryFull):
+        list(batches(read))
+
+
 def test_open_files_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(tensor: Tensor) -> Tensor:
         raise RuntimeError("unable to open shared memory object </t>: Too many open files (24)")
