@@ -18,7 +18,7 @@ from scipy.stats import ncf, t
 from common.runs.results import log_path
 
 ROOT = Path(__file__).parents[1]
-README, PRETRAIN = ((ROOT / name).read_text() for name in ("README.md", "pretrain/README.md"))
+README, EVIDENCE = ((ROOT / name).read_text() for name in ("README.md", "pretrain/evidence.md"))
 T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}
 """Student's t at 97.5% by the number of pairs, from a printed table."""
 FD = "FocusedDropout"
@@ -52,7 +52,7 @@ def rows_of(program: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def table(heading: str, text: str = PRETRAIN) -> list[list[str]]:
+def table(heading: str, text: str = EVIDENCE) -> list[list[str]]:
     """Return the rows of the first table below a heading, as cells."""
     lines = text[text.index(heading) :].splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("|"))
@@ -328,7 +328,7 @@ def test_the_readme_is_what_the_command_writes() -> None:
     rows = {program: claims.read_rows(program) for program in ("pretrain", "detect")}
     for text, name, part in (
         (README, "short answer", evidence.short_answer(rows)),
-        (PRETRAIN, "planned trainings", evidence.planned_table(rows["pretrain"])),
+        (EVIDENCE, "planned trainings", evidence.planned_table(rows["pretrain"])),
     ):
         assert evidence.replace_part(text, name, part, ROOT) == text
 

@@ -20,6 +20,7 @@ from common.weights.backbone import save_backbone
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / name for name in ("README.md", "common/method/README.md", "pretrain/README.md")]
 FILES += [ROOT / name / "README.md" for name in ("common", "detect", "scripts", "tests")]
+FILES += [ROOT / "pretrain" / name for name in ("evidence.md", "scale.md")]
 README = FILES[0].read_text()
 CARD = FILES[1]  # tests/common/method/test_card.py runs its blocks
 BLOCKS = [
@@ -52,10 +53,18 @@ def test_the_front_page_is_short() -> None:
     assert len(README.split()) <= 900
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.parent.name)
-def test_linked_files_exist(file: Path) -> None:
-    for link in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", file.read_text()):
-        assert (file.parent / link).exists(), link
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parent.name}-{file.name}")
+def test_linked_files_and_headings_exist(file: Path) -> None:
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", file.read_text()):
+        target = file.parent / link if link else file
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), f"{link}#{anchor}"
+
+
+def anchors(file: Path) -> set[str]:
+    """Return what links to the headings of a page are called."""
+    headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def commands() -> list[tuple[str, ...]]:

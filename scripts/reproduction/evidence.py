@@ -45,7 +45,7 @@ class EvidenceFlags:
 
     readme: Path = ROOT / "README.md"
     """What it has between <!-- short answer --> and <!-- /short answer --> is rewritten."""
-    planned: Path = ROOT / "pretrain" / "README.md"
+    planned: Path = ROOT / "pretrain" / "evidence.md"
     """Likewise, between <!-- planned trainings --> and <!-- /planned trainings -->."""
     pictures: Path = ROOT / PICTURES
     """Folder of the pictures and their numbers."""
