@@ -89,7 +89,7 @@ TESTS: dict[str, str] = {
     "tests/common/runs/test_progress.py",
     "common/runs/folder.py": "tests/common/runs/test_folder.py "
     "tests/common/training/test_resume.py",
-    "common/runs/metrics_log.py": "tests/common/runs/test_progress.py "
+    "common/runs/metrics_log.py": "tests/common/runs/test_metrics_log.py "
     "tests/common/training/test_loop.py tests/common/training/test_resume.py",
     "common/runs/progress.py": "tests/common/runs/test_progress.py",
     "pretrain/results.py": "tests/pretrain/test_results.py",

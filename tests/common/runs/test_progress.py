@@ -1,85 +1,13 @@
-"""A log that tells of nothing that was lost, and lines for people."""
+"""The bar, and the lines for people."""
 
-import errno
 import io
-import json
-import os
 import re
 import sys
-from pathlib import Path
 
 import pytest
 
-from common.errors import InputError
 from common.runs.epoch_lines import Column
-from common.runs.metrics_log import MetricsLog, read_metrics
 from common.runs.progress import Progress, bar_line
-
-
-def write(folder: Path, *steps: int) -> None:
-    log = MetricsLog(folder, step=steps[0] - 1)
-    for step in steps:
-        log.write({"step": step, "loss": step / 8, "focus_keep_ratio": None})
-
-
-def test_one_object_a_line(tmp_path: Path) -> None:
-    write(tmp_path, 1, 2)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    expected = [
-        {"step": 1, "loss": 0.125, "focus_keep_ratio": None},
-        {"step": 2, "loss": 0.25, "focus_keep_ratio": None},
-    ]
-    assert [json.loads(line) for line in lines] == expected
-    assert read_metrics(tmp_path) == expected
-    assert read_metrics(tmp_path / "nothing") == []
-
-
-def test_records_after_the_checkpoint_and_half_lines_go(tmp_path: Path) -> None:
-    write(tmp_path, 10, 20, 30, 40)
-    path = tmp_path / "metrics.jsonl"
-    with path.open("a") as file:
-        file.write('{"step": 5, "lo')
-    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20, 30, 40]
-    log = MetricsLog(tmp_path, step=30)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [10, 20, 30]
-    log.write({"step": 35})
-    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20, 30, 35]
-
-
-def test_the_disk_is_waited_for_once_a_save(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[str] = []
-    log = MetricsLog(tmp_path)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(log.path.read_text()))
-    for step in (1, 2):
-        log.write({"step": step})
-        assert [record["step"] for record in read_metrics(tmp_path)][-1] == step
-    assert synced == []
-    log.flush()
-    log.flush()
-    assert synced == [log.path.read_text()]
-
-
-def test_a_new_run_starts_with_an_empty_log(tmp_path: Path) -> None:
-    write(tmp_path, 10)
-    MetricsLog(tmp_path)
-    assert read_metrics(tmp_path) == []
-
-
-def test_a_full_disk_at_the_start_leaves_the_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(tmp_path, 10, 20)
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch, pytest.raises(InputError, match=r"metrics\.jsonl could"):
-        patch.setattr("os.fsync", full)
-        MetricsLog(tmp_path, step=10)
-    assert [record["step"] for record in read_metrics(tmp_path)] == [10, 20]
-
 
 COLUMNS = (
     Column("train_loss", "loss", group="train"),
@@ -105,27 +33,144 @@ def test_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> N
     ]
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that a test sets."""
+    now = [1000.0]
+    monkeypatch.setattr("common.runs.progress.time.monotonic", lambda: now[0])
+    return now
+
+
 def test_time_left_counts_the_steps_of_this_process(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], clock: list[float]
 ) -> None:
-    now = 1000.0
-    monkeypatch.setattr("common.runs.progress.time.monotonic", lambda: now)
     progress = Progress(100, 40, show=True)
-    now = 1060.0  # 10 steps in a minute, 50 to go
+    clock[0] = 1060.0  # 10 steps in a minute, 50 to go
     assert progress.due()
     progress.update(50, {}, 1.0)
     assert not progress.due()
-    assert capsys.readouterr().out.endswith("5:00 left\n")
+    clock[0] = 1066.0  # 11 steps in 66 s
+    progress.update(51, {"loss": 1.0}, 99.96)
+    clock[0] = 1080.0
+    progress.update(100, {}, 99.94)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 50/1 50%  1.0 images/s  5:00 left",
+        "epoch 51/1 51%  100.0 images/s  4:54 left",
+        "epoch 100/1 100%  99.9 images/s  0:00 left",
+    ]
 
 
-def test_other_ranks_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+def test_time_left_from_the_first_step_on(
+    capsys: pytest.CaptureFixture[str], clock: list[float]
+) -> None:
+    progress = Progress(10, 4, epochs=2, steps_per_epoch=5, show=True)
+    clock[0] = 1007.0
+    for done in (4, 5, 6):  # none is done: as if one were
+        progress.update(done, {}, 100.0)
+    progress = Progress(0, 0, show=True)
+    progress.update(0, {}, 101.0)
+    assert capsys.readouterr().out.splitlines() == [
+        "epoch 1/2 40%  100 images/s  0:42 left",
+        "epoch 1/2 50%  100 images/s  0:35 left",
+        "epoch 2/2 60%  100 images/s  0:14 left",
+        "epoch 1/1 0%  101 images/s  0:00 left",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("terminal", "seconds", "after"),
+    [(False, None, 10.0), (False, 3.0, 3.0), (True, None, 0.5), (True, 3.0, 0.5)],
+)
+def test_values_are_read_every_so_often(
+    monkeypatch: pytest.MonkeyPatch,
+    clock: list[float],
+    terminal: bool,
+    seconds: float | None,
+    after: float,
+) -> None:
+    if terminal:
+        on_a_terminal(monkeypatch)
+    progress = Progress(10, 0, show=True, **({} if seconds is None else {"seconds": seconds}))
+    for start in (1000.0, 2000.0):
+        clock[0] = start + after - 0.01
+        assert not progress.due()
+        clock[0] = start + after
+        assert progress.due()
+        clock[0] = 2000.0
+        progress.update(1, {}, 1.0)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_other_ranks_are_silent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    screen = on_a_terminal(monkeypatch) if terminal else io.StringIO()
     progress = Progress(100, 0, show=False, seconds=0)
     assert not progress.due()
     progress.update(1, {"loss": 1.0}, 1.0)
+    progress.waiting(1, "evaluating")
     progress.epoch(RECORD, best=True)
     progress.say("epoch 1")
     progress.close()
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "") and screen.getvalue() == ""
+
+
+class Held(io.TextIOWrapper):
+    """A stream that holds back what is not flushed, as a pipe does."""
+
+    def __init__(self, *, terminal: bool = False) -> None:
+        super().__init__(io.BytesIO(), encoding="utf-8")
+        self.terminal = terminal
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def came(self) -> str:
+        """Return what came through since the last call."""
+        assert isinstance(self.buffer, io.BytesIO)
+        text = self.buffer.getvalue().decode()
+        self.buffer.seek(0)
+        self.buffer.truncate()
+        return text
+
+
+def test_all_is_shown_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log is read while a training goes on, and a bar ends without a line's end."""
+    out, err = Held(), Held(terminal=True)
+    for name, stream in (("stdout", out), ("stderr", err)):
+        monkeypatch.setattr(sys, name, stream)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    progress = Progress(4, 2, epochs=2, steps_per_epoch=2, show=True)
+    bar = f"epoch 1/2 {'━' * 12}{'─' * 12}  50%"
+    assert (out.came(), err.came()) == ("", bar)
+    progress.say("a line")
+    assert (out.came(), err.came()) == ("a line\n", f"\r\033[K{bar}")
+    progress.close()
+    assert err.came() == "\r\033[K"
+    progress.say("a line")
+    assert (out.came(), err.came()) == ("a line\n", "")
+    err.terminal = False
+    progress = Progress(4, 2, epochs=2, steps_per_epoch=2, show=True)
+    progress.update(4, {}, 1.0)
+    assert out.came().startswith("epoch 2/2 100%")
+    progress.close()
+    assert (out.came(), err.came()) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "full", "empty"),
+    [("utf-8", "━", "─"), ("ascii", "#", "."), (None, "#", "."), ("no-such-code", "#", ".")],
+)
+def test_a_bar_is_of_what_the_terminal_can_write(
+    monkeypatch: pytest.MonkeyPatch, encoding: str | None, full: str, empty: str
+) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    terminal.encoding = encoding  # type: ignore[assignment]
+    Progress(4, 1, show=True)
+    *_, bar, percent = terminal.getvalue().split()
+    assert (set(bar), percent) == ({full, empty}, "25%")
 
 
 class Terminal(io.StringIO):
@@ -178,6 +223,9 @@ def test_no_colour_where_it_is_not_wanted(
     progress.epoch(RECORD, best=True)
     progress.close()
     assert "\033" not in terminal.getvalue() and " best\n" in terminal.getvalue()
+    bar = terminal.getvalue().partition("\r")[0]
+    assert len(bar) == 79
+    assert terminal.getvalue().startswith(f"{bar}\r{' ' * 79}\r")  # wiped by blanks
 
 
 @pytest.mark.parametrize("columns", [20, 40, 60, 79, 200])
@@ -192,8 +240,61 @@ def test_a_bar_fits_its_line(columns: int) -> None:
         assert "left" in line and "loss" not in line
 
 
+@pytest.mark.parametrize(
+    ("columns", "done", "line"),
+    [
+        # "epoch 1/2 ", the bar, " 50%  loss 1.0  0:30 left": 10 and 25 characters
+        (46, 0.5, "epoch 1/2 #####.....  50%  loss 1.0  0:30 left"),
+        (45, 0.49, "epoch 1/2 #########..........  49%  0:30 left"),
+        (36, 1.0, "epoch 1/2 ########## 100%  0:30 left"),
+        (35, 1.0, "epoch 1/2 #################### 100%"),
+        (25, 1.5, "epoch 1/2 ########## 150%"),
+        (17, 0.5, "epoch 1/2 #.  50%"),
+        (16, 0.5, "epoch 1/2 .  50%"),
+        (14, 0.5, "epoch 1/2   50%"[:14]),
+        (5, 0.5, "epoch"),
+    ],
+)
+def test_parts_go_where_the_bar_would_be_shorter_than_ten(
+    columns: int, done: float, line: str
+) -> None:
+    parts = ["loss 1.0", "0:30 left"]
+    assert bar_line("epoch 1/2", done, parts, columns, ascii_only=True) == line
+    assert parts == ["loss 1.0", "0:30 left"]
+    drawn = line.replace("#", "━").replace(".", "─").replace("1─0", "1.0")
+    assert bar_line("epoch 1/2", done, parts, columns) == drawn
+
+
+def test_an_epoch_has_a_bar_of_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_a_terminal(monkeypatch)
+    for done in (0, 1, 20, 21, 40):
+        Progress(40, done, epochs=2, steps_per_epoch=20, show=True)
+    told = [part.split()[0] for part in terminal.getvalue().split("epoch ")[1:]]
+    assert told == ["1/2", "1/2", "1/2", "2/2", "2/2"]
+
+
 def test_the_head_comes_again(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(40, 0, epochs=60, steps_per_epoch=1, columns=COLUMNS, show=True)
     for epoch in range(1, 28):
         progress.epoch({**RECORD, "epoch": epoch}, best=False)
-    assert capsys.readouterr().out.count("accuracy") == 4  # two in each head
+    lines = capsys.readouterr().out.splitlines()
+    heads = [number for number, line in enumerate(lines) if line.startswith("epoch")]
+    assert heads == [1, 29]  # each in the middle of three lines: above epochs 1 and 26
+    assert [line.split()[0] for line in lines if "/60" in line] == [f"{n}/60" for n in range(1, 28)]
+
+
+def test_what_no_epoch_of_a_training_has_gets_no_column(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """But for evaluations, which most epochs of some trainings go without."""
+    columns = (*COLUMNS, Column("gpu_memory_gib", "GPU", "memory"))
+    progress = Progress(40, 0, epochs=2, columns=columns, show=True)
+    progress.epoch(RECORD, best=False)
+    progress.epoch({**RECORD, "epoch": 2, "val_accuracy": 0.5}, best=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "       ---- train ----  - val --",
+        "epoch   loss  accuracy  accuracy       lr",
+        "                     %         %",
+        "  1/2  1.235     50.00         -      0.1",
+        "  2/2  1.235     50.00     50.00      0.1 best",
+    ]
