@@ -41,6 +41,9 @@ _OURS = (
     ".training_images.",
 )
 """How the temporary files of a run begin."""
+_MOST_SHOWN = 100  # characters of a value in a message
+_UNFIT = (AttributeError, KeyError, OverflowError, TypeError, ValueError)
+"""What reading the recipe of another version, or of something else, raises."""
 
 
 def read_description(
@@ -64,7 +67,7 @@ def read_description(
     try:
         recipe = from_json(kind, description["recipe"])
         return description["name"], description["seed"], recipe
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except _UNFIT as error:
         raise InputError(
             f"{folder / 'recipe.json'} does not fit this version, train again: {str(error)[:300]}"
         ) from error
@@ -131,12 +134,14 @@ class RunFolder:
         recipe = now.get("recipe")
         if is_dataclass(recipe) and not isinstance(recipe, type):
             # What the version that wrote it did not have yet stands at its default.
-            with contextlib.suppress(KeyError, TypeError, ValueError):
-                before = {**before, "recipe": from_json(type(recipe), before["recipe"])}
-            before = {**before, "recipe": self._shared_alike(before["recipe"], recipe)}
-            if lengthened(before["recipe"], recipe) and self.checkpoint_exists():
-                self._check_lengthened(before["recipe"], now["recipe"])
-                before = {**before, "recipe": recipe}
+            old: Any = before.get("recipe")
+            with contextlib.suppress(*_UNFIT):
+                old = from_json(type(recipe), old)
+            old = self._shared_alike(old, recipe)
+            if lengthened(old, recipe) and self.checkpoint_exists():
+                self._check_lengthened(old, now["recipe"])
+                old = recipe
+            before = {**before, "recipe": old}
         difference = _first_difference(*(json.loads(to_json(dict(d))) for d in (before, now)))
         if difference and self.checkpoint_exists():
             raise InputError(
@@ -214,4 +219,8 @@ def _first_difference(before: Any, now: Any, name: str = "") -> str | None:
             if found:
                 return found
         return None
-    return None if before == now else f"{name} was {before}, is now {now}"
+    return None if before == now else f"{name} was {_cut(before)}, is now {_cut(now)}"
+
+
+def _cut(value: Any) -> str:
+    return text if len(text := str(value)) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
