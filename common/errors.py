@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from collections.abc import Sequence
 
 from common.text import in_line, in_lines
 from common.text import in_line as printable  # noqa: F401 - its name before
@@ -37,7 +38,12 @@ class InputError(ValueError):
 
     The message is one sentence a user can act on: which file or flag, what is wrong with it, what
     to do. Commands print it and exit with code 2, without a traceback.
+
+    Attributes:
+        others: What else is wrong with the same file, for a command that tells all.
     """
+
+    others: Sequence["InputError"] = ()
 
 
 class SourceError(InputError):

@@ -24,12 +24,12 @@ from detect.data.dataset import (
     Annotation,
     DetectionData,
     Entry,
-    Faults,
     MissingFileError,
     label_map,
     quoted,
     shown,
 )
+from detect.data.faults import Faults, Together, reason_of
 from detect.data.options import DataOptions
 from detect.data.pictures import check_image_id
 
@@ -99,26 +99,37 @@ def _entries(
 ) -> list[Entry]:
     file = files[name]
     content = load(file)
+    together = Together()
     objects: dict[Any, list[dict[str, Any]]] = {}
     images: dict[Any, dict[str, Any]] = {}
     for at, image in enumerate(content["images"], start=1):
         where = f"{file}, image {at}"
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
-            raise InputError(f"{where} has no file_name: export it again")
-        number = whole(image.get("id"))
-        if not _is_id(number) or number in images:
-            raise InputError(f"{where} has no id of its own: export it again")
-        check_image_id(_relative(image["file_name"]), where)
-        images[number] = {**image, "id": number}
+        number = whole(image.get("id")) if isinstance(image, dict) else None
+        again = not _is_id(number) or number in images
+        if not again:
+            images[number] = {}  # even if it is refused: its objects are no faults of their own
+        with together:
+            if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+                raise InputError(f"{where} has no file_name: export it again")
+            if again:
+                raise InputError(f"{where} has no id of its own: export it again")
+            check_image_id(_relative(image["file_name"]), where)
+            images[number] = {**image, "id": number}
     for number, item in enumerate(content["annotations"], start=1):
         stated = item.get("image_id") if isinstance(item, dict) else None
-        if not isinstance(stated, int | float | str) or stated not in images:
-            raise InputError(
-                f"{file}, annotation {number}: image_id {shown(repr(stated))} is none of its "
-                f"{len(images)} images: export it again"
-            )
-        kept = {key: item.get(key) for key in _KEYS}
-        objects.setdefault(item["image_id"], []).append({**kept, "number": number})
+        with together:
+            if not isinstance(stated, int | float | str) or stated not in images:
+                raise InputError(
+                    f"{file}, annotation {number}: image_id {shown(repr(stated))} is none of its "
+                    f"{len(images)} images: export it again"
+                )
+            kept = {key: item.get(key) for key in _KEYS}
+            objects.setdefault(stated, []).append({**kept, "number": number})
+    if faults is None:
+        together.end()
+    else:
+        faults += [(file, reason_of(error, file)) for error in together.errors]
+    images = {number: image for number, image in images.items() if image}
     _refuse_corners(file, images, objects)
     ids = list(images)
     if all(isinstance(number, int) for number in ids):
@@ -217,33 +228,38 @@ def _annotate(
     label_of: Mapping[int | str, int | None],
     picture: Callable[[], Path],
 ) -> tuple[Annotation, str]:
+    together = Together()
     width: Any = image.get("width")
     height: Any = image.get("height")
     if not _is_side(width) or not _is_side(height):
-        width, height = _size(picture, f"{file}, image {image['id']}")
-    width, height = int(width), int(height)
+        with together:
+            width, height = _size(picture, f"{file}, image {image['id']}")
     rows, labels, difficult, areas = [], [], [], []
     for item in objects:
         at = f"{file}, annotation {item['number']}"
         category = item["category_id"]
-        if not isinstance(category, int | float | str) or category not in label_of:
-            known = ", ".join(shown(repr(other)) for other in list(label_of)[:20])
-            raise InputError(
-                f"{at}: category_id {shown(repr(category))} is none of the categories {known}: "
-                "export it again"
-            )
-        box = _box(item["bbox"], at)
-        label = label_of[item["category_id"]]
-        if label is not None:
-            rows.append(box)
-            labels.append(label)
-            difficult.append(bool(item["iscrowd"]) or bool(item["ignore"]))
-            stated = _is_number(item["area"])
-            areas.append(item["area"] if stated else (box[2] - box[0]) * (box[3] - box[1]))
+        label = None
+        with together:
+            if not isinstance(category, int | float | str) or category not in label_of:
+                known = ", ".join(shown(repr(other)) for other in list(label_of)[:20])
+                raise InputError(
+                    f"{at}: category_id {shown(repr(category))} is none of the categories {known}: "
+                    "export it again"
+                )
+            label = label_of[item["category_id"]]
+        with together:
+            box = _box(item["bbox"], at)
+            if label is not None:
+                rows.append(box)
+                labels.append(label)
+                difficult.append(bool(item["iscrowd"]) or bool(item["ignore"]))
+                stated = _is_number(item["area"])
+                areas.append(item["area"] if stated else (box[2] - box[0]) * (box[3] - box[1]))
+    together.end()
     annotation = Annotation(
         image_id=str(image["id"]),
-        width=width,
-        height=height,
+        width=int(width),
+        height=int(height),
         boxes=np.array(rows, np.float64).reshape(-1, 4),
         labels=np.array(labels, np.int64),
         difficult=np.array(difficult, np.bool_),

@@ -14,6 +14,7 @@ from common.errors import InputError
 from common.images.headers import SUFFIXES
 from common.images.orientation import upright_size
 from common.text import shown as shown  # as all readers of data show names
+from detect.data.faults import Faults
 
 _MOST_LISTED = 25
 _MAX_QUOTED = 80  # characters of a file in a message
@@ -22,8 +23,6 @@ MOST_PIXELS_A_SIDE = 1_000_000
 LARGEST = 1e30
 """Of numbers beyond, areas and their sums would not be finite."""
 Item = TypeVar("Item")
-Faults = list[tuple[Path, str]]
-"""Where something is wrong, and what."""
 _USUAL = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
 """Words for the same set."""
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from common.errors import InputError
 from detect.data import coco, coco_files, voc_export, yolo, yolo_layout
-from detect.data.dataset import DetectionData, Entry, Faults, label_map, shown
+from detect.data.dataset import DetectionData, Entry, label_map, shown
+from detect.data.faults import Faults
 from detect.data.options import Coordinates, DataOptions
 from detect.data.splits import split_by
 from detect.data.voc import class_file, devkit_entries, devkit_root, devkit_sets, read_classes

@@ -9,7 +9,8 @@ from pathlib import PurePosixPath
 
 from common.errors import InputError
 from common.text import counted
-from detect.data.dataset import DetectionData, Entry, Faults, LabelledImage, find_set, shown
+from detect.data.dataset import DetectionData, Entry, LabelledImage, find_set, shown
+from detect.data.faults import Faults
 
 ALL = "all"
 """The set of data that have no sets."""

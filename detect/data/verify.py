@@ -16,11 +16,11 @@ from common.images.orientation import is_turned
 from common.text import counted, in_line, say
 from detect.data.checks import count, duplicates, look_normalised, outside, why_useless
 from detect.data.contents import Checked, CheckedSet, boxes_read, remarks, table, warnings
-from detect.data.dataset import Annotation, Entry, Faults, LabelledImage, shown
+from detect.data.dataset import Annotation, Entry, LabelledImage, shown
+from detect.data.faults import Faults, bounded, reason_of, reasons_of
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.pixels import misfit
-from detect.data.voc import reason_of
 
 
 def verify(
@@ -51,8 +51,8 @@ def verify(
         except InputError as error:
             if data.has_years:  # no such set
                 raise
-            faults, entries = [_placed(error, path)], []
-        for place, reason in faults:
+            faults, entries = [*faults, _placed(error, path)], []
+        for place, reason in bounded(faults):
             report.fault(place, reason)
         if not entries and faults:
             continue
@@ -123,12 +123,17 @@ def check_entry(entries: Sequence[Entry], index: int) -> Checked:
         entries: Of a set.
         index: Which.
     """
-    entry = entries[index]
+    result = _checked(entries[index])
+    result.faults = bounded(result.faults)
+    return result
+
+
+def _checked(entry: Entry) -> Checked:
     result, stated = Checked(), ""
     try:
         result.annotation, stated = entry.annotate()
     except InputError as error:
-        result.faults.append((entry.source, reason_of(error, entry.source)))
+        result.faults += reasons_of(error, entry.source)
     try:
         result.path = path = entry.picture(stated)
     except InputError as error:

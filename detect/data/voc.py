@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from common.errors import InputError
@@ -19,7 +19,6 @@ from common.images.folder_trees import compare_trees
 from detect.data.dataset import (
     Annotation,
     Entry,
-    Faults,
     LabelledImage,
     MissingFileError,
     listed,
@@ -27,6 +26,7 @@ from detect.data.dataset import (
     read_all,
     why_not_shown,
 )
+from detect.data.faults import Faults, reason_of
 from detect.data.options import Coordinates
 from detect.data.pictures import Pictures, check_image_id, is_picture
 from detect.data.voc_xml import (
@@ -152,11 +152,6 @@ def _without_suffix(annotations: Path, line: str) -> str:
     stem = line.rpartition(".")[0] if is_picture(line) or line.endswith(".xml") else line
     candidates = (stem, stem.replace("\\", "/").rpartition("/")[2])
     return next((name for name in candidates if (annotations / f"{name}.xml").exists()), line)
-
-
-def reason_of(error: InputError, path: Path) -> str:
-    """Return what an error says behind the name of the file."""
-    return str(error).removeprefix(str(path)).lstrip(" ,:")
 
 
 def check_line(path: Path, number: int, line: str, *, flagged: bool) -> None:
@@ -328,20 +323,26 @@ def _annotate(
     except UnknownClassError as error:
         if tuple(label_of) != VOC_CLASSES:
             raise
-        raise UnknownClassError(_offer_classes(folder, error), error.name) from None
+        offer = UnknownClassError(_offer_classes(folder, error), error.name)
+        offer.others = error.others
+        raise offer from None
     return found.annotation, found.filename
 
 
 def _offer_classes(annotations: Path, error: UnknownClassError) -> str:
     """Say how to name one's own classes, with those that the annotations hold."""
-    files = sorted(annotations.rglob("*.xml"))[:_MOST_SEARCHED]
-    names = sorted(set().union(*map(class_names, files)))
     where, _, _ = str(error).partition("; ")
     root = annotations.parents[1]
     return (
         f"{where} of VOC's twenty: write {root / 'classes.txt'}, one name per line; the "
-        f"annotations hold {listed(map(quoted, names))}"
+        f"annotations hold {listed(map(quoted, _classes_of(annotations)))}"
     )
+
+
+@lru_cache(maxsize=1)
+def _classes_of(annotations: Path) -> list[str]:
+    files = sorted(annotations.rglob("*.xml"))[:_MOST_SEARCHED]
+    return sorted(set().union(*map(class_names, files)))
 
 
 def devkit_entries(

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.text import counted
-from detect.data.dataset import DetectionData, Entry, Faults, label_map, shown
+from detect.data.dataset import DetectionData, Entry, label_map, shown
+from detect.data.faults import Faults
 from detect.data.options import DataOptions
 from detect.data.pictures import Pictures
 from detect.data.splits import ALL

@@ -26,6 +26,7 @@ from detect.data.dataset import (
     quoted,
     shown,
 )
+from detect.data.faults import Together
 from detect.data.options import Coordinates
 
 MAX_XML_BYTES = 1_000_000
@@ -184,33 +185,42 @@ def read_voc(
 
     Raises:
         InputError: The file is unreadable, hostile or malformed, or an object has an unknown class
-            (`UnknownClassError`) or an impossible box; the message names file and object.
+            (`UnknownClassError`) or an impossible box; the message names file and object. The
+            other faults of the file are its `others`.
     """
     root = _parse(path)
-    width, height = _size(root, str(path), picture)
+    together = Together()
+    width = height = 0
+    with together:
+        width, height = _size(root, str(path), picture)
     boxes, labels, difficult = [], [], []
+    unknown = set()  # each is told once
     for number, item in enumerate(root.findall("object"), start=1):
-        where = f"{path}, object {number}"
-        name = _text(item, "name", where)
-        if name not in label_of:
-            raise UnknownClassError(
-                f"{where}: {quoted(name)} is an unknown class; the classes are {listed(label_of)}",
-                name,
-            )
-        where = f"{where} ({shown(name)})"
-        box, hard = _box(item, coordinates, where), _difficult(item, where)
-        label = label_of[name]
-        if label is not None:
-            boxes.append(box)
-            labels.append(label)
-            difficult.append(hard)
+        where, name = f"{path}, object {number}", ""
+        with together:
+            name = _text(item, "name", where)
+            where = f"{where} ({shown(name)})" if name in label_of else where
+            if name not in label_of and name not in unknown:
+                unknown.add(name)
+                raise UnknownClassError(
+                    f"{where}: {quoted(name)} is an unknown class; the classes are "
+                    f"{listed(label_of)}",
+                    name,
+                )
+        with together:
+            boxes.append(_box(item, coordinates, where))
+        with together:
+            difficult.append(_difficult(item, where))
+        labels.append(label_of.get(name))
+    together.end()
+    kept = np.array([label is not None for label in labels], np.bool_)
     annotation = Annotation(
         image_id=image_id,
         width=width,
         height=height,
-        boxes=np.array(boxes, np.float64).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        difficult=np.array(difficult, np.bool_),
+        boxes=np.array(boxes, np.float64).reshape(-1, 4)[kept],
+        labels=np.array([label for label in labels if label is not None], np.int64),
+        difficult=np.array(difficult, np.bool_)[kept],
     )
     return VocFile(annotation, _filename(root))
 

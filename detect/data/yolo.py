@@ -21,12 +21,12 @@ from detect.data.dataset import (
     Annotation,
     DetectionData,
     Entry,
-    Faults,
     MissingFileError,
     label_map,
     quoted,
     shown,
 )
+from detect.data.faults import Faults, Together
 from detect.data.options import DataOptions
 from detect.data.pictures import check_image_id, is_picture
 from detect.data.voc import read_lines
@@ -148,38 +148,49 @@ def _picture(image: Path, stated: str) -> Path:
 def _annotate(
     image: Path, image_id: str, label_of: Mapping[int, int | None], shape: tuple[int, int] | None
 ) -> tuple[Annotation, str]:
-    width, height = upright_size(_picture(image, ""))
     file = label_file(image)
+    together = Together()
     boxes, labels = [], []
     for number, line in enumerate(_lines(file), start=1):
         if not line:
             continue
-        where = f"{file}, line {number}"
-        index, shares = _numbers(line, where)
-        if index not in label_of:
-            raise InputError(
-                f"{where}: class {index} is none of {min(label_of)} to {max(label_of)}: "
-                "add it to the classes"
-            )
-        if shape and len(shares) != 4 + shape[0] * shape[1]:
-            raise InputError(
-                f"{where}: {len(shares)} numbers behind the class, but kpt_shape {list(shape)} of "
-                f"data.yaml makes 4 of the box and {shape[0] * shape[1]}: correct either"
-            )
-        box = _box(shares[:4] if shape else shares, width, height, where)
-        label = label_of[index]
-        if label is not None:
-            boxes.append(box)
-            labels.append(label)
+        with together:
+            index, edges = _object(line, label_of, shape, f"{file}, line {number}")
+            label = label_of[index]
+            if label is not None:
+                boxes.append(edges)
+                labels.append(label)
+    together.end()
+    width, height = upright_size(_picture(image, ""))
+    sides = width, height, width, height
+    pixels = [[_whole(e * side, side) for e, side in zip(box, sides, strict=True)] for box in boxes]
     annotation = Annotation(
         image_id=image_id,
         width=width,
         height=height,
-        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        boxes=np.array(pixels, np.float64).reshape(-1, 4),
         labels=np.array(labels, np.int64),
         difficult=np.zeros(len(labels), np.bool_),
     )
     return annotation, ""
+
+
+def _object(
+    line: str, label_of: Mapping[int, int | None], shape: tuple[int, int] | None, where: str
+) -> tuple[int, tuple[float, ...]]:
+    """Read a line: the number of a class, and the edges of a box as shares."""
+    index, shares = _numbers(line, where)
+    if index not in label_of:
+        raise InputError(
+            f"{where}: class {index} is none of {min(label_of)} to {max(label_of)}: "
+            "add it to the classes"
+        )
+    if shape and len(shares) != 4 + shape[0] * shape[1]:
+        raise InputError(
+            f"{where}: {len(shares)} numbers behind the class, but kpt_shape {list(shape)} of "
+            f"data.yaml makes 4 of the box and {shape[0] * shape[1]}: correct either"
+        )
+    return index, _edges(shares[:4] if shape else shares, where)
 
 
 def _lines(file: Path) -> list[str]:
@@ -199,7 +210,7 @@ def _numbers(line: str, where: str) -> tuple[int, list[float]]:
     return int(first), shares
 
 
-def _box(shares: list[float], width: int, height: int, where: str) -> tuple[float, ...]:
+def _edges(shares: list[float], where: str) -> tuple[float, ...]:
     if len(shares) > 6 and 2 in shares[6::3] and {0, 1, 2} >= set(shares[6::3]):
         raise InputError(
             f"{where}: these are key points with visibility, not a polygon: write kpt_shape: "
@@ -223,8 +234,7 @@ def _box(shares: list[float], width: int, height: int, where: str) -> tuple[floa
             f"{where}: the box lies outside the image: write shares of its width and height, "
             "from 0 to 1, not pixels"
         )
-    sides = width, height, width, height
-    return tuple(_whole(edge * side, side) for edge, side in zip(edges, sides, strict=True))
+    return edges
 
 
 def _whole(edge: float, side: int) -> float:
