@@ -1,8 +1,8 @@
-"""Controls of FocusedDropout, which the paper lacks: what does each part of the method do?
+"""Controls, which the paper lacks: which part of the method makes the difference?
 
 `ControlDropout` leaves one part of the mask to chance; if the result is as good, that part was not
-what helped. `InParticipatingSteps` gives another dropout what FocusedDropout has beside its mask:
-the few steps, and the decay of those. The draws of a ControlDropout come from where gamma does;
+what helped. `InParticipatingSteps` gives another dropout what FocusedDropout has besides its mask:
+the few steps, and their magnified decay. A ControlDropout draws from where its gamma comes from;
 the other dropouts draw from the default generator.
 """
 
@@ -11,7 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .dropout import FocusedDropout, Gamma, GammaPer
+from .dropout import FocusedDropout, Gamma, GammaPer, check_choice
+
+Reference = Literal["strongest", "random"]
+Places = Literal["focused", "shuffled"]
 
 
 class ControlDropout(FocusedDropout):
@@ -25,6 +28,9 @@ class ControlDropout(FocusedDropout):
         reference: "random": each image's reference is drawn from its channels that have a positive
             value, since any other would let the image pass whole.
         places: "shuffled": each image keeps as many places as its mask has, drawn at random.
+
+    Raises:
+        ValueError: As FocusedDropout, or if `reference` or `places` is no such word.
     """
 
     def __init__(
@@ -34,10 +40,12 @@ class ControlDropout(FocusedDropout):
         *,
         signed: bool = False,
         gamma_per: GammaPer = "image",
-        reference: Literal["strongest", "random"] = "strongest",
-        places: Literal["focused", "shuffled"] = "focused",
+        reference: Reference = "strongest",
+        places: Places = "focused",
     ) -> None:
         super().__init__(gamma, opposite, signed=signed, gamma_per=gamma_per)
+        check_choice("reference", reference, Reference)
+        check_choice("places", places, Places)
         self.reference = reference
         self.places = places
 

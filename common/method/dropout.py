@@ -10,7 +10,7 @@ zeroed.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict, get_args
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,16 @@ def _check_gamma(gamma: Gamma, x: Tensor) -> None:
         raise ValueError(f"gamma must lie in [0, 1), not {gamma}: at 1 no unit would be kept")
 
 
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Check an argument whose type is a Literal.
+
+    Raises:
+        ValueError: If it is none of the choices.
+    """
+    if value not in get_args(choices):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+
+
 def _in_function_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None  # torch.func has no such name
 
@@ -152,11 +162,11 @@ def _is_traced(x: object) -> bool:
 class FocusedDropout(nn.Module):
     """FocusedDropout as a layer; `FocusedTraining` decides in which steps it takes part.
 
-    The layer is the identity in `eval()` and while `active` is false, so just that in an exported
-    model. It holds no parameters and no buffers: the state dicts of a network with and without it
+    The layer is the identity in `eval()` and while `active` is false; an exported model has nothing
+    of it. It holds no parameters and no buffers: the state dicts of a network with and without it
     are interchangeable. Gamma comes from the default generator of the input's device, whose state
-    belongs in a checkpoint; a private one would be redrawn by activation checkpointing. Or it comes
-    from `keys`, which `FocusedTraining.draw_from` sets: then it is a function of them alone.
+    belongs in a checkpoint (activation checkpointing would redraw from a private one). Where
+    `FocusedTraining.draw_from` has set `keys`, gamma is a function of them alone.
 
     Shape: (N, C, H, W) to the same, any floating dtype and memory format.
 
@@ -169,15 +179,19 @@ class FocusedDropout(nn.Module):
         gamma_per: Draw a gamma for each "image"; for each "unit", which is each place of an image,
             as Algorithm 1 read literally does; or one for all images of a "batch".
 
+    Attributes:
+        active: Whether the next training steps are masked; `FocusedTraining` sets it.
+
     Raises:
-        ValueError: If not 0 <= low <= high < 1.
+        ValueError: If not 0 <= low <= high < 1, or `gamma_per` is none of the three.
     """
 
     active: bool
     place: str | None = None
     """Name of the submodule that `insert_after` placed the layer behind."""
     keys: Tensor | None = None
-    """Of the images, int64, shape (N,), as `common.method.draws.image_keys` makes them."""
+    """Keys of the images, int64, shape (N,), from `common.method.draws.image_keys`; None: torch's
+    generator draws."""
 
     def __init__(
         self,
@@ -191,11 +205,13 @@ class FocusedDropout(nn.Module):
         low, high = (gamma, gamma) if isinstance(gamma, int | float) else gamma
         if not 0 <= low <= high < 1:
             raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not ({low}, {high})")
+        check_choice("gamma_per", gamma_per, GammaPer)
         self.gamma = (float(low), float(high))
         self.opposite = opposite
+        self.signed = signed
         self.gamma_per = gamma_per
         self.active = False
-        self._quiet = signed
+        self._warned_of_signs = False
         self._hooked = False  # insert_after says so
         self._idle = 0
         # Kept units, units, unmasked images, images, signed images: sums, so that ranks can add
@@ -310,11 +326,11 @@ class FocusedDropout(nn.Module):
         Warns:
             UserWarning: If a reference channel went below minus the threshold.
         """
-        if self._quiet:
+        if self.signed or self._warned_of_signs:
             return
         images, signed = self.totals[3:].tolist()
         if signed:
-            self._quiet = True
+            self._warned_of_signs = True
             warnings.warn(
                 f"FocusedDropout{self._where()} meets signed maps ({signed} of {images} images): "
                 "it drops negative units however large; place it behind the activation, or, if it "
@@ -358,8 +374,9 @@ class FocusedDropout(nn.Module):
     def extra_repr(self) -> str:
         """Name what distinguishes this layer from others in `print(model)`."""
         low, high = self.gamma
+        signed = ", signed=True" if self.signed else ""
         per = "" if self.gamma_per == "image" else f", gamma_per={self.gamma_per!r}"
-        return f"gamma=({low}, {high}), opposite={self.opposite}{per}"
+        return f"gamma=({low}, {high}), opposite={self.opposite}{signed}{per}"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the counts where `to()` and its kin move the network."""

@@ -34,7 +34,7 @@ _CHANCE = 1e-9
 
 
 class FocusedTraining:
-    """The method around one's own training loop.
+    """The method, for a training loop of one's own.
 
     ```python
     insert_after(model, "layer3", FocusedDropout())
@@ -66,7 +66,12 @@ class FocusedTraining:
             so that they are of whole maps alone, like those of an evaluation. The weights are the
             same either way: training normalises by the batch. Not in the paper.
 
+    Attributes:
+        layers: The FocusedDropout layers that it switches; found anew in each participating step.
+        optimizers: Those given, each without its wrappers; `optimizer` is the first.
+
     Raises:
+        TypeError: If `optimizer` is neither a torch optimizer nor a list of them.
         ValueError: If the model has no FocusedDropout and not `decay_only`, if nothing was asked
             for, or if a number is out of range.
 
@@ -167,7 +172,10 @@ class FocusedTraining:
         self._count(step, participating)
         self._touch()
         if not participating:
-            yield False
+            try:
+                yield False
+            finally:
+                self.draw_from(None)
             return
         self._find_modules()
         switched: list[FocusedDropout | InParticipatingSteps] = [*self.layers, *self._rivals]

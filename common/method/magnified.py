@@ -9,17 +9,17 @@ from torch.optim import Optimizer
 
 
 class Magnified(float):
-    """A magnified weight decay; copies and pickles of it are the decay that it stands in for.
+    """A magnified weight decay; its copies and pickles are the base decay that it stands in for.
 
-    So what is saved inside a step has the base decay, and a decay that somebody else has set there
-    is recognised as such.
+    So whatever is saved within a step holds the base decay, and a decay that somebody else sets
+    there can be told from ours.
     """
 
     __slots__ = ("base",)
     base: float
 
     def __new__(cls, value: float, base: float) -> Self:
-        """Make one of a value, instead of a base."""
+        """Magnify `base` to `value`."""
         made = super().__new__(cls, value)
         made.base = base
         return made
@@ -52,7 +52,7 @@ def warn_of_no_magnification(groups: list[dict[str, Any]], weight_decay: float) 
 
 
 def warn_of_strangers(model: nn.Module, groups: list[dict[str, Any]]) -> None:
-    """Warn where the optimizer updates no parameter of the network, as that of another one."""
+    """Warn if the optimizer holds none of the network's parameters, but those of another one."""
     ours = {id(parameter) for parameter in model.parameters()}
     if ours and not any(id(p) in ours for group in groups for p in group["params"]):
         warnings.warn(

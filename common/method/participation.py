@@ -1,6 +1,7 @@
 """Which optimizer steps take part: a pure function of (seed, step).
 
-Paper: arXiv 2103.15425, section 4: a random 10% of the batches.
+Paper: arXiv 2103.15425, section 4: a random 10% of the batches; section 2: "of the batches [...]
+during every training epoch", which may mean exactly so many of each.
 """
 
 from functools import lru_cache

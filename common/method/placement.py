@@ -31,11 +31,16 @@ def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:
         layer: The layer to place; each place needs a layer of its own.
 
     Raises:
+        TypeError: If `layer` is no FocusedDropout.
         ValueError: If there is no submodule `name` (the message lists the names), if it is followed
             by a FocusedDropout already, if `layer` stands in the model already, if `name` and all
             modules around it are containers that call whatever they hold, or as
             `penultimate_stage`.
     """
+    given: object = layer
+    if not isinstance(given, FocusedDropout):
+        what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+        raise TypeError(f"insert_after places a layer such as FocusedDropout(), not {what}")
     if name == PENULTIMATE and name not in dict(model.named_modules()):
         name = penultimate_stage(model)
     owner, label = _find_place(model, name, "focused_dropout")

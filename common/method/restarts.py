@@ -7,10 +7,9 @@ _FIRST = (0, 1)
 class Restarts:
     """Watches the numbers of the steps: do they start again with each epoch?
 
-    Going back is no fault by itself: a training may return to a checkpoint, or repeat a step. It is
-    one where a count that began at 0 or 1 begins there again right after `end_epoch`; or, where
-    nobody calls that, when the third count begins like the first and the second and those ended
-    alike.
+    A smaller number is no fault by itself: a training may return to a checkpoint, or repeat a step.
+    It is one if a count that began at 0 or 1 begins there again right after `end_epoch`; or, where
+    nobody calls that, if three counts begin alike and the first two ended alike.
     """
 
     def __init__(self) -> None:
@@ -29,7 +28,7 @@ class Restarts:
         self._ended = True
 
     def notice(self, step: int) -> bool:
-        """Note a step that is not the one before; return, once, whether the count starts again."""
+        """Note a step other than the last; return True, once, where the count starts again."""
         if self._first is None:
             self._first = step
         elif step < self._last:

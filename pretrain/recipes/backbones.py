@@ -42,7 +42,7 @@ def tiny_imagenet_resnet18_fd() -> Recipe:
 
 
 def imagenet_resnet50() -> Recipe:
-    """Baseline, 300 epochs; section 5: 76.32%.
+    """Baseline, 300 epochs; section 5.3: 76.32%.
 
     Schedule and decay are those of the code base whose published baseline is the same 76.32%. Not
     run: 300 epochs on ImageNet.
@@ -61,7 +61,7 @@ def imagenet_resnet50() -> Recipe:
 
 
 def imagenet_resnet50_fd() -> Recipe:
-    """FocusedDropout, 300 epochs; section 5: 76.84%.
+    """FocusedDropout, 300 epochs; section 5.3: 76.84%.
 
     The layer stands after layer3, with MWD: neither is stated for ImageNet, both are as in the
     rest of the paper.

@@ -43,14 +43,14 @@ _COLUMNS = {
         "bottleneck",
         1e-4,
         "ResNet-56 of bottlenecks, depth 9n+2: the 256 channels of its last layer (paper,\n"
-        "section 3) exclude basic blocks. --block bottleneck-6n has nine blocks a group.",
+        "section 2) exclude basic blocks. --block bottleneck-6n has nine blocks a group.",
     ),
     "resnet110": _Column(
         "cifar-resnet110",
         "bottleneck",
         1e-4,
         "ResNet-110 of bottlenecks, depth 9n+2, as ResNet-56, whose last layer has 256 channels\n"
-        "(paper, section 3). --block bottleneck-6n has eighteen blocks a group.",
+        "(paper, section 2). --block bottleneck-6n has eighteen blocks a group.",
     ),
     "vgg19": _Column(
         "vgg19-bn",

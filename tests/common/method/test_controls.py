@@ -106,6 +106,12 @@ def test_keys_decide_the_reference_and_the_places_each_by_draws_of_its_own() -> 
     assert torch.equal(layer(x), x * expected)
 
 
+@pytest.mark.parametrize("argument", ["reference", "places", "gamma_per"])
+def test_an_unknown_choice_is_no_control(argument: str) -> None:
+    with pytest.raises(ValueError, match=f"{argument} must be one of .*, not 'suffled'"):
+        ControlDropout(**{argument: "suffled"})  # type: ignore[arg-type]
+
+
 def test_what_a_control_leaves_to_chance_is_printed() -> None:
     assert repr(ControlDropout((0.25, 0.5), reference="random", places="shuffled")) == (
         "ControlDropout(gamma=(0.25, 0.5), opposite=False, reference='random', places='shuffled')"

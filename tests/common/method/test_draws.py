@@ -117,3 +117,13 @@ def test_layers_of_a_network_draw_for_themselves_and_no_longer_than_the_step() -
         with pytest.raises(ValueError, match=r"got keys of shape \(4,\) for 3 images"):
             first(x[:3])
     assert first.keys is second.keys is None
+
+
+def test_keys_end_with_a_step_that_does_not_take_part_as_well() -> None:
+    model = torch.nn.Sequential(FocusedDropout())
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(()))], 0.1, weight_decay=1e-4)
+    focus = FocusedTraining(model, optimizer, 0.0)
+    with focus.step(0) as participating:
+        focus.draw_from(image_keys(0, 0, 0, 4))
+    assert not participating
+    assert focus.layers[0].keys is None

@@ -125,6 +125,18 @@ def test_layer_with_a_bad_range(gamma: Any) -> None:
         FocusedDropout(gamma)
 
 
+def test_layer_with_an_unknown_choice() -> None:
+    """A misspelt word once meant the last of the choices, without a word."""
+    with pytest.raises(ValueError, match="gamma_per must be one of image, unit, batch, not 'uni'"):
+        FocusedDropout(gamma_per="uni")  # type: ignore[arg-type]
+
+
+def test_what_is_meant_to_stand_on_signed_maps_is_printed() -> None:
+    assert repr(FocusedDropout(signed=True)) == (
+        "FocusedDropout(gamma=(0.3, 0.6), opposite=False, signed=True)"
+    )
+
+
 # --------------------------------------------------------------------------- statistics
 
 

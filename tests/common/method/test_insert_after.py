@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -163,6 +164,16 @@ def test_second_layer_at_one_place_and_one_layer_at_two_places() -> None:
         assert layers_of(network) == [layer]
         insert_after(network, "layer2", FocusedDropout())
         assert len(layers_of(network)) == 2
+
+
+@pytest.mark.parametrize("place", ["layer3", "relu"])
+@pytest.mark.parametrize(("given", "shown"), [(FocusedDropout, "the class F"), (nn.ReLU(), "ReLU")])
+def test_what_is_no_layer_leaves_the_network_as_it_was(place: str, given: Any, shown: str) -> None:
+    network = resnet18()
+    before = repr(network)
+    with pytest.raises(TypeError, match=rf"such as FocusedDropout\(\), not {shown}"):
+        insert_after(network, place, given)
+    assert repr(network) == before
 
 
 def test_nothing_but_containers() -> None:
