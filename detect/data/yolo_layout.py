@@ -206,12 +206,30 @@ def find_folders(root: Path) -> Layout | None:
         return None
     for name in _CLASS_FILES:
         if (root / name).is_file():
-            names = dict(enumerate(read_class_list(root / name)))
+            names = dict(enumerate(read_class_list(root / name, _numbered(root / name))))
             return Layout(root, names, sets, notes=(f"classes from {name}",))
     raise InputError(
         f"{root} has YOLO labels, but neither data.yaml nor classes.txt says what they are called: "
         "write classes.txt, one name per line, in the order of the numbers"
     )
+
+
+def _numbered(file: Path) -> list[str]:
+    """Read class names whose numbers are their lines.
+
+    Raises:
+        InputError: A blank line stands between them: programs differ in whether it has a number.
+    """
+    lines = read_lines(file)
+    while lines and not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        blank = lines.index("") + 1
+        raise InputError(
+            f"{file}, line {blank} is blank, but a class's number is its line: remove it, or, if "
+            f"the labels count it, write a name for class {blank - 1}"
+        )
+    return lines
 
 
 def label_files(folder: Path) -> list[Path]:

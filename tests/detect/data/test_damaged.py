@@ -169,6 +169,53 @@ def test_key_points_are_no_polygon(yolo: Path) -> None:
             open_data(yolo)
 
 
+POSES = {
+    "seen": (["0.2 0.25 1", "0.3 0.25 0"], r"2 key points .* kpt_shape: \[2, 3\] into"),
+    "odd": (["0.2 0.25 1", "0 0 0", "0.3 0.3 1"], r"3 key points .* kpt_shape: \[3, 3\] into"),
+    "floats": (["0.2 0.25 2.0", "0.3 0.25 0.0"], r"2 key points .* kpt_shape: \[2, 3\] into"),
+}
+
+
+@pytest.mark.parametrize(("points", "told"), POSES.values(), ids=POSES)
+def test_key_points_of_a_whole_set_are_known_by_their_visibility(
+    yolo: Path, points: list[str], told: str
+) -> None:
+    for stem in formats.draw_objects():
+        next(yolo.rglob(f"{stem}.txt")).write_text(f"1 0.25 0.25 0.3 0.3 {' '.join(points)}\n")
+    with pytest.raises(InputError, match=f"^{yolo}: the labels are boxes with {told}"):
+        open_data(yolo)
+    # One row of them alone may be a polygon that touches the edges.
+    next(yolo.rglob("img_001.txt")).write_text("0 0.5 0.5 1 1 1 0.5\n")
+    assert open_data(yolo).sets == ("train", "val")
+
+
+def test_pairs_behind_a_box_are_pointed_out(yolo: Path) -> None:
+    def notes(line: str) -> str:
+        for number, stem in enumerate(formats.draw_objects()):
+            x = 0.25 + number / 20
+            text = f"1 {line.format(x, x + 0.05, x - 0.05)}\n"
+            next(yolo.rglob(f"{stem}.txt")).write_text(text * 2)
+        return " ".join(open_data(yolo).notes)
+
+    told = "all labels have 10 numbers behind the class, read as polygons; if they are boxes with"
+    assert f"{told} key points, write kpt_shape: [3, 2] into" in notes("{0} {0} .2 .2" + " {1}" * 6)
+    assert "kpt_shape" not in notes("{0} {0} .2 .2" + " {1}" * 4)  # boxes that are turned
+    assert "kpt_shape" not in notes("{0} {0} .2 .2")
+    assert "kpt_shape" not in notes("{0} {0} .2 .2 0.9 {1} {1} {2}" + " {1}" * 2)  # outside the box
+    assert "kpt_shape" not in notes("{1} {1} .9 .9" + " {1}" * 6)  # no box in the image
+
+
+@pytest.mark.parametrize("name", ["classes.txt", "obj.names"])
+def test_a_blank_line_among_numbered_classes(yolo: Path, name: str) -> None:
+    (yolo / "data.yaml").unlink()
+    for text in ("helmet\n\nvest\nhead gear\n", "helmet\n \t\nvest\n\nhead gear"):
+        (yolo / name).write_text(text)
+        with pytest.raises(InputError, match=rf"{name}, line 2 is blank.* name for class 1$"):
+            open_data(yolo)
+    (yolo / name).write_text("helmet\nvest\nhead gear\n\n  \n")
+    assert open_data(yolo).classes == formats.CLASSES
+
+
 def test_a_test_that_was_not_exported_is_left_out(yolo: Path) -> None:
     text = (yolo / "data.yaml").read_text()
     (yolo / "data.yaml").write_text(f"{text}test: ../test/images\n")
