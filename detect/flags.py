@@ -48,8 +48,11 @@ class EvaluateFlags:
     """Weights of the last epoch, or of the best evaluation (chosen on its split)."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    workers: int | None = None
-    """Processes that read images; None: as many as cores."""
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
+    """Processes that read images; None: as many as cores, 0: none but this one."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +190,7 @@ class ReportFlags:
     out: Path
     """The HTML file; the other files lie beside it under the same name."""
     data: Path | None = None
-    """VOC devkit; None: where it was at the evaluation."""
+    """The data; None: where they were at the evaluation."""
     label: tuple[str, ...] = ()
     """Short names of the runs, one per folder; equal names mark seeds of one method. By default
     what distinguishes their titles."""

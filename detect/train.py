@@ -119,8 +119,8 @@ def _next(flags: RunFlags[Recipe], options: DataOptions) -> list[object]:
     if options.split_by is not None:
         return [*words, "--split-by", f"{options.split_by:g}"]
     split = flags.recipe.val_split
+    # Versions that did not record the kind read devkits alone.
     kind = read_json(flags.out / "environment.json").get("data_kind", "a VOC devkit")
-    # so were all data of versions that did not record it
     if split != NO_SET and (kind == "a VOC devkit" or not is_of_a_year(split)):
         words += ["--split", split]
     return words
@@ -231,9 +231,8 @@ def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[st
         InputError: If the backbone's card holds something else.
     """
     pixels = card.get("preprocessing") or {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-    if not isinstance(pixels, Mapping) or not all(
-        _are_three(pixels.get(name)) for name in ("mean", "std")
-    ):
+    sound = isinstance(pixels, Mapping) and all(map(_are_three, map(pixels.get, ("mean", "std"))))
+    if not sound or min(pixels["std"]) <= 0:
         path = card_path(backbone or Path(SCRATCH))
         raise InputError(f"{path} lacks mean and std of the pixels: export again")
     return {name: list(pixels[name]) for name in ("mean", "std")}

@@ -24,8 +24,11 @@ class EvaluateFlags:
     """Weights of the best evaluation, or the last ones."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
-    workers: int | None = None
-    """Processes that read images; None: as many as cores."""
+    workers: Annotated[int | None, NOT_NEGATIVE] = None
+    """Processes that read images; None: as many as cores, 0: none but this one."""
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -313,7 +313,22 @@ def test_a_number_out_of_range(run: Run, flag: str, value: str) -> None:
     assert flag.split(".")[-1].strip("-").replace("-", "_") in one_line(err)
 
 
-@pytest.mark.parametrize("pixels", ["0.5", [0.5], {"mean": [0.5], "std": [1, 1, 1]}, {"mean": 1}])
+def test_evaluate_with_less_than_no_workers(run: Run, tmp_path: Path) -> None:
+    places = ("--run", tmp_path, "--data", tmp_path, "--out", tmp_path)
+    code, _, err = run("evaluate", *places, "--workers", "-1")
+    assert code == 2 and one_line(err).startswith("error: workers must be at least 0, not -1; ")
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        "0.5",
+        [0.5],
+        {"mean": [0.5], "std": [1, 1, 1]},
+        {"mean": 1},
+        {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0, 0.2]},
+    ],
+)
 def test_a_card_without_pixel_statistics(
     train: Run, backbone: Path, tmp_path: Path, pixels: object
 ) -> None:
