@@ -152,11 +152,16 @@ class Predictor:
         network, recipe = self._network, self._recipe
         # A network keeps what lies above, as in torchvision; here equal scores count, too.
         below = float(np.nextafter(np.float32(threshold), np.float32(-1)))
-        network.score_thresh = min(below, self.settings.score_threshold)
         shapes = [padded_shape(_shape(photo.resized)) for photo in chunk]
-        for batch in batches_of_one_shape(shapes, size):
-            items = [_without_objects(chunk[index].resized) for index in batch]
-            yield detect_batch(network, batch, collate(items), recipe, network.pixel_mean.device)
+        of_network = network.score_thresh
+        network.score_thresh = min(below, self.settings.score_threshold)
+        try:
+            for batch in batches_of_one_shape(shapes, size):
+                items = [_without_objects(chunk[index].resized) for index in batch]
+                device = network.pixel_mean.device
+                yield detect_batch(network, batch, collate(items), recipe, device)
+        finally:  # of a training, the next evaluation goes by it
+            network.score_thresh = of_network
 
     def _prediction(self, photo: Photo, rows: NDArray[np.float64], threshold: float) -> Prediction:
         width, height = photo.shape[::-1]

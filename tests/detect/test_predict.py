@@ -457,3 +457,16 @@ def test_the_package_imports_without_torch() -> None:
     text = "import detect, pretrain, sys; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_looking_at_photos_leaves_the_network_as_an_evaluation_needs_it(
+    predictor: Predictor,
+) -> None:
+    """The pictures of a training are drawn by the network that the next epoch evaluates."""
+    network = predictor._network
+    before, network.score_thresh = network.score_thresh, 0.4  # as of a recipe that drops below 0.4
+    try:
+        assert predictor.predict(scene(), score_threshold=0.01)[0].size == (64, 48)
+        assert network.score_thresh == 0.4
+    finally:
+        network.score_thresh = before
