@@ -183,9 +183,21 @@ class DetectionData:
         return read_all(self.listed(split), lambda entry: entry.annotate()[0], split)
 
     def listed(self, split: str) -> list[Entry]:
-        """Return the entries of one or more sets, comma-separated."""
-        names = [self.set_called(name.strip()) for name in split.split(",")]
-        return [entry for name in names for entry in self.entries(name, None)]
+        """Return the entries of one or more sets, comma-separated.
+
+        Raises:
+            InputError: There is no such set, or no image in it.
+        """
+        found = []
+        for name in split.split(","):
+            entries = self.entries(self.set_called(name.strip()), None)
+            if not entries:
+                raise InputError(
+                    f"{self.path}: the set {quoted(name.strip())} lists no images: add some, or "
+                    "name another set"
+                )
+            found += entries
+        return found
 
     def set_called(self, name: str) -> str:
         """Return the set of a name, or of another word for it.

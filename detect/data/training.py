@@ -93,7 +93,8 @@ def read_training(
         if chosen
         else f"no validation: {no_val}",
     ]
-    unused = [name for name in data.sets if name not in (*train.split(","), chosen)]
+    used = [data.set_called(name.strip()) for name in f"{train},{chosen or train}".split(",")]
+    unused = [name for name in data.sets if name not in used]
     if unused and by_itself:
         said.append(f"not used: {listed(unused)}; --train-split and --val-split name other sets")
     said += data.notes

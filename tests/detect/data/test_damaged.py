@@ -276,6 +276,31 @@ def test_sets_of_any_name_that_are_not_trained_on_are_told(coco: Path) -> None:
     assert "not used: b; --train-split and --val-split name other sets" in told
 
 
+@pytest.mark.parametrize("val", ["val", "valid", "val,test", "validation, test"])
+def test_sets_that_validate_under_another_word_or_together_are_not_called_unused(
+    coco: Path, val: str
+) -> None:
+    shutil.copy(load(coco, "val")[0], coco / "annotations/instances_test.json")
+    file, content = load(coco, "test")
+    images = {image["id"] for image in content["images"]}
+    for key, name in (("images", "id"), ("annotations", "image_id")):
+        for item in content[key]:
+            item[name] += max(images)
+    file.write_text(json.dumps(content))
+    recipe = "2007:trainval,2012:trainval", val
+    told = str(read_training(open_data(coco), DataOptions(), *recipe, difficult=False).said)
+    assert ("not used: test;" in told) == ("test" not in val)
+    assert ("not used" in told) == ("test" not in val)
+
+
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_a_set_without_images_is_named(coco: Path, name: str) -> None:
+    file, content = load(coco, name)
+    file.write_text(json.dumps({**content, "images": [], "annotations": []}))
+    with pytest.raises(InputError, match=rf"coco: the set '{name}' lists no images: add some"):
+        read_training(open_data(coco), DataOptions(), "train", "val", difficult=False)
+
+
 # ---- what verify says ---------------------------------------------------------------------------
 
 
