@@ -55,7 +55,7 @@ TESTS: dict[str, str] = {
     "common/training/loop.py": "tests/common/training/test_loop.py "
     "tests/common/training/test_resume.py",
     "common/training/network.py": "tests/common/training/test_network.py "
-    "tests/common/method/test_controls.py",
+    "tests/common/method/test_controls.py tests/common/training/test_compiled_training.py",
     "common/training/steps.py": "tests/common/training/test_loop.py "
     "tests/common/training/test_resume.py",
     "common/recipe.py": "tests/common/test_recipe.py tests/test_recipe_tables.py",

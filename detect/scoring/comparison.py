@@ -101,10 +101,11 @@ def _record(folder: Path) -> dict[str, Any]:
     evaluation, metrics = map(read_json, files)
     voc = metrics.get("voc")
     voc = voc if isinstance(voc, dict) else {}
-    sound = isinstance(voc.get("per_class"), dict)
+    iou = voc.get("iou")
+    sound = isinstance(iou, int | float) and 0 < iou <= 1 and isinstance(voc.get("per_class"), dict)
     if not sound or not all(isinstance(evaluation.get(key), str) for key in ("data", "split")):
         raise InputError(f"{folder} is not what detect score writes: evaluate again")
-    return {**evaluation, "classes": list(voc["per_class"]), "iou": voc.get("iou")}
+    return {**evaluation, "classes": list(voc["per_class"]), "iou": iou}
 
 
 def _truth(folder: Path, record: dict[str, Any], data: Path | None) -> GroundTruth:

@@ -200,11 +200,11 @@ def options_of(evaluation: Mapping[str, Any]) -> DataOptions | None:
     if not isinstance(record, dict):
         return None
     known = {f.name: record[f.name] for f in fields(DataOptions) if f.name in record}
-    if known.get("images"):
-        known["images"] = Path(known["images"])
     try:
+        if known.get("images"):
+            known["images"] = Path(known["images"])
         return DataOptions(**known)
-    except ValueError:
+    except (AttributeError, TypeError, ValueError):
         return None
 
 

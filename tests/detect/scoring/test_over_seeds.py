@@ -225,6 +225,10 @@ def test_folders_that_cannot_be_compared(call_command, folders, tmp_path):
         ("metrics.json", lambda told: told.pop("voc")),
         ("metrics.json", lambda told: told.update(voc=[1])),
         ("metrics.json", lambda told: told["voc"].update(per_class=["cat"])),
+        ("metrics.json", lambda told: told["voc"].pop("iou")),
+        ("metrics.json", lambda told: told["voc"].update(iou="0.5")),
+        ("metrics.json", lambda told: told["voc"].update(iou=0)),
+        ("metrics.json", lambda told: told["voc"].update(iou=1.01)),
         ("evaluation.json", lambda told: told.pop("data")),
         ("evaluation.json", lambda told: told.update(split=7)),
     ],
@@ -234,7 +238,7 @@ def test_a_folder_that_holds_something_else(call_command, folders, tmp_path, nam
     told = json.loads((other / name).read_text())
     edit(told)
     (other / name).write_text(json.dumps(told))
-    code, _, error = call_command(command, "compare", "--baseline", folders[0], "--against", other)
+    code, _, error = call_command(command, "compare", "--baseline", other, "--against", folders[0])
     assert code == 2 and error.count("\n") == 1
     assert f"{other} is not what detect score writes: evaluate again" in error
 

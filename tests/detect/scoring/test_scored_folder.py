@@ -1,15 +1,32 @@
 """`detect score` from the command line to its three files."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from common.errors import InputError
 from detect import __main__ as command
-from detect.scoring.scored_folder import data_fingerprint, read_truth
+from detect.data.options import DataOptions
+from detect.scoring import scored_folder
+from detect.scoring.bootstrap import resampled_ap, split_and_draws
+from detect.scoring.formats.reading import read_detections
+from detect.scoring.matches import match
+from detect.scoring.scored_folder import (
+    Scoring,
+    data_fingerprint,
+    load_scored,
+    options_of,
+    read_truth,
+    recall_of,
+    recorded,
+)
 
 OBJECT = (
     "<object><name>disc</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>40</xmax><ymax>40</ymax>"
@@ -76,6 +93,168 @@ def test_the_three_files(score, tmp_path):
     low, high = (100 * interval[end] for end in ("low", "high"))
     assert f"40.00 [{low:.2f}, {high:.2f}] (area), 95% intervals from 50 resamples" in printed
     assert "against" not in printed
+
+
+def test_what_was_scored_is_recorded(score, devkit, tmp_path):
+    path = detections(tmp_path / "some.detector", 12)
+    assert score(path, "--bootstrap", "0", "--no-coco", "--classes", "ring,disc")[0] == 0
+    record = read(tmp_path, "evaluation.json")
+    assert record.pop("command").startswith("python -m detect score --detections ")
+    unknown = "checkpoint epoch seconds images_per_second latency throughput training recipe"
+    chosen = DataOptions(classes="ring,disc")
+    truth = read_truth(devkit, "2007:test", chosen)
+    assert record == {
+        **dict.fromkeys(f"{unknown} environment backbone".split()),
+        "title": "some",
+        "detections": str(path),
+        "data": str(devkit),
+        "split": "2007:test",
+        "data_options": {
+            "images": None,
+            "classes": "ring,disc",
+            "coordinates": None,
+            "split_by": None,
+            "empty_images": True,
+        },
+        "metric": "voc",
+        "data_fingerprint": data_fingerprint(truth, "2007:test"),
+        "images": 30,
+        "classes": list(truth.classes),
+    }
+    assert options_of(record) == chosen
+    assert read(tmp_path, "label_errors.json").keys() and (tmp_path / "scored/matches.npz").exists()
+    assert read(tmp_path, "analysis.json")["label_errors"].keys()
+
+
+def test_what_is_scored_if_nothing_is_said():
+    assert Scoring() == Scoring(
+        ious=(0.5, 0.75), resamples=1000, coco=True, engine="own", recall="integer", against=None
+    )
+
+
+def test_detections_are_matched_once(score, tmp_path, monkeypatch):
+    """With hits enough, no other reading is tried."""
+    calls = []
+
+    def counted(*given):
+        calls.append(given)
+        return match(*given)
+
+    users = [
+        module
+        for name, module in sys.modules.items()
+        if name.startswith("detect.scoring.") and getattr(module, "match", None) is match
+    ]
+    for module in users:
+        monkeypatch.setattr(module, "match", counted)
+    assert len(users) > 4
+    path = detections(tmp_path / "d", 12)
+    assert score(path, "--bootstrap", "3")[0] == 0 and len(calls) == 1
+    assert score(path, "--bootstrap", "3", "--against", path)[0] == 0 and len(calls) == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        DataOptions(),
+        DataOptions(images=Path("pictures"), classes="a,b", coordinates="zero-based"),
+        DataOptions(split_by=0.25, empty_images=False),
+    ],
+)
+def test_options_return_from_their_record(options):
+    """Paths as whole ones: a comparison may start in another folder."""
+    record = json.loads(json.dumps(recorded(options)))
+    again = options_of({"data_options": {**record, "of a later version": 1}})
+    assert again == replace(options, images=options.images and options.images.resolve())
+    assert recorded(None) is None
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"data_options": None},
+        {"data_options": [1]},
+        {"data_options": {"split_by": 2}},
+        {"data_options": {"split_by": "a"}},
+        {"data_options": {"classes": 3}},
+        {"data_options": {"images": 3}},
+    ],
+)
+def test_a_record_without_options_that_could_be(record):
+    assert options_of(record) is None
+
+
+def test_a_record_of_an_older_version_has_the_defaults_of_the_rest():
+    assert options_of({"data_options": {"classes": "a"}}) == DataOptions(classes="a")
+
+
+def test_a_scored_folder_is_loaded_as_it_was_computed_or_again(score, devkit, tmp_path):
+    path, folder = detections(tmp_path / "d", 9), tmp_path / "scored"
+    flags = ("--bootstrap", "4", "--no-coco", "--recall", "float")
+    assert score(path, *flags)[0] == 0
+    truth = read_truth(devkit, "2007:test")
+    found = read_detections(path, truth)
+
+    def resampled(count):
+        return resampled_ap(truth, found, split_and_draws(truth, count, 0), 0.5, recall="float")
+
+    whole = (folder / "matches.npz").read_bytes()
+    (folder / "matches.npz").write_bytes(b"")
+    for content in (b"", whole):
+        (folder / "matches.npz").write_bytes(content)
+        for count in (4, 5, 1):
+            scored = load_scored(folder, truth, 0.5, count)
+            assert scored.detections.score.tolist() == [0.9] * 9
+            assert len(scored.resampled) == count + 1
+            np.testing.assert_array_equal(scored.resampled, resampled(count))
+        kept = load_scored(folder, truth, 0.5, 0).resampled
+        assert (kept is None) == (content == b"")
+        assert load_scored(folder, truth, 0.7, 2).resampled.shape == (3, 2, 2)
+    assert load_scored(folder, truth, 0.5).resampled.shape == (1001, 2, 2)
+    (path / "comp4_det_test_disc.txt").write_text("")
+    assert len(load_scored(folder, truth, 0.5, 4).detections.score) == 0
+    shutil.rmtree(path)  # what was kept serves all the same
+    assert len(load_scored(folder, truth, 0.5, 4).detections.score) == 9
+    (folder / "matches.npz").unlink()
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        load_scored(folder, truth, 0.5, 4)
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        (None, "integer"),
+        ("{}", "integer"),
+        ('{"recall": "float"}', "integer"),
+        ('{"recall": {"rule": "other"}}', "integer"),
+        ('{"recall": {"rule": "integer"}}', "integer"),
+        ('{"recall": {"rule": "float"}}', "float"),
+    ],
+)
+def test_how_a_folder_compared_recall(tmp_path, content, rule):
+    if content is not None:
+        (tmp_path / "analysis.json").write_text(content)
+    assert recall_of(tmp_path) == rule
+
+
+def test_a_folder_without_a_record_is_named(tmp_path):
+    record = tmp_path / "evaluation.json"
+    with pytest.raises(InputError, match=f"^{re.escape(str(record))} is missing: give a folder of"):
+        scored_folder.detections_of(tmp_path)
+    record.write_text('{"detections": "d"}')
+    assert scored_folder.detections_of(tmp_path) == "d"
+
+
+def test_boxes_that_look_counted_otherwise_are_told(score, devkit, tmp_path):
+    """Once, in the line that says what is scored: here the numbers of the devkit begin at 1."""
+    path = detections(tmp_path / "d", 12)
+    _, printed, _ = score(path, "--bootstrap", "0", "--no-coco")
+    assert printed.splitlines()[0].startswith(f"{devkit}: ") and "warning" not in printed
+    assert "; 2007:test of 30 images" in printed.splitlines()[0].replace("\n", " ")
+    flags = ("--bootstrap", "0", "--no-coco", "--coordinates", "zero-based")
+    _, printed, _ = score(path, *flags)
+    assert printed.splitlines()[0].count("; warning: 30 of 30 boxes begin at 1, none at 0") == 1
 
 
 def test_flags_leave_parts_out(score, tmp_path):
