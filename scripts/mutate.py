@@ -57,7 +57,8 @@ TESTS: dict[str, str] = {
     "common/training/network.py": "tests/common/training/test_network.py "
     "tests/common/method/test_controls.py tests/common/training/test_compiled_training.py",
     "common/training/steps.py": "tests/common/training/test_loop.py "
-    "tests/common/training/test_resume.py",
+    "tests/common/training/test_resume.py tests/common/optimization/test_cuda_graphs.py "
+    "tests/common/training/test_world_sizes.py",
     "common/recipe.py": "tests/common/test_recipe.py tests/test_recipe_tables.py",
     "pretrain/recipes/recipe.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
     "pretrain/recipes/tables.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
@@ -83,7 +84,8 @@ TESTS: dict[str, str] = {
     "common/runs/results.py": "tests/common/runs/test_results.py tests/pretrain/test_results.py "
     "tests/detect/test_results.py",
     "common/runs/over_seeds.py": "tests/common/runs/test_over_seeds.py",
-    "common/runs/certificate.py": "tests/pretrain/test_check.py",
+    "common/runs/certificate.py": "tests/common/runs/test_certificate.py "
+    "tests/pretrain/test_check.py",
     "common/runs/data_parts.py": "tests/common/runs/test_data_parts.py",
     "common/runs/epoch_lines.py": "tests/common/runs/test_epoch_lines.py "
     "tests/common/runs/test_progress.py",
