@@ -10,9 +10,9 @@ A, FAR = (0, 0, 10, 10), (50, 50, 60, 60)
 OBJECTS = [(0, 0, A, False), (1, 0, A, False), (0, 1, A, True)]
 
 
-def reliability(rows, objects=OBJECTS):
+def reliability(rows, objects=OBJECTS, iou=0.5):
     truth, found = truth_of(objects, ("cat", "dog"), 3), detections_of(rows)
-    return calibration(truth, found, score_voc(truth, found))
+    return calibration(truth, found, score_voc(truth, found, iou))
 
 
 def test_bins_and_error():
@@ -36,6 +36,44 @@ def test_bins_and_error():
     empty = cat["bins"][5]
     assert (empty["detections"], empty["score"], empty["precision"]) == (0, None, None)
     assert len(cat["bins"]) == BINS == 10
+
+
+def test_the_whole_of_its_form():
+    """Two classes meet in the bins of all; both ends of [0, 1] are scores."""
+    rows = [(0, 0, 1.0, A), (1, 0, 0.0, A), (2, 1, 0.0, A), (2, 1, 0.5, A)]
+
+    def bins(*given):
+        told = {place: found for place, *found in given}
+        return [
+            dict(
+                zip(
+                    ("low", "high", "detections", "score", "precision"),
+                    (place / 10, (place + 1) / 10, *told.get(place, (0, None, None))),
+                    strict=True,
+                )
+            )
+            for place in range(10)
+        ]
+
+    cat = bins((0, 1, 0.0, 1.0), (9, 1, 1.0, 1.0))
+    dog = bins((0, 1, 0.0, 0.0), (5, 1, 0.5, 0.0))
+    both = bins((0, 2, 0.0, 0.5), (5, 1, 0.5, 0.0), (9, 1, 1.0, 1.0))
+    assert reliability(rows, iou=0.75) == {
+        "iou": 0.75,
+        "ece": (1 + 0.5 + 0) / 4,
+        "detections": 4,
+        "bins": both,
+        "per_class": {
+            "cat": {"ece": 0.5, "detections": 2, "bins": cat},
+            "dog": {"ece": 0.25, "detections": 2, "bins": dog},
+        },
+    }
+
+
+@pytest.mark.parametrize("place", range(10))
+def test_a_bin_holds_its_lower_end(place):
+    told = reliability([(0, 0, place / 10, A)])["bins"]
+    assert [part["detections"] for part in told] == [int(n == place) for n in range(10)]
 
 
 def test_nothing_detected():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scenes import detections_of, truth_of
 
 from common.errors import InputError
-from detect.scoring.detections import Detections, ground_truth
+from detect.scoring.detections import Detections, ground_truth, integer_ids
 from detect.scoring.formats.class_texts import write_class_texts
 from detect.scoring.formats.coco_json import write_coco_json
 from detect.scoring.formats.reading import read_detections
@@ -87,6 +87,46 @@ def test_ground_truth_stacks_annotations():
     assert truth.difficult.tolist() == [False, True, False]
     assert (truth.image.dtype, truth.label.dtype) == (np.int64, np.int64)
     assert (truth.box.dtype, truth.difficult.dtype) == (np.float64, np.bool_)
+
+
+def test_ground_truth_takes_what_the_data_state_beside():
+    """Areas of a segmentation, where one image of them has these; names that are not the ids."""
+    images = [
+        annotation("a", [[0, 1, 2, 4]], [1], [False]),
+        annotation("b", [[0, 0, 5, 5], [1, 1, 3, 3]], [0, 1], [False, False]),
+    ]
+    plain = ground_truth(images, CLASSES)
+    assert plain.area is None and plain.category_ids == plain.file_names == ()
+    images[1].areas = np.array([7.0, 3.5])
+    stated = ground_truth(images, CLASSES, [3, "x"], ["a", "c"])
+    assert stated.area.tolist() == [6.0, 7.0, 3.5]
+    assert (stated.category_ids, stated.file_names) == ((3, "x"), ("a", "c"))
+    assert ground_truth(images, CLASSES, (), ["a", "b"]).file_names == ()
+
+
+@pytest.mark.parametrize(
+    ("image_ids", "numbers"),
+    [
+        ((), []),
+        (("7", "000008"), [7, 8]),
+        (("2008_000008", "1"), [2008000008, 1]),
+        (("1", "01"), None),
+        (("a", "1"), None),
+        (("1", "²"), None),
+        (("٣", "1"), None),
+        (("_", "1"), None),
+        (("-1", "1"), None),
+    ],
+)
+def test_image_ids_as_numbers(image_ids, numbers):
+    assert integer_ids(image_ids) == numbers
+
+
+def test_some_of_the_detections():
+    rows = [(0, 1, 0.5, (0, 0, 1, 1)), (1, 0, 0.25, (0, 0, 2, 2)), (0, 0, 0.125, (0, 0, 3, 3))]
+    found = detections_of(rows)
+    assert_same(found.select(np.array([2, 0])), detections_of([rows[2], rows[0]]))
+    assert_same(found.select(np.array([False, True, True])), detections_of(rows[1:]))
 
 
 def test_ground_truth_without_images():

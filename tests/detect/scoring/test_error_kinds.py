@@ -192,6 +192,15 @@ def test_thresholds_out_of_order(foreground, background):
         analyse_errors(truth_of([]), detections_of([]), foreground, background)
 
 
+def test_thresholds_that_meet_their_ends():
+    """A foreground of 1 asks for the box itself."""
+    truth = truth_of([(0, CAT, A, False)])
+    found = detections_of([(0, CAT, 0.9, A_HALF), (0, CAT, 0.8, A_TENTH), (0, CAT, 0.7, A)])
+    assert analyse_errors(truth, found, 1.0, 0.25).kind.tolist() == [LOC, BKG, RIGHT]
+    assert analyse_errors(truth, found, 0.5, 0.05).kind.tolist() == [RIGHT, LOC, DUPE]
+    assert analyse_errors(truth, found).kind.tolist() == [RIGHT, LOC, DUPE]
+
+
 # ---- the literal form ---------------------------------------------------------------------------
 
 
