@@ -27,6 +27,7 @@ from common.recipe import Focus, Optimization
 from common.runs import checkpoints, trackers
 from common.runs.folder import RunFolder
 from common.runs.metrics_log import read_metrics
+from common.runs.terminal import speaking
 from common.training import loop
 from common.training.epoch_means import EpochSums
 from common.training.non_finite import FiniteCheck, NonFiniteError
@@ -213,7 +214,74 @@ def test_the_log_counts_images(tmp_path: Path) -> None:
     assert records[1]["focus_participating_steps"] == sum(
         participates(0.5, 0, step) for step in (3, 4, 5)
     )
-    assert {"lr", "train_loss", "train_gradient_norm", "val_score", "seconds"} <= set(records[0])
+    assert [key for key in records[0] if not key.startswith("focus_")] == [
+        "epoch",
+        "step",
+        "lr",
+        "train_loss",
+        "train_accuracy",
+        "train_gradient_norm",
+        "images_per_second",
+        "seconds",
+        "val_score",
+    ]
+    assert "focus_steps" not in records[0]
+
+
+def test_a_line_has_the_rate_of_the_last_step_of_its_epoch(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, epochs=3, milestones=(2,), warmup_steps=4, warmup_start=0.5)
+    train(tmp_path, stage(network()), settings)
+    rates = [record["lr"] for record in read_metrics(tmp_path)]
+    assert rates == pytest.approx([0.1 * (0.5 + 0.5 * 2 / 4), 0.1, 0.01])
+
+
+def test_lines_for_programs_are_those_of_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with speaking(json_lines=True):
+        train(tmp_path, stage(network()), json=True)
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert printed == read_metrics(tmp_path) and len(printed) == 2
+
+
+def test_without_anything_to_validate_on(tmp_path: Path) -> None:
+    task = replace(stage(network()), evaluate=lambda model: {})
+    assert train(tmp_path, task) == {}
+    last = checkpoints.load(tmp_path / "last.pt")
+    assert (last["epoch"], last["metrics"], last["stale"]) == (2, {}, 0)
+    assert not (tmp_path / "best.pt").exists()
+    assert not any(key.startswith("val_") for key in read_metrics(tmp_path)[1])
+
+
+def test_the_memory_of_a_gpu_is_in_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 3 * 2**29)
+    assert loop._gpu_memory(World(torch.device("cuda", 0))) == {"gpu_memory_gib": 1.5}
+    assert loop._gpu_memory(World(CPU)) == {}
+
+
+def test_who_looks_on_sees_every_step_and_what_is_saved(tmp_path: Path) -> None:
+    """A checkpoint at each new best, first of the best weights and then of the state; each step."""
+    seen: list[tuple[str, int, bool]] = []
+
+    class Watch:
+        def begin(self, state: Any, data: Any) -> None:
+            seen.append(("begin", state.step, data == {"a": "b"}))
+
+        def after_step(self, state: Any) -> None:
+            seen.append(("step", state.step, True))
+
+        def saved(self, state: Any) -> None:
+            lines = len(read_metrics(tmp_path))
+            seen.append(("saved", state.step, lines == state.step // 3))
+
+    task = replace(scored([1, 2]), data={"a": "b"})
+    folder = RunFolder(tmp_path, {"stage": "test"})
+    loop.train(task, Training(SETTINGS, FOCUS), Options(), World(CPU), folder, Watch())
+    folder.close()
+    assert all(right for *_, right in seen)
+    saved, steps = ["saved"] * 2, ["step"] * 3
+    assert [what for what, *_ in seen] == ["begin", *steps, *saved, *steps, *saved]
+    assert [step for _, step, _ in seen] == [0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 6]
 
 
 def test_stops_after_a_step(tmp_path: Path) -> None:

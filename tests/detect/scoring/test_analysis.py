@@ -15,8 +15,14 @@ from pycocotools.cocoeval import COCOeval
 from scenes import detections_of
 
 from detect.scoring import analysis
-from detect.scoring.analysis import bootstrap_record, score_by_size
+from detect.scoring.analysis import (
+    Analysis,
+    OperatingPoint,
+    bootstrap_record,
+    score_by_size,
+)
 from detect.scoring.bootstrap import (
+    Interval,
     bootstrap_map,
     paired_bootstrap,
     resampled_ap,
@@ -265,6 +271,66 @@ def test_the_form_of_the_analysis():
     }
     assert (dog["objects"], dog["difficult"], dog["detections"]) == (1, 1, 3)
     assert dog["best_f1"]["score_threshold"] == 0.6
+
+
+def test_all_of_an_analysis_by_itself():
+    """What it finds out where nothing is handed to it, and the threshold that pictures take."""
+    truth, detections = truth_of(OBJECTS), detections_of(ROWS)
+    result = score_voc(truth, detections)
+    plain = Analysis.of(truth, detections, result)
+    assert plain.intervals == {} and plain.threshold == 0.6
+    assert plain.overall == OperatingPoint(0.6, pytest.approx(6 / 7), 0.75, 1.0, 3, 1)
+    assert plain.by_class["cat"] == OperatingPoint(0.8, 1.0, 1.0, 1.0, 2, 0)
+    assert plain.errors.counts == analyse_errors(truth, detections).counts
+    assert plain.confusion.tolist() == [[2, 0, 0], [0, 1, 0], [1, 0, 0]]
+    nothing = detections_of([])
+    empty = Analysis.of(truth, nothing, score_voc(truth, nothing))
+    assert (empty.overall, empty.threshold) == (None, -math.inf)
+    assert empty.by_class == {"cat": None, "dog": None}
+    assert empty.confusion.tolist() == [[0, 0, 2], [0, 0, 1], [0, 0, 0]]
+
+
+def test_the_rule_of_recall_holds_throughout():
+    """Three of ten cats: recall 3/10 reaches the point 0.3 by one rule alone."""
+    objects = [(n, 0, SMALL, False) for n in range(10)]
+    truth = truth_of(objects, 10)
+    found = detections_of([(n, 0, 0.9, SMALL) for n in range(3)])
+    matches = match(truth, found)
+    exact, rounded = pytest.approx(4 / 11), pytest.approx(3 / 11)
+    for rule, own, other, value in (
+        ((), "integer", "float", exact),
+        (("integer",), "integer", "float", exact),
+        (("float",), "float", "integer", rounded),
+    ):
+        record = analysis.analyse(truth, found, (0.5, 0.75), matches, None, *rule)
+        assert [part["map_11point"] for part in record["by_iou"]] == [value, value]
+        assert record["by_size"]["small"]["map_11point"] == value
+        assert (
+            score_by_size(truth, found, 0.5, None, *rule)["small"].metrics()["map_11point"] == value
+        )
+        ap = rounded if own == "integer" else exact
+        assert record["recall"] == {
+            "rule": own,
+            other: {"map_11point": ap, "per_class": {"cat": ap, "dog": None}},
+            "differs": ["cat"],
+        }
+    some = analyse(truth_of(OBJECTS), detections_of(ROWS), (0.5,), 0)["recall"]
+    assert some["differs"] == [] and some["float"]["map_11point"] == pytest.approx(1.0)
+
+
+def test_intervals_without_a_number():
+    """None in JSON, each for itself."""
+    intervals = {
+        "map_area": Interval(0.5, 0.25, 0.75),
+        "map_11point": Interval(math.nan, math.nan, math.nan),
+    }
+    assert bootstrap_record(intervals, 7) == {
+        "level": 0.95,
+        "resamples": 7,
+        "seed": 0,
+        "map_area": {"value": 0.5, "low": 0.25, "high": 0.75, "excludes_zero": True},
+        "map_11point": {"value": None, "low": None, "high": None, "excludes_zero": False},
+    }
 
 
 def test_the_first_overlap_holds_throughout():
