@@ -176,3 +176,147 @@ def test_the_list_is_short_and_ranked():
     assert [entry["rank"] for entry in told["entries"]] == list(range(1, MOST + 1))
     suspicions = [entry["suspicion"] for entry in told["entries"]]
     assert suspicions == sorted((row[2] for row in rows), reverse=True)[:MOST]
+
+
+# ---- the literal form ---------------------------------------------------------------------------
+
+
+def overlap_of(a, b):
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
+    return width * height / (areas - width * height)
+
+
+def literal(objects, rows):
+    """Candidates by plain loops: {(kind, object, detection): suspicion}."""
+    count = range(len(objects))
+    falling = sorted(range(len(rows)), key=lambda d: -rows[d][2])
+
+    def nearest(d, same):
+        image, label, _, box = rows[d]
+        best = (0.0, None)
+        for o, (image_o, label_o, box_o, _) in enumerate(objects):
+            if image_o == image and (label_o == label) == same:
+                overlap = overlap_of(box, box_o)
+                best = (overlap, o) if overlap > best[0] else best
+        return best
+
+    own, other = ([nearest(d, same) for d in range(len(rows))] for same in (True, False))
+    score = [row[2] for row in rows]
+
+    def support(pairs, values, least):
+        """The highest value of each object, and the last detection that has it."""
+        highest = dict.fromkeys(count, (0.0, None))
+        for d, (overlap, o) in enumerate(pairs):
+            if o is not None and overlap >= least and values[d] >= highest[o][0]:
+                highest[o] = (values[d], d)
+        return highest
+
+    found = {}
+    hit = [overlap >= 0.5 for overlap, _ in own]
+    trust = dict.fromkeys(range(len(rows)), 1.0)
+    if any(hit):
+        pooled = {d: sum(hit[e] for e in falling[: n + 1]) / (n + 1) for n, d in enumerate(falling)}
+        for label in (0, 1):
+            of_class = [d for d in falling if rows[d][1] == label]
+            for n, d in enumerate(of_class):
+                right = sum(hit[e] for e in of_class[: n + 1])
+                trust[d] = (right + 20 * pooled[d]) / (n + 1 + 20)
+    fitting = support(own, score, 0.5)
+    suspicion = {}
+    for d in range(len(rows)):
+        suspicion[d] = score[d] * trust[d]
+        if own[d][0] >= 0.1 and score[d] > 0:
+            suspicion[d] *= min(fitting[own[d][1]][0] / score[d], 1)
+    listed = []
+    for d in sorted(suspicion, key=lambda d: -suspicion[d]):
+        near = [overlap_of(rows[e][3], rows[d][3]) for e in listed if rows[e][0] == rows[d][0]]
+        if max(own[d][0], other[d][0], *near) < 0.3 and suspicion[d] >= 0.1:
+            listed.append(d)
+            found["missing", None, d] = suspicion[d]
+
+    speaking = support(own, [s * o for s, (o, _) in zip(score, own, strict=True)], 0.1)
+    free = [s * b if b > a else 0.0 for s, (a, _), (b, _) in zip(score, own, other, strict=True)]
+    beside = support(other, free, 0.1)
+    has = {o: max(speaking[o][0], beside[o][0]) for o in count if not objects[o][3]}
+    seen = [o for o in has if has[o] >= 0.1]
+    if seen:
+        usual = float(np.median([has[o] for o in seen]))
+        for o in has:
+            alike = [p for p in has if objects[p][1] == objects[o][1]]
+            share = len([p for p in alike if p in seen]) + 20 * len(seen) / len(has)
+            rate = share / (len(alike) + 20)
+            found["spurious", o, None] = rate * max(0.0, 1 - has[o] / usual)
+
+    loose = [s if o < 0.6 else 0.0 for s, (o, _) in zip(score, own, strict=True)]
+    called = support(other, loose, 0.5)
+    far = [s * (1 - o) for s, (o, _) in zip(score, own, strict=True)]
+    met, fits = support(own, far, 0.1), support(own, score, 0.6)
+    for o in has:
+        found["wrong class", o, called[o][1]] = called[o][0] * (1 - fitting[o][0])
+        found["displaced", o, met[o][1]] = met[o][0] * (1 - fits[o][0])
+
+    fit = {o: max([v for v, n in own if n == o], default=0.0) for o in count}
+    for o in count:
+        for p in range(o + 1, len(objects)):
+            iou = overlap_of(objects[o][2], objects[p][2])
+            if objects[o][:2] == objects[p][:2] and iou >= 0.7:
+                key = "duplicate", o if fit[o] < fit[p] else p, None
+                found[key] = max(iou, found.get(key, 0.0))
+    return {key: value for key, value in found.items() if value >= 0.1}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_agrees_with_the_literal_form(seed):
+    """Boxes of one place and side, so that overlaps are tenths and thresholds are met exactly."""
+    rng = np.random.default_rng(seed)
+
+    def box():
+        x, y = 10 * int(rng.integers(0, 3)), int(rng.integers(0, 4)) // 3
+        return (x, y, x + 10, y + int(rng.integers(1, 11)))
+
+    def number(below):
+        return int(rng.integers(below))
+
+    objects = [(number(3), number(2), box(), bool(rng.random() < 0.2)) for _ in range(12)]
+    rows = [(number(3), number(2), number(5) / 4, box()) for _ in range(1 + number(24))]
+    if seed % 4 == 0:  # a detector that is right most of the time, as some kinds want it
+        rows += [(image, label, 1.0, place) for image, label, place, _ in objects[:8]]
+    truth, found, candidates = found_in(objects, rows, 3)
+    ours = {(c.kind, c.object, c.detection): c.suspicion for c in candidates}
+    assert len(ours) == len(candidates)
+    expected = literal(objects, rows)
+    assert ours.keys() == expected.keys()
+    for key, suspicion in expected.items():
+        assert ours[key] == pytest.approx(suspicion, abs=1e-12), key
+    ranks = [(-c.suspicion, KINDS.index(c.kind)) for c in candidates]
+    assert ranks == sorted(ranks)
+    assert counts(candidates) == {kind: [c.kind for c in candidates].count(kind) for kind in KINDS}
+    told = describe(truth, found, candidates)
+    assert (told["kinds"], told["most"], len(told["entries"])) == (list(KINDS), 200, len(ours))
+    for rank, (entry, c) in enumerate(zip(told["entries"], candidates, strict=True), start=1):
+        suspect = rows[c.detection] if c.object is None else objects[c.object]
+        place = -1 if c.object is None else 2
+        against = None
+        if c.kind == "duplicate":
+            against = objects[c.other]
+            assert against[:2] == suspect[:2]
+            assert overlap_of(against[2], suspect[2]) == c.suspicion
+        elif c.object is not None and c.detection is not None:
+            against = rows[c.detection]
+        same_image = [o for o in range(len(objects)) if objects[o][0] == suspect[0]]
+        assert entry == {
+            "rank": rank,
+            "kind": c.kind,
+            "suspicion": c.suspicion,
+            "image": f"{suspect[0]:06d}",
+            "class": CLASSES[suspect[1]],
+            "box": list(suspect[place]),
+            "object": None if c.object is None else same_image.index(c.object) + 1,
+            "other_class": None if against is None else CLASSES[against[1]],
+            "other_box": None
+            if against is None
+            else list(against[2 if c.kind == "duplicate" else 3]),
+            "score": None if c.detection is None else rows[c.detection][2],
+        }
