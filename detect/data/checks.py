@@ -33,6 +33,8 @@ class Counts:
     """Objects that reach over the edge of their image."""
     usable: int
     """Those that can be learnt and are not difficult."""
+    usable_if_difficult: int
+    """Those that can be learnt, difficult ones included, crowds not."""
 
     def describe(self, classes: Sequence[str]) -> str:
         """Say how many objects there are of each class, the most of them first."""
@@ -54,9 +56,10 @@ def count(annotations: Sequence[Annotation], classes: Sequence[str]) -> Counts:
         empty=sum(len(a.labels) == 0 for a in annotations),
         objects=np.bincount(labels[~difficult], minlength=number),
         difficult=np.bincount(labels[difficult], minlength=number),
-        flat=sum(len(a.labels) - len(a.usable(difficult=True)[1]) for a in annotations),
+        flat=sum(int(a.flat.sum()) for a in annotations),
         outside=sum(len(outside(a)) for a in annotations),
         usable=sum(len(a.usable(difficult=False)[1]) for a in annotations),
+        usable_if_difficult=sum(len(a.usable(difficult=True)[1]) for a in annotations),
     )
 
 
@@ -80,22 +83,23 @@ def why_useless(counts: Counts, *, difficult: bool) -> str | None:
     """Say why nothing can be learnt from a set; None where something can."""
     hard = int(counts.difficult.sum())
     total = int(counts.objects.sum()) + hard
-    usable = total - counts.flat if difficult else counts.usable
     if counts.images == 0:
         return "it lists no images"
-    if usable > 0:
+    if (counts.usable_if_difficult if difficult else counts.usable) > 0:
         return None
     if total == 0:
         return (
             "none of its images has an object: are the labels in the files, "
             "and of the classes that are used?"
         )
-    if hard == total:
+    if counts.flat == total:
+        return f"all of its objects ({total}) are boxes without an area: export them again"
+    if counts.usable_if_difficult:
         return (
             f"all of its objects ({hard}) are marked difficult: unmark them, or train with "
             "--difficult"
         )
-    return f"all of its objects ({total}) are boxes without an area: export them again"
+    return f"all of its objects ({total}) that have an area are crowds: label single objects"
 
 
 def unseen(classes: Sequence[str], counts: Counts) -> list[str]:
@@ -110,14 +114,14 @@ def all_boxes(annotations: Sequence[Annotation]) -> NDArray[np.float64]:
 
 
 def coordinates_look(boxes: NDArray[np.float64], coordinates: Coordinates) -> str | None:
-    """Say how VOC's numbers look to be counted, where that is not how they are read.
+    """Say so where VOC's coordinates look counted in another way than they are read.
 
     Args:
         boxes: (n, 4), as `Annotation` has them.
         coordinates: How they were read.
 
     Returns:
-        A sentence with the remedy; None where nothing speaks against.
+        A sentence with the remedy; None where nothing speaks against it.
     """
     first = 1 if coordinates == "voc" else 0
     if not len(boxes):

@@ -4,7 +4,8 @@
     <set>/_annotations.coco.json       beside its images                    Roboflow
     any.json                           with --images, or beside its images
 
-Crowds (and what other tools mark "ignore") are difficult objects; segmentations are not looked at.
+Crowds are difficult objects that are never trained on, what other tools mark "ignore" is difficult;
+segmentations are not looked at.
 """
 
 from collections import Counter
@@ -234,7 +235,7 @@ def _annotate(
     if not _is_side(width) or not _is_side(height):
         with together:
             width, height = _size(picture, f"{file}, image {image['id']}")
-    rows, labels, difficult, areas = [], [], [], []
+    rows, labels, crowd, difficult, areas = [], [], [], [], []
     for item in objects:
         at = f"{file}, annotation {item['number']}"
         category = item["category_id"]
@@ -252,7 +253,8 @@ def _annotate(
             if label is not None:
                 rows.append(box)
                 labels.append(label)
-                difficult.append(bool(item["iscrowd"]) or bool(item["ignore"]))
+                crowd.append(bool(item["iscrowd"]))
+                difficult.append(crowd[-1] or bool(item["ignore"]))
                 stated = _is_number(item["area"])
                 areas.append(item["area"] if stated else (box[2] - box[0]) * (box[3] - box[1]))
     together.end()
@@ -264,6 +266,7 @@ def _annotate(
         labels=np.array(labels, np.int64),
         difficult=np.array(difficult, np.bool_),
         areas=np.array(areas, np.float64),
+        crowd=np.array(crowd, np.bool_),
     )
     return annotation, ""
 

@@ -21,8 +21,8 @@ _MAX_QUOTED = 80  # characters of a file in a message
 MOST_PIXELS_A_SIDE = 1_000_000
 """No format here has images of more."""
 LARGEST = 1e30
-"""Of numbers beyond, areas and their sums would not be finite."""
-Item = TypeVar("Item")
+"""Larger numbers are refused: their areas and the sums of those would not be finite."""
+T = TypeVar("T")
 _USUAL = (("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing"))
 """Words for the same set."""
 
@@ -48,21 +48,33 @@ class Annotation:
     areas: NDArray[np.float64] | None = None
     """(n,) square pixels that the annotation states, as COCO's metric counts sizes; None: those of
     the boxes."""
+    crowd: NDArray[np.bool_] | None = None
+    """(n,) boxes around many objects, difficult ones from which nothing is learnt; None: none."""
+
+    @property
+    def flat(self) -> NDArray[np.bool_]:
+        """(n,) objects without an area within the image."""
+        boxes = self._within()
+        return np.asarray((boxes[:, :2] >= boxes[:, 2:]).any(axis=1))
+
+    def _within(self) -> NDArray[np.float32]:
+        return np.clip(self.boxes, 0, [self.width, self.height] * 2).astype(np.float32)
 
     def usable(self, difficult: bool) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return what a training learns from: boxes within the image, with an area, and labels.
 
         Args:
-            difficult: Whether difficult objects count.
+            difficult: Whether difficult objects count; crowds never do.
 
         Returns:
             Boxes (m, 4) float32 and labels (m,), m <= n.
         """
-        boxes = np.clip(self.boxes, 0, [self.width, self.height] * 2).astype(np.float32)
-        kept = (boxes[:, :2] < boxes[:, 2:]).all(axis=1)
+        kept = ~self.flat
         if not difficult:
             kept &= ~self.difficult
-        return boxes[kept], self.labels[kept]
+        if self.crowd is not None:
+            kept &= ~self.crowd
+        return self._within()[kept], self.labels[kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,13 +238,13 @@ def find_set(sets: Sequence[str], name: str) -> str | None:
     return None
 
 
-def read_all(entries: Sequence[Entry], read: Callable[[Entry], Item], split: str) -> list[Item]:
+def read_all(entries: Sequence[Entry], read: Callable[[Entry], T], split: str) -> list[T]:
     """Read the entries of a split.
 
     Raises:
         InputError: An image or an annotation is missing or wrong, or an id occurs twice.
     """
-    items: dict[str, Item] = {}
+    items: dict[str, T] = {}
     missing: list[MissingFileError] = []
     for entry in entries:
         if entry.image_id in items:

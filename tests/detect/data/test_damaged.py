@@ -301,6 +301,28 @@ def test_a_set_without_images_is_named(coco: Path, name: str) -> None:
         read_training(open_data(coco), DataOptions(), "train", "val", difficult=False)
 
 
+@pytest.mark.parametrize("difficult", [True, False])
+def test_crowds_are_never_trained_on(coco: Path, difficult: bool) -> None:
+    """A crowd is one box around many: what is in it is neither demanded nor learnt."""
+    file, content = load(coco)
+    crowd, ignored, *_ = content["annotations"]
+    crowd["iscrowd"], ignored["ignore"] = 1, 1
+    file.write_text(json.dumps(content))
+    data = open_data(coco)
+    images = data.read("train")
+    total = len(content["annotations"])
+    assert sum(image.annotation.difficult.sum() for image in images) == 2
+    learnt = sum(len(image.annotation.usable(difficult)[1]) for image in images)
+    assert learnt == (total - 1 if difficult else total - 2)
+    said = read_training(data, DataOptions(), "train", "val", difficult=difficult).said
+    assert "2 of them difficult" in str(said) and "without an area" not in str(said)
+    for item in content["annotations"]:
+        item["iscrowd"] = 1
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="that have an area are crowds: label single objects"):
+        read_training(open_data(coco), DataOptions(), "train", "val", difficult=difficult)
+
+
 # ---- what verify says ---------------------------------------------------------------------------
 
 
