@@ -194,7 +194,7 @@ def _build(
         "val_images": len(test_images),
         "classes": list(classes),
         "data_kind": data.kind,
-        "coordinates": options.counted,
+        "coordinates": options.xml_coordinates,
         "split_by": options.split_by,
         "pixels": pixels,
         "backbone": card or {"file": backbone.name if backbone else SCRATCH},

@@ -86,9 +86,9 @@ def boxes_read(data: DetectionData, options: DataOptions, sets: Sequence[Checked
     boxes = all_boxes([a for found in sets for a in found.annotations])
     if data.metric != "voc" or not len(boxes):
         return []
-    low = boxes[:, :2] + (options.counted == "voc")
+    low = boxes[:, :2] + (options.xml_coordinates == "voc")
     decimals = int((boxes != np.round(boxes)).any(axis=1).sum())
-    read = "VOC's pixels from 1" if options.counted == "voc" else "edges from 0"
+    read = "VOC's pixels from 1" if options.xml_coordinates == "voc" else "edges from 0"
     unsure = "" if low.min() < 2 or decimals else "; whether they count from 0 or 1 is unclear"
     return [
         f"boxes read as {read}: the least begins at {low.min():g}, {decimals} of {len(boxes)} have "
@@ -140,7 +140,7 @@ def warnings(
             )
     if data.metric == "voc":
         annotations = [a for found in sets for a in found.annotations]
-        if look := coordinates_look(all_boxes(annotations), options.counted):
+        if look := coordinates_look(all_boxes(annotations), options.xml_coordinates):
             told.append(look)
     for number, found in enumerate(sets):
         for other in sets[:number]:

@@ -88,7 +88,7 @@ def _open_devkit(path: Path, options: DataOptions) -> DetectionData:
         kind="a VOC devkit",
         classes=classes,
         sets=tuple(devkit_sets(path)),
-        entries=partial(_devkit_set, path, label_of, options.counted),
+        entries=partial(_devkit_set, path, label_of, options.xml_coordinates),
         has_years=True,
         notes=(f"classes from {file.name}" if file else "VOC's twenty classes",),
     )

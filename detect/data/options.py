@@ -27,7 +27,7 @@ class DataOptions:
     """Train on images without an object (of --classes), too: nothing is to be found there."""
 
     @property
-    def counted(self) -> Coordinates:
+    def xml_coordinates(self) -> Coordinates:
         """How VOC's XML is read."""
         return self.coordinates or "voc"
 

@@ -18,6 +18,8 @@ NO_SET = "none"
 """What --val-split says for a training without validation."""
 _TRAIN = ("train", "training", "trainval", "default", ALL)
 _VAL = ("val", "valid", "validation", "dev", "test", "testing")
+_ANY = "0000:any"
+"""In place of what a recipe names: the data's own sets are meant."""
 _OF_A_YEAR = re.compile(r"[0-9]{4}:[\w.-]+(,[0-9]{4}:[\w.-]+)*", re.ASCII)
 _AUGMENTED = re.compile(r"\.rf\.[0-9A-Za-z]{8,}$")  # Roboflow's copies of one image
 
@@ -96,7 +98,7 @@ def split_by(data: DetectionData, share: float) -> DetectionData:
     Raises:
         InputError: The data have a validation set, or one of the two would be empty.
     """
-    train, val = training_sets(data, "0000:any", "0000:any")
+    train, val = training_sets(data, _ANY, _ANY)
     if data.has_years and len(data.sets) == 1:
         train, val = data.sets[0], None
     if val is not None:

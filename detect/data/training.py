@@ -134,7 +134,7 @@ def look_over(
     warnings = []
     if data.metric == "voc":
         annotations = [image.annotation for image in train]
-        if look := coordinates_look(all_boxes(annotations), options.counted):
+        if look := coordinates_look(all_boxes(annotations), options.xml_coordinates):
             warnings.append(look)
     twice = sum(len(duplicates(image.annotation)) for image in train)
     if twice:

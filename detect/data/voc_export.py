@@ -130,7 +130,7 @@ def _entries(
         part.annotations,
         part.pictures,
         label_of,
-        options.counted,
+        options.xml_coordinates,
     )
 
 

@@ -57,7 +57,7 @@ class Run:
     resampled: NDArray[np.float64]
     """(resamples + 1, classes, 2) AP by 11 points and by area of the split and of its resamples,
     the same for all runs; NaN without counted objects."""
-    extra: Mapping[str, Any]
+    analysis_file: Mapping[str, Any]
     """What analysis.json holds; empty without the file."""
 
     @property
@@ -77,8 +77,8 @@ class Run:
         return value
 
     @property
-    def counted(self) -> str:
-        """Which detections are drawn and in the confusion matrix, in words."""
+    def shown_from(self) -> str:
+        """From which score on detections are drawn and in the confusion matrix, in words."""
         point = self.analysis.overall
         return f"from score {point.score_threshold:.2f}" if point else "all detections"
 
@@ -90,7 +90,7 @@ class Comparison:
     pictures: Sequence[Path | None]
     """The files of the images; None where there is none."""
     truth: GroundTruth
-    """Its objects."""
+    """The objects of the split."""
     runs: Sequence[Run]
     """At least one; the first is the baseline."""
     data: str
@@ -98,7 +98,7 @@ class Comparison:
 
     @property
     def kind(self) -> str:
-        """The mAP that leads: "11point" for splits of 2007, as its devkit has it, else "area"."""
+        """The mAP that leads: "11point" for splits of 2007, whose devkit has it, else "area"."""
         years = {part.strip()[:4] for part in self.runs[0].evaluation["split"].split(",")}
         return "11point" if years == {"2007"} else "area"
 
@@ -144,12 +144,12 @@ def read_runs(folders: Sequence[Path], data: Path | None, labels: Sequence[str] 
     records = [_read_record(folder) for folder in folders]
     arms = given_labels(labels, len(records)) if labels else _arms(records)
     _check_comparable(records)
-    devkit = data or _recorded_data(records)
-    opened = open_data(devkit, options_of(records[0].evaluation))
+    place = data or _recorded_data(records)
+    opened = open_data(place, options_of(records[0].evaluation))
     classes = opened.classes
     if classes != tuple(records[0].voc["per_class"]):
         raise InputError(
-            f"{records[0].folder} was scored with other classes than {devkit} has: "
+            f"{records[0].folder} was scored with other classes than {place} has: "
             "give the data of that time with --data"
         )
     split = records[0].evaluation["split"]
@@ -161,11 +161,9 @@ def read_runs(folders: Sequence[Path], data: Path | None, labels: Sequence[str] 
     shown = tell_apart(arms, [record.evaluation.get("seed") for record in records])
     titles = _distinct_titles(records)
     names = zip(titles, shown, arms, strict=True)
-    runs = [
-        _score(record, name, truth, devkit) for record, name in zip(records, names, strict=True)
-    ]
+    runs = [_score(record, name, truth, place) for record, name in zip(records, names, strict=True)]
     pictures = [picture for _, picture in read]
-    return Comparison(pictures, truth, runs, _name_of(entries[0].source, devkit))
+    return Comparison(pictures, truth, runs, _name_of(entries[0].source, place))
 
 
 def _read(entry: Entry) -> tuple[Annotation, Path | None]:
@@ -191,7 +189,7 @@ def _arms(records: Sequence[_Record]) -> list[str]:
     return told
 
 
-def _name_of(path: Path, devkit: Path) -> str:
+def _name_of(path: Path, place: Path) -> str:
     """Return the name that an annotation gives the data (<database>), else the folder's."""
     try:
         with path.open("rb") as file:
@@ -200,7 +198,7 @@ def _name_of(path: Path, devkit: Path) -> str:
         match = None
     named = " ".join(match[1].decode("utf-8", "replace").split()) if match else ""
     named = re.sub("^The (.+) Database$", r"\1", named)
-    return named if named.lower() not in ("", "unknown", "unspecified") else devkit.resolve().name
+    return named if named.lower() not in ("", "unknown", "unspecified") else place.resolve().name
 
 
 def _read_record(folder: Path) -> _Record:
@@ -245,12 +243,12 @@ def _check_comparable(records: Sequence[_Record]) -> None:
 
 
 def _recorded_data(records: Sequence[_Record]) -> Path:
-    devkits = [Path(record.evaluation["data"]) for record in records]
-    for devkit in devkits:
-        if devkit.exists():  # a JSON is data, too
-            return devkit
+    places = [Path(record.evaluation["data"]) for record in records]
+    for place in places:
+        if place.exists():  # a JSON is data, too
+            return place
     raise InputError(
-        f"{devkits[0]}, the data that {records[0].folder} was evaluated on, is gone: "
+        f"{places[0]}, the data that {records[0].folder} was evaluated on, is gone: "
         "say with --data where they are now"
     )
 
@@ -272,7 +270,7 @@ def _score(
     record: _Record,
     names: tuple[str, str, str],
     truth: GroundTruth,
-    devkit: Path,
+    place: Path,
 ) -> Run:
     path = record.folder / record.evaluation["detections"]
     scored = load_scored(record.folder, truth, record.voc["iou"])
@@ -283,12 +281,12 @@ def _score(
     for key, value in flatten(voc.metrics()).items():
         if key not in recorded or not _agree(value, recorded[key]):
             raise InputError(
-                f"{record.folder / 'metrics.json'} does not fit {path} on {devkit}: {key} is "
+                f"{record.folder / 'metrics.json'} does not fit {path} on {place}: {key} is "
                 f"{recorded.get(key)} there and {value} here; evaluate again, or give the data of "
                 "that time with --data"
             )
     file = record.folder / "analysis.json"
-    extra = read_json(file) if file.is_file() else {}
+    analysis_file = read_json(file) if file.is_file() else {}
     return Run(
         record.folder,
         *names,
@@ -299,7 +297,7 @@ def _score(
         Analysis.of(truth, detections, voc, matches),
         _training(record.evaluation.get("training")),
         scored.resampled if scored.resampled is not None else np.empty((0, 0, 2)),
-        extra if isinstance(extra, Mapping) else {},
+        analysis_file if isinstance(analysis_file, Mapping) else {},
     )
 
 

@@ -64,7 +64,7 @@ def _run(run: Run) -> dict[str, Any]:
             "names": [*run.voc.per_class, BACKGROUND],
             "counts": analysis.confusion.tolist(),
         },
-        "calibration": run.extra.get("calibration"),
+        "calibration": run.analysis_file.get("calibration"),
         "training": run.training,
         "evaluation": run.evaluation,
     }

@@ -41,7 +41,7 @@ def write_report(
     Args:
         folders: Output folders of `detect evaluate` or `detect score`; the first is the baseline.
         out: The page, ending in .html; the other files have the same name but for the ending.
-        data: The devkit; by default the one that a run recorded and that is still there.
+        data: The data; by default those that a run recorded and that are still there.
         labels: Short names of the runs, one per folder; equal ones mark seeds of one method. By
             default what differs between their titles.
         gallery_mb: The most megabytes that the images to browse may take in the page.

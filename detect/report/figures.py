@@ -304,7 +304,7 @@ def _matrix_rows(comparison: Comparison) -> Iterator[Row]:
 def _confusion(comparison: Comparison, kept: Sequence[int]) -> Figure:
     names = [drawable([*comparison.truth.classes, BACKGROUND][index]) for index in kept]
     parts = [shares(run.analysis.confusion[np.ix_(kept, kept)]) for run in comparison.runs]
-    drawn = [(f"{run.label}, {run.counted}", part) for run, part in
+    drawn = [(f"{run.label}, {run.shown_from}", part) for run, part in
              zip(comparison.runs, parts, strict=True)]  # fmt: skip
     drawn += [
         (f"{run.label} against {comparison.runs[0].label}", part - parts[0])

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.runs.over_seeds import Difference, paired_difference, seeds_needed
+from common.text import counted
 from detect.report.comparison import Comparison, Run, difference
-from detect.report.writers.blocks import count, write_value
+from detect.report.writers.blocks import write_value
 from detect.scoring.bootstrap import MAPS, Interval
 
 FEWEST_IMAGES = 10
@@ -88,7 +89,7 @@ def images_needed(interval: Interval, images: int) -> int | None:
 def on_images(comparison: Comparison) -> str:
     """Put the images in words: "150 images (drawn shapes, 2007:test)"."""
     split = comparison.runs[0].evaluation["split"]
-    return f"{count(len(comparison.pictures), 'image')} ({comparison.data}, {split})"
+    return f"{counted(len(comparison.pictures), 'image')} ({comparison.data}, {split})"
 
 
 def _points(value: float) -> str:
@@ -128,10 +129,8 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
     """Sum up one run of each method, or runs that do not pair up by seeds."""
     runs, key = comparison.runs, f"map_{comparison.kind}"
     if any(run.mean(comparison.kind) is None for run in runs):
-        return Verdict(
-            f"{count(len(runs), 'run')} on {on_images(comparison)}: no class has a counted object.",
-            "",
-        )
+        told = f"{counted(len(runs), 'run')} on {on_images(comparison)}"
+        return Verdict(f"{told}: no class has a counted object.", "")
     if len(runs) == 2:
         first, second = runs
         picked = ""

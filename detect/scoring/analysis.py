@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.scoring.bootstrap import Interval, intervals_of, mean_of_classes
+from detect.scoring.bootstrap import SEED, Interval, intervals_of, mean_of_classes
 from detect.scoring.calibration import calibration
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.error_kinds import (
@@ -19,11 +19,10 @@ from detect.scoring.error_kinds import (
     pooled,
 )
 from detect.scoring.matches import Matches, match
-from detect.scoring.sizes import SIZES, size_of
+from detect.scoring.sizes import SIZES, size_of, size_of_objects
 from detect.scoring.voc import ClassScore, Recall, VocScore, mean_of_known, score_voc
 
 _FOREGROUND, _BACKGROUND = 0.5, 0.1  # TIDE's
-_SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +198,7 @@ def score_by_size(
         detections of other sizes are gone but for true positives.
     """
     matches = matches or match(truth, detections)
-    object_size, found_size = size_of(truth.box), size_of(detections.box)
+    object_size, found_size = size_of_objects(truth), size_of(detections.box)
     scores = {}
     for size, name in enumerate(SIZES):
         of_size = replace(truth, difficult=truth.difficult | (object_size != size))
@@ -235,7 +234,7 @@ def _class_counts(score: ClassScore, best: OperatingPoint | None) -> dict[str, A
 
 def bootstrap_record(intervals: Mapping[str, Interval], resamples: int) -> dict[str, Any]:
     """Compute the "intervals" and "against" parts of analysis.json."""
-    record: dict[str, Any] = {"level": 0.95, "resamples": resamples, "seed": _SEED}
+    record: dict[str, Any] = {"level": 0.95, "resamples": resamples, "seed": SEED}
     for name, interval in intervals.items():
         numbers = {"value": interval.value, "low": interval.low, "high": interval.high}
         record[name] = {

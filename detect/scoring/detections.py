@@ -23,7 +23,7 @@ class GroundTruth:
     classes: tuple[str, ...]
     """The class names."""
     image_ids: tuple[str, ...]
-    """The VOC ids of all images, also of those without objects."""
+    """The ids of all images, also of those without objects."""
     sizes: NDArray[np.int64]
     """(images, 2) width and height in pixels."""
     image: NDArray[np.int64]
@@ -35,8 +35,8 @@ class GroundTruth:
     difficult: NDArray[np.bool_]
     """(objects,) True for objects the metric does not count."""
     area: NDArray[np.float64] | None = None
-    """(objects,) by which COCO's metric decides sizes, where the data state it; None: of the boxes.
-    """
+    """(objects,) square pixels, where the data state them: by these an object is small or large;
+    None: those of the boxes."""
     category_ids: tuple[int | str, ...] = ()
     """What a COCO results file calls each class; empty: 1, 2, and so on."""
     file_names: tuple[str, ...] = ()

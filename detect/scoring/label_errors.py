@@ -32,7 +32,7 @@ TRUSTED_MAP = 0.5
 _LEAST = 0.1
 """Suspicion of a candidate that is listed."""
 _APART, _MEETS, _FITS, _SAME = 0.3, 0.1, 0.6, 0.7  # overlaps
-_PRIOR = 20.0  # objects' worth of the whole set in what is usual for a class and size
+_PRIOR = 20.0  # objects that the whole set counts as, in what is usual for a class
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +174,8 @@ def _spurious(truth: GroundTruth, detections: Detections, matches: Matches) -> I
     if not found[counted].any():
         return
     everywhere, usual = found[counted].mean(), np.median(support[counted][found[counted]])
-    cell = truth.label
-    for number in np.unique(cell[counted]):
-        rows = counted[cell[counted] == number]
+    for label in np.unique(truth.label[counted]):
+        rows = counted[truth.label[counted] == label]
         rate = (found[rows].sum() + _PRIOR * everywhere) / (len(rows) + _PRIOR)
         suspicion[rows] = rate * np.maximum(1 - support[rows] / usual, 0)
     for row in _highest(suspicion):

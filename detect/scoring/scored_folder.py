@@ -28,7 +28,13 @@ from detect.data.options import DataOptions
 from detect.data.splits import scored_set
 from detect.scoring import label_errors
 from detect.scoring.analysis import analyse, bootstrap_record
-from detect.scoring.bootstrap import intervals_of, mean_of_classes, resampled_ap, split_and_draws
+from detect.scoring.bootstrap import (
+    SEED,
+    intervals_of,
+    mean_of_classes,
+    resampled_ap,
+    split_and_draws,
+)
 from detect.scoring.detections import Detections, GroundTruth, ground_truth
 from detect.scoring.formats.hints import hints
 from detect.scoring.formats.reading import read_detections
@@ -36,8 +42,6 @@ from detect.scoring.matches import match
 from detect.scoring.matches_file import Scored, read_scored, truth_digest, write_scored
 from detect.scoring.metrics import CocoEngine, score, write_metrics
 from detect.scoring.voc import Recall
-
-_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,10 +118,10 @@ def score_detections(
 
 
 def looks(data: DetectionData, truth: GroundTruth, options: DataOptions | None) -> list[str]:
-    """Say where the boxes look to be counted in another way than they are read."""
+    """Warn where boxes look counted in another way than they are read."""
     if data.metric != "voc":
         return []
-    look = coordinates_look(truth.box, (options or DataOptions()).counted)
+    look = coordinates_look(truth.box, (options or DataOptions()).xml_coordinates)
     return [f"warning: {look}"] if look else []
 
 
@@ -152,7 +156,7 @@ def score_into(
     iou, recall = scoring.ious[0], scoring.recall
     baseline = scoring.against and _read_baseline(scoring.against, truth, split)
     matches = match(truth, detections)
-    draws = split_and_draws(truth, scoring.resamples, _SEED) if scoring.resamples else None
+    draws = split_and_draws(truth, scoring.resamples, SEED) if scoring.resamples else None
     resampled = (
         None if draws is None else resampled_ap(truth, detections, draws, iou, matches, recall)
     )
@@ -226,7 +230,7 @@ def load_scored(folder: Path, truth: GroundTruth, iou: float, resamples: int = 1
         detections = read_detections(source, truth)
         scored = Scored(detections, match(truth, detections), None)
     if resamples and (scored.resampled is None or len(scored.resampled) != resamples + 1):
-        draws = split_and_draws(truth, resamples, _SEED)
+        draws = split_and_draws(truth, resamples, SEED)
         found, matches = scored.detections, scored.matches
         ap = resampled_ap(truth, found, draws, iou, matches, recall)
         scored = Scored(found, matches, ap)

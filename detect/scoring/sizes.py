@@ -1,7 +1,9 @@
-"""The sizes of objects, as COCO has them."""
+"""Small, medium and large objects, as COCO has them."""
 
 import numpy as np
 from numpy.typing import NDArray
+
+from detect.scoring.detections import GroundTruth
 
 SIZES = ("small", "medium", "large")
 _SMALL, _LARGE = 32.0**2, 96.0**2  # in square pixels of the original image
@@ -16,5 +18,17 @@ def size_of(box: NDArray[np.float64]) -> NDArray[np.int64]:
     Returns:
         (n,) index into `SIZES`.
     """
-    area = np.maximum(box[:, 2:] - box[:, :2], 0.0).prod(axis=1)
+    return _size(np.maximum(box[:, 2:] - box[:, :2], 0.0).prod(axis=1))
+
+
+def size_of_objects(truth: GroundTruth) -> NDArray[np.int64]:
+    """Tell the size of each object, by the area that the data state where they do, as COCO's does.
+
+    Returns:
+        (objects,) index into `SIZES`.
+    """
+    return size_of(truth.box) if truth.area is None else _size(truth.area)
+
+
+def _size(area: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.asarray((area >= _SMALL).astype(np.int64) + (area > _LARGE))

@@ -81,15 +81,6 @@ def drawable(text: str) -> str:
     return "".join(letter if ord(letter) in _letters() else _UNKNOWN for letter in text)
 
 
-def outline_sample(outline: Outline) -> str:
-    """Draw the line of an outline for the legend."""
-    return (
-        '<svg viewBox="0 0 36 12" aria-hidden="true"><line x1="0" y1="6" x2="36" y2="6" '
-        f'stroke-width="4" stroke-dasharray="{outline.dash or "none"}" '
-        f'style="stroke: rgb{outline.colour}"/></svg>'
-    )
-
-
 def draw_boxes(pixels: NDArray[np.uint8], boxes: Sequence[LabelledBox]) -> tuple[bytes, int, int]:
     """Draw labelled boxes on an image.
 

@@ -54,7 +54,7 @@ def reliability(runs: Sequence[Run]) -> dict[int, list[charts.Bin]]:
     """Return the bins of the runs whose analysis has them, by the places of the runs."""
     found = {}
     for index, run in enumerate(runs):
-        known = run.extra.get("calibration")
+        known = run.analysis_file.get("calibration")
         parts = known.get("bins") if isinstance(known, Mapping) else None
         bins = [_bin(part) for part in parts] if isinstance(parts, list) else []
         whole = [part for part in bins if part is not None]
@@ -76,7 +76,7 @@ def _bin(part: object) -> charts.Bin | None:
 
 
 def _error(run: Run) -> float | None:
-    known = run.extra.get("calibration")
+    known = run.analysis_file.get("calibration")
     value = known.get("ece") if isinstance(known, Mapping) else None
     return value if isinstance(value, int | float) else None
 

@@ -24,7 +24,7 @@ from detect.scoring.error_kinds import ERROR_KINDS
 
 BACKGROUND = "background"
 MOST_CLASSES = 40
-"""Of the panels and the matrices; of more classes those with the most objects have a panel."""
+"""Of a matrix that is shown; larger ones are in the JSON file."""
 
 
 def errors(runs: Sequence[Run]) -> Section:
@@ -95,7 +95,7 @@ def confusion(runs: Sequence[Run]) -> Section:
     names = tuple([*runs[0].voc.per_class, BACKGROUND][index] for index in kept)
     counts = [run.analysis.confusion[np.ix_(kept, kept)] for run in runs]
     matrices = [
-        _shares(f"{run.label}, {run.counted}", names, matrix)
+        _shares(f"{run.label}, {run.shown_from}", names, matrix)
         for run, matrix in zip(runs, counts, strict=True)
     ]
     differences = [

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from common.text import counted
 from detect.report.comparison import Comparison, Run
 from detect.report.drawing.photos import MOST_LABELS, read_pictures
 from detect.report.sections.finds import Finds
 from detect.report.sections.photographs import drawings, legend
-from detect.report.writers.blocks import Block, Drawings, Html, Note, Section, count
+from detect.report.writers.blocks import Block, Drawings, Html, Note, Section
 from detect.report.writers.page import script_json
 from detect.scoring.error_kinds import ERROR_KINDS
 
@@ -101,7 +102,7 @@ def _told(comparison: Comparison, pictures: Pictures, kept: Kept) -> str:
     if not shown and not pictures.no_room:
         return "The images are not where the data is, so no picture is shown."
     by = "the runs differ most" if len(comparison.runs) > 1 else "most is wrong"
-    told = f"{count(shown, 'image')} of {total:,}, first those on which {by}. "
+    told = f"{counted(shown, 'image')} of {total:,}, first those on which {by}. "
     if pictures.no_room:
         told += f"{pictures.no_room:,} more do not fit into the size set by --gallery-mb. "
     if pictures.no_file:

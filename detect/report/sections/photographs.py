@@ -8,6 +8,7 @@ import numpy as np
 
 from common.images.decoding import read_image
 from common.storage import write_atomically
+from common.text import counted
 from detect.report.comparison import Comparison
 from detect.report.drawing.boxes import (
     FALSE,
@@ -21,7 +22,7 @@ from detect.report.drawing.boxes import (
 )
 from detect.report.drawing.photos import MOST_LABELS, Outlined, Picture, photo, read_picture, sample
 from detect.report.sections.finds import Finds
-from detect.report.writers.blocks import Drawing, Drawings, count
+from detect.report.writers.blocks import Drawing, Drawings
 
 MOST_BYTES = 24_000
 """Of a picture in the text."""
@@ -193,9 +194,9 @@ def describe(finds: Finds, image: int) -> str:
             f"{run.label}: {finds.found_on[index, image]}"
             for index, run in enumerate(finds.comparison.runs)
         )
-        return f"{count(objects, 'object')}, found by {found}"
+        return f"{counted(objects, 'object')}, found by {found}"
     told = [
         f"{run.label} {finds.found_on[index, image]} found, {finds.false_on[index, image]} false"
         for index, run in enumerate(finds.comparison.runs)
     ]
-    return f"{count(objects, 'object')}: {'; '.join(told)}"
+    return f"{counted(objects, 'object')}: {'; '.join(told)}"

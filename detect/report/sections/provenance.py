@@ -65,7 +65,7 @@ def _readings(runs: Sequence[Run]) -> list[Text]:
     return [
         Text(f"{run.label}: {line}")
         for run in runs
-        for line in run.extra.get("reading") or ()
+        for line in run.analysis_file.get("reading") or ()
         if isinstance(line, str)
     ]
 
@@ -200,15 +200,17 @@ def _definitions(iou: float) -> tuple[str, ...]:
         "the score itself need not be in the middle. A difference is taken on the same resamples "
         "for both runs. Such intervals show what other images would change, not what another seed "
         "of the training would; methods are compared over seeds.",
-        "COCO: pycocotools; AP is the mean over the overlaps 0.50, 0.55, .., 0.95, AP50 and AP75 "
-        "are those at 0.50 and 0.75; difficult objects are given as crowds (iscrowd), the nearest "
-        "it has: not counted, and they absorb any number of detections. Small objects have an area "
+        "COCO: as pycocotools computes it; AP is the mean over the overlaps 0.50, 0.55, .., 0.95, "
+        "AP50 and AP75 are those at 0.50 and 0.75; difficult objects are given as crowds "
+        "(iscrowd), the nearest that it has: they are not counted, and absorb any number of "
+        "detections. Small objects have an area "
         "of less than 32 x 32 pixels, large ones of more than 96 x 96; COCO's AP takes one of "
         "exactly that area in both sizes.",
-        "Errors, by the rules of TIDE in its order: background (nothing there), localization "
-        "(right class, overlap of 0.1 to 0.5), classification (overlap of 0.5 or more with another "
-        "class), duplicate (its object is taken), both (wrong class and too little overlap), and "
-        "missed, an object that no detection of the other kinds would find if it were corrected.",
+        "Errors, by the rules of TIDE in its order: localization (overlap of 0.1 to 0.5 with an "
+        "object of its class), classification (overlap of 0.5 or more with one of another class), "
+        "duplicate (its object is taken), background (no overlap above 0.1), both (the rest: wrong "
+        "class and too little overlap), and missed, an object that no detection would find if its "
+        "class or its place were corrected.",
         "Best F1: the score from which on the detections of all classes together have the highest "
         "F1. AP values and overlaps of mAP are in percent; n/a stands for a value that is not "
         "defined, such as the threshold of a class without a hit.",

@@ -9,7 +9,7 @@ from detect.report.comparison import Comparison, Run
 from detect.report.writers.blocks import Cell, Column, Span, Table
 from detect.scoring.bootstrap import MAPS, Interval
 from detect.scoring.detections import GroundTruth
-from detect.scoring.sizes import SIZES, size_of
+from detect.scoring.sizes import SIZES, size_of_objects
 
 
 def scores(comparison: Comparison) -> list[Table]:
@@ -85,7 +85,7 @@ def by_size(comparison: Comparison) -> Table:
 
 
 def _objects_by_size(truth: GroundTruth) -> dict[str, int]:
-    counts = np.bincount(size_of(truth.box[~truth.difficult]), minlength=len(SIZES))
+    counts = np.bincount(size_of_objects(truth)[~truth.difficult], minlength=len(SIZES))
     return dict(zip(SIZES, counts.tolist(), strict=True))
 
 

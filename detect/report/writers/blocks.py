@@ -262,8 +262,3 @@ def write_value(value: Value, kind: str) -> str:
         return f"{value:.3f}" if abs(value) < 1 else f"{value:.1f}"
     text = f"{100 * value:{'+' if kind == 'points' else ''}.1f}"
     return text[1:] if kind == "points" and not float(text) else text  # neither +0.0 nor -0.0
-
-
-def count(number: int, one: str, more: str = "") -> str:
-    """Write a number of things: "1 class", "3 classes", "4,952 images"."""
-    return f"{number:,} {one if number == 1 else more or one + 's'}"

@@ -5,18 +5,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from detect.data.dataset import LARGEST
+
 Form = Literal["corner and size", "corners", "inclusive corners", "centre and size"]
 """Continuous [x, y, width, height]; continuous [x1, y1, x2, y2]; the kit's 1-based [xmin, ymin,
 xmax, ymax]; continuous [x, y, width, height] of the centre."""
-_LARGEST = 1e30
-"""Of numbers beyond, areas and their sums would not be finite."""
 _ROUNDING = 0.02
 _MANY = 0.2
 
 
 def are_finite(values: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Tell which coordinates can be reckoned with."""
-    return np.asarray(np.abs(values) <= _LARGEST)
+    return np.asarray(np.abs(values) <= LARGEST)
 
 
 def to_corners(box: NDArray[np.float64], form: Form) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,9 +29,10 @@ from detect.scoring.bootstrap import (
     resampled_ap,
     split_and_draws,
 )
+from detect.scoring.coco import score_coco
 from detect.scoring.error_kinds import ERROR_KINDS, analyse_errors, confusion_matrix
 from detect.scoring.matches import match
-from detect.scoring.sizes import SIZES
+from detect.scoring.sizes import SIZES, size_of_objects
 from detect.scoring.voc import score_voc
 
 CLASSES = ("cat", "dog")
@@ -78,6 +80,16 @@ def test_an_object_is_of_one_size(box, size):
     expected = [(0, None)] * 3
     expected[size] = (1, 1.0)
     assert by_size([(0, 0, box, False)], [(0, 0, 0.9, box)]) == expected
+
+
+def test_sizes_are_of_the_areas_that_the_data_state():
+    """COCO's are of outlines, which can be far smaller than their boxes."""
+    truth, found = truth_of([(0, 0, LARGE, False)]), detections_of([(0, 0, 0.9, LARGE)])
+    truth = replace(truth, area=np.array([500.0]))
+    scores = score_by_size(truth, found).values()
+    assert [score.per_class["cat"].objects for score in scores] == [1, 0, 0]
+    assert score_coco(truth, found)["ap_small"] == pytest.approx(1.0)
+    assert np.bincount(size_of_objects(truth), minlength=3).tolist() == [1, 0, 0]
 
 
 def test_other_sizes_are_ignored():
