@@ -21,9 +21,9 @@ from common.training.network import prepare
 from detect.data.dataset import DetectionData, Entry, read_all, shown
 from detect.data.opening import open_data
 from detect.data.options import Coordinates, DataOptions
-from detect.data.splits import scored_set
+from detect.data.splits import scored_set, training_sets
 from detect.data.training import count_trained_on
-from detect.inference import measure_latency
+from detect.latency import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.operating_point import remember_evaluation
 from detect.recipes import Recipe
@@ -71,8 +71,10 @@ def evaluate_run(
     if launcher.is_main():
         said.insert(1, f"{split} of {counted(len(test.images), 'image')}")
         say("; ".join(map(in_line, said)))
-    if launcher.is_main() and (told := _trained_on(opened, test, run)):
-        say(in_line(f"warning: {told}"))
+    if launcher.is_main():
+        for told in (_trained_on(opened, test, run), _chosen_on(opened, split, checkpoint, run)):
+            if told:
+                say(in_line(f"warning: {told}"))
     with contextlib.ExitStack() as writing:
         with ranks.start(device) as world:
             if world.is_main:
@@ -169,6 +171,24 @@ def _trained_on(data: DetectionData, test: EvaluationSet, run: FinishedRun[Recip
     return (
         f"{data.path}: the run was trained on {count} of these {len(test.images)} images; what is "
         f"measured on them says nothing of others{remedy}"
+    )
+
+
+def _chosen_on(
+    data: DetectionData, split: str, checkpoint: str, run: FinishedRun[Recipe]
+) -> str | None:
+    """Say that a checkpoint was chosen by its score on the images to evaluate on."""
+    _, val = training_sets(data, run.recipe.train_split, run.recipe.val_split)
+    if checkpoint != "best" or val is None or not _same_data(data.path, run):
+        return None
+    scored, chosen = (
+        {data.set_called(name.strip()) for name in names.split(",")} for names in (split, val)
+    )
+    if not scored & chosen:
+        return None
+    return (
+        f"{data.path}: best.pt was chosen by its score on {val}, so that score flatters it; "
+        "evaluate it on other images, or the last checkpoint"
     )
 
 

@@ -204,7 +204,7 @@ def detect(
     table = gather_rows(torch.cat(rows)).cpu().numpy()
     if sum_over_ranks(torch.tensor(done, device=world.device)).item() < len(test.images):
         raise Terminated("ended on request while it detected")
-    return _columns(table, test, detector)
+    return _to_detections(table, test, detector)
 
 
 @torch.inference_mode()
@@ -233,11 +233,13 @@ def detect_batch(
     return torch.cat([column.double() for column in columns], dim=1)
 
 
-def _columns(table: NDArray[np.float64], test: EvaluationSet, detector: Detector) -> Detections:
+def _to_detections(
+    table: NDArray[np.float64], test: EvaluationSet, detector: Detector
+) -> Detections:
     """Sort rows of `detect_batch` by image, and take their boxes back to the original pixels."""
     table = table[np.argsort(table[:, 0], kind="stable")]
     image = table[:, 0].astype(np.int64)
-    shapes = [_test_shape(image, detector) for image in test.images]
+    shapes = [_test_shape(each, detector) for each in test.images]
     resized = np.array(shapes, np.int64).reshape(-1, 2)[:, ::-1]
     # As float32, as they came from the network: both file formats keep all digits of that.
     box, kept = to_original(table[:, 3:], resized[image], test.truth.sizes[image])

@@ -128,7 +128,7 @@ def test_evaluate_and_score_agree_in_both_formats(
         *("--device", "cpu", "--workers", 0),
     )
     assert code == 0
-    assert "VOC mAP" in out
+    assert "VOC mAP" in out and "warning" not in out
     expected = json.loads((tmp_path / "own/metrics.json").read_text())
     assert set(expected["voc"]["per_class"]) == {"disc", "ring"}
     assert expected["voc"]["per_class"]["disc"]["objects"] == 2
@@ -151,6 +151,25 @@ def test_evaluate_and_score_agree_in_both_formats(
         facts = json.loads((tmp_path / f"again-{name}" / "evaluation.json").read_text())
         assert facts["data_fingerprint"] == own["data_fingerprint"]
         assert facts["latency"] is facts["throughput"] is facts["training"] is None
+
+
+@pytest.mark.parametrize("split", ["2007:test", "2007:x"])
+def test_the_best_checkpoint_where_it_was_chosen(
+    run: Run, devkit: Path, trained: Path, tmp_path: Path, split: str
+) -> None:
+    shutil.copytree(devkit, other := tmp_path / "VOCdevkit")
+    for data in (devkit, other):  # another set of these data, and data that are others
+        listed = data / "VOC2007/ImageSets/Main"
+        shutil.copy(listed / "test.txt", listed / "x.txt")
+        code, out, err = run(
+            *("evaluate", "--run", trained, "--data", data, "--split", split),
+            *("--checkpoint", "best", "--out", tmp_path / data.parent.name),
+            *("--device", "cpu", "--workers", 0),
+        )
+        (listed / "x.txt").unlink()
+        assert code == 0, err
+        told = f"warning: {data}: best.pt was chosen by its score on 2007:test, so that score "
+        assert (told in out) == (data == devkit and split == "2007:test")
 
 
 def test_report_of_two_folders(run: Run, devkit: Path, trained: Path, tmp_path: Path) -> None:
