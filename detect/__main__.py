@@ -322,11 +322,11 @@ def _report(argv: list[str]) -> None:
     from detect.report import write_report
 
     files = write_report(flags.folders, flags.out, flags.data, flags.label, flags.gallery_mb)
-    for file in files:
-        if file.parent == flags.out.parent:
-            say(f"wrote {file}")
-    say(f"wrote {len(files) - 4} files of charts to {files[-1].parent}")
-    say(in_line(read_json(files[2])["verdict"]["sentence"]))
+    charts = [file for file in files if file.parent != flags.out.parent]
+    for file in files[: -len(charts)]:
+        say(f"wrote {file}")
+    say(f"wrote {len(charts)} files of charts to {charts[0].parent}")
+    say(in_line(read_json(flags.out.with_suffix(".json"))["verdict"]["sentence"]))
 
 
 def main() -> int:

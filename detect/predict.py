@@ -17,6 +17,7 @@ from common.storage import sole_writer, write_atomically
 from common.text import counted, in_line, say
 from detect.predictor import Photo, Prediction, Predictor, prepare
 from detect.report.drawing import boxes
+from detect.scoring.detections import integer_ids
 
 PICTURE_SIDE = 1600
 """Longest side of a drawn picture, pixels."""
@@ -198,12 +199,7 @@ def image_ids(names: Sequence[str]) -> list[int] | list[str]:
     that of `Photos.names`.
     """
     stems = [PurePosixPath(name).stem for name in names]
-    digits = [stem.replace("_", "") for stem in stems]
-    if all(text.isascii() and text.isdecimal() for text in digits):
-        numbers = [int(text) for text in digits]
-        if len(set(numbers)) == len(numbers):
-            return numbers
-    return stems if len(set(stems)) == len(stems) else list(names)
+    return integer_ids(stems) or (stems if len(set(stems)) == len(stems) else list(names))
 
 
 def picture_names(names: Sequence[str]) -> list[str]:

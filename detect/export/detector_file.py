@@ -12,10 +12,11 @@ from common.errors import InputError
 from common.runs.certificate import certified
 from common.runs.finished import FinishedRun, open_run
 from common.weights.backbone import check_card_is_free, write_backbone
+from detect.evaluate import build_detector
 from detect.export.graph import DetectionGraph, export_program
 from detect.export.onnx import INPUT, OPSET, OUTPUTS, onnx_bytes
 from detect.export.torchvision_layout import torchvision_lines, torchvision_weights
-from detect.network.retinanet import BatchedRetinaNet, build_retinanet
+from detect.network.retinanet import BatchedRetinaNet
 from detect.operating_point import best_threshold
 from detect.recipes import Recipe
 
@@ -49,18 +50,13 @@ def export_run(
         raise InputError(f"{out}: the name must end in {' or '.join(ENDINGS[layout])} for {layout}")
     check_card_is_free(out)
     run = open_run(folder, "detect", Recipe, checkpoint)
-    recipe, classes, pixels = run.recipe, run.fact("classes"), run.fact("pixels")
-    network = build_retinanet(
-        recipe.detector, recipe.body, len(classes), pixels["mean"], pixels["std"]
-    )
-    run.load_into(network)
-    network.eval()
+    recipe, network = run.recipe, build_detector(run)
     card = _card(run, layout, checkpoint)
     if layout == "torchvision":
         name = json.dumps(out.name)
         safe = out.suffix == ".safetensors"
         load = f"load_file({name})" if safe else f"torch.load({name}, weights_only=True)"
-        card["use"] = torchvision_lines(network, recipe, pixels, load)
+        card["use"] = torchvision_lines(network, recipe, run.fact("pixels"), load)
         content = _state_dict(network, recipe, safe=safe)
     else:
         card["preprocessing_inside"] = preprocessing
