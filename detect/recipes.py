@@ -31,8 +31,8 @@ class Detector:
     box_loss: Literal["l1", "giou"] = "l1"
     """L1 on the encoded boxes, or 1 - GIoU (Rezatofighi et al., arXiv 1902.09630)."""
     loss_normalizer: Literal["image", "batch"] = "image"
-    """What losses are divided by: each image's anchors on objects, then the images; or the anchors
-    on objects of the whole local batch."""
+    """What losses are divided by: for each image the anchors matched to its objects, before the
+    mean over images; or the matched anchors of the whole local batch."""
     anchor_scale: Annotated[float, POSITIVE] = 4.0
     """Smallest anchor of a level, in strides; 4 gives torchvision's 32 pixels on P3."""
     train_sizes: Annotated[tuple[int, ...], AT_LEAST_ONE] = (600,)
@@ -42,9 +42,9 @@ class Detector:
     max_size: Annotated[int, AT_LEAST_ONE] = 1000
     """Longest side, pixels."""
     score_threshold: Annotated[float, SHARE] = 0.05
-    """Detections below this score are dropped."""
+    """Only detections above this score are kept."""
     nms_iou: Annotated[float, SHARE] = 0.5
-    """Overlap at which the weaker of two detections of a class goes."""
+    """Overlap above which the weaker of two detections of a class is dropped."""
     detections_per_image: Annotated[int, AT_LEAST_ONE] = 100
     """At most this many detections are kept."""
     test_batch_size: Annotated[int, AT_LEAST_ONE] = 8
@@ -108,7 +108,7 @@ class Recipe:
     val_split: str = "2007:test"
     """Images of the evaluation that chooses the best checkpoint."""
     difficult: bool = False
-    """Train on objects marked difficult, too."""
+    """Train on objects marked difficult, too; on COCO's crowds never."""
     group_by_aspect: bool = True
     """Form batches of landscape or of portrait images, as far as they go: less padding."""
     detector: Detector
@@ -192,8 +192,8 @@ def voc_retinanet_parity() -> Recipe:
     """VOC07+12, RetinaNet-FPN R50, the public 12-epoch recipe (79.2 mAP elsewhere); not yet run.
 
     Settings of mmdetection's configs/pascal_voc: 1000x600, 16 images, SGD 0.01, step at epoch 9.
-    Losses are divided by the anchors on objects of the whole batch, as there: torchvision's
-    division image by image gives an image with few of them a larger weight.
+    Losses are divided by the matched anchors of the whole batch, as there: torchvision's division
+    image by image gives an image with few of them a larger weight.
     """
     return Recipe(
         detector=Detector(loss_normalizer="batch"),
@@ -234,8 +234,8 @@ def voc_retinanet_strong() -> Recipe:
 
     Sizes 480 to 800, 24 epochs with steps at 2/3 and 8/9, an average of the weights (0.9998),
     GroupNorm in the heads and the GIoU loss, both as in torchvision's second RetinaNet. Losses are
-    divided by the anchors on objects of the whole batch, as in the public recipes of that strength:
-    no image weighs more for having few.
+    divided by the matched anchors of the whole batch, as in the public recipes of that strength: no
+    image weighs more for having few.
     """
     return Recipe(
         difficult=True,

@@ -20,11 +20,11 @@ MIN_VISIBILITY = 0.1  # a box with less than this share of its area left in the 
 JITTER = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}
 """How far colours are changed at strength 1."""
 JITTER_SHARE = 0.5
-"""Of the images, that are changed so."""
+"""Share of the images whose colours are changed."""
 
 Library = Literal["albumentations", "torchvision"]
 Change = Callable[[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64], int], Item]
-"""Makes of an image, its boxes, their labels and a key what is trained on."""
+"""Turns an image, its boxes and their labels into what is trained on, as the key decides."""
 
 
 def widen(low: int, high: int, full: int) -> tuple[int, int]:
@@ -44,7 +44,7 @@ def make_augmentation(
     window: int | None = None,
     library: Library = "albumentations",
 ) -> Change:
-    """Build a training augmentation for ``augment``.
+    """Build a training augmentation for `augment`.
 
     Args:
         crop: Cut out a part that holds most of the boxes; the size of the image then varies.
@@ -76,7 +76,7 @@ def augment(
     """Augment one image: the same arguments give the same result, in any worker and any order.
 
     Args:
-        change: What ``make_augmentation`` returned.
+        change: What `make_augmentation` returned.
         image: (H, W, 3).
         boxes: (n, 4) [x1, y1, x2, y2] edges in pixels; n may be 0.
         labels: (n,).

@@ -17,7 +17,7 @@ from torch import Tensor
 SHAPE_MULTIPLE = 32
 """Padded sides are multiples of this, as torchvision's are."""
 SMALLEST_SIDE = 1e-3
-"""Pixels; what is left of a box that was cut at the border of the image can have no area."""
+"""Pixels; a detection that is narrower, cut at the border of its image, is dropped."""
 Shape = tuple[int, int]
 """Height and width in pixels."""
 Item = tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int64]]
@@ -74,7 +74,7 @@ def resized_shape(shape: Shape, short_side: float, max_size: float) -> Shape:
 
 
 def padded_shape(shape: Shape) -> Shape:
-    """Round both sides up to what the pyramid's levels divide."""
+    """Round both sides up to multiples of `SHAPE_MULTIPLE`."""
     height, width = (-(-side // SHAPE_MULTIPLE) * SHAPE_MULTIPLE for side in shape)
     return height, width
 

@@ -9,13 +9,13 @@ from torchvision.models.detection.image_list import ImageList
 
 _STRIDES = (8, 16, 32, 64, 128)
 _KEPT = 32
-"""Shapes whose anchors are kept: more than a recipe has; 2 MB each at 1000x600."""
+"""The anchors of this many shapes are kept, the last ones used; 2 MB each at 1000x600."""
 
 
 class CachedAnchors(AnchorGenerator):  # type: ignore[misc]  # torchvision is not typed
-    """torchvision's anchors, kept for the shapes seen last, in float32 under autocast, too.
+    """torchvision's anchors, kept for the shapes used last, and float32 under autocast as well.
 
-    Copies and pickles start with nothing kept.
+    Copies and pickles start without any.
     """
 
     def __init__(

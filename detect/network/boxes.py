@@ -11,7 +11,7 @@ from torch import Tensor
 _LARGEST_LOG_SCALE = math.log(1000 / 16)
 """Largest predicted logarithm of a side over its anchor's, as in torchvision: exp stays finite."""
 _EPSILON = 1e-7
-"""Square pixels, as in torchvision: areas of 0 can be divided by."""
+"""Square pixels, as in torchvision: keeps divisions by an area of 0 defined."""
 
 
 def pairwise_iou(boxes: Tensor, anchors: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode(codes: Tensor, anchors: Tensor) -> Tensor:
-    """Return the boxes that `encode` describes; huge sides are cut, so that they stay finite.
+    """Return the boxes that `encode` describes; huge sides are clamped, and stay finite.
 
     Args:
         codes: (..., 4).
@@ -71,7 +71,7 @@ def decode(codes: Tensor, anchors: Tensor) -> Tensor:
 def giou_loss(boxes: Tensor, others: Tensor) -> Tensor:
     """Return 1 - GIoU of pairs of boxes (Rezatofighi et al., arXiv 1902.09630).
 
-    torchvision's own selects the pairs that overlap, and so waits for the device.
+    torchvision's own selects the pairs that overlap, for which it waits for the device.
 
     Args:
         boxes: (..., 4).
@@ -83,7 +83,7 @@ def giou_loss(boxes: Tensor, others: Tensor) -> Tensor:
     low = torch.maximum(boxes[..., :2], others[..., :2])
     high = torch.minimum(boxes[..., 2:], others[..., 2:])
     common = torch.cat([low, high], dim=-1)
-    # Not a clamp: boxes that touch would have a gradient, which torchvision's have not.
+    # Not a clamp: boxes that only touch would get a gradient; torchvision's get none.
     overlap = torch.where((high > low).all(dim=-1), _area(common), 0.0)
     union = _area(boxes) + _area(others) - overlap
     low = torch.minimum(boxes[..., :2], others[..., :2])

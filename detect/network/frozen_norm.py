@@ -17,16 +17,25 @@ class _FoldedNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is no
     def forward(self, x: Tensor) -> Tensor:
         return x
 
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Return the factor and the summand (C,) that it stands for."""
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return scale, self.bias - self.running_mean * scale
+
+
+def _settings(convolution: nn.Conv2d) -> dict[str, Any]:
+    """Return the arguments that a convolution was built with, but for its bias."""
+    names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
+    return {name: getattr(convolution, name) for name in names.split()}
+
 
 class _NormedConv2d(nn.Conv2d):
-    """A convolution that applies the frozen BatchNorm behind it."""
+    """A convolution that applies the frozen BatchNorm after it."""
 
     def __init__(self, convolution: nn.Conv2d, norm: _FoldedNorm) -> None:
-        names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
-        same: dict[str, Any] = {name: getattr(convolution, name) for name in names.split()}
-        super().__init__(**same, bias=False, device="meta")  # draws no random weights
+        super().__init__(**_settings(convolution), bias=False, device="meta")  # draws no weights
         self.weight = convolution.weight
-        self._norm = (norm,)  # in a tuple: it is a submodule of the network behind this one
+        self._norm = (norm,)  # in a tuple, so that it stays a submodule of the network alone
 
     def forward(self, x: Tensor) -> Tensor:
         (norm,) = self._norm
@@ -41,8 +50,7 @@ class _NormedConv2d(nn.Conv2d):
                 norm.bias,
                 eps=norm.eps,
             )
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-        shift = norm.bias - norm.running_mean * scale
+        scale, shift = norm.scale_and_shift()
         y: Tensor = self._conv_forward(x, self.weight * scale[:, None, None, None], shift)
         return y
 
@@ -53,7 +61,7 @@ def freeze_norms(network: nn.Module) -> None:
     A frozen one has no mode: `train()` neither reaches its statistics nor uses those of a batch.
 
     Args:
-        network: Holds each BatchNorm2d next behind a convolution without bias, as ResNets do.
+        network: Holds each BatchNorm2d right after a convolution without bias, as ResNets do.
 
     Raises:
         TypeError: If one to be frozen stands elsewhere.
@@ -74,9 +82,10 @@ def freeze_norms(network: nn.Module) -> None:
 
 
 def without_frozen_norms(network: nn.Module) -> nn.Module:
-    """Turn every convolution into a plain one, in place, frozen BatchNorm taken into its numbers.
+    """Turn every convolution into a plain one, in place, with frozen BatchNorm folded into it.
 
-    For graphs, whose operations do not depend on sizes. The network cannot be trained as before.
+    For exported graphs, whose operations cannot depend on sizes as ours do. What comes out is not
+    to be trained.
     """
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
@@ -88,14 +97,12 @@ def without_frozen_norms(network: nn.Module) -> nn.Module:
 
 
 def _plain(convolution: nn.Conv2d) -> nn.Conv2d:
-    names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
-    same: dict[str, Any] = {name: getattr(convolution, name) for name in names.split()}
     weight, bias = convolution.weight, convolution.bias
     if isinstance(convolution, _NormedConv2d):
         (norm,) = convolution._norm
-        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        scale, shift = norm.scale_and_shift()
         weight = nn.Parameter(weight * scale[:, None, None, None])
-        bias = nn.Parameter(norm.bias - norm.running_mean * scale)
-    plain = nn.Conv2d(**same, bias=bias is not None, device="meta")
+        bias = nn.Parameter(shift)
+    plain = nn.Conv2d(**_settings(convolution), bias=bias is not None, device="meta")
     plain.weight, plain.bias = weight, bias
     return plain

@@ -27,10 +27,13 @@ _PAIRS_AT_ONCE = 2**24
 def match(boxes: Tensor, valid: Tensor, anchors: Tensor) -> Tensor:
     """Assign an object to each anchor, by the rules of torchvision's Matcher.
 
-    An anchor takes the object that it overlaps most, the first of equals, if the IoU is at least
-    0.5, or if no anchor overlaps some object more ("low quality"): then every object that overlaps
-    an anchor at all has one. Below 0.4 an anchor is background, between it is ignored. One without
-    area takes no anchor; there it would take all that it does not overlap.
+    An anchor takes the object that it overlaps most, the first of equals, if their IoU is at least
+    0.5; below 0.4 it is background, between the two it is ignored. Whatever the IoU, an anchor that
+    overlaps some object as much as any anchor does takes the object that it overlaps most itself
+    ("low quality" matches): mostly that very object, but not where it lies nearer to another.
+
+    An object without area takes no anchor. In torchvision it would take every one that it does not
+    overlap.
 
     Args:
         boxes: (B, M, 4).
@@ -133,7 +136,7 @@ def retinanet_losses(
         divisor = count.sum().clamp(min=1).expand(len(count))
     weight = divisor.to(logits.dtype).reciprocal().unsqueeze(-1)
     classification = _FocalLoss.apply(logits, label, matched, weight)
-    # Anchors without an object get themselves for one: whatever they cost is finite, and dropped.
+    # Anchors without an object stand in for one, so that their cost, which is dropped, is finite.
     objects = targets.boxes.gather(1, row.unsqueeze(-1).expand(-1, -1, 4))
     objects = torch.where(foreground.unsqueeze(-1), objects, anchors)
     if box_loss == "l1":

@@ -32,7 +32,7 @@ def select_detections(
         sizes: (B, 2), height and width of each image.
         score_threshold: Scores must lie above it.
         candidates: At most this many of an image and level go to NMS.
-        nms_iou: Overlap above which the weaker of two boxes of a class goes.
+        nms_iou: Overlap above which the weaker of two boxes of a class is dropped.
         limit: At most this many detections per image.
 
     Returns:
@@ -44,7 +44,7 @@ def select_detections(
         logits, regression, anchors, strict=True
     ):
         flat = level_logits.flatten(1)
-        # The order of the logits is that of the scores, and finer where those round to the same.
+        # Logits order candidates as scores do, and tell apart those whose scores round to the same.
         best, place = flat.topk(min(candidates, flat.shape[1]), dim=1)
         anchor = place.div(num_classes, rounding_mode="floor")
         codes = level_regression.gather(1, anchor.unsqueeze(-1).expand(-1, -1, 4))
