@@ -54,8 +54,7 @@ class Annotation:
     @property
     def flat(self) -> NDArray[np.bool_]:
         """(n,) objects without an area within the image."""
-        boxes = self._within()
-        return np.asarray((boxes[:, :2] >= boxes[:, 2:]).any(axis=1))
+        return ~_have_area(self._within())
 
     def _within(self) -> NDArray[np.float32]:
         return np.clip(self.boxes, 0, [self.width, self.height] * 2).astype(np.float32)
@@ -69,12 +68,17 @@ class Annotation:
         Returns:
             Boxes (m, 4) float32 and labels (m,), m <= n.
         """
-        kept = ~self.flat
+        boxes = self._within()
+        kept = _have_area(boxes)
         if not difficult:
             kept &= ~self.difficult
         if self.crowd is not None:
             kept &= ~self.crowd
-        return self._within()[kept], self.labels[kept]
+        return boxes[kept], self.labels[kept]
+
+
+def _have_area(boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray((boxes[:, :2] < boxes[:, 2:]).all(axis=1))
 
 
 @dataclass(frozen=True, slots=True)
