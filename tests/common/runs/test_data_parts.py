@@ -1,5 +1,6 @@
 """What changed in the data of a run is named."""
 
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,22 @@ def test_a_digest_tells_order_and_bounds_apart() -> None:
     assert digest(["é", "\udcff"]) == digest(["é".encode(), b"\xed\xb3\xbf"])
 
 
+def test_a_digest_is_of_pieces_behind_their_lengths() -> None:
+    """Checkpoints keep it: written out, little-endian, in eight bytes each."""
+    content = b"\x03" + bytes(7) + b"abc" + b"\x00\x01" + bytes(6) + b"x" * 256
+    assert digest(["abc", b"x" * 256]) == blake2b(content, digest_size=16).hexdigest()
+    assert digest([]) == blake2b(digest_size=16).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("0" * 15, True), ("0" * 16, False), ("f" * 33, False), ("g" * 16, True), ("F" * 16, True)],
+)
+def test_what_looks_like_a_digest_is_not_shown(text: str, shown: bool) -> None:
+    words = f"the a: {text} then, y now" if shown else "the a"
+    assert changes({"a": text}, {"a": "y"}) == [words]
+
+
 def test_the_parts_that_changed_are_named_and_words_are_shown() -> None:
     before = {"class list": "cat, dog", "objects": digest("a"), "images": digest("i"), "old": "x"}
     now = {"class list": "dog, cat", "objects": digest("b"), "images": digest("i"), "new": "y"}
@@ -24,8 +41,9 @@ def test_the_parts_that_changed_are_named_and_words_are_shown() -> None:
         "the new, which one of them lacks",
         "the old, which one of them lacks",
     ]
-    (line,) = changes({"class list": "x" * 5000}, {"class list": "y" * 5000})
-    assert len(line) < 300
+    long = {length: changes({"a": "x" * length}, {"a": "y"}) for length in (100, 101, 5000)}
+    assert long[100] == [f"the a: {'x' * 100} then, y now"]
+    assert long[101] == long[5000] == [f"the a: {'x' * 100}... then, y now"]
 
 
 def test_what_follows_from_another_part_is_not_named() -> None:
