@@ -240,6 +240,9 @@ def _check_comparable(records: Sequence[_Record]) -> None:
             raise InputError(f"{told} the classes, {names[0]} and {names[1]}")
         if first.voc["iou"] != other.voc["iou"]:
             raise InputError(f"{told} the overlap, {first.voc['iou']} and {other.voc['iou']}")
+        rules = recall_of(first.folder), recall_of(other.folder)
+        if rules[0] != rules[1]:
+            raise InputError(f"{told} --recall, {rules[0]} and {rules[1]}")
 
 
 def _recorded_data(records: Sequence[_Record]) -> Path:

@@ -11,7 +11,7 @@ from common.storage import read_json, write_json
 from detect.scoring.bootstrap import MAPS, mean_of_classes
 from detect.scoring.detections import GroundTruth
 from detect.scoring.over_seeds import compare_runs, verdict
-from detect.scoring.scored_folder import load_scored, options_of, read_truth
+from detect.scoring.scored_folder import load_scored, options_of, read_truth, recall_of
 
 NAME = "comparison.json"
 
@@ -37,7 +37,7 @@ def compare_folders(
 
     Raises:
         InputError: A folder is incomplete or given twice, or they differ in split, classes,
-            overlap or data.
+            overlap, recall or data.
     """
     folders = [*baseline, *against]
     records = _records(folders)
@@ -82,7 +82,7 @@ def _records(folders: Sequence[Path]) -> list[dict[str, Any]]:
             raise InputError(f"{folder} is given twice: give the folder of each seed once")
     records = [_record(folder) for folder in folders]
     for folder, record in zip(folders[1:], records[1:], strict=True):
-        for key in ("split", "classes", "iou"):
+        for key in ("split", "classes", "iou", "recall"):
             if record[key] != records[0][key]:
                 raise InputError(
                     f"{folders[0]} and {folder} differ in their {key}, {records[0][key]} and "
@@ -105,7 +105,12 @@ def _record(folder: Path) -> dict[str, Any]:
     sound = isinstance(iou, int | float) and 0 < iou <= 1 and isinstance(voc.get("per_class"), dict)
     if not sound or not all(isinstance(evaluation.get(key), str) for key in ("data", "split")):
         raise InputError(f"{folder} is not what detect score writes: evaluate again")
-    return {**evaluation, "classes": list(voc["per_class"]), "iou": iou}
+    return {
+        **evaluation,
+        "classes": list(voc["per_class"]),
+        "iou": iou,
+        "recall": recall_of(folder),
+    }
 
 
 def _truth(folder: Path, record: dict[str, Any], data: Path | None) -> GroundTruth:

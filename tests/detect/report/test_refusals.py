@@ -37,6 +37,11 @@ def test_runs_with_different_classes_or_overlaps_are_refused(two_runs, fails):
     fails(two_runs, "overlap", "0.5", "0.6")
 
 
+def test_runs_with_different_rules_of_recall_are_refused(two_runs, fails):
+    (two_runs[1] / "analysis.json").write_text('{"recall": {"rule": "float"}}')
+    fails(two_runs, str(two_runs[0]), str(two_runs[1]), "--recall, integer and float")
+
+
 def test_data_that_is_gone_can_be_given(two_runs, tmp_path, fails, report):
     moved = (tmp_path / "VOCdevkit").rename(tmp_path / "elsewhere")
     fails(two_runs, "VOCdevkit", "--data")

@@ -220,6 +220,41 @@ def test_folders_that_cannot_be_compared(call_command, folders, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "edit", "told"),
+    [
+        (
+            "evaluation.json",
+            lambda told: told.update(split="2007:val"),
+            "their split, 2007:test and 2007:val",
+        ),
+        (
+            "metrics.json",
+            lambda told: told["voc"].update(per_class={"cat": {}}),
+            "their classes, ['cat', 'dog', 'emu'] and ['cat']",
+        ),
+        (
+            "metrics.json",
+            lambda told: told["voc"].update(iou=0.75),
+            "their iou, 0.5 and 0.75",
+        ),
+        (
+            "analysis.json",
+            lambda told: told.update(recall={"rule": "float"}),
+            "their recall, integer and float",
+        ),
+    ],
+)
+def test_folders_of_two_kinds(call_command, folders, tmp_path, name, edit, told):
+    other = shutil.copytree(folders[2], tmp_path / "other")
+    record = json.loads((other / name).read_text()) if (other / name).exists() else {}
+    edit(record)
+    (other / name).write_text(json.dumps(record))
+    code, _, error = call_command(command, "compare", "--baseline", folders[0], "--against", other)
+    assert code == 2 and error.count("\n") == 1
+    assert f"{folders[0]} and {other} differ in {told}: compare evaluations of one kind" in error
+
+
+@pytest.mark.parametrize(
     ("name", "edit"),
     [
         ("metrics.json", lambda told: told.pop("voc")),

@@ -337,6 +337,17 @@ def test_against_detections_or_an_evaluated_folder(score, tmp_path):
     assert told[0] == told[1]
 
 
+@pytest.mark.parametrize("rule", ["integer", "float"])
+def test_against_is_by_the_same_rule_of_recall(score, tmp_path, rule):
+    path = detections(tmp_path / "d", 9)  # of 30: the rules differ
+    flags = ("--bootstrap", "3", "--no-coco", "--recall", rule, "--against", path)
+    assert score(path, *flags)[0] == 0
+    against = read(tmp_path, "analysis.json")["against"]
+    assert (against["resamples"], against["seed"]) == (3, 0)
+    equal = {"value": 0.0, "low": 0.0, "high": 0.0, "excludes_zero": False}
+    assert against["map_11point"] == against["map_area"] == equal
+
+
 def test_against_is_at_the_first_overlap(score, tmp_path):
     path, close = detections(tmp_path / "d", 24), detections(tmp_path / "close", 24, CLOSE)
     for iou, gain in (("0.7", 0.8), ("0.6", 0.0)):
