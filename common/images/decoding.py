@@ -8,7 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.images.headers import JPEG_END, JPEG_SCAN, JPEG_START, Header, read_header
+from common.images.headers import (
+    JPEG_END,
+    JPEG_SCAN,
+    JPEG_START,
+    Header,
+    read_header,
+    unread_format,
+)
 
 # Mean and standard deviation of ImageNet's training pixels, RGB, for values in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -84,6 +91,9 @@ def decode_image(data: bytes, *, upright: bool = False) -> NDArray[np.uint8]:
         raise ValueError("empty (0 bytes): fetch it again or remove it")
     header = read_header(data)
     if header is None:
+        other = unread_format(data)
+        if other:
+            raise ValueError(f"of a format that is not read, {other}: convert it to PNG")
         raise ValueError("damaged or not an image: no JPEG, PNG, BMP, GIF or WebP")
     if header.width * header.height > MAX_PIXELS:
         size = f"{header.width} x {header.height} pixels in {len(data)} bytes"

@@ -24,6 +24,20 @@ SUFFIXES = {
 }
 """How files are named, in lower case, of every format that is read."""
 
+UNREAD = (
+    *(".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".svg", ".ppm", ".pgm"),
+)
+"""The same of other formats of images."""
+_UNREAD_STARTS = {
+    "TIFF": rb"II\*\0|MM\0\*",
+    "AVIF": rb"....ftypavi[fs]",
+    "HEIC": rb"....ftyp(?:hei[cxms]|hev[cx]|mif1|msf1)",
+    "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51",
+    "JPEG XL": rb"\0\0\0\x0cJXL |\xff\x0a",
+    "netpbm": rb"P[1-7]\s",
+    "SVG": rb"\s*<svg\b",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -60,6 +74,12 @@ def read_header(data: bytes) -> Header | None:
     except struct.error:  # it ends too early
         return None
     return None
+
+
+def unread_format(data: bytes) -> str | None:
+    """Name the format of an image that is of none of those that are read; None: not known."""
+    starts = _UNREAD_STARTS.items()
+    return next((n for n, start in starts if re.match(start, data[:64], re.DOTALL)), None)
 
 
 def _jpeg_header(data: bytes) -> Header | None:

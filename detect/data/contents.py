@@ -9,6 +9,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.checking import Result
+from common.images.headers import UNREAD
 from common.images.orientation import NAMES
 from common.text import counted, in_line
 from detect.data.checks import Counts, all_boxes, coordinates_look, unseen
@@ -18,7 +19,6 @@ from detect.data.options import DataOptions
 from detect.data.pictures import is_picture
 from detect.data.voc import devkit_root, lists_of_one_class, read_lines
 
-_OTHER_PICTURES = (".tif", ".tiff", ".gif", ".heic", ".heif", ".avif", ".jfif", ".jp2", ".dng")
 _LISTS = "ImageSets/Main"
 _MOST_SIZES = 3
 
@@ -190,11 +190,12 @@ def remarks(data: DetectionData, sets: Sequence[CheckedSet], *, named: bool) -> 
     used = {result.path for found in sets for result in found.results if result.path}
     for folder in sorted({path.parent for path in used}):
         files = [path for path in folder.iterdir() if path not in used]
-        odd = sorted(path.name for path in files if path.suffix.lower() in _OTHER_PICTURES)
+        odd = sorted(path.name for path in files if path.suffix.lower() in UNREAD)
         rest = sorted(path.name for path in files if is_picture(path.name))
         if odd:
             told.append(
-                f"{counted(len(odd), 'file')} of {folder} of no format that is read: {odd[0]}"
+                f"{counted(len(odd), 'file')} of {folder} of no format that is read: {odd[0]}; "
+                "convert to .png"
             )
         if rest and whole and not data.has_years:
             told.append(f"{counted(len(rest), 'image')} of {folder} in no set, such as {rest[0]}")

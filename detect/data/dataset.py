@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.images.headers import SUFFIXES
+from common.images.headers import SUFFIXES, UNREAD
 from common.images.orientation import upright_size
 from common.text import shown as shown  # as all readers of data show names
 from detect.data.faults import Faults
@@ -150,6 +150,8 @@ def _why_missing(path: Path, remedy: str) -> str:
         ending = Path(other).suffix.lower()
         if other != path.name and (ending == suffix or {ending, suffix} <= SUFFIXES.keys()):
             return f", but {shown(other)} is there: give both the same name"
+        if suffix in SUFFIXES and ending in UNREAD:
+            return f", but {shown(other)} is there, of no format that is read: convert to .png"
     return f": {remedy}"
 
 

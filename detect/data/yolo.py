@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.images.headers import UNREAD
 from common.images.orientation import upright_size
 from common.text import counted
 from detect.data.dataset import (
@@ -60,6 +61,12 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
     for name, source in layout.sets.items():
         images = _images(source)
         labelled |= set(map(label_file, images))
+        unread = [path for path in _below(source) if path.suffix.lower() in UNREAD]
+        if unread:
+            notes.append(
+                f"passed over, of no format that is read: {counted(len(unread), 'image')} of "
+                f"{shown(name)}, such as {shown(unread[0].name)}: convert to .png"
+            )
         without = [image for image in images if not label_file(image).is_file()]
         if without:
             notes.append(
@@ -83,6 +90,10 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
         metric="coco",
         notes=tuple(notes),
     )
+
+
+def _below(source: Source) -> list[Path]:
+    return sorted(path for place in source if place.is_dir() for path in place.rglob("*"))
 
 
 def _images(source: Source) -> list[Path]:

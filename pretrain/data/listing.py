@@ -6,11 +6,10 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from common.errors import InputError, told
-from common.images.headers import SUFFIXES
+from common.images.headers import SUFFIXES, UNREAD
 from common.text import counted, in_line
 
 READ = ".jpg, .jpeg, .png, .bmp, .gif or .webp"
-_NOT_READ = (".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg", ".ppm", ".pgm")
 _LEFT_BEHIND = ("__macosx", "@eadir", "$recycle.bin")
 """Folders that systems put beside images, with copies of them, in lower case."""
 
@@ -141,7 +140,7 @@ def images_below(folder: Path, findings: Findings) -> Iterator[tuple[Path, list[
 
 def _pass_over(path: Path, findings: Findings) -> None:
     suffix = path.suffix.lower()
-    if suffix in _NOT_READ:
+    if suffix in UNREAD:
         findings.pass_over(f"{suffix} image", path, ", a format that is not read: convert to .png")
     elif path.is_symlink() and not path.exists():
         findings.pass_over("dangling link", path)

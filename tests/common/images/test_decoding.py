@@ -209,8 +209,28 @@ def test_a_header_of_endless_segments_is_given_up():
 def test_a_format_of_unknown_size_is_refused(tmp_path):
     with Image.fromarray(picture()) as image:
         image.save(tmp_path / "0001.jpg", "TIFF")
-    with pytest.raises(InputError, match=r"0001\.jpg .*no JPEG, PNG, BMP, GIF or WebP"):
+    with pytest.raises(InputError, match=r"0001\.jpg is of a format that is not read, TIFF: conv"):
         read_image(tmp_path / "0001.jpg")
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"MM\0*\0\0\0\x08", "TIFF"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0", "AVIF"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL"),
+        (b"P6\n4 4\n255\n", "netpbm"),
+        (b'<svg xmlns="', "SVG"),
+        (b"\0\0\0\x20ftypisom", None),
+        (b"<html>", None),
+    ],
+)
+def test_formats_that_are_not_read_are_named(start, name):
+    told = f"of a format that is not read, {name}: convert it to PNG" if name else "damaged or not"
+    with pytest.raises(ValueError, match=told):
+        decode_image(start + bytes(99))
 
 
 def png(width, height, rows=b""):

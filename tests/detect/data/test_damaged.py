@@ -9,6 +9,7 @@ import formats
 import pytest
 
 from common.errors import InputError
+from detect.data.dataset import MissingFileError
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.training import read_training
@@ -214,6 +215,17 @@ def test_a_blank_line_among_numbered_classes(yolo: Path, name: str) -> None:
             open_data(yolo)
     (yolo / name).write_text("helmet\nvest\nhead gear\n\n  \n")
     assert open_data(yolo).classes == formats.CLASSES
+
+
+def test_pictures_of_other_formats_are_named(yolo: Path) -> None:
+    image = yolo / "images/train/img_000.jpg"
+    image.rename(image.with_suffix(".TIF"))
+    notes = open_data(yolo).notes
+    told = "passed over, of no format that is read: 1 image of train, such as img_000.TIF: convert"
+    assert any(note.startswith(told) for note in notes)
+    error = MissingFileError(image.parent, image.name)
+    told = "img_000.jpg is missing, but img_000.TIF is there, of no format that is read: convert to"
+    assert told in str(error)
 
 
 def test_a_test_that_was_not_exported_is_left_out(yolo: Path) -> None:
