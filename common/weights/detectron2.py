@@ -5,8 +5,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from common.errors import InputError
+from common.errors import InputError, told
 from common.storage import open_regular
+from common.weights.kinds import refuse_foreign
 from common.weights.pickles import Array, load_arrays
 
 
@@ -24,8 +25,12 @@ def read_detectron2(path: Path) -> dict[str, NDArray[Any]]:
             raise InputError(f'{path} is no file of detectron2: give one with {{"model": ...}}')
         found = {n: v.array() if isinstance(v, Array) else None for n, v in model.items()}
     except InputError:
+        refuse_foreign(path)
         raise
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {told(error)}") from error
     except Exception as error:  # a damaged pickle raises nearly anything
+        refuse_foreign(path)
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{path} is not a pickle of arrays alone, export again: {reason}"

@@ -5,7 +5,6 @@ Nothing that a file holds is run: torch files are read with `weights_only=True`.
 
 import argparse
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,30 +27,13 @@ from common.weights.finding import (
     is_state_dict,
     split_part,
 )
+from common.weights.kinds import EXPECTED, is_archive, refuse_foreign
 from common.weights.transformers import under_torchvisions_names
 
 _AVERAGED = "n_averaged"  # the counter of torch.optim.swa_utils.AveragedModel
 _CHECKPOINT = {"model", "step", "epoch", "metrics"}
-_EXPECTED = "a .safetensors file, or a .pth with a state dict of tensors"
 
-_TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what old torch.save begins with
 _MOST_PICKLED = 16_000_000  # bytes, the tensors' content left out
-_LFS = b"version https://git-lfs"
-_BEGINNINGS = {
-    b"\x89HDF": "a Keras file (HDF5)",
-    b"\x93NUMPY": "a NumPy array",
-    _LFS: "a pointer of Git LFS, whose file was not fetched",
-    b"<": "a web page, as a failed download leaves it",
-    b"\x80": "a pickle, such as detectron2's, which could run code",
-}
-_ENDINGS = {
-    ".onnx": "an ONNX graph",
-    ".keras": "a Keras archive",
-    ".npz": "a NumPy archive",
-    ".pb": "a TensorFlow graph",
-    ".tflite": "a TensorFlow graph",
-    ".msgpack": "a Flax file",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +86,16 @@ def read_content(path: Path) -> dict[str, Any]:
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty: copy it again")
     if path.suffix == ".safetensors":
-        with path.open("rb") as file:
-            if file.read(len(_LFS)) == _LFS:
-                raise InputError(f"{path} is {_BEGINNINGS[_LFS]}: run git lfs pull")
         try:
             return dict(load_file(path))
         except (SafetensorError, OSError, ValueError) as error:
+            refuse_foreign(path)
             raise InputError(
                 f"{path} is not a readable safetensors file, copy it again: {str(error)[:200]}"
             ) from error
-    kind = foreign_kind(path)
-    if kind:
-        raise InputError(f"{path} is {kind}: give {_EXPECTED}")
+    refuse_foreign(path)
     try:
-        if _is_archive(path):
+        if is_archive(path):
             check_archive(path)
         elif _start(path, 4) != b"PK\x03\x04":  # that is a cut archive, as torch will say
             check_names(_start(path, _MOST_PICKLED), 4)  # magic number, version, machine, content
@@ -132,7 +110,7 @@ def read_content(path: Path) -> dict[str, Any]:
             f"{path} does not load safely: save tensors alone ({_reason(error)})"
         ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}: give {_EXPECTED}")
+        raise InputError(f"{path} holds a {type(content).__name__}: give {EXPECTED}")
     return content
 
 
@@ -160,43 +138,6 @@ def _reason(error: Exception) -> str:
     if "weights_only" in text or not text:  # torch's long advice
         return "it is no torch file, or a damaged one"
     return text[:200]
-
-
-def foreign_kind(path: Path) -> str | None:
-    """Name the format of a file that is neither safetensors nor torch's; None: not known."""
-    with path.open("rb") as file:
-        start = file.read(32)
-    if start[8:9] == b"{" and start[4:8] == bytes(4):
-        return "a safetensors file under another name, which must end in .safetensors"
-    if _is_archive(path):
-        return _archive_kind(path)
-    if not start.startswith(_TORCH_PICKLE):
-        for beginning, kind in _BEGINNINGS.items():
-            if start.startswith(beginning):
-                return kind
-    return _ENDINGS.get(path.suffix.lower())
-
-
-def _is_archive(path: Path) -> bool:
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # it says that it goes on in another file
-        return True
-
-
-def _archive_kind(path: Path) -> str | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
-        return None  # torch's own error will tell
-    if any(name.endswith(".npy") for name in names):
-        return "a NumPy archive"
-    if "model.weights.h5" in names:
-        return "a Keras archive"
-    if any(name.endswith("/constants.pkl") for name in names):
-        return "a TorchScript program, which carries code"
-    return None
 
 
 def is_checkpoint(content: Mapping[str, Any]) -> bool:
@@ -264,7 +205,7 @@ def weights_of(content: Mapping[str, Any], path: Path, part: str | None = None) 
         state = containers(content)[container] if container else content
     if not is_state_dict(state):
         raise InputError(
-            f"{path} holds {_summary(content)}, no plain state dict of tensors: give {_EXPECTED}; "
+            f"{path} holds {_summary(content)}, no plain state dict of tensors: give {EXPECTED}; "
             "of a run, `python -m pretrain export` writes it"
         )
     tensors = under_torchvisions_names(

@@ -173,10 +173,43 @@ def test_endings_of_others(tmp_path: Path, suffix: str, kind: str) -> None:
         read_content(tmp_path / f"x{suffix}")
 
 
-def test_safetensors_under_another_name(tmp_path: Path) -> None:
-    (tmp_path / "x.pth").write_bytes(safetensors_bytes(tmp_path))
-    with pytest.raises(InputError, match=r"a safetensors file under another name"):
-        read_content(tmp_path / "x.pth")
+@pytest.mark.parametrize("name", ["x.pth", "x.pt", "x.pkl", "x.SafeTensors", "x"])
+def test_safetensors_under_another_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(safetensors_bytes(tmp_path))
+    with pytest.raises(InputError) as caught:
+        read_weights(path)
+    told = f"{path} is a safetensors file under another name: rename it to end in .safetensors"
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("new", [True, False])
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pkl"])
+def test_torch_under_another_name(tmp_path: Path, name: str, new: bool, cut: bool) -> None:
+    path = tmp_path / name
+    state = {"conv1.weight": torch.zeros(1000)}
+    torch.save(state, path, _use_new_zipfile_serialization=new)
+    path.write_bytes(path.read_bytes()[: 2000 if cut else None])
+    with pytest.raises(InputError) as caught:
+        read_weights(path)
+    assert (
+        str(caught.value) == f"{path} is a torch file under another name: rename it to end in .pth"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"<html>", "a web page"),
+        (pickle.dumps({"a": 1}), "a pickle"),
+        (b"x" * 99, "not a readable"),
+    ],
+)
+def test_a_safetensors_file_that_is_none(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=rf"x\.safetensors is {kind}"):
+        read_weights(tmp_path / "x.safetensors")
 
 
 class Bomb:

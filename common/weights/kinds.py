@@ -1,0 +1,81 @@
+"""What a file is that holds no weights, or is called as another kind: by its first bytes."""
+
+import zipfile
+from pathlib import Path
+
+from common.errors import InputError
+
+EXPECTED = "a .safetensors file, or a .pth with a state dict of tensors"
+
+_TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what old torch.save begins with
+_PICKLE = b"\x80"
+_ZIP = b"PK\x03\x04"
+_NOT_TORCH = (".safetensors", ".pkl")
+"""Endings of files that torch does not write."""
+_BEGINNINGS = {
+    b"\x89HDF": "a Keras file (HDF5)",
+    b"\x93NUMPY": "a NumPy array",
+    b"version https://git-lfs": "a pointer of Git LFS, not the file (run git lfs pull)",
+    b"<": "a web page, as a failed download leaves it",
+    _PICKLE: "a pickle, such as detectron2's, which could run code",
+}
+_ENDINGS = {
+    ".onnx": "an ONNX graph",
+    ".keras": "a Keras archive",
+    ".npz": "a NumPy archive",
+    ".pb": "a TensorFlow graph",
+    ".tflite": "a TensorFlow graph",
+    ".msgpack": "a Flax file",
+}
+
+
+def refuse_foreign(path: Path) -> None:
+    """Refuse a file that is of another kind than its name says.
+
+    Raises:
+        InputError: It is; the message says of which, and what to do.
+    """
+    kind = _foreign_kind(path)
+    if kind:
+        raise InputError(f"{path} is {kind}{'' if ':' in kind else f': give {EXPECTED}'}")
+
+
+def _foreign_kind(path: Path) -> str | None:
+    """Name the format of a file that is not what its ending says; None: not known."""
+    with path.open("rb") as file:
+        start = file.read(32)
+    if start[8:9] == b"{" and start[4:8] == bytes(4) and path.suffix != ".safetensors":
+        return "a safetensors file under another name: rename it to end in .safetensors"
+    kind = _archive_kind(path) if is_archive(path) else None
+    if kind is None and path.suffix in _NOT_TORCH and start.startswith((_ZIP, _TORCH_PICKLE)):
+        return "a torch file under another name: rename it to end in .pth"
+    if kind or is_archive(path):
+        return kind
+    if not start.startswith(_TORCH_PICKLE):
+        for beginning, kind in _BEGINNINGS.items():
+            if start.startswith(beginning) and (beginning, path.suffix) != (_PICKLE, ".pkl"):
+                return kind
+    return _ENDINGS.get(path.suffix.lower())
+
+
+def is_archive(path: Path) -> bool:
+    """Tell a ZIP archive, as torch.save writes them."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it says that it goes on in another file
+        return True
+
+
+def _archive_kind(path: Path) -> str | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError):
+        return None  # torch's own error will tell
+    if any(name.endswith(".npy") for name in names):
+        return "a NumPy archive"
+    if "model.weights.h5" in names:
+        return "a Keras archive"
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program, which carries code"
+    return None
