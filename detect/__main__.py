@@ -1,7 +1,6 @@
 """`python -m detect`: fine-tune, evaluate, score and report detectors."""
 
 import inspect
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -159,7 +158,7 @@ def _export(argv: list[str]) -> None:
 
     if flags.format != "torchvision":
         say("writing the network down as a graph, which takes a minute or more")
-    card = export_run(
+    card, lines = export_run(
         flags.run, flags.format, flags.out, flags.checkpoint, preprocessing=flags.preprocessing
     )
     say(
@@ -167,9 +166,6 @@ def _export(argv: list[str]) -> None:
         f"{card['epoch']}, {' '.join(f'{k} {v:.4f}' for k, v in card['metrics'].items())}"
     )
     say(f"to use it with {flags.format}:\n")
-    # The card goes with its file; what is printed is for here.
-    named, here = json.dumps(flags.out.name), json.dumps(str(flags.out), ensure_ascii=False)
-    lines = [line.replace(named, here) for line in card["use"]]
     print("\n".join(f"  {line}" if line else "" for line in lines))
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ ENDINGS = {
 
 def export_run(
     folder: Path, layout: str, out: Path, checkpoint: str = "last", *, preprocessing: bool = True
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[str]]:
     """Write the detector of a run, and a card beside it.
 
     Args:
@@ -40,7 +42,7 @@ def export_run(
         preprocessing: Of a graph: whether it resizes and normalises.
 
     Returns:
-        The card.
+        The card, and its lines of use with `out` as it is given: the card goes with its file.
 
     Raises:
         InputError: If the run cannot be read, the name ends wrongly, the card would replace a file
@@ -52,18 +54,17 @@ def export_run(
     run = open_run(folder, "detect", Recipe, checkpoint)
     recipe, network = run.recipe, build_detector(run)
     card = _card(run, layout, checkpoint)
+    use: Callable[[Path], list[str]]
     if layout == "torchvision":
-        name = json.dumps(out.name)
-        safe = out.suffix == ".safetensors"
-        load = f"load_file({name})" if safe else f"torch.load({name}, weights_only=True)"
-        card["use"] = torchvision_lines(network, recipe, run.fact("pixels"), load)
-        content = _state_dict(network, recipe, safe=safe)
+        use = partial(_torchvision_lines, network, recipe, run.fact("pixels"))
+        content = _state_dict(network, recipe, safe=out.suffix == ".safetensors")
     else:
         card["preprocessing_inside"] = preprocessing
         kind = "uint8, 0 to 255" if preprocessing else "float32, resized and normalised"
         card["input"] = {"name": INPUT, "shape": ["N", 3, "H", "W"], "values": f"RGB, {kind}"}
         card["outputs"] = list(OUTPUTS)
-        card["use"] = (_onnx_lines if layout == "onnx" else _program_lines)(out, preprocessing)
+        lines = _onnx_lines if layout == "onnx" else _program_lines
+        use = partial(lines, preprocessing=preprocessing)
         if layout == "onnx":
             card["opset"] = OPSET
             content = onnx_bytes(network, recipe.detector, preprocessing=preprocessing)
@@ -72,7 +73,8 @@ def export_run(
             file = io.BytesIO()
             torch.export.save(export_program(graph), file)
             content = file.getvalue()
-    return write_backbone(content, card, out)
+    card["use"] = use(Path(out.name))
+    return write_backbone(content, card, out), use(out)
 
 
 def _card(run: FinishedRun[Recipe], layout: str, checkpoint: str) -> dict[str, Any]:
@@ -112,25 +114,38 @@ def _state_dict(network: BatchedRetinaNet, recipe: Recipe, *, safe: bool) -> byt
     return file.getvalue()
 
 
-def _onnx_lines(out: Path, preprocessing: bool) -> list[str]:
+def _quoted(file: Path) -> str:
+    return json.dumps(str(file), ensure_ascii=False)  # Python reads no pairs of surrogates
+
+
+def _torchvision_lines(
+    network: BatchedRetinaNet, recipe: Recipe, pixels: Mapping[str, Any], file: Path
+) -> list[str]:
+    name = _quoted(file)
+    safe = file.suffix == ".safetensors"
+    load = f"load_file({name})" if safe else f"torch.load({name}, weights_only=True)"
+    return torchvision_lines(network, recipe, pixels, load)
+
+
+def _onnx_lines(file: Path, preprocessing: bool) -> list[str]:
     kind = "uint8" if preprocessing else "float32"
     return [
         "import numpy as np",
         "import onnxruntime",
         "",
-        f"session = onnxruntime.InferenceSession({json.dumps(out.name)})",
+        f"session = onnxruntime.InferenceSession({_quoted(file)})",
         f"images = np.zeros((1, 3, 480, 640), np.{kind})  # one or more of one size",
         f'{", ".join(OUTPUTS)} = session.run(None, {{"{INPUT}": images}})',
     ]
 
 
-def _program_lines(out: Path, preprocessing: bool) -> list[str]:
+def _program_lines(file: Path, preprocessing: bool) -> list[str]:
     kind = "uint8" if preprocessing else "float32"
     return [
         "import torch",
         "import torchvision  # has the operator of NMS",
         "",
-        f"program = torch.export.load({json.dumps(out.name)})",
+        f"program = torch.export.load({_quoted(file)})",
         "model = program.module(check_guards=False)  # images of any size",
         f"images = torch.zeros(1, 3, 480, 640, dtype=torch.{kind})  # one or more of one size",
         f"{', '.join(OUTPUTS)} = model(images)",

@@ -86,14 +86,14 @@ def test_torchvision_is_built_by_the_lines(settings: dict[str, Any]) -> None:
     torch.testing.assert_close(found["boxes"], expected["boxes"], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["d.safetensors", "d.pth"])
+@pytest.mark.parametrize("name", ["d.safetensors", "d.pth", "d \N{SAFETY VEST}.pth"])
 def test_a_torchvision_file_and_its_card(
     tmp_path: Path, name: str, call_command: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = write_detector_run(tmp_path / "run", ("cat", 'a "b"'))
     code, out, _ = call_command(command, "export", "--run", folder, "--out", tmp_path / name)
     assert code == 0
-    card = json.loads((tmp_path / "d.json").read_text())
+    card = json.loads((tmp_path / name).with_suffix(".json").read_text())
     assert card["classes"] == ["cat", 'a "b"'] and card["epoch"] == 1
     assert card["score_threshold"]["show_from"] == 0.5 and card["returned_above"] == 0.05
     assert card["sizes"] == {"short_side": 64, "longest_side": 96}
