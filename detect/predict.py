@@ -12,8 +12,13 @@ from tqdm import tqdm
 
 from common.errors import InputError, told
 from common.images.photos import Photos, Unreadable, find_photos, stream_photos
-from common.processes import launcher
-from common.storage import sole_writer, write_atomically
+from common.images.predicting import (
+    append,
+    refuse_ranks,
+    refuse_unreadable,
+    say_passed_over,
+    write_predictions,
+)
 from common.text import counted, in_line, say
 from detect.predictor import Photo, Prediction, Predictor, prepare
 from detect.report.drawing import boxes
@@ -52,20 +57,17 @@ def predict_files(
 
     Raises:
         InputError: If the run or a source is not there; at the end, if photos could not be read.
+        BaseException: As `write_predictions`.
     """
-    if launcher.size() > 1:
-        raise InputError("predict is the work of one process: start it without torchrun")
+    refuse_ranks()
     photos = find_photos(sources, without=out / "pictures")
     predictor = Predictor.load(run, checkpoint, device)
-    if photos.passed_over:
-        example = in_line(str(photos.passed_over[0]))
-        say(f"{counted(len(photos.passed_over), 'other file')} skipped, such as {example}")
+    say_passed_over(photos)
     threshold = predictor.threshold if score_threshold is None else score_threshold
     origin = predictor.threshold_origin if score_threshold is None else "as asked for"
     say(f"boxes from score {threshold:.4g} on: {origin}")
     work = _Work(predictor, photos, out / "pictures", threshold, workers, verbose)
-    with sole_writer(out):
-        write_atomically(out / "predictions.json", work.write)
+    write_predictions(out, [".json"], photos, work.write)
     say(
         f"{counted(work.boxes, 'box')} on {counted(work.done, 'photo')}: "
         f"{out / 'predictions.json'}, pictures in {out / 'pictures'}"
@@ -76,11 +78,7 @@ def predict_files(
             f"{out / 'pictures'} also holds {counted(len(former), 'file')} of before, such as "
             f"{in_line(former[0].name)}: remove what you do not need"
         )
-    if work.unreadable:
-        raise InputError(
-            f"{work.unreadable} of {counted(len(photos.paths), 'photo')} could not be read, named "
-            "above; what could be is done: fetch the rest again"
-        )
+    refuse_unreadable(work.unreadable, photos)
 
 
 class _Work:
@@ -101,24 +99,24 @@ class _Work:
         self.drawn: set[Path] = set()
         self.made: set[Path] = set()  # folders; one that is gone was taken away, and stays so
 
-    def write(self, file: BinaryIO) -> None:
+    def write(self, files: Sequence[BinaryIO]) -> Iterator[None]:
         """Detect and draw, and write the entries of each photo as soon as they are known."""
+        (file,) = files
         names = self.photos.names
         pictures, ids = picture_names(names), image_ids(names)
         readable: list[int] = []  # positions of photos that are in the detector
         found = self.predictor.detect(self._readable(readable), self.threshold)
-        begin = b"[\n"
+        yield
         for photo, prediction in found:
             index = readable.pop(0)
             for entry in _entries(prediction, ids[index], names[index]):
-                file.write(begin + json.dumps(entry).encode())
-                begin = b",\n"
+                append(file, json.dumps(entry).encode())
             self._draw(photo, prediction, self.folder / pictures[index])
             self.done += 1
             self.boxes += len(prediction.scores)
             if self.verbose:
                 tqdm.write(f"{in_line(names[index])} {_described(prediction)}", file=sys.stdout)
-        file.write(b"[]\n" if begin == b"[\n" else b"\n]\n")
+            yield
 
     def _readable(self, readable: list[int]) -> Iterator[Photo]:
         read = partial(prepare, detector=self.predictor.settings, picture_side=PICTURE_SIDE)

@@ -1,7 +1,8 @@
 """A trained detector for anybody's photos."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from common.errors import InputError
-from common.images.photos import Unreadable, read_each
+from common.images.predicting import predict_each
 from common.processes.ranks import choose_device
 from common.runs.finished import open_run
 from common.training.network import put
@@ -118,21 +119,13 @@ class Predictor:
         Raises:
             InputError: If a photo cannot be read, or is nothing of that kind.
         """
-        read: list[tuple[Path | None, str | None]] = []
-
-        def ready() -> Iterator[Photo]:
-            for path, pixels in read_each(photos, keep_going=keep_going):
-                if isinstance(pixels, Unreadable):
-                    read.append((path, pixels.reason))
-                else:
-                    read.append((path, None))
-                    yield prepare(pixels, self.settings)
-
-        found = iter([prediction for _, prediction in self.detect(ready(), score_threshold)])
-        return [
-            replace(_nothing() if error else next(found), path=path, error=error)
-            for path, error in read
-        ]
+        return predict_each(
+            photos,
+            partial(prepare, detector=self.settings),
+            lambda ready: (found for _, found in self.detect(ready, score_threshold)),
+            _nothing(),
+            keep_going=keep_going,
+        )
 
     def detect(
         self, photos: Iterable[Photo], score_threshold: float | None = None

@@ -12,10 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from common.errors import InputError
 from common.images.photos import Unreadable, find_photos, stream_photos
-from common.processes import launcher
-from common.storage import sole_writer, write_atomically
+from common.images.predicting import (
+    append,
+    refuse_ranks,
+    refuse_unreadable,
+    say_passed_over,
+    write_predictions,
+)
 from common.text import counted, in_csv, in_line, say
 from pretrain.predictor import Prediction, load_predictor
 
@@ -50,14 +54,12 @@ def predict_files(
     Raises:
         InputError: If the classifier or a photo is not there; at the end, if photos could not be
             read.
+        BaseException: As `write_predictions`.
     """
-    if launcher.size() > 1:
-        raise InputError("predict is the work of one process: start it without torchrun")
+    refuse_ranks()
     photos = find_photos(photos_at)
     predictor = load_predictor(source, checkpoint, device)
-    if photos.passed_over:
-        example = in_line(str(photos.passed_over[0]))
-        say(f"{counted(len(photos.passed_over), 'other file')} skipped, such as {example}")
+    say_passed_over(photos)
     for note in predictor.notes:
         say(note)
     done: list[str] = []
@@ -73,32 +75,22 @@ def predict_files(
                 done.append(name)
                 yield square
 
-    def write(table: BinaryIO, listed: BinaryIO) -> None:
+    def write(files: Sequence[BinaryIO]) -> Iterator[None]:
+        table, listed = files
         _write_row(table, HEAD)
-        begin = b"[\n"
+        yield
         for number, prediction in enumerate(predictor.classify(squares(), top_k)):
             for row in _rows(done[number], prediction):
                 _write_row(table, row)
-            listed.write(begin + json.dumps(_entry(done[number], prediction)).encode())
-            begin = b",\n"
+            append(listed, json.dumps(_entry(done[number], prediction)).encode())
             if verbose:
                 best = f"{in_line(prediction.names[0])} {prediction.scores[0]:.3f}"
                 tqdm.write(f"{in_line(done[number])}: {best}", file=sys.stdout)
-        listed.write(b"[]\n" if begin == b"[\n" else b"\n]\n")
+            yield
 
-    with sole_writer(out):
-        write_atomically(
-            out / "predictions.csv",
-            lambda table: write_atomically(
-                out / "predictions.json", lambda listed: write(table, listed)
-            ),
-        )
+    write_predictions(out, [".csv", ".json"], photos, write)
     say(f"{counted(len(done), 'photo')}: {out / 'predictions.csv'}, {out / 'predictions.json'}")
-    if unreadable:
-        raise InputError(
-            f"{len(unreadable)} of {counted(len(photos.paths), 'photo')} could not be read, named "
-            "above; what could be is done: fetch the rest again"
-        )
+    refuse_unreadable(len(unreadable), photos)
 
 
 def _rows(name: str, prediction: Prediction) -> Iterator[tuple[str, ...]]:

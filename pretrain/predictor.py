@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
-from common.images.photos import Unreadable, read_each
+from common.images.predicting import predict_each
 from common.optimization.precision import autocast
 from common.processes.ranks import choose_device
 from common.recipe import Optimization
@@ -127,22 +128,9 @@ class Predictor:
         Raises:
             InputError: If a photo cannot be read, or is nothing of that kind.
         """
-        read: list[tuple[Path | None, str | None]] = []
-
-        def squares() -> Iterator[NDArray[np.uint8]]:
-            for path, pixels in read_each(photos, keep_going=keep_going):
-                if isinstance(pixels, Unreadable):
-                    read.append((path, pixels.reason))
-                else:
-                    read.append((path, None))
-                    yield self.pixels.square(pixels)
-
-        found = iter([*self.classify(squares(), top_k)])
         nothing = Prediction((), np.empty(0, np.int64), np.empty(0, np.float32))
-        return [
-            replace(nothing if error else next(found), path=path, error=error)
-            for path, error in read
-        ]
+        classify = partial(self.classify, top_k=top_k)
+        return predict_each(photos, self.pixels.square, classify, nothing, keep_going=keep_going)
 
     def classify(self, squares: Iterable[NDArray[np.uint8]], top_k: int) -> Iterator[Prediction]:
         """Yield the classes of squares that `pixels` cut out, a batch at a time."""

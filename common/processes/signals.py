@@ -88,10 +88,13 @@ def stop_asked() -> bool:
 
 
 @contextmanager
-def ending_at_once() -> Iterator[None]:
-    """End the process at a first signal, for work that leaves nothing to save.
+def ending_at_once(left: str = "there was nothing to save") -> Iterator[None]:
+    """End the process at a first signal, for work without checkpoints.
 
     `finally` blocks run; a second signal does not wait for them.
+
+    Args:
+        left: What is said about the work's results.
 
     Raises:
         SystemExit: In the midst of the block's work. No `except Exception` can swallow it.
@@ -103,7 +106,7 @@ def ending_at_once() -> Iterator[None]:
         if asked or os.getpid() != owner:  # a forked worker has nothing to clean up
             os._exit(EXIT_TERMINATED)
         asked = True
-        os.write(2, b"ended on request: there was nothing to save\n")
+        os.write(2, f"ended on request: {left}\n".encode())
         raise SystemExit(EXIT_TERMINATED)
 
     before = {number: signal.signal(number, end) for number in _SIGNALS}

@@ -120,6 +120,32 @@ def test_the_disk_is_full_for_the_predictions(
     assert (out / "predictions.json").read_bytes() == before and leftovers(out) == []
 
 
+@pytest.mark.parametrize("code", [130, 143])
+def test_what_is_done_is_kept_when_it_is_asked_to_end(
+    call_command: Call,
+    detector: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: Any,
+    code: int,
+) -> None:
+    def ask() -> None:
+        if code == 130:  # as Ctrl-C does, which a process in the background does not hear
+            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    every = [*arguments(detector, photos, out := tmp_path / "out"), "--score-threshold", 0]
+    at_second_picture(monkeypatch, ask)
+    ended, printed, _ = call_command(command, *every)
+    partial = out / "predictions.partial.json"
+    assert ended == code
+    assert f"ended early: 1 of {len(NAMES)} photos in {partial}; the same command" in printed
+    assert [path.name for path in out.iterdir() if path.is_file()] == [partial.name]
+    assert [path.name for path in (out / "pictures").iterdir()] == [NAMES[0]]
+    found = json.loads(partial.read_bytes())
+    assert found and {entry["file_name"] for entry in found} == {NAMES[0]}
+
+
 def test_the_folder_is_taken_away(
     call_command: Call, detector: Path, photos: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -139,6 +139,30 @@ def test_files_of_a_run(run: Run, classifier: Path, photos: Path, tmp_path: Path
     assert f"b/a.jpg: {listed[1]['predictions'][0]['class']} " in printed
 
 
+def test_what_is_done_is_kept_when_it_is_asked_to_end(
+    run: Run, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "photos").mkdir()
+    for number in range(BATCH + 1):
+        Image.new("RGB", (20, 16)).save(tmp_path / f"photos/{number:03}.png")
+    batch, begun = Predictor._batch, list[int]()
+
+    def interrupted(*arguments: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return batch(*arguments)
+
+    monkeypatch.setattr(Predictor, "_batch", interrupted)
+    out = tmp_path / "out"
+    code, printed, err = run("--run", classifier, "--images", tmp_path / "photos", "--out", out)
+    assert (code, err) == (130, "interrupted\n")
+    assert f"ended early: {BATCH} of {BATCH + 1} photos in {out}" in printed
+    (out / "predictions.partial.csv").rename(out / "predictions.csv")
+    listed = json.loads((out / "predictions.partial.json").read_text())
+    assert len(listed) == BATCH == len({row["file_name"] for row in rows(out)})
+
+
 def test_few_photos_are_in_memory_at_a_time(
     run: Run, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
