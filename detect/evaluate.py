@@ -23,7 +23,7 @@ from detect.data.opening import open_data
 from detect.data.options import Coordinates, DataOptions
 from detect.data.splits import scored_set, training_sets
 from detect.data.training import count_trained_on
-from detect.latency import measure_latency
+from detect.inference import measure_latency
 from detect.network.retinanet import BatchedRetinaNet, build_retinanet
 from detect.operating_point import remember_evaluation
 from detect.recipes import Recipe

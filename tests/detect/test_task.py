@@ -22,7 +22,7 @@ from common.processes.ranks import World, gather_rows
 from common.processes.signals import Terminated
 from detect.data.batches import ImageBatch, draw_size, resized_shape
 from detect.data.dataset import Annotation, LabelledImage
-from detect.latency import measure_latency
+from detect.inference import measure_latency
 from detect.network.retinanet import build_retinanet
 from detect.recipes import Augmentation, Recipe, toy_retinanet, voc_retinanet_parity
 from detect.scoring.detections import Detections
@@ -411,7 +411,7 @@ def test_latency_is_of_single_images_spread_over_the_set(tmp_path: Path) -> None
 
 
 def test_latency_stops_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detect.latency.SECONDS", -1.0)
+    monkeypatch.setattr("detect.inference.SECONDS", -1.0)
     network = Recorder([[found()]] * 60)
     test = test_set(tmp_path, [(20, 30)] * 9)
     latency = measure_latency(network, test, voc_retinanet_parity(), CPU)  # type: ignore[arg-type]
