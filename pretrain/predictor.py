@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -54,31 +54,35 @@ class Prediction:
     """The classes of a photo, the likeliest first."""
 
     names: tuple[str, ...]
-    """Of the classes."""
+    """Names of the k likeliest classes."""
     labels: NDArray[np.int64]
     """(k,) int64, index into the classifier's `classes`."""
     scores: NDArray[np.float32]
     """(k,) float32, softmax; over all classes they add up to 1."""
     path: Path | None = None
-    """The file; None where the photo was none."""
+    """The photo's file; None if it was given in memory."""
     error: str | None = None
-    """Why it could not be read; None: it was."""
+    """Why the photo could not be read; None if it was read."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pixels:
-    """What is done to a photo."""
+    """How a photo is prepared for the network."""
 
     size: int
     """Side of the square that the network sees."""
-    crop: str
-    """pad: the central square of the photo; any other: that of 224/256 of its short side."""
+    crop: Literal["pad", "resized"]
+    """As the recipe's: the central square of the photo; or that of 224/256 of its short side."""
     mean: Sequence[float]
     std: Sequence[float]
 
     def square(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize and cut a photo as an evaluation does."""
         return (central_square if self.crop == "pad" else eval_image)(pixels, self.size)
+
+    def __post_init__(self) -> None:
+        if self.crop not in ("pad", "resized") or len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError("a crop is pad or resized; mean and std have three numbers each")
 
     def __str__(self) -> str:
         numbers = (" ".join(f"{value:.3g}" for value in v) for v in (self.mean, self.std))
@@ -90,8 +94,8 @@ class Predictor:
 
     Attributes:
         classes: Their names; numbers from 0 where these are not known.
-        pixels: What is done to a photo.
-        notes: What was taken for granted, in words.
+        pixels: How a photo is prepared for the network.
+        notes: What had to be assumed, in words.
     """
 
     def __init__(
@@ -225,14 +229,23 @@ def _of_weights(
         raise InputError(
             f"{source} holds a network that is not known: see `python -m pretrain inspect`"
         )
-    found = network.load_state_dict(tensors, strict=False)
-    wrong = [key for key in (*found.missing_keys, *found.unexpected_keys) if _UNCOUNTED not in key]
+    wanted = network.state_dict()
+    wrong = [
+        key
+        for key in dict.fromkeys((*wanted, *tensors))
+        if _UNCOUNTED not in key
+        and not (key in wanted and key in tensors and wanted[key].shape == tensors[key].shape)
+    ]
     if wrong:
-        raise InputError(f"{source} lacks or adds {wrong[0]}: save a whole {name or small}")
+        raise InputError(
+            f"{source}: {wrong[0]} is missing, not known or of another shape: save a whole "
+            f"{name or small}"
+        )
+    network.load_state_dict(tensors, strict=False)
     mean, std = _STATISTICS.get(len(head), (IMAGENET_MEAN, IMAGENET_STD))
     pixels = Pixels(size=32, crop="pad", mean=mean, std=std)
     if not small:
-        pixels = Pixels(size=224, crop="resize", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        pixels = Pixels(size=224, crop="resized", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     classes, pixels, notes = _described(source, card, len(head), pixels)
     return Predictor(network, classes, pixels, device, notes=notes)
 
@@ -272,16 +285,19 @@ def _of_graph(source: Path, card: Mapping[str, Any], device: torch.device) -> Pr
         raise InputError(
             f"{source} is not a graph that onnxruntime runs, export again: {reason}"
         ) from error
-    (image, *more), (logits, *_) = session.get_inputs(), session.get_outputs()
-    sides = image.shape[1:]
-    if more or len(logits.shape) != 2 or sides[0] != 3 or not isinstance(sides[-1], int):
-        raise InputError(f"{source} is no graph from {INPUT} (N, 3, S, S) to logits: export one")
+    size = _side(session.get_inputs(), session.get_outputs())
+    if size is None:
+        raise InputError(
+            f"{source} is no graph from {INPUT} (N, 3, S, S), float32 with N free, to logits "
+            "(N, classes): export one"
+        )
+    image, logits = session.get_inputs()[0], session.get_outputs()[0]
 
     def network(images: Tensor) -> Tensor:
         (found,) = session.run([logits.name], {image.name: images.cpu().numpy()})
         return torch.from_numpy(found).to(images.device)
 
-    pixels = Pixels(size=sides[-1], crop="resize", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    pixels = Pixels(size=size, crop="resized", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     count = logits.shape[1]
     if not isinstance(count, int):
         raise InputError(f"{source} does not say its number of classes: export again")
@@ -289,10 +305,21 @@ def _of_graph(source: Path, card: Mapping[str, Any], device: torch.device) -> Pr
     return Predictor(network, classes, pixels, device, notes=notes)
 
 
+def _side(inputs: Sequence[Any], outputs: Sequence[Any]) -> int | None:
+    """Return the side of the images that a graph classifies; None if it does something else."""
+    if len(inputs) != 1 or not outputs or inputs[0].type != "tensor(float)":
+        return None
+    if len(inputs[0].shape) != 4 or len(outputs[0].shape) != 2:
+        return None
+    batch, channels, height, width = inputs[0].shape
+    square = isinstance(width, int) and (channels, height) == (3, width)
+    return width if square and not isinstance(batch, int) else None
+
+
 def _described(
     source: Path, card: Mapping[str, Any], count: int, pixels: Pixels
 ) -> tuple[list[str], Pixels, list[str]]:
-    """Return classes and pixels by the card of a file, or what is taken for granted."""
+    """Return classes and pixels by the card of a file, and notes of what had to be assumed."""
     notes = []
     classes, told = card.get("classes"), card.get("preprocessing")
     if not isinstance(classes, list) or len(classes) != count:
@@ -302,11 +329,7 @@ def _described(
         assert isinstance(told, Mapping)
         crop = card["recipe"]["images"]["crop"]
         size, mean, std = (told[name] for name in ("image_size", "mean", "std"))
-        pixels = Pixels(
-            size=int(size), crop=str(crop), mean=[*map(float, mean)], std=[*map(float, std)]
-        )
-        if len(pixels.mean) != 3 or len(pixels.std) != 3:
-            raise ValueError
+        pixels = Pixels(size=int(size), crop=crop, mean=[*map(float, mean)], std=[*map(float, std)])
     except (AssertionError, KeyError, TypeError, ValueError):
         notes.append(f"no card says how photos are prepared: {pixels}")
     return list(map(str, classes)), pixels, notes

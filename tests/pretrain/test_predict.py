@@ -256,6 +256,68 @@ def test_what_cannot_be_opened(
         pretrain.load(tmp_path / "r26.pth")
 
 
+@pytest.mark.parametrize("shape", [(3, 256), (4, 512)])
+def test_a_head_of_another_shape(tmp_path: Path, shape: tuple[int, int]) -> None:
+    state = models.resnet18(num_classes=3).state_dict()
+    key = "fc.weight" if shape[0] == 3 else "fc.bias"  # the weight says how many classes there are
+    torch.save(state | {"fc.weight": torch.zeros(shape)}, tmp_path / "r18.pth")
+    with pytest.raises(InputError, match=rf"r18\.pth: {key} is missing, not known or of another"):
+        pretrain.load(tmp_path / "r18.pth")
+
+
+def _graph(path: Path, images: list[int | str] | None, kind: str = "FLOAT") -> Path:
+    """Write a graph that answers every input with zeros for three classes."""
+    onnx = pytest.importorskip("onnx")
+    make, kinds = onnx.helper, onnx.TensorProto
+    zeros = make.make_tensor("zeros", kinds.FLOAT, [1, 3], [0.0] * 3)
+    graph = make.make_graph(
+        [make.make_node("Constant", [], ["logits"], value=zeros)],
+        "g",
+        [make.make_tensor_value_info("x", getattr(kinds, kind), images)] if images else [],
+        [make.make_tensor_value_info("logits", kinds.FLOAT, [1, 3])],
+    )
+    opset = make.make_opsetid("", 18)
+    onnx.save(make.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("images", "kind"),
+    [
+        (["N", 3, 64, 96], "FLOAT"),
+        (["N", 64, 64, 3], "FLOAT"),
+        (["N", 3, "S", "S"], "FLOAT"),
+        ([1, 3, 64, 64], "FLOAT"),
+        (["N", 3, 64, 64], "UINT8"),
+        (["N"], "FLOAT"),
+        (None, "FLOAT"),
+    ],
+)
+def test_a_graph_of_other_images(images: list[int | str] | None, kind: str, tmp_path: Path) -> None:
+    path = _graph(tmp_path / "g.onnx", images, kind)
+    with pytest.raises(InputError, match=r"g\.onnx is no graph from images .* export one"):
+        pretrain.load(path)
+
+
+def test_a_graph_of_anybodys(tmp_path: Path) -> None:
+    opened = pretrain.load(_graph(tmp_path / "g.onnx", ["N", 3, 64, 64]))
+    assert (opened.pixels.size, opened.classes) == (64, tuple("012"))
+
+
+@pytest.mark.parametrize("crop", ["square", None, 3])
+def test_a_card_with_an_unknown_crop_is_not_followed(tmp_path: Path, crop: object) -> None:
+    path = tmp_path / "r18.pth"
+    torch.save(models.resnet18(num_classes=3).state_dict(), path)
+    pixels = {"image_size": 64, "mean": [0, 0, 0], "std": [1, 1, 1]}
+    card = {"classes": list("abc"), "preprocessing": pixels, "recipe": {"images": {"crop": crop}}}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    opened = pretrain.load(path)
+    assert (opened.pixels.size, opened.pixels.crop) == (224, "resized")
+    assert [note.partition(":")[0] for note in opened.notes] == [
+        "no card says how photos are prepared"
+    ]
+
+
 def test_a_network_of_timm(tmp_path: Path, photos: Path) -> None:
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
