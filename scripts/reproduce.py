@@ -18,6 +18,7 @@ from common.errors import InputError
 from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, Optimization, Range, check
 from common.runs.metrics_log import read_metrics
 from common.runs.results import record_runs
+from common.storage import write_text
 from pretrain import paper
 from pretrain.recipes import Block, Dataset, NetworkName, Recipe
 from pretrain.results import Row, row_of
@@ -117,7 +118,7 @@ def reproduce(name: str, argv: list[str]) -> None:
     table = render(experiment, runs, rows)
     target = flags.out / f"{name}.md"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(table)
+    write_text(target, table)
     print(f"\n{table}")
     for path in (target, *_pictures(name, experiment, runs, rows, flags)):
         print(f"wrote {path}")
@@ -127,8 +128,9 @@ def _describe(name: str) -> str:
     experiment = EXPERIMENTS[name]
     compared = cells(experiment)
     arms = ", ".join(dict.fromkeys(cell.arm for cell in compared))
+    whose = ", which the paper lacks" if name in ("controls", "rates") else " of the paper"
     return (
-        f"{experiment.title} of the paper: {len(compared)} trainings for each seed.\n\n"
+        f"{experiment.title}{whose}: {len(compared)} trainings for each seed.\n\n"
         f"Arms: {arms}. Flags behind -- change each within its arm: --focus.after moves a layer\n"
         "where there is one, and a baseline stays one."
     )

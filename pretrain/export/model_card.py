@@ -202,6 +202,8 @@ def _summary(card: Card, data: _Data) -> str:
     method = "without FocusedDropout"
     if focus["after"]:
         kind = "the opposite of FocusedDropout" if focus["opposite"] else "FocusedDropout"
+        if (focus["reference"], focus["places"]) != ("strongest", "focused"):
+            kind = "a control of FocusedDropout, its mask partly at random,"
         method = f"with {kind} (arXiv 2103.15425) after {focus['after']}"
     decay = focus["weight_decay"]
     magnified = "" if decay is None else f", weight decay {decay:g} in the participating steps"

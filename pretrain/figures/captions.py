@@ -11,7 +11,7 @@ from common.text import in_line
 from pretrain import paper
 from pretrain.data.report import WORDNET_ID
 from pretrain.figures.channels_and_cams import Views
-from pretrain.figures.curves import LabelledRun, common_epochs, rate_drops
+from pretrain.figures.curves import LabelledRun, common_epochs, group_runs, rate_drops
 from pretrain.recipes import RECIPES, Recipe
 
 
@@ -107,9 +107,7 @@ def curves_show(runs: Sequence[LabelledRun], baseline: str) -> str:
         runs: Labels and records.
         baseline: The label to compare with.
     """
-    groups: dict[str, list[list[dict[str, object]]]] = {}
-    for label, records in runs:
-        groups.setdefault(label, []).append(records)
+    groups = group_runs(runs)
     drops = [drop for _, records in runs for drop in rate_drops(records)[:1]]
     before = common_epochs(baseline, groups[baseline], "val_accuracy")
     parts = []

@@ -15,6 +15,7 @@ from torch import nn
 from common.errors import InputError
 from common.images.loading import Reading, default_workers
 from common.images.sampling import MicroBatch
+from common.method.placement import PENULTIMATE
 from common.processes import ranks
 from common.processes.ranks import World
 from common.runs.finished import FinishedRun, open_run
@@ -187,7 +188,9 @@ def _draw_cams(
     names_of = [run.name for run in runs]
     names = run_labels(names_of, [run.recipe for run in runs])
     for run, name in zip(runs, names, strict=True):
-        place = run.recipe.focus.after or penultimate(run.recipe.network)
+        place = run.recipe.focus.after
+        if place in (None, PENULTIMATE):
+            place = penultimate(run.recipe.network)
         inputs = normalize(images, *pixel_statistics(run.recipe))
         seed = f", seed {run.seed}" if names.count(name) > 1 else ""
         title = f"{name}{seed}, focused area after {place}"

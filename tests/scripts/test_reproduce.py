@@ -213,6 +213,16 @@ def test_help_names_the_arms(call_command: Callable[..., tuple[int, str, str]]) 
     assert "the table shows all" in " ".join(out.replace("│", "").split())
 
 
+@pytest.mark.parametrize(
+    ("name", "whose"), [("table4", "Table 4 of the paper:"), ("rates", ", which the paper lacks:")]
+)
+def test_help_says_whether_the_paper_has_it(
+    call_command: Callable[..., tuple[int, str, str]], name: str, whose: str
+) -> None:
+    _, out, _ = call_command(reproduce, name, "--help")
+    assert whose in out
+
+
 def test_what_a_figure_varies_is_not_set_behind_its_back(
     call_command: Callable[..., tuple[int, str, str]],
     data: Path,

@@ -91,6 +91,14 @@ def test_a_baseline_is_not_said_to_have_the_method(drawn_run: MakeRun, tmp_path:
     assert "focus.gamma" not in text and "| dropout.kind | dropout |" in text
 
 
+def test_a_control_is_not_said_to_be_the_method(drawn_run: MakeRun, tmp_path: Path) -> None:
+    for arm in ("shuffled", "any-channel"):
+        (tmp_path / arm).mkdir()
+        text = card_of(drawn_run, tmp_path / arm, f"cifar10-resnet20-{arm}")
+        assert "trained with a control of FocusedDropout, its mask partly at random, (" in text
+        assert "trained with FocusedDropout" not in text
+
+
 def test_any_file_name_in_the_head(drawn_run: MakeRun, tmp_path: Path) -> None:
     name = 'a"b\\ \U0001f41c'
     run = drawn_run(tmp_path / "run", "cifar10-resnet20")

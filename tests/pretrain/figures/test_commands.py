@@ -138,7 +138,8 @@ def test_the_maps_of_runs(
     monkeypatch.setattr(commands, "plot_cams", spy)
     out = tmp_path / "cam.png"
     earlier = edited(runs / "fd0", tmp_path / "earlier", "focus", after="layer1")
-    chosen = [*(runs / name for name in ("base0", "fd0", "fd1")), earlier]
+    found = edited(runs / "fd0", tmp_path / "found", "focus", after="penultimate")
+    chosen = [*(runs / name for name in ("base0", "fd0", "fd1")), earlier, found]
     assert draw_figure("cam", chosen, data, out, "cpu", num_images=2, seed=3) == [*files_of(out)]
     titles = [title for title, _ in drawn["columns"]]
     fd = "cifar10-resnet20-fd focus.after="
@@ -147,13 +148,14 @@ def test_the_maps_of_runs(
         f"{fd}layer2, seed 0, focused area after layer2",
         f"{fd}layer2, seed 1, focused area after layer2",
         f"{fd}layer1, focused area after layer1",
+        f"{fd}penultimate, focused area after layer2",
     ]
-    assert [seen.focused.shape[1] for _, seen in drawn["columns"]] == [16, 16, 16, 32]
+    assert [seen.focused.shape[1] for _, seen in drawn["columns"]] == [16, 16, 16, 32, 16]
     assert sorted(drawn["labels"].tolist()) == [0, 1]
     for image, label in zip(drawn["images"], drawn["labels"], strict=True):
         files = (data / "test" / CLASSES[label]).glob("*.png")
         assert any(np.array_equal(cv2.imread(str(file))[..., ::-1], image) for file in files)
-    read_png(out, (9.1, 1.5 + 0.13 * 3 + 1.9 * 2))
+    read_png(out, (10.9, 1.5 + 0.13 * 3 + 1.9 * 2))
     rows = read_csv(out.with_suffix(".csv"))
     assert [row["column"] for row in rows] == [title for title in titles for _ in range(2)]
     for number, (_, seen) in enumerate(drawn["columns"]):
