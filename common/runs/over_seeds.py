@@ -25,6 +25,15 @@ def mean_and_deviation(values: Iterable[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), deviation
 
 
+def spread(values: Iterable[float]) -> str:
+    """Write mean and sample deviation as far as they exist: "82.69 ± 0.36", "82.69", "-"."""
+    values = list(values)
+    if not values:
+        return "-"
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A mean difference over pairs of runs of the same seed, with its 95% interval."""

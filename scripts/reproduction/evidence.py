@@ -11,10 +11,10 @@ from common.errors import InputError
 from common.runs.over_seeds import (
     Difference,
     detectable,
-    mean_and_deviation,
     paired_difference,
     power,
     seeds_needed,
+    spread,
 )
 from common.storage import write_atomically, write_text
 from reproduction.claims import (
@@ -150,21 +150,16 @@ def planned_table(rows: Sequence[Row]) -> str:
             lines.append(f"| {' | '.join(cells)} | not run | | | | | | | 0 |")
             continue
         for column in ("last_accuracy", "test_accuracy", "last_loss"):
-            cells.append(_spread(_percent(mine, column)))
+            cells.append(spread(_percent(mine, column).values()))
             gap = paired_difference(_percent(mine, column), _percent(baseline, column))
             cells.append("" if mine == baseline else str(gap or "-"))
-        cells += [_spread(_percent(mine, "train_accuracy")), str(len(mine))]
+        cells += [spread(_percent(mine, "train_accuracy").values()), str(len(mine))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
 def _percent(rows: Sequence[Row], column: str) -> Values:
     return {int(row["seed"]): 100 * float(row[column]) for row in rows}
-
-
-def _spread(values: Values) -> str:
-    mean, deviation = mean_and_deviation(values.values())
-    return f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
 
 
 def draw(claim: Claim, rows: Sequence[Row], out: Path) -> Path:

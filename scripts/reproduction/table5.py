@@ -1,7 +1,7 @@
 """`python scripts/reproduce.py table5`: from images to backbones to detectors; see `--help`."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from common.command import cli
 from common.errors import InputError
 from common.recipe import AT_LEAST_ONE, NOT_NEGATIVE, check
-from common.runs.over_seeds import mean_and_deviation, paired_difference
+from common.runs.over_seeds import paired_difference, spread
 from common.runs.results import record_runs
+from common.storage import write_text
 from detect import results as detected
 from pretrain import paper
 from pretrain import results as pretrained
@@ -147,7 +148,7 @@ def run(argv: list[str]) -> None:
     record_runs(flags.detect_results, detected.Row, trained, detected.KEY)
     flags.out.mkdir(parents=True, exist_ok=True)
     table = render(flags, rows)
-    (flags.out / "table5.md").write_text(table)
+    write_text(flags.out / "table5.md", table)
     print(f"\n{table}\nwrote {flags.out / 'table5.md'}")
     for file in _compare(flags, classifiers):
         print(f"wrote {file}")
@@ -263,12 +264,12 @@ def render(flags: Flags, rows: Mapping[tuple[str, int], detected.Row]) -> str:
         if not ours:
             lines.append(f"| {arm.label} | {reported} | | not run | | | 0 |")
             continue
-        accuracy = list(_values(rows, name, "backbone_accuracy").values())
-        area = list(_values(rows, name, "map_area").values())
+        accuracy = _values(rows, name, "backbone_accuracy").values()
+        area = _values(rows, name, "map_area").values()
         difference = "" if name == "baseline" else _difference(ours, baseline)
         lines.append(
-            f"| {arm.label} | {reported} | {_spread(accuracy)} | {_spread(list(ours.values()))} "
-            f"| {difference} | {_spread(area)} | {len(ours)} |"
+            f"| {arm.label} | {reported} | {spread(accuracy)} "
+            f"| {spread(ours.values())} | {difference} | {spread(area)} | {len(ours)} |"
         )
     found = list(rows.values())
     lines += [
@@ -306,13 +307,6 @@ def _values(
 ) -> dict[int, float]:
     found = {seed: getattr(row, column) for (name, seed), row in rows.items() if name == arm}
     return {seed: 100 * value for seed, value in found.items() if value is not None}
-
-
-def _spread(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    mean, deviation = mean_and_deviation(values)
-    return f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
 
 
 def _difference(ours: Mapping[int, float], baseline: Mapping[int, float]) -> str:

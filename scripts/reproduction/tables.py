@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from common.runs.over_seeds import mean_and_deviation, paired_difference
+from common.runs.over_seeds import paired_difference, spread
 from pretrain import paper
 from pretrain.recipes import RECIPES
 from pretrain.results import Row
@@ -100,9 +100,7 @@ def _reported(cell: Cell, baseline: Cell | None) -> str:
 def _ours(values: Values, baseline: Values) -> str:
     if not values:
         return "not run"
-    mean, deviation = mean_and_deviation(values.values())
-    text = f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else "")
-    difference = paired_difference(values, baseline)
+    text, difference = spread(values.values()), paired_difference(values, baseline)
     return f"{text} / {difference}" if difference else text
 
 

@@ -19,7 +19,12 @@ from common.runs.over_seeds import (
     power,
     seeds_needed,
     sign_flip_test,
+    spread,
 )
+
+
+def test_a_spread_shows_what_there_is() -> None:
+    assert [spread(values) for values in ((), (2,), (1, 2, 3))] == ["-", "2.00", "2.00 ± 1.00"]
 
 
 def test_an_interval_by_hand() -> None:
