@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from common.errors import InputError, remedy
 from common.recipe import AnyRecipe, Recipe, from_json, lengthened
-from common.storage import file_locks, read_json, to_json, write_json, write_text
+from common.storage import file_locks, previous, read_json, to_json, write_json, write_text
 from common.text import counted, say
 
 Resume = str
@@ -71,6 +71,12 @@ def read_description(
         raise InputError(
             f"{folder / 'recipe.json'} does not fit this version, train again: {str(error)[:300]}"
         ) from error
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Return whether a folder has a checkpoint to resume from."""
+    last = folder / "last.pt"
+    return last.exists() or previous(last).exists()
 
 
 class RunFolder:
@@ -182,7 +188,7 @@ class RunFolder:
 
     def checkpoint_exists(self) -> bool:
         """Return whether there is a checkpoint to resume from."""
-        return self.last.exists() or self.last.with_suffix(".previous.pt").exists()
+        return has_checkpoint(self.path)
 
     def record(self, environment: Mapping[str, Any]) -> None:
         """Write environment.json: of the first start, and under "resumed" of every later one."""

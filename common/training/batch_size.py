@@ -14,7 +14,7 @@ from common.command.flags import RunFlags
 from common.errors import InputError
 from common.processes import launcher, ranks
 from common.runs.data_parts import Parts
-from common.runs.folder import read_description
+from common.runs.folder import has_checkpoint, read_description
 from common.storage import read_json
 from common.text import say
 from common.training.checkpointing import TrainingState
@@ -22,10 +22,10 @@ from common.training.task import Watch
 
 _SMALLEST, _LARGEST = 2, 2**15
 _SHARE = 0.9
-"""Of the memory that the steps may take: later ones can have larger images."""
+"""Of the memory, what the steps tried may take: later ones can have larger images."""
 Flags = TypeVar("Flags", bound=RunFlags[Any])
 Fit = Literal["fits", "holds every image", "too large"]
-"""What came of trying a batch size: "holds every image" fits, and larger ones would be the same."""
+"""What came of trying a batch size; "holds every image" fits too, and a larger one is the same."""
 
 
 def chosen(flags: Flags, train: Callable[[Flags, Watch], object]) -> Flags:
@@ -96,8 +96,7 @@ def largest(attempt: Callable[[int], Fit]) -> int:
 def _kept(flags: RunFlags[Any]) -> tuple[int, float] | None:
     """Return batch size and rate of the run in the folder, if it has begun."""
     path = flags.out / "recipe.json"
-    started = any((flags.out / name).exists() for name in ("last.pt", "last.previous.pt"))
-    if not started or not path.is_file():
+    if not has_checkpoint(flags.out) or not path.is_file():
         return None
     program = read_json(path).get("stage")
     recipe = read_description(flags.out, str(program), type(flags.recipe))[2]
@@ -148,12 +147,12 @@ def _attempt(size: int, flags: RunFlags[Any], train: Callable[[Any, Watch], obje
 
 
 def has_own_memory(device: torch.device) -> bool:
-    """Tell whether there is a limit that a step runs into, not the machine."""
+    """Tell whether a device has memory of its own, which a step can fill without harm."""
     return device.type == "cuda"
 
 
 def release(device: torch.device) -> None:
-    """Give back what a step left, and count from anew."""
+    """Free what a step left behind, and start the peak count again."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -161,6 +160,6 @@ def release(device: torch.device) -> None:
 
 
 def share_used(device: torch.device) -> float:
-    """Return the most that was taken of the memory, as a share."""
+    """Return the peak of the memory taken, as a share of the whole."""
     whole = torch.cuda.get_device_properties(device).total_memory
     return torch.cuda.max_memory_reserved(device) / whole

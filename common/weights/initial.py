@@ -1,7 +1,7 @@
-"""`--init`: a training that begins with weights of another one, which may have other classes.
+"""`--init`: beginning a training with the weights of another one, which may have other classes.
 
-What has the same name and shape is taken. Of a layer with a row for each class the rows of classes
-that both know by name are taken; the others stay as they were initialised.
+Tensors of the same name and shape are taken. Of a layer with a row for each class, the rows of the
+classes that both know by name are taken; the others stay as they were initialised.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.runs.folder import has_checkpoint
 from common.storage import read_json
 from common.text import say
 from common.weights import reading
@@ -74,7 +75,7 @@ def describe_origin(source: Path | None, out: Path, resume: str) -> dict[str, st
         resume: What `--resume` was given.
 
     Returns:
-        "init": the SHA-256 of the file; empty without.
+        "init": the SHA-256 of the file; empty without `--init`.
 
     Raises:
         InputError: If the file is not there.
@@ -88,8 +89,7 @@ def describe_origin(source: Path | None, out: Path, resume: str) -> dict[str, st
 
 def resumes(out: Path, resume: str) -> bool:
     """Return whether a run would resume from a checkpoint."""
-    kept = any((out / name).is_file() for name in ("last.pt", "last.previous.pt"))
-    return kept or resume not in ("auto", "never")
+    return has_checkpoint(out) or resume not in ("auto", "never")
 
 
 def known_pixels(out: Path, resume: str) -> dict[str, Any] | None:
@@ -146,11 +146,11 @@ def read_initial(source: Path) -> Initial:
             facts.get("pixels"),
             "took the average of the weights" if average else "",
         )
-    found = _open(content)
+    found = _detector_in(content)
     if found is not None:
         detector, prefix = found
         note = f"took the prefix {prefix!r} off" if prefix else ""
-        return Initial(source, detector, _coco(detector), None, note)
+        return Initial(source, detector, _coco_classes(detector), None, note)
     weights = reading.weights_of(content, path, part)
     card = read_card(path, fingerprint(path))
     classes = card.get("classes")
@@ -163,10 +163,10 @@ def read_initial(source: Path) -> Initial:
     )
 
 
-def _open(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str] | None:
-    """Return a detector's whole state dict, where the file is one, of ours or of torchvision.
+def _detector_in(content: Mapping[str, Any]) -> tuple[dict[str, Tensor], str] | None:
+    """Return a detector's whole state dict, of ours or of torchvision; None if there is none.
 
-    And the prefix that a wrapper, such as DataParallel or Lightning, had put before its names.
+    Beside it, the prefix that a wrapper such as DataParallel or Lightning had put before its names.
     """
     for state in (content, content.get("model"), content.get("state_dict")):
         if not isinstance(state, Mapping):
@@ -191,7 +191,7 @@ def _pyramid(name: str) -> str:
     return name
 
 
-def _coco(detector: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+def _coco_classes(detector: Mapping[str, Tensor]) -> tuple[str, ...] | None:
     """Return COCO's names where a detector of torchvision has their number of rows."""
     logits = detector.get("head.classification_head.cls_logits.bias")
     from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
@@ -228,7 +228,7 @@ def begin_with(
         What was taken and what not, for a person.
 
     Raises:
-        InputError: If less than half of the weights fits: this is another network.
+        InputError: If less than half of the weights fit: they are of another network.
     """
     wanted = network.state_dict()
     given = {name: value for name, value in initial.tensors.items() if not _counts(name)}
