@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 
 from common.text import in_line, in_lines
-from common.text import in_line as printable  # noqa: F401 - its name before
 
 _LATER = "the disk or its server does not answer: give the same command again once it does"
 _REMEDIES = {

@@ -70,7 +70,8 @@ class Focus:
     """FocusedDropout and magnified weight decay (MWD), arXiv 2103.15425; off by default."""
 
     after: str | None = None
-    """Submodule whose output the layer masks, such as layer3; None places no layer."""
+    """Submodule whose output the layer masks, such as layer3, or "penultimate", which finds the
+    last stage but one; None places no layer."""
     gamma: tuple[float, float] = (0.3, 0.6)
     """Threshold as a share of the reference channel's maximum, drawn from this range."""
     gamma_per: Literal["image", "unit", "batch"] = "image"

@@ -8,6 +8,8 @@ from common.errors import InputError
 if TYPE_CHECKING:
     from pretrain.predictor import Predictor
 
+__all__ = ["load"]
+
 
 def load(source: str | Path, checkpoint: str = "best", device: str = "auto") -> "Predictor":
     """Open a classifier, to look at photos with.

@@ -1,4 +1,4 @@
-"""A finished run again: its classifier, and its score."""
+"""Rebuilding and scoring the classifier of a finished run."""
 
 import sys
 from pathlib import Path
@@ -37,6 +37,17 @@ def evaluate_run(
     folder: Path, data: Path, checkpoint: str, device: str, workers: int | None
 ) -> dict[str, Any]:
     """Score a run on the validation images and write `evaluation.json` into its folder.
+
+    Args:
+        folder: The run.
+        data: Folder of the data set.
+        checkpoint: "best" or "last".
+        device: As in training.
+        workers: Processes that read images; None: as many as cores.
+
+    Returns:
+        What was scored (run, checkpoint, epoch, number of images), and the metrics of
+        `pretrain.task.evaluate`.
 
     Raises:
         InputError: If the run or the data cannot be read, or has other classes.

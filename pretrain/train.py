@@ -32,7 +32,7 @@ def train_classifier(flags: RunFlags[Recipe], watch: Watch | None = None) -> Met
 
     Args:
         flags: What is trained, and how.
-        watch: Is shown the states, instead of what writes the certificate.
+        watch: Observes the states in place of the writer of certificate.json.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -64,9 +64,9 @@ def train(flags: RunFlags[Recipe], program: str) -> None:
 
 
 def _as_begun(flags: RunFlags[Recipe]) -> RunFlags[Recipe]:
-    """Call class folders what the run that goes on called them: either name reads them alike.
+    """Return the flags with the resumed run's name for class folders; both names read the same.
 
-    The toy recipes said "imagenet" once, for data that is none.
+    The toy recipes once called their drawn shapes "imagenet".
     """
     described = flags.out / "recipe.json"
     recipe = read_json(described).get("recipe") if described.is_file() else None
@@ -169,7 +169,7 @@ def build_model(
 
 
 def _placing(recipe: Recipe) -> str:
-    """Return the flags that say where layers stand."""
+    """Return the flags by which layers were placed, for messages."""
     others = recipe.dropout.after
     flags = [f"--focus.after {recipe.focus.after}"] if recipe.focus.after else []
     return " ".join([*flags, *([f"--dropout.after {' '.join(others)}"] if others else [])])

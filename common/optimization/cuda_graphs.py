@@ -6,8 +6,8 @@ layers' switch are Python values), batches are copied to fixed buffers, and the 
 tensor. Random numbers continue as in a step without graphs: CUDA's default generator, which
 dropouts draw from, advances with every replay.
 
-What comes before a capture leaves no trace: a run that resumes takes each step as the run that was
-never interrupted does.
+The warm-up before a capture leaves no trace, so a resumed run takes the same steps as one that was
+never interrupted.
 """
 
 from collections.abc import Callable, Iterator

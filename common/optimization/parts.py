@@ -1,9 +1,9 @@
-"""What the parts of a step, its micro-batches on all ranks, come to together.
+"""Adding up the parts of a step, which are its micro-batches on all ranks.
 
 Gradients add up and BatchNorm's running statistics are averaged, so that one process that
 accumulates and several that do not reach the same weights. Rank r has the parts r, r + ranks and so
-on: what all ranks have done at one time follows one another, so the sums can be taken in the order
-of the parts, whatever the number of ranks. Then they are equal to the bit.
+on: the parts that all ranks do at one time are consecutive, so sums can be taken in the order of
+the parts, whatever the number of ranks. Then they are equal to the bit.
 """
 
 from collections.abc import Iterator, Sequence
@@ -116,7 +116,7 @@ class PartStatistics:
             torch._foreach_copy_(self._kept, self._before)
 
     def end_part(self) -> None:
-        """Take in what a part has made of the statistics."""
+        """Add the statistics as this part has left them."""
         if not self._running:
             return
         mine = torch.cat(self._running)

@@ -12,8 +12,9 @@ class WeightAverage:
     """The average of a network's weights over its steps.
 
     It starts at the weights of the start: average = decay * average + (1 - decay) * weights after
-    each step. Over the first steps the decay rises, min(decay, (1 + t) / (10 + t)), as TensorFlow's
-    does: else the random weights of the start would weigh as much as 1 / (1 - decay) steps.
+    each step. Over the first steps the decay rises, min(decay, (1 + t) / (10 + t)), as in
+    TensorFlow's ExponentialMovingAverage: else the random weights of the start would weigh as much
+    as 1 / (1 - decay) steps.
 
     BatchNorm's statistics are averaged as well, since those of the moment belong to other weights.
     `torch.optim.swa_utils.AveragedModel` does the same, but copies or averages each count of

@@ -1,4 +1,4 @@
-"""A training, put together as it begins or as its checkpoint left it."""
+"""Putting a training together, from its start or from its checkpoint."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from common.training.steps import Steps
 from common.training.task import Task, Watch
 
 _POINTS = 20
-"""That trackers get within an epoch."""
+"""Points within an epoch that trackers get."""
 
 
 @dataclass(kw_only=True)
@@ -131,7 +131,7 @@ def assembled(
     folder: RunFolder | None,
     watch: Watch | None,
 ) -> Iterator[Training]:
-    """Put a training together as it begins, or as its checkpoint left it."""
+    """Put a training together, from its start or from its checkpoint; close it at the end."""
     sampling = _sampling(task, recipe, options, world)
     state = begin(task, recipe, sampling, options.seed)
     finite = FiniteCheck(task.model, world, folder.path if folder and not options.dry_run else None)

@@ -35,7 +35,7 @@ class Certifying:
         self._certificate: Certificate | None = None
 
     def begin(self, state: TrainingState, data: Parts) -> None:
-        """Note what the run is made of from this step on."""
+        """Note the code, the environment and the data that the run has from this step on."""
         part = {
             "step": state.step,
             "micro_batches": self._parts,

@@ -1,4 +1,4 @@
-"""`check`: whether steps of a run, taken again, come to what its certificate says."""
+"""`check`: whether steps of a run, taken again, lead to the states in its certificate."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ def check_run(
         program: "pretrain" or "detect".
         kind: Dataclass of its recipes.
         flags: Dataclass of its `train`.
-        train: Trains, with a look at the states.
+        train: Trains, observed by a `Watch`.
         steps: "A:B"; None: the steps between the two checkpoints, or to the non-finite one.
         changed: Flags in place of the run's, such as where the data are.
 
@@ -66,19 +66,13 @@ def check_run(
     name, seed, recipe = read_description(folder, program, kind)
     bad = _non_finite_step(folder)
     starts = _starts(folder)
-    first, last = _asked(steps, starts, content, bad)
+    first, last = _asked(folder, steps, starts, content, bad)
     start = max(step for step in starts if step <= first)
     checkpoint = starts[start]
     parts = [one for one in content["parts"] if one["step"] <= start] or content["parts"][:1]
     then = parts[-1]
-    # recipe.json has how the last processes shared a step; those then may have been others.
-    pieces = then.get(
-        "micro_batches", then["environment"]["ranks"] * recipe.optimization.accumulate
-    )
-    size = launcher.size()
-    if pieces % size:
-        raise InputError(f"{pieces} parts of a step cannot be shared by {size} processes: start 1")
-    shared = replace(recipe.optimization, accumulate=pieces // size)
+    accumulate = _accumulate(folder, then, recipe.optimization.accumulate)
+    shared = replace(recipe.optimization, accumulate=accumulate)
     kept = {**content["flags"], **(changed or {})}
     with tempfile.TemporaryDirectory(prefix="check-") as scratch:
         given = {
@@ -114,6 +108,24 @@ def check_run(
     _say(f"equal: {watch.seen} states of steps {', '.join(map(str, watch.steps))}")
 
 
+def _accumulate(folder: Path, then: Mapping[str, Any], before: int) -> int:
+    """Return the micro-batches of each process by which a step has as many parts as it had.
+
+    Args:
+        folder: The run, for the message.
+        then: Part of its certificate.
+        before: Micro-batches by its recipe.json. The processes then may have had others.
+    """
+    parts = then.get("micro_batches", then["environment"]["ranks"] * before)
+    size = launcher.size()
+    if parts % size:
+        raise InputError(
+            f"{folder}: its steps have {parts} parts, which {size} processes cannot share evenly: "
+            "give the same command without torchrun"
+        )
+    return int(parts // size)
+
+
 def _non_finite_step(folder: Path) -> int | None:
     path = folder / "non_finite.json"
     return int(read_json(path)["step"]) if path.is_file() else None
@@ -130,6 +142,7 @@ def _starts(folder: Path) -> dict[int, Path | None]:
 
 
 def _asked(
+    folder: Path,
     steps: str | None,
     starts: Mapping[int, Path | None],
     content: Mapping[str, Any],
@@ -145,7 +158,7 @@ def _asked(
         if bad is not None:
             return max(step for step in starts if step <= bad), bad
         if not known:
-            raise InputError(f"{certificate.NAME} has no state yet: run more steps first")
+            raise InputError(f"{folder / certificate.NAME} has no state yet: train further first")
         before = [step for step in starts if step < known[-1]]
         return max(before, default=0), known[-1]
     first, colon, last = steps.partition(":")

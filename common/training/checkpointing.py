@@ -39,7 +39,7 @@ class TrainingState:
     average: WeightAverage | None
     scaling: LossScaling | None
     extent: Mapping[str, Any]
-    """What gives a step its images (`extent_of`); a checkpoint of another one is refused."""
+    """What decides the images of a step (`extent_of`); a checkpoint with another is refused."""
     step: int = 0
     """Optimizer steps done."""
     sums: EpochSums = field(default_factory=EpochSums)
@@ -120,7 +120,7 @@ def begin(task: Task, recipe: Recipe, sampling: Sampling, seed: int) -> Training
 
 
 def extent_of(task: Task, steps_per_epoch: int) -> dict[str, Any]:
-    """Return what gives a step its images; a short last batch can depend on the ranks."""
+    """Return what decides the images of a step; the steps of an epoch can depend on the ranks."""
     return {
         "num_images": task.num_images,
         "data": dict(task.data),
@@ -210,7 +210,7 @@ def _read(folder: RunFolder | None, asked: str) -> dict[str, Any] | None:
     elif asked not in ("auto", "never"):
         content = checkpoints.load_to_resume(Path(asked))
     if content is not None and not folder.best.exists():
-        content["best"] = float("-inf")  # it is of another folder, its best is not here
+        content["best"] = float("-inf")  # of another folder, which kept its best.pt
     return content
 
 

@@ -47,7 +47,7 @@ def launch(
         flags: What is trained, and how.
         build: Makes the task.
         facts: What is trained beside the recipe, such as the digest of a backbone.
-        watch: Is shown the states, instead of what writes the certificate.
+        watch: Observes the states in place of the writer of certificate.json.
 
     Returns:
         The metrics of the last evaluation, and the best.
@@ -123,7 +123,7 @@ def _once(
 
 
 def reading(flags: RunFlags[Any], world: World) -> Reading:
-    """Say how training images are read; a dry run skips none, for it leaves no record behind."""
+    """Return how training images are read; a dry run skips none, since it leaves no record."""
     return Reading(
         workers=default_workers() if flags.workers is None else flags.workers,
         device=world.device,
@@ -133,8 +133,9 @@ def reading(flags: RunFlags[Any], world: World) -> Reading:
 
 
 def _secure(flags: RunFlags[Any], description: Mapping[str, Any], world: World) -> RunFolder | None:
-    """Take the run folder on rank 0; what is wrong with it, every rank must hear."""
-    # Started by hand, each has a command line of its own. They would train on, or hang.
+    """Take the run folder on rank 0; an error of it is raised on every rank."""
+    # Ranks that are started by hand have command lines of their own: other flags would train
+    # something else, or hang.
     told = {**description, **{name: getattr(flags, name) for name in _SHARED}}
     all_told = ranks.gather(told)
     differing = [name for name in told if any(one.get(name) != told[name] for one in all_told)]

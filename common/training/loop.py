@@ -44,7 +44,7 @@ def train(
         options: How the run is carried out.
         world: This process among its peers.
         folder: Where files go; None on all ranks but the main one.
-        watch: Is shown the states.
+        watch: Observes the states.
 
     Returns:
         The metrics of the last evaluation, with `best_<metric>` beside them; None where undefined.
@@ -160,7 +160,7 @@ def _method_counts(state: TrainingState) -> dict[str, Any]:
 
 
 def _evaluate(training: Training, stop: StopRequest) -> Metrics:
-    """Score the network; if the run is to end, save the state from before instead."""
+    """Score the network; if the run is asked to end meanwhile, save and end it instead."""
     network = training.state.evaluated()
     # For a task whose evaluation draws: the same, were it cut here and made up for later.
     seed_generators(training.options.seed, training.state.step, _EVALUATION, training.world.device)

@@ -95,7 +95,7 @@ class Steps:
         state.step += 1
 
     def set_progress(self, step: int) -> None:
-        """Tell the task, if it asks for it, which share of the training comes before a step."""
+        """Tell the task, if it wants to know, the share of the training that precedes a step."""
         if self._task.at_step:
             self._task.at_step(step / self.planned)
 

@@ -15,18 +15,18 @@ Metrics = Mapping[str, float | None]
 
 
 class Watch(Protocol):
-    """Looks on at a training, on each rank."""
+    """An observer of a training; every rank has one."""
 
     def begin(self, state: Any, data: Parts) -> None:
-        """See the state that the training starts from, and what its data are known by."""
+        """Observe the state that the training starts from, and what its data are known by."""
         ...
 
     def after_step(self, state: Any) -> None:
-        """See the state after each step."""
+        """Observe the state after a step."""
         ...
 
     def saved(self, state: Any) -> None:
-        """See the state that a checkpoint is about to hold."""
+        """Observe the state that a checkpoint is about to hold."""
         ...
 
 
@@ -51,7 +51,7 @@ class Task:
     Where `stop_asked` it may skip the rest: return anything, or raise Terminated on all ranks.
     """
     metric: str
-    """The metric whose largest value is the best; no evaluation where it is undefined is one."""
+    """The metric whose largest value is the best; where it is undefined, an evaluation never is."""
     columns: Sequence[Column] = ()
     """Of the lines that a person reads; losses and metrics by their names in metrics.jsonl."""
     pictures: Callable[[nn.Module], Mapping[str, Picture]] | None = None

@@ -65,8 +65,8 @@ def write_backbone(content: bytes, card: Mapping[str, Any], path: Path) -> dict[
         file.write(content)
         file.flush()
         os.fsync(file.fileno())  # a full disk shows here, before the old card goes
-        # The card comes before the weights: were they to end apart, it would describe other weights
-        # or of none, and neither is taken.
+        # The card comes before the weights: if this is cut off in between, the card has the digest
+        # of weights that are not there, and such a pair is refused.
         write_json(card_path(path), complete)
 
     write_atomically(path, write)
@@ -164,7 +164,7 @@ def load_backbone(path: Path, architecture: str) -> tuple[dict[str, Tensor], dic
 
 
 def _pixels_of_run(checkpoint: Path) -> dict[str, Any]:
-    """Return what a run says beside its checkpoint of the pixels; empty where there is no run."""
+    """Return the preprocessing of the run that a checkpoint lies in; empty where it is in none."""
     environment = checkpoint.parent / "environment.json"
     pixels = read_json(environment).get("pixels") if environment.is_file() else None
     return {"preprocessing": pixels} if pixels else {}

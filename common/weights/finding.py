@@ -84,7 +84,7 @@ def containers(content: Mapping[str, object]) -> dict[str, Mapping[str, Tensor]]
             inner = next((key for key in _INNER if is_state_dict(value.get(key))), None)
             if inner:
                 found[f"{name}.{inner}"] = value[inner]
-    # Whatever is called so; else what has a convolution, not the centre of a loss.
+    # By a usual name; or a network by its convolutions, which, say, the centres of a loss lack.
     return {
         name: state
         for name, state in found.items()

@@ -1,7 +1,7 @@
 """Reading pickles of numpy arrays without running what they hold, not even numpy's own code.
 
-What numpy rebuilds types and arrays with takes whatever a file states, and a false statement kills
-the process. So stand-ins take the statements down, and arrays are made of them afterwards.
+numpy's own functions for that believe whatever a file states, and a false statement can kill the
+process. So stand-ins only note the statements, which are checked before an array is made of them.
 """
 
 import io

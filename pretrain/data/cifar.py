@@ -150,13 +150,13 @@ CIFAR100 = Published(
     ),
 )
 
-Images = tuple[NDArray[np.uint8], NDArray[np.int64]]
+PixelsAndLabels = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Pixels (N, 32, 32, 3), RGB, and labels (N,)."""
 
 
 def read_unpacked(
     published: Published, root: Path, batches: Sequence[Batch], *, official: bool = True
-) -> Images | None:
+) -> PixelsAndLabels | None:
     """Read batches from the files of an unpacked version.
 
     Args:
@@ -183,7 +183,7 @@ def read_unpacked(
 
 def read_archive(
     published: Published, root: Path, batches: Sequence[Batch], *, official: bool = True
-) -> Images | None:
+) -> PixelsAndLabels | None:
     """Read batches from an archive.
 
     Args:
@@ -267,7 +267,7 @@ def _parse(
     contents: dict[str, bytes],
     *,
     official: bool,
-) -> Images:
+) -> PixelsAndLabels:
     """Turn the contents of batches into images; their keys name them in messages."""
     parse = _parse_records if version.kind == "binary" else _parse_pickle
     pixels, labels = [], []
@@ -283,7 +283,9 @@ def _parse(
     return np.ascontiguousarray(np.concatenate(pixels)), np.concatenate(labels)
 
 
-def _parse_records(published: Published, batch: Batch, content: bytes, *, official: bool) -> Images:
+def _parse_records(
+    published: Published, batch: Batch, content: bytes, *, official: bool
+) -> PixelsAndLabels:
     """Return colour planes (N, 3, 32, 32) and labels (N,) of a binary batch."""
     size = published.label_bytes + _PIXELS
     if (official and len(content) != batch.images * size) or len(content) % size:
@@ -294,7 +296,9 @@ def _parse_records(published: Published, batch: Batch, content: bytes, *, offici
     return records[:, published.label_bytes :].reshape(-1, 3, _SIDE, _SIDE), labels
 
 
-def _parse_pickle(published: Published, batch: Batch, content: bytes, *, official: bool) -> Images:
+def _parse_pickle(
+    published: Published, batch: Batch, content: bytes, *, official: bool
+) -> PixelsAndLabels:
     """Return planes and labels of a Python batch, without running what it may hold."""
     if official and hashlib.md5(content, usedforsecurity=False).hexdigest() != batch.md5:
         raise ValueError("differs from the published file (MD5)")

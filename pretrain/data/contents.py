@@ -10,8 +10,7 @@ import numpy as np
 
 from common.images.checking import Result
 from common.text import in_line
-from pretrain.data.datasets import Images
-from pretrain.data.image_sets import FileSet, PixelSet
+from pretrain.data.image_sets import FileSet, ImageSet, PixelSet
 from pretrain.data.report import unseen
 from pretrain.data.shards import ShardSet
 
@@ -40,7 +39,7 @@ class Contents:
         data: The images.
     """
 
-    def __init__(self, split: str, data: Images) -> None:
+    def __init__(self, split: str, data: ImageSet) -> None:
         self.split, self.data = split, data
         self.names: Sequence[Path] = ()
         if not isinstance(data, PixelSet):
@@ -86,7 +85,7 @@ def table(splits: Sequence[Contents]) -> list[str]:
 
 
 def warnings(splits: Sequence[Contents]) -> list[str]:
-    """Return lines about images that are there twice where they should not be."""
+    """Return lines about images that are in both splits, or in two classes, by their content."""
     told = []
     for one in splits:
         pairs = _contradictions(one)

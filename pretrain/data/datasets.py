@@ -6,7 +6,6 @@ name for the latter where a data set calls it so. How images may be kept is in `
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -15,24 +14,22 @@ from common.images.folder_trees import compare_trees
 from common.text import in_line, shown
 from pretrain.data import cifar
 from pretrain.data.file_paths import Paths, encode
-from pretrain.data.image_sets import FileSet, PixelSet, select_classes, split_by_name
+from pretrain.data.image_sets import FileSet, ImageSet, PixelSet, select_classes, split_by_name
 from pretrain.data.label_tables import Row, by_name, check_labels, read_table
 from pretrain.data.layout import Place, describe, find_place, no_train, other_folders, packed
 from pretrain.data.listing import READ, Findings, class_names, images_below
-from pretrain.data.shards import ShardSet, index_of, is_url, open_shards
-
-Kind = Literal["cifar10", "cifar100", "tiny-imagenet", "imagenet", "folders"]
-Images = FileSet | PixelSet | ShardSet
+from pretrain.data.shards import index_of, is_url, open_shards
+from pretrain.recipes import Dataset
 
 
 def load(
-    kind: Kind,
+    kind: Dataset,
     root: Path,
     split: str,
     num_classes: int | None = None,
     split_by: float | None = None,
     findings: Findings | None = None,
-) -> Images:
+) -> ImageSet:
     """Read a split of a data set, or what it holds of its first classes.
 
     Args:
@@ -50,7 +47,7 @@ def load(
     inner = root / "tiny-imagenet-200"
     root = inner if kind == "tiny-imagenet" and inner.is_dir() else root
     findings = findings or Findings(root)
-    readers: dict[str, Callable[[Path, str, Findings], Images]] = {
+    readers: dict[str, Callable[[Path, str, Findings], ImageSet]] = {
         "cifar10": cifar10,
         "cifar100": cifar100,
     }
@@ -61,7 +58,7 @@ def load(
     return select_classes(kept if split == "train" else validation, num_classes)
 
 
-def has_validation(kind: Kind, root: Path) -> bool:
+def has_validation(kind: Dataset, root: Path) -> bool:
     """Tell whether a data set has validation images of its own.
 
     Raises:
@@ -74,7 +71,7 @@ def has_validation(kind: Kind, root: Path) -> bool:
     return find_place(root, "val") is not None
 
 
-def folders_or_shards(root: Path, split: str, findings: Findings | None = None) -> Images:
+def folders_or_shards(root: Path, split: str, findings: Findings | None = None) -> ImageSet:
     """Open a split in shards if there is an index of them, else in folders."""
     return open_shards(root, _split_names(split)) or class_folders(root, split, findings)
 

@@ -72,7 +72,8 @@ class PixelSet:
         return "archive"
 
 
-Data = TypeVar("Data", bound=FileSet | PixelSet | ShardSet)
+ImageSet = FileSet | PixelSet | ShardSet
+Data = TypeVar("Data", bound=ImageSet)
 
 
 def select_classes(data: Data, num_classes: int | None) -> Data:
@@ -135,7 +136,7 @@ def limit_images(data: Data, most: int | None) -> Data:
     return _take(data, np.flatnonzero(_drawn(data, most, 0)))
 
 
-def _drawn(data: FileSet | PixelSet | ShardSet, count: int, seed: int) -> NDArray[np.bool_]:
+def _drawn(data: ImageSet, count: int, seed: int) -> NDArray[np.bool_]:
     """Choose images at random, of each class its share; see `hold_out`."""
     total = len(data.labels)
     sizes = np.bincount(data.labels, minlength=len(data.classes))

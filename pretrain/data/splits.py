@@ -23,7 +23,15 @@ from common.text import in_line
 from pretrain.data.augment import ResidentImages, eval_image, train_image
 from pretrain.data.datasets import load
 from pretrain.data.gpu_decoding import check_gpu_decoding, collate_files, decode_batch, read_item
-from pretrain.data.image_sets import Data, FileSet, PixelSet, decode, hold_out, limit_images
+from pretrain.data.image_sets import (
+    Data,
+    FileSet,
+    ImageSet,
+    PixelSet,
+    decode,
+    hold_out,
+    limit_images,
+)
 from pretrain.data.pixel_cache import cached_decode
 from pretrain.data.shards import ShardSet, member_stem
 from pretrain.recipes import Images
@@ -57,7 +65,7 @@ class Split:
     """Operations on the device alone: part of a training step, so that a CUDA graph holds them."""
     digest: str = ""
     """Of the classes and labels, in order, and of what was done to the pixels before."""
-    images: FileSet | PixelSet | ShardSet | None = None
+    images: ImageSet | None = None
     """What was opened; of images that are decoded at once, their files."""
     batch_factor: int = 1
     """Times as many images as elsewhere are in a batch of an evaluation."""
@@ -125,7 +133,7 @@ def open_split(
     )
 
 
-def _in_memory(data: FileSet | PixelSet | ShardSet, size: int, cache: Path | None) -> PixelSet:
+def _in_memory(data: ImageSet, size: int, cache: Path | None) -> PixelSet:
     """Decode what is not decoded yet; pixels of files are kept for the next run."""
     if isinstance(data, FileSet):
         return cached_decode(data, size, cache)
@@ -149,7 +157,7 @@ def _check_size(data: PixelSet, images: Images, root: Path) -> None:
         )
 
 
-def _digest(data: FileSet | PixelSet | ShardSet) -> str:
+def _digest(data: ImageSet) -> str:
     digest = blake2b("\0".join(data.classes).encode(), digest_size=8)
     digest.update(np.asarray(data.labels, np.int64).tobytes())
     if isinstance(data, ShardSet) and data.pixels != "":
@@ -168,7 +176,7 @@ def data_parts(train: Split, val: Split) -> Parts:
     }
 
 
-def _names(data: FileSet | PixelSet | ShardSet | None) -> Iterator[str]:
+def _names(data: ImageSet | None) -> Iterator[str]:
     """Yield the names of images as make_shards packs them: a run may resume from its shards."""
     if isinstance(data, FileSet):
         yield from (member_stem(path.stem) for path in data.paths)

@@ -7,16 +7,17 @@ from common.errors import InputError
 from common.images.checking import Check, Report, Result, check_image, check_path
 from common.text import counted, say
 from pretrain.data.contents import Contents, Members, table, warnings
-from pretrain.data.datasets import Images, Kind, has_validation, load
-from pretrain.data.image_sets import PixelSet
+from pretrain.data.datasets import has_validation, load
+from pretrain.data.image_sets import ImageSet, PixelSet
 from pretrain.data.listing import Findings
 from pretrain.data.shards import ShardSet
+from pretrain.recipes import Dataset
 
 SPLIT_BY = 0.2
 """Share that recipes validate on where the data have no such images."""
 
 
-def verify(kind: Kind, root: Path, workers: int | None) -> None:
+def verify(kind: Dataset, root: Path, workers: int | None) -> None:
     """Check the training and validation images of a data set.
 
     Prints each fault, a table of what there is, and a summary.
@@ -80,8 +81,8 @@ class _Once(Report):
 
 
 def read_split(
-    kind: Kind, root: Path, split: str, report: Report
-) -> tuple[Images | None, list[InputError]]:
+    kind: Dataset, root: Path, split: str, report: Report
+) -> tuple[ImageSet | None, list[InputError]]:
     """List the images of a split as a training does; of what is wrong, all that can be said."""
     findings = Findings(root, keep_faults=True)
     data, errors = None, []

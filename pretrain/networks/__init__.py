@@ -7,7 +7,6 @@ and the pooling is global.
 """
 
 from collections.abc import Callable
-from typing import Literal
 
 import torchvision.models as models
 from torch import nn
@@ -17,13 +16,9 @@ from pretrain.networks.cifar_resnet import cifar_resnet
 from pretrain.networks.densenet import densenet100_bc
 from pretrain.networks.vgg import Vgg19
 from pretrain.networks.wide_resnet import wrn_28_10
-from pretrain.recipes.recipe import GROUPS, Block
+from pretrain.recipes.recipe import GROUPS, Block, Stem
 
 __all__ = ["GROUPS", "Stem", "build_network", "penultimate"]
-
-Stem = Literal["imagenet", "no-pool", "small"]
-"""First layers of a torchvision ResNet: stride 4; stride 2, without the pooling; stride 1."""
-
 
 _CIFAR_RESNETS = {"cifar-resnet20": 20, "cifar-resnet56": 56, "cifar-resnet110": 110}
 _OTHERS: dict[str, Callable[[int], nn.Module]] = {

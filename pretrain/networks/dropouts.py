@@ -74,7 +74,7 @@ class DropBlock(nn.Module):
 
 
 def place_dropouts(network: nn.Module, settings: "Dropout") -> list[nn.Module]:
-    """Let the recipe's dropout act behind its places; state dict keys stay as they are.
+    """Place the recipe's dropout after the submodules it names; state dict keys stay as they are.
 
     Args:
         network: A network of `pretrain.networks`.

@@ -1,4 +1,4 @@
-"""On what a recipe trains what, and what that costs: the groups of `python -m pretrain list`."""
+"""What a recipe trains on which data, and at what cost: the groups of `python -m pretrain list`."""
 
 from pretrain import paper
 from pretrain.recipes.recipe import Recipe
@@ -15,7 +15,7 @@ GIGAFLOPS = {
     ("resnet50", None, "no-pool", 64): 2.61,
     ("resnet50", None, "imagenet", 224): 8.18,
 }
-"""Of one image forwards, two operations a multiplication: by network, block, stem and size."""
+"""Of one image's forward pass, a multiply-add as two: by network, block, stem and image size."""
 IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny-imagenet": 100_000, "imagenet": 1_281_167}
 _FORWARDS_A_STEP = 3
 """A backward pass computes twice as much as a forward pass."""
@@ -31,7 +31,7 @@ def describe(recipe: Recipe) -> str:
 
 
 def floating_point_operations(recipe: Recipe) -> float | None:
-    """Count those of a whole training; None where the number of images is not known."""
+    """Count the operations of a whole training; None where the number of images is not known."""
     images = recipe.images
     of_image = GIGAFLOPS.get((recipe.network, recipe.block, recipe.stem, images.size))
     if images.dataset not in IMAGES or of_image is None:

@@ -32,6 +32,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """The networks, and the names of their groups from the first to the last."""
 Block = Literal["basic", "bottleneck", "bottleneck-6n"]
+Stem = Literal["imagenet", "no-pool", "small"]
+"""First layers of a torchvision ResNet: stride 4; stride 2, without the pooling; stride 1."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +104,7 @@ class Recipe:
 
     network: NetworkName
     """Architecture."""
-    stem: Literal["imagenet", "no-pool", "small"] = "imagenet"
+    stem: Stem = "imagenet"
     """First layers of resnet18 to resnet101: stride 4, 2 (no pooling) or 1."""
     block: Block | None = None
     """Blocks of a cifar-resnet: depth 6n+2, 9n+2, or bottlenecks counted 6n+2; None: as usual."""
