@@ -50,7 +50,7 @@ def row_of(folder: Path) -> Row | None:
     """Read a run folder; None if the run is not finished.
 
     Raises:
-        InputError: If the folder holds something else than a run of this stage.
+        InputError: If the folder holds anything but a run of this stage.
     """
     if not (folder / "recipe.json").exists():
         return None

@@ -29,7 +29,7 @@ class Kind:
         self.order = state[1].decode() if isinstance(state[1], bytes) else state[1]
 
     def dtype(self) -> np.dtype[Any] | None:
-        """Return numpy's type; None: it is none of numbers that torch has."""
+        """Return numpy's type; None if torch has no such numbers."""
         code = self.code.lstrip("<>|=")
         if code not in _KINDS or self.order not in _ORDERS:
             return None
@@ -50,7 +50,7 @@ class Array:
         _, self.shape, self.kind, self.columns_first, self.content = state
 
     def array(self) -> NDArray[Any] | None:
-        """Make the array, in this machine's order of bytes; None: it is none of numbers.
+        """Make the array, in this machine's byte order; None if torch has no such numbers.
 
         Raises:
             ValueError: If its content does not fit its shape.

@@ -169,7 +169,7 @@ def read_unpacked(
         The images in the order of the batches; None if the folder has none of the files.
 
     Raises:
-        InputError: If a file is missing, is not the published one, or holds anything else than
+        InputError: If a file is missing, is not the published one, or holds anything but
             images and labels.
     """
     for version in published.versions:

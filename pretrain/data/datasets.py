@@ -62,7 +62,7 @@ def has_validation(kind: Dataset, root: Path) -> bool:
     """Tell whether a data set has validation images of its own.
 
     Raises:
-        InputError: If it seems so, but nothing says their classes.
+        InputError: If there is such a folder of images, but nothing says their classes.
     """
     if is_url(root) or index_of(root, ("val", "test")):
         return True

@@ -228,7 +228,7 @@ def _classes_alone(folder: Path) -> Path:
 
 
 def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
-    """Look how a split is kept; a text if nothing says the classes."""
+    """Return where a split's images are, or a text that says why their classes are not known."""
     entries = [entry for entry in scan(folder) if not is_hidden(entry.name)]
     if any(is_folder(e) or (e.is_symlink() and not is_image(e.name)) for e in entries):
         return Place(split, folder)
@@ -262,7 +262,7 @@ def _above_kaggle(inner: Path) -> list[Path]:
 
 
 def _instead(folder: Path, entries: Sequence[object]) -> str:
-    """Tell what a split without images and class folders holds, and what to do."""
+    """Return what a split without images and class folders holds instead, and what to do."""
     tars = sorted(folder.glob("*.tar"))
     if tars and all(re.fullmatch(r"n\d{8}", tar.stem) for tar in tars):
         return (

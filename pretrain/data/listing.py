@@ -50,7 +50,13 @@ class Findings:
         self.faults.append((path, reason))
 
     def pass_over(self, noun: str, path: Path | str, rest: str = "") -> None:
-        """Count what is left out, a noun and what follows it where it is shown."""
+        """Count something that is left out.
+
+        Args:
+            noun: What it is, in the singular.
+            path: Which one.
+            rest: What follows the noun where it is shown.
+        """
         count, example = self._passed.get((noun, rest), (0, ""))
         self._passed[noun, rest] = count + 1, example or os.path.relpath(path, self.root)
 
@@ -74,7 +80,7 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder is none of a data set's."""
+    """Tell whether a file or folder does not belong to a data set, by its name."""
     return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 

@@ -75,7 +75,7 @@ def fingerprint(files: FileSet, size: int) -> str:
 
 
 def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """Map a cache into memory; None if there is none that serves."""
+    """Map a cache into memory; None if there is no usable one."""
     try:
         # "c", not "r": torch warns of arrays that cannot be written to. The file stays as it is.
         pixels = np.lib.format.open_memmap(path, mode="c")
