@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ from .restarts import Restarts
 
 _CHANCE = 1e-9
 """An epoch without participation is an error where it is less likely than this."""
+_SURE = 3
+"""After so many participating steps without a pass of the network there is no doubt."""
 
 
 class FocusedTraining:
@@ -122,15 +125,18 @@ class FocusedTraining:
             warn_of_strangers(model, self._groups())
         self.participation_rate = participation_rate
         self.weight_decay = weight_decay
-        self.seed = seed
+        self.seed = index(seed)
         self.steps_per_epoch = steps_per_epoch
         self._inside = False
         self._seen = self._took_part = self._repeats = 0
         self._last_step: int | None = None
         self._restarts = Restarts()
         self._looked_for_signs = self._told_of_decay = self._told_of_layers = False
+        self._left_out = self._idle_before = 0
+        self._stepped = self._owed = self._told_of_block = False
         for one in self.optimizers:
             one.register_state_dict_post_hook(hide_magnified_decay)
+            one.register_step_post_hook(self._notice_optimizer_step)
 
     def _find_modules(self) -> None:
         """Look anew: a network may be changed after this was built, as SyncBatchNorm does."""
@@ -164,18 +170,23 @@ class FocusedTraining:
         Warns:
             UserWarning: Once each: after the first participating step, of signed maps, which reads
                 a count from the device; if the steps start again, as within an epoch; if somebody
-                set a weight decay inside the block (that value stays); if the layers are gone.
+                set a weight decay inside the block (that value stays); if the layers are gone; if
+                the network runs, or the optimizer makes its step, outside of the block.
         """
         participating = self.participates(step)
         if self._inside and participating:
             raise RuntimeError("FocusedTraining.step does not nest")
         self._count(step, participating)
+        ran_outside = bool(self.layers) and self._idle_passes() > self._idle_before
         self._touch()
+        self._idle_before = 0
+        self._stepped = self._owed = False
         if not participating:
             try:
                 yield False
             finally:
                 self.draw_from(None)
+                self._idle_before = self._idle_passes()
             return
         self._find_modules()
         switched: list[FocusedDropout | InParticipatingSteps] = [*self.layers, *self._rivals]
@@ -205,8 +216,12 @@ class FocusedTraining:
                 if group["weight_decay"] is ours:
                     group["weight_decay"] = ours.base
             self._inside = False
+            ran_inside = any(layer._idle < 0 for layer in self.layers)
             self._touch()
+        self._owed = bool(magnified) and not self._stepped
         self._warn_after_step(step, changed)
+        if ran_outside and not ran_inside:
+            self._warn_of_passes_outside()
         if not self._looked_for_signs:
             self._looked_for_signs = True
             for focused in self.layers:
@@ -250,6 +265,10 @@ class FocusedTraining:
         for layer in self._found:
             layer._idle = 0
 
+    def _idle_passes(self) -> int:
+        """Count the passes in training, and switched off, that layers made since the last touch."""
+        return sum(max(layer._idle, 0) for layer in self._found)
+
     def _warn_after_step(self, step: int, changed: list[float]) -> None:
         """Tell, once, what went past the method in a participating step."""
         if changed and not self._told_of_decay:
@@ -265,6 +284,29 @@ class FocusedTraining:
                 f"{type(self._model).__name__} has no FocusedDropout any more, so only the decay "
                 "changes: insert one, or build a FocusedTraining with decay_only",
                 stacklevel=4,
+            )
+
+    def _warn_of_passes_outside(self) -> None:
+        """Tell, once, of a network that runs between the blocks instead."""
+        self._left_out += 1
+        if self._left_out == _SURE and not any(layer.totals[3] for layer in self.layers):
+            warnings.warn(
+                "the network runs outside the blocks of focus.step, so FocusedDropout is never on: "
+                "put the forward and backward pass and the optimizer's step into the block",
+                stacklevel=4,
+            )
+
+    def _notice_optimizer_step(self, optimizer: Optimizer, *_: Any) -> None:
+        """Tell, once, of an optimizer that makes the step of a participating block behind it."""
+        if torch.compiler.is_compiling():
+            return
+        self._stepped = True
+        if self._owed and not self._told_of_block:
+            self._told_of_block = True
+            warnings.warn(
+                "the optimizer made its step outside the block of focus.step, so its weight decay "
+                "was not magnified: put optimizer.step() into the block",
+                stacklevel=3,  # torch's wrapper, the user's line
             )
 
     def end_epoch(self) -> dict[str, float | int | None]:

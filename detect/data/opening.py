@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
-from detect.data import coco, coco_files, voc_export, yolo, yolo_layout
+from detect.data import coco, coco_files, foreign, voc_export, yolo, yolo_layout
 from detect.data.dataset import DetectionData, Entry, label_map, shown
 from detect.data.faults import Faults
 from detect.data.options import Coordinates, DataOptions
@@ -44,6 +44,8 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
         raise InputError(f"{path} does not exist: give the folder of the data")
     if path.is_dir() and _has_years(path):
         return _open_devkit(path, options)
+    if path.is_file():
+        foreign.refuse(path)
     if file := yolo_layout.find_yaml(path):
         return yolo.open_yolo(path, yolo_layout.read_yaml(file), options)
     if files := coco_files.find_json(path):
@@ -55,7 +57,12 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
             return yolo.open_yolo(path, layout, options)
         inside = [child for child in path.iterdir() if child.is_dir() and not _is_hidden(child)]
         if len(inside) == 1:  # as archives unpack, beside them or beside a note
-            return _open(inside[0], options)
+            try:
+                return _open(inside[0], options)
+            except InputError:
+                foreign.refuse(path)
+                raise
+        foreign.refuse(path)
         coco_files.refuse_damaged(path)
     raise InputError(
         f"{path} is neither a VOC devkit (VOC2007/ and so on), VOC annotations (.xml), COCO "

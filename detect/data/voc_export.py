@@ -13,6 +13,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.text import counted
+from detect.data import foreign
 from detect.data.dataset import DetectionData, Entry, label_map, shown
 from detect.data.faults import Faults
 from detect.data.options import DataOptions
@@ -154,6 +155,7 @@ def _classes(root: Path, parts: dict[str, _Part]) -> tuple[tuple[str, ...], str]
     files = [path for folder in sorted(folders) for path in sorted(folder.rglob("*.xml"))]
     found = sorted(set().union(*map(class_names, files)))
     if not found:
+        foreign.refuse(root)
         raise InputError(
             f"{root}: none of its annotations ({len(files)}) holds an <object>, and there is no "
             "classes.txt: label the images first"

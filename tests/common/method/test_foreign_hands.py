@@ -256,6 +256,62 @@ def test_what_is_no_optimizer(optimizer: Any, message: str) -> None:
         FocusedTraining(network(), optimizer)
 
 
+# --------------------------------------------------------------------------- what is in the block
+
+
+def take_steps(focus: FocusedTraining, steps: int, forward: str, step: str) -> None:
+    """Train, with the passes of the network and the optimizer's step inside the block or not."""
+    model, x = focus._model, torch.rand(2, 3, 6, 6)
+    for number in range(steps):
+        focus.optimizer.zero_grad()
+        if forward == "before":
+            model(x).sum().backward()
+        with focus.step(number):
+            if forward == "inside":
+                model(x).sum().backward()
+            if step == "inside":
+                focus.optimizer.step()
+        if step == "behind":
+            focus.optimizer.step()
+
+
+def test_a_step_of_the_optimizer_behind_the_block_is_told() -> None:
+    _, _, focus = driven(1.0)
+    with pytest.warns(UserWarning, match=r"its step outside .*: put optimizer\.step\(\) into") as w:
+        take_steps(focus, 4, "inside", "behind")
+    assert len(w) == 1 and w[0].filename == __file__
+
+
+def test_passes_before_the_block_are_told() -> None:
+    model, _, focus = driven(1.0)
+    take_steps(focus, 2, "before", "inside")  # not sure yet
+    with pytest.warns(
+        UserWarning, match="network runs outside the blocks .*: put the forward"
+    ) as w:
+        take_steps(focus, 4, "before", "inside")
+    assert len(w) == 1 and w[0].filename == __file__
+    assert layers_of(model)[0].statistics()["images"] == 0
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+def test_what_may_stand_outside_of_the_block(rate: float) -> None:
+    model, optimizer, focus = driven(rate)
+    x = torch.rand(2, 3, 6, 6)
+    for number in range(8):
+        model(x)  # such as statistics of BatchNorm
+        with focus.step(number // 2):
+            model(x).sum().backward()
+            if number % 2:
+                optimizer.step()
+        with focus.step(100 + number):  # a scaler that found infinity makes none
+            model(x).sum().backward()
+        with pytest.raises(ZeroDivisionError), focus.step(200 + number):
+            raise ZeroDivisionError
+        optimizer.step()  # of a phase without the method
+    _, optimizer, focus = driven(rate, weight_decay=None)
+    take_steps(focus, 4, "inside", "behind")
+
+
 # --------------------------------------------------------------------------- changed networks
 
 
