@@ -21,6 +21,9 @@ from common.images.headers import (
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+# What cannot be decoded is told by an exception; OpenCV's own lines would stand among the output.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**28 // 3  # 256 MiB decoded; a file of a few hundred kB can state any size
 
@@ -38,7 +41,8 @@ def _is_cut_off_jpeg(data: bytes) -> bool:
     """
     if not data.startswith(JPEG_START) or data.endswith(JPEG_END):
         return False
-    return data.rfind(JPEG_END) < data.rfind(JPEG_SCAN)
+    end, scan = data.rfind(JPEG_END), data.rfind(JPEG_SCAN)
+    return end < scan or scan == -1  # not even begun
 
 
 def _is_cut_off_png(data: bytes) -> bool:

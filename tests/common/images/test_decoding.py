@@ -233,6 +233,19 @@ def test_formats_that_are_not_read_are_named(start, name):
         decode_image(start + bytes(99))
 
 
+def test_a_jpeg_that_ends_before_its_pixels_begin_is_cut_off(write):
+    whole = encoded(picture())
+    with pytest.raises(InputError, match="is cut off .*: fetch it again"):
+        read_image(write(whole[: whole.index(b"\xff\xda")]))
+
+
+def test_opencv_says_nothing_itself(write, capfd):
+    bmp = encoded(picture(), ".bmp")
+    with pytest.raises(InputError, match="OpenCV cannot decode it"):
+        read_image(write(bmp[: len(bmp) // 2]))
+    assert capfd.readouterr() == ("", "")
+
+
 def png(width, height, rows=b""):
     """A PNG of black 1-bit pixels, as small as it can be."""
 
