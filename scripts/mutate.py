@@ -55,7 +55,7 @@ TESTS: dict[str, str] = {
     "common/training/loop.py": "tests/common/training/test_loop.py "
     "tests/common/training/test_resume.py",
     "common/training/network.py": "tests/common/training/test_network.py "
-    "tests/common/method/test_controls.py tests/common/training/test_compiled_training.py",
+    "tests/common/method/test_controls.py",
     "common/training/steps.py": "tests/common/training/test_loop.py "
     "tests/common/training/test_resume.py tests/common/optimization/test_cuda_graphs.py "
     "tests/common/training/test_world_sizes.py",

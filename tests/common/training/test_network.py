@@ -1,5 +1,6 @@
 """A network made ready for its training."""
 
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 import pytest
@@ -15,6 +16,7 @@ from common.recipe import Focus, Optimization
 from common.training import network as made_ready
 from common.training.network import (
     compile_network,
+    eager_if,
     insert_layer,
     over_ranks,
     prepare,
@@ -178,6 +180,13 @@ def test_a_network_is_compiled_if_asked_for() -> None:
     assert parts.compiled == ["parts"]
     prepare(plain, SETTINGS, CPU)
     assert plain.compiled == []
+
+
+def test_short_batches_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that does to graphs is in test_compiled_training.py."""
+    monkeypatch.setattr(torch.compiler, "set_stance", lambda stance: nullcontext(stance))
+    with eager_if(True) as short, eager_if(False) as full:
+        assert (short, full) == ("force_eager", None)
 
 
 class Wrapped(nn.Module):
