@@ -256,6 +256,12 @@ def _progress(
         + (f"{world.size} x " if world.size > 1 else "")
         + (torch.cuda.get_device_name(world.device) if on_gpu else str(world.device))
     )
+    steps = recipe.optimization.epochs * sampling.steps_per_epoch
+    if 2 * (warmup := recipe.optimization.warmup_steps) > steps:
+        progress.say(
+            f"warning: the learning rate rises for {warmup} of the {steps} steps of this training: "
+            f"give more --optimization.epochs, or --optimization.warmup-steps {steps // 10}"
+        )
     return progress
 
 

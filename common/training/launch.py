@@ -19,6 +19,7 @@ from common.processes.determinism import deterministic
 from common.processes.ranks import World
 from common.processes.signals import ending_at_once
 from common.runs import trackers
+from common.runs.checkpoints import load_to_resume
 from common.runs.environment import describe_environment
 from common.runs.folder import RunFolder
 from common.text import say
@@ -75,6 +76,7 @@ def launch(
             memory.keep_freed_memory()
         if not flags.dry_run:
             return _once(description, flags, build, world, watch)
+        _check_unused(flags)
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
             dry = replace(flags, out=Path(folder), resume="auto", stop_step=DRY_STEPS)
@@ -85,6 +87,18 @@ def launch(
             say("dry run: two steps, evaluation, save and load went well; nothing is kept")
             say(_memory_needed(world.device))
         return metrics
+
+
+def _check_unused(flags: RunFlags[Any]) -> None:
+    """Check the flags that a dry run replaces by its own.
+
+    Raises:
+        InputError: The training itself would refuse them.
+    """
+    if flags.resume not in ("auto", "never"):
+        load_to_resume(Path(flags.resume))
+    if flags.out.exists() and not flags.out.is_dir():
+        raise InputError(f"{flags.out} is a file: choose another --out")
 
 
 def _again(build: Build, world: World) -> tuple[Task, Mapping[str, Any]]:

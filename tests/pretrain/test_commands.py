@@ -137,6 +137,31 @@ def test_dry_run_leaves_nothing(run: Run, folders: Path, tmp_path: Path) -> None
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--resume", "nowhere.pt"), "--resume nowhere.pt is missing"),
+        (("--resume", "sometimes"), "--resume sometimes is missing"),
+        (("--out", "a file"), "a file is a file: choose another --out"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_training_would(
+    run: Run,
+    folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a file").write_text("")
+    command = ("train", "toy-resnet18", "--data", folders, "--out", "run", *SMALL, *TINY, *flags)
+    for dry in ((), ("--dry-run",)):
+        code, _, err = run(*command, *dry)
+        assert code == 2
+        assert said in err
+
+
 def test_print_config_needs_no_data_and_shows_overrides(run: Run) -> None:
     code, out, _ = run(
         "train", "imagenet-resnet50-fd", "--print-config", "--optimization.lr", "0.2"

@@ -637,3 +637,16 @@ def test_trackers_get_some_twenty_points_of_a_long_epoch(
     long = replace(stage(network()), num_images=90, load=again)
     train(tmp_path, long, replace(SETTINGS, batch_size=2, epochs=1))
     assert 15 < len(sent) < 30 and sent[-1] == 45
+
+
+@pytest.mark.parametrize(("warmup", "told"), [(6, False), (7, True)])
+def test_a_warm_up_of_more_than_half_of_the_steps_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], warmup: int, told: bool
+) -> None:
+    """As that of a recipe for many images is on a few."""
+    train(tmp_path, stage(network()), replace(SETTINGS, epochs=4, warmup_steps=warmup))
+    said = (
+        f"warning: the learning rate rises for {warmup} of the 12 steps of this training: "
+        "give more --optimization.epochs, or --optimization.warmup-steps 1\n"
+    )
+    assert (said in capsys.readouterr().out) == told
