@@ -96,7 +96,7 @@ def refuse_unreadable(number: int, photos: Photos) -> None:
     if number:
         raise InputError(
             f"{number} of {counted(len(photos.paths), 'photo')} could not be read, named "
-            "above; what could be is done: fetch the rest again"
+            "above; the others are done"
         )
 
 

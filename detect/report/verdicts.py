@@ -14,8 +14,9 @@ from common.text import counted
 from detect.report.comparison import Comparison, Run, difference
 from detect.report.writers.blocks import write_value
 from detect.scoring.bootstrap import MAPS, Interval
+from detect.scoring.over_seeds import FEWEST_IMAGES, FEWEST_RUNS, too_few
 
-FEWEST_IMAGES = 10
+_FEWEST_IMAGES = 10
 """Of fewer, resamples of the images say nothing."""
 _MOST_IMAGES = 1_000_000
 
@@ -31,7 +32,7 @@ class Verdict:
     deciding: str = ""
     """What would decide it; empty for a single run."""
     decided: bool = False
-    """Whether the methods are told apart, which takes several seeds."""
+    """Whether the methods are told apart, which takes several seeds and many images."""
 
 
 def verdict(comparison: Comparison) -> Verdict:
@@ -140,7 +141,7 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
     between = difference(first, second)[key]
     if not between.value:
         picked = ""
-    apart = between.decided and len(comparison.pictures) >= FEWEST_IMAGES
+    apart = between.decided and len(comparison.pictures) >= _FEWEST_IMAGES
     told = "these two networks differ, the methods are not decided" if apart else "not decided"
     by = f"{_points(between.value)} points of {_measure(comparison)}{_interval(between)}"
     # As much as the next is no lead: the order of the command line came first then.
@@ -161,7 +162,7 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
         "The interval is over images alone (95%, the same resamples for both). Another seed of the "
         "training would move the difference too, so one run each never decides between methods, "
         f"however narrow the interval.{picked}",
-        "What would decide it: three or more seeds of each method, given together to one report"
+        "What would decide it: five or more seeds of each method, given together to one report"
         f"{networks}.",
     )
 
@@ -190,7 +191,8 @@ def _of_seeds(comparison: Comparison, arms: Sequence[str], over: Difference) -> 
     origins = [_backbones(comparison, arm) for arm in arms]
     one_file = origins[0] != origins[1] and max(map(len, origins)) == 1
     apart = over.low > 0 or over.high < 0
-    decided = apart and not one_file
+    few = too_few(over.n, len(comparison.pictures))
+    decided = apart and not one_file and not few
     told = "decided" if decided else "not decided"
     sentence = (
         f"{arms[1]} against {arms[0]}: {_points(over.mean)} points of {_measure(comparison)}"
@@ -207,6 +209,11 @@ def _of_seeds(comparison: Comparison, arms: Sequence[str], over: Difference) -> 
             "are seeds of the fine-tuning alone.",
             "What would decide it: several pretrainings of each, and a fine-tuning of every one.",
         )
+    if apart and few:
+        more = (
+            f"What would decide it: {FEWEST_RUNS} seeds of each method on {FEWEST_IMAGES} images."
+        )
+        return Verdict(sentence, f"{basis} It leaves out 0, but {few}.", more)
     return Verdict(sentence, basis, "" if decided else _more_seeds(over), decided)
 
 

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from common.text import counted
+
 FEWEST_RUNS, FEWEST_IMAGES = 5, 200
 """Below these, a decision is named with the number it rests on."""
 MOST_RUNS = 100
@@ -113,15 +115,18 @@ def verdict(difference: Difference, runs: tuple[int, int], images: int) -> str:
     if not difference.decided:
         return f"not decided at 95% {over}{_what_would(difference, seeds)}"
     direction = "better" if difference.value > 0 else "worse"
-    few = [f"{min(runs)} runs per side"] if min(runs) < FEWEST_RUNS else []
-    few += [f"{images} images"] if images < FEWEST_IMAGES else []
+    few = too_few(min(runs), images)
     if not few:
         return f"the second is {direction}: decided at 95% {over}"
-    rests = " and ".join(few).replace("1 runs", "one run")
-    return (
-        f"the second looks {direction}: its 95% interval {over} leaves out 0, but rests on "
-        f"{rests} (decided takes {FEWEST_RUNS} and {FEWEST_IMAGES})"
-    )
+    return f"the second looks {direction}: its 95% interval {over} leaves out 0, but {few}"
+
+
+def too_few(runs: int, images: int) -> str:
+    """Say what an interval rests on where that is less than a decision takes; else nothing."""
+    few = [f"{counted(runs, 'run')} per side"] if runs < FEWEST_RUNS else []
+    few += [counted(images, "image")] if images < FEWEST_IMAGES else []
+    rests = " and ".join(few)
+    return rests and f"rests on {rests} (decided takes {FEWEST_RUNS} and {FEWEST_IMAGES})"
 
 
 def _what_would(difference: Difference, seeds: bool) -> str:

@@ -77,7 +77,7 @@ def test_one_run_each_is_never_a_decision_between_methods():
         assert not each.decided
         assert "over images alone" in each.basis
         assert "never decides between methods" in each.basis
-        assert "three or more seeds of each" in each.deciding
+        assert "five or more seeds of each" in each.deciding
     assert "about 550 such images" in open_.deciding  # 150 * (1.9 / 1.0) ** 2
     assert "such images" not in apart.deciding
 
@@ -121,14 +121,32 @@ def test_who_is_as_good_as_the_next_does_not_lead():
 
 
 def test_seeds_decide():
+    """Differences of 2, 3, 4, 3 and 3: mean 3, deviation sqrt(1/2), so 3 +- 2.776 / sqrt(10)."""
+    runs = [run_of(f"a, seed {s}", [40, 30, 50], s, {"seed": s}) for s in range(5)]
+    runs += [
+        run_of(f"b, seed {s}", [40 + d, 30, 50], s, {"seed": s + 9})
+        for s, d in enumerate((2, 3, 4, 3, 3))
+    ]
+    summed = told(*runs, images=200)
+    assert summed.sentence.startswith("b against a: +3.0 points of mAP (11-point) [+2.1, +3.9] on")
+    assert summed.sentence.endswith("5 seeds each: decided.")
+    assert summed.decided
+    assert "over seeds" in summed.basis
+    few = told(*runs, images=199)
+    assert not few.decided
+    assert "leaves out 0, but rests on 199 images (decided takes 5 and 200)" in few.basis
+
+
+def test_three_seeds_do_not_decide_however_alike():
     """Differences of 2, 3 and 4: mean 3, deviation 1, so 3 +- 4.303 / sqrt(3)."""
     runs = [run_of(f"a, seed {s}", [40 + s, 30, 50], s, {"seed": s}) for s in range(3)]
     runs += [run_of(f"b, seed {s}", [42 + 2 * s, 30, 50], s, {"seed": s + 9}) for s in range(3)]
     summed = told(*runs)
     assert summed.sentence.startswith("b against a: +3.0 points of mAP (11-point) [+0.5, +5.5] on")
-    assert summed.sentence.endswith("3 seeds each: decided.")
-    assert summed.decided
-    assert "over seeds" in summed.basis
+    assert summed.sentence.endswith("3 seeds each: not decided.")
+    assert not summed.decided
+    assert "but rests on 3 runs per side and 150 images" in summed.basis
+    assert summed.deciding == "What would decide it: 5 seeds of each method on 200 images."
 
 
 def test_seeds_are_drawn_in_pairs_and_their_mean_with_its_own_interval():

@@ -172,7 +172,7 @@ def test_an_interval_that_ends_at_0_decides_nothing(low, high, decided):
             made(seed_deviation=None),
             (1, 1),
             24,
-            ["over images alone", "rests on one run per side and 24 images"],
+            ["over images alone", "rests on 1 run per side and 24 images"],
             ["is better"],
         ),
         (made(low=-0.01, more_runs=3), (3, 3), 999, ["not decided", "about 3 more seeds"], []),
