@@ -210,10 +210,9 @@ def _of_seeds(comparison: Comparison, arms: Sequence[str], over: Difference) -> 
             "What would decide it: several pretrainings of each, and a fine-tuning of every one.",
         )
     if apart and few:
-        more = (
-            f"What would decide it: {FEWEST_RUNS} seeds of each method on {FEWEST_IMAGES} images."
-        )
-        return Verdict(sentence, f"{basis} It leaves out 0, but {few}.", more)
+        enough = f"{FEWEST_RUNS} seeds of each method on {FEWEST_IMAGES} images"
+        basis += f" It leaves out 0, but {few}."
+        return Verdict(sentence, basis, f"What would decide it: {enough}.")
     return Verdict(sentence, basis, "" if decided else _more_seeds(over), decided)
 
 
@@ -225,7 +224,7 @@ def _more_seeds(over: Difference) -> str:
             "What would decide it: no affordable number of seeds, for the difference is too small."
         )
     return (
-        f"What would decide it: {max(needed, over.n + 1)} seeds of each would see a difference of "
+        f"What would decide it: {max(needed, over.n + 1, FEWEST_RUNS)} seeds of each would see a difference of "
         "this size in four of five cases, by the spread of these."
     )
 
