@@ -223,9 +223,10 @@ def _more_seeds(over: Difference) -> str:
         return (
             "What would decide it: no affordable number of seeds, for the difference is too small."
         )
+    seeds = max(needed, over.n + 1, FEWEST_RUNS)
     return (
-        f"What would decide it: {max(needed, over.n + 1, FEWEST_RUNS)} seeds of each would see a difference of "
-        "this size in four of five cases, by the spread of these."
+        f"What would decide it: {seeds} seeds of each would see a difference of this size in four "
+        "of five cases, by the spread of these."
     )
 
 
