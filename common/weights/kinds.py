@@ -16,6 +16,9 @@ _BEGINNINGS = {
     b"\x89HDF": "a Keras file (HDF5)",
     b"\x93NUMPY": "a NumPy array",
     b"version https://git-lfs": "a pointer of Git LFS, not the file (run git lfs pull)",
+    b"\xff\xd8\xff": "a picture",
+    b"\x89PNG": "a picture",
+    b"\x1f\x8b": "an archive of gzip: unpack it, and give what is in it",
     b"<": "a web page, as a failed download leaves it",
     _PICKLE: "a pickle, such as detectron2's, which could run code",
 }

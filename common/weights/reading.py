@@ -135,7 +135,7 @@ def _reason(error: Exception) -> str:
             f"it names {refused[1][:80]}, which is no tensor and no plain value: save the "
             "state_dict() alone where the file was made"
         )
-    if "weights_only" in text or not text:  # torch's long advice
+    if re.search("weights_only|opcode|operand", text) or not text:  # torch's long advice
         return "it is no torch file, or a damaged one"
     return text[:200]
 

@@ -35,6 +35,7 @@ _UNPACKED = {
     ".rar": "unrar x",
 }
 """Archives, and what unpacks them."""
+_CIFAR = re.compile(r"cifar-(10|100)-python\.tar\.gz")
 _DEEPEST = 3
 """So many folders may stand around the splits."""
 EXPECTED = """
@@ -122,6 +123,12 @@ def packed(root: Path) -> str | None:
         return (
             f"holds {in_line(table.name)}, a table of Hugging Face's with images in it: save each "
             f"row's as train/CLASS/NUMBER.jpg (datasets.load_dataset, image.save)"
+        )
+    if published := _CIFAR.match(root.name if root.is_file() else ""):
+        name = f"cifar{published[1]}"
+        return (
+            f"is read as it is, if it is called CIFAR's: verify --dataset {name}, or "
+            f"train --images.dataset {name}"
         )
     for ending, command in _UNPACKED.items():
         if archive := next((path for path in files if path.name.lower().endswith(ending)), None):

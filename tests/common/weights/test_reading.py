@@ -154,6 +154,8 @@ def safetensors_bytes(tmp_path: Path) -> bytes:
         (zipped("config.json", "model.weights.h5"), "a Keras archive"),
         (zipped("net/data.pkl", "net/constants.pkl"), "a TorchScript program"),
         (b"<!doctype html>", "a web page"),
+        (b"\xff\xd8\xff\xe0" + bytes(99), "a picture"),
+        (b"\x89PNG\r\n" + bytes(99), "a picture"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (pickle.dumps({"model": {"a": np.zeros(1)}, "__author__": "x"}), "a pickle, such as det"),
     ],

@@ -340,3 +340,11 @@ def test_a_list_with_a_column_per_class(tmp_path: Path, one: str) -> None:
     assert pairs == {f"train/{name}": classes[at % 3] for at, name in enumerate(names)}
     (tmp_path / "train.csv").write_text("\n".join([*lines[:-1], f"5.jpg,{one},{one},0"]))
     assert "5.jpg has the class ''" in refused(tmp_path, "train")
+
+
+def test_an_archive_of_cifar_wants_its_name(tmp_path: Path) -> None:
+    archive = tmp_path / "cifar-100-python.tar.gz"
+    archive.write_bytes(b"\x1f\x8b")
+    told = refused(archive, "train")
+    assert told.startswith(f"{archive} is read as it is, if it is called CIFAR's")
+    assert "verify --dataset cifar100, or train --images.dataset cifar100" in told
