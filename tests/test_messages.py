@@ -54,6 +54,7 @@ ELSEWHERE = {
     "{}, listed above; {}{}{}",
     # What is put in ends in a remedy.
     "the image {} is {}",
+    "{} is {}{}",
     "the image {} in {} is {}",
     "--focus.after {}: {}",
     "--dropout.after {}: {}",
@@ -64,6 +65,7 @@ ELSEWHERE = {
     "{} the split, {} and {}",
     "{} the classes, {} and {}",
     "{} the overlap, {} and {}",
+    "{} --recall, {} and {}",
     "--difference {}: {}",
     "the index of shards cannot be fetched: {}",
 }

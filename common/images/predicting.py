@@ -95,8 +95,8 @@ def refuse_unreadable(number: int, photos: Photos) -> None:
     """
     if number:
         raise InputError(
-            f"{number} of {counted(len(photos.paths), 'photo')} could not be read, named "
-            "above; the others are done"
+            f"{number} of {counted(len(photos.paths), 'photo')} could not be read: mend "
+            "or remove those named above; the others are done"
         )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, remedy
 
 _HEAD = 65_536  # bytes that tell what a file is
 _MOST_FILES = 20  # of a folder that are looked at
@@ -36,7 +36,7 @@ def _head(file: Path) -> bytes:
         with file.open("rb") as opened:
             return opened.read(_HEAD)
     except OSError as error:
-        raise InputError(f"{file} is unreadable: {error.strerror}") from error
+        raise InputError(f"{file} is unreadable ({error.strerror}): {remedy(error)}") from error
 
 
 def _of_json(head: bytes) -> tuple[str, str] | None:
