@@ -146,8 +146,13 @@ class Work(TorchDispatchMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = function(*args, **kwargs)
         count = flop_registry.get(function._overloadpacket)
+        if not count and torch.is_inference_mode_enabled():  # conv2d and its like come whole
+            with self:
+                result = function.decompose(*args, **kwargs)
+            if result is not NotImplemented:
+                return result
+        result = function(*args, **kwargs)
         if count:
             flops = int(count(*args, **kwargs, out_val=result))
             self.seen.append(Operation(flops, _bytes(args, kwargs, result), True))

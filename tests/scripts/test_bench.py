@@ -376,6 +376,15 @@ def test_the_work_of_a_resnet_is_that_of_its_documentation(part: Any) -> None:
     assert moved[0] == pytest.approx(moved[1] / 2, rel=0.01)
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_detecting_has_work_too(part: Any, inference: bool) -> None:
+    """Inference mode hands over operations whole: what a conv2d is made of must be counted."""
+    convolution, images = torch.nn.Conv2d(3, 5, 3), torch.ones(2, 3, 8, 8)
+    with torch.inference_mode(inference), part("floors").Work() as work:
+        convolution(images)
+    assert sum(seen.flops for seen in work.seen) == 2 * 2 * 6 * 6 * 5 * 3 * 3 * 3
+
+
 def test_the_parts_of_a_step_by_hand(part: Any) -> None:
     """Two convolutions, a ReLU and a sum; backward; SGD with momentum."""
     cost, floors = part("cost"), part("floors")
