@@ -21,9 +21,6 @@ from common.images.headers import (
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# What cannot be decoded is told by an exception; OpenCV's own lines would stand among the output.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-
 MAX_FILE_BYTES = 2**28
 MAX_PIXELS = 2**28 // 3  # 256 MiB decoded; a file of a few hundred kB can state any size
 
@@ -104,10 +101,14 @@ def decode_image(data: bytes, *, upright: bool = False) -> NDArray[np.uint8]:
         raise ValueError(f"too large: {size}, the most is {MAX_PIXELS} pixels")
     if _is_cut_off_jpeg(data) or _is_cut_off_png(data):
         raise ValueError(f"cut off ({len(data)} bytes): fetch it again")
+    # What is wrong is told by an exception; OpenCV's own lines would stand among the output.
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _UPRIGHT if upright else _AS_STORED)
     except cv2.error as error:  # such as too many pixels in one row
         raise ValueError(f"refused by OpenCV: {error.err or error}") from error
+    finally:
+        cv2.utils.logging.setLogLevel(level)
     if pixels is None:
         raise ValueError("damaged or not an image: OpenCV cannot decode it")
     return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), np.uint8)
