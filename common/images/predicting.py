@@ -157,6 +157,8 @@ def write_predictions(out: Path, suffixes: Sequence[str], photos: Photos, write:
 
     with sole_writer(out), ending_at_once("what is done is kept"):
         opened(suffixes, ())
+        for suffix in suffixes:  # of an earlier call: what is whole is beside it now
+            (out / f"predictions.partial{suffix}").unlink(missing_ok=True)
 
 
 def append(file: BinaryIO, entry: bytes) -> None:

@@ -93,6 +93,10 @@ def test_what_is_done_is_kept_and_what_was_there_stays(
     assert (tmp_path / "predictions.csv").read_text() == "before"
     assert (tmp_path / "predictions.json").read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 4
+    predict(tmp_path, None)  # the same command again: the whole stands in place of the part
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "predictions.csv", "predictions.json"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
