@@ -52,8 +52,8 @@ TESTS: dict[str, str] = {
     "common/training/batch_size.py": "tests/common/training/test_batch_size.py",
     "common/training/epoch_means.py": "tests/common/training/test_epoch_means.py "
     "tests/common/training/test_loop.py",
-    "common/training/loop.py": "tests/common/training/test_loop.py "
-    "tests/common/training/test_resume.py",
+    "common/training/loop.py": "tests/common/training/test_epoch_ends.py "
+    "tests/common/training/test_loop.py tests/common/training/test_resume.py",
     "common/training/network.py": "tests/common/training/test_network.py "
     "tests/common/method/test_controls.py",
     "common/training/steps.py": "tests/common/training/test_loop.py "
