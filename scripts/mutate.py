@@ -120,6 +120,7 @@ def try_all(files: Sequence[str], work: Path, most: int, seed: int, again: str) 
     """Try the mutants of each file; append one line of JSON for each to results.jsonl."""
     tree = copied(work)
     record = work / "results.jsonl"
+    record.touch()
 
     def tell(mutant: Mutant, killer: str, seconds: float) -> None:
         told = {"file": mutant.file, "line": mutant.line, "column": mutant.column}

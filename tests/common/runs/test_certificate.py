@@ -136,6 +136,31 @@ def test_a_resume_keeps_what_came_before_it(
     assert (steps(tmp_path, "states"), steps(tmp_path, "parts")) == ([6], [5])
 
 
+def test_tensors_in_another_order_are_others(tmp_path: Path) -> None:
+    """Digits are told apart by their place alone."""
+    kept = Certificate(tmp_path, {}, PART)
+    kept.add(record(2, a=1, b=2))
+    kept.add(record(4, b=2, a=1))
+    told = [one["tensors"] for one in read_certificate(tmp_path)["states"]]
+    assert told == [record(2, a=1, b=2)["tensors"], {}]
+
+
+def test_a_resume_takes_what_a_certificate_has_and_a_start_not_even_a_damaged_one(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / certificate.NAME
+    path.write_text("{}")
+    Certificate(tmp_path, {}, PART | {"step": 3}).add(record(4))
+    assert (steps(tmp_path, "states"), steps(tmp_path, "parts")) == ([4], [3])
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"certificate\.json"):
+        Certificate(tmp_path, {}, PART | {"step": 3})
+    kept = Certificate(tmp_path, {}, PART)
+    assert path.read_text() == "{"  # until there is a state
+    kept.add(record(1))
+    assert (steps(tmp_path, "states"), steps(tmp_path, "parts")) == ([1], [0])
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -245,3 +270,55 @@ def test_code_and_environment_are_those_of_this_process() -> None:
     known = {"device": "cpu", "cuda": None, "cudnn": None, "ranks": 3, "deterministic": False}
     assert known.items() <= told.items() and told["threads"] == torch.get_num_threads()
     assert {"torch", "numpy", "python", "machine", "cpu_capability"} <= told.keys()
+
+
+def test_code_is_a_commit_and_what_differs_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of the three packages count, however deep they lie; without git there is no commit."""
+    content = {"common/a.py": b"a", "common/deep/b.py": b"bb", "detect/c.py": b"ccc"}
+    for name, data in {**content, "common/notes.md": b"n", "scripts/d.py": b"d"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    answers = {
+        ("rev-parse", "HEAD"): "abc",
+        ("diff", "--name-only", "HEAD", "--", "*.py"): "detect/c.py\ncommon/gone.py\nx.txt\n",
+    }
+    monkeypatch.setattr(certificate, "_ROOT", tmp_path)
+    monkeypatch.setattr(certificate, "run_git", lambda *words: answers[words])
+    sources = digested(
+        b"".join(
+            len(piece).to_bytes(8, "little") + piece
+            for name, data in content.items()
+            for piece in (name.encode(), data)
+        )
+    )
+    of_c = digested((3).to_bytes(8, "little") + b"ccc")
+    code = certificate.code.__wrapped__
+    assert code() == {
+        "commit": "abc",
+        "dirty": {"detect/c.py": of_c, "common/gone.py": None},
+        "sources": sources,
+    }
+    monkeypatch.setattr(certificate, "run_git", lambda *words: None)
+    assert code() == {"commit": None, "dirty": {}, "sources": sources}
+
+
+def test_the_environment_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, on_cpu = torch.device("cuda", 1), certificate.environment(torch.device("cpu"), 1)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_name", lambda device: f"a GPU, number {device.index}"
+    )
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91000)
+    monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+    assert certificate.environment(device, 2) == on_cpu | {
+        "device": "a GPU, number 1",
+        "cuda": "13.0",
+        "cudnn": 91000,
+        "deterministic": True,
+        "ranks": 2,
+    }
+    again = certificate.environment(torch.device("cpu"), 1)
+    assert again == on_cpu | {"deterministic": True}
+    assert list(again) == list(on_cpu)

@@ -138,6 +138,29 @@ def test_more_parts_than_images_are_not_tried(
     assert [one.recipe.optimization.batch_size for one in memory.tried] == [8, 16, 32]
 
 
+def test_the_memory_is_that_of_the_device_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the training is its own; a step that runs out of memory is too large."""
+    asked: list[Any] = []
+    monkeypatch.setattr(batch_size.ranks, "choose_device", lambda name: f"the {name}")
+    monkeypatch.setattr(batch_size, "has_own_memory", lambda of: asked.append(of) or True)
+    monkeypatch.setattr(batch_size, "release", asked.append)
+    monkeypatch.setattr(batch_size, "share_used", lambda of: asked.append(of) or 0.9)
+    flags = flags_of(tmp_path, device="cuda:1")
+    errors: list[Exception] = [torch.cuda.OutOfMemoryError("made up"), ValueError("another")]
+
+    def train(flags: Any, watch: Any) -> None:
+        watch.images = 2
+        if flags.recipe.optimization.batch_size > 2:
+            raise errors.pop(0)
+
+    assert chosen_by(flags, train).recipe.optimization.batch_size == 2
+    assert set(asked) == {"the cuda:1"}
+    with pytest.raises(ValueError, match="^another$"):
+        chosen_by(flags, train)
+
+
 def test_several_processes_find_no_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """But take the one that the run began with, of which the first tells."""
     memory = Memory(monkeypatch, lambda _: 0.5)
@@ -178,15 +201,16 @@ def test_the_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     device, cpu = torch.device("cuda", 0), torch.device("cpu")
     assert has_own_memory(device) and not has_own_memory(cpu)
+    monkeypatch.setattr(batch_size.gc, "collect", lambda: calls.append("objects"))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("cache"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", calls.append)
     release(cpu)
-    assert calls == []
+    assert calls == ["objects"]
     release(device)
-    assert calls == ["cache", device]
-    properties = SimpleNamespace(total_memory=80)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 20)
+    assert calls[1:] == ["objects", "cache", device]
+    properties = {device: SimpleNamespace(total_memory=80)}
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", {device: 20}.__getitem__)
     assert share_used(device) == 0.25
 
 

@@ -81,6 +81,14 @@ def train(
             folder.close()
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Heed it, though the tests may run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def asks(number: int = signal.SIGTERM) -> Callable[..., None]:
     return lambda *_: os.kill(os.getpid(), number)
 
