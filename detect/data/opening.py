@@ -5,12 +5,10 @@ from pathlib import Path
 
 from common.errors import InputError
 from detect.data import coco, coco_files, foreign, voc_export, yolo, yolo_layout
-from detect.data.dataset import DetectionData, Entry, label_map, shown
-from detect.data.faults import Faults
-from detect.data.options import Coordinates, DataOptions
+from detect.data.dataset import DetectionData, label_map, shown
+from detect.data.options import DataOptions
 from detect.data.splits import split_by
 from detect.data.voc import class_file, devkit_entries, devkit_root, devkit_sets, read_classes
-from detect.data.voc_xml import Labels
 
 _MOST_SHOWN = 8  # names of a folder in a message
 
@@ -95,13 +93,7 @@ def _open_devkit(path: Path, options: DataOptions) -> DetectionData:
         kind="a VOC devkit",
         classes=classes,
         sets=tuple(devkit_sets(path)),
-        entries=partial(_devkit_set, path, label_of, options.xml_coordinates),
+        entries=partial(devkit_entries, path, label_of, options.xml_coordinates),
         has_years=True,
         notes=(f"classes from {file.name}" if file else "VOC's twenty classes",),
     )
-
-
-def _devkit_set(
-    path: Path, label_of: Labels, coordinates: Coordinates, name: str, faults: Faults | None
-) -> list[Entry]:
-    return devkit_entries(path, name, label_of, coordinates, faults)

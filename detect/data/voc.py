@@ -10,7 +10,7 @@ import codecs
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -19,11 +19,9 @@ from common.images.folder_trees import compare_trees
 from detect.data.dataset import (
     Annotation,
     Entry,
-    LabelledImage,
     MissingFileError,
     listed,
     quoted,
-    read_all,
     why_not_shown,
 )
 from detect.data.faults import Faults, reason_of
@@ -268,8 +266,8 @@ def split_lists(devkit: Path, split: str) -> list[Path]:
     """Find the lists of one or more sets: `ImageSets/Main/<set>.txt` of each.
 
     Args:
-        devkit: As for `read_split`.
-        split: As for `read_split`.
+        devkit: The VOCdevkit folder, or the folder that holds it.
+        split: YEAR:SET, comma-separated for more: "2007:trainval,2012:trainval".
 
     Raises:
         InputError: The split is malformed, or a set is missing.
@@ -346,11 +344,7 @@ def _classes_of(annotations: Path) -> list[str]:
 
 
 def devkit_entries(
-    devkit: Path,
-    split: str,
-    label_of: Labels,
-    coordinates: Coordinates = "voc",
-    faults: Faults | None = None,
+    devkit: Path, label_of: Labels, coordinates: Coordinates, split: str, faults: Faults | None
 ) -> list[Entry]:
     """Return the entries of one or more sets of a devkit, in the order of their lists."""
     entries = []
@@ -360,18 +354,3 @@ def devkit_entries(
         ids = read_ids(path, faults)
         entries += voc_entries(path, ids, annotations, pictures, label_of, coordinates)
     return entries
-
-
-def read_split(devkit: Path, split: str, classes: Sequence[str]) -> list[LabelledImage]:
-    """Read the annotations of one or more sets, in the order of their lists.
-
-    Args:
-        devkit: The VOCdevkit folder, or the folder that holds it.
-        split: YEAR:SET, comma-separated for more: "2007:trainval,2012:trainval".
-        classes: The class names; a label is an index into them.
-
-    Raises:
-        InputError: A set, an image or an annotation is missing or wrong, or an id occurs twice.
-    """
-    label_of = {name: label for label, name in enumerate(classes)}
-    return read_all(devkit_entries(devkit, split, label_of), Entry.load, split)

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from detect.data.voc import read_split
+from detect.data.opening import open_data
 from detect.scoring.detections import ground_truth
 from detect.scoring.formats.reading import read_detections
 from detect.scoring.metrics import score, write_metrics
@@ -60,12 +60,13 @@ def write_run(folder: Path, devkit: Path, lines, title, split="2007:test", **eva
     (folder / "voc").mkdir(parents=True)
     for name, rows in lines.items():
         (folder / "voc" / f"comp4_det_test_{name}.txt").write_text("\n".join(rows))
-    images = read_split(devkit, split, tuple(lines))
-    truth = ground_truth([image.annotation for image in images], tuple(lines))
+    data = open_data(devkit)
+    annotations = data.annotations(split)
+    truth = ground_truth(annotations, data.classes)
     write_metrics(score(truth, read_detections(folder / "voc", truth)), folder / "metrics.json")
     known = {"title": title, "data": str(devkit), "split": split, "detections": "voc"}
     rest = dict.fromkeys(("recipe", "environment", "backbone", "checkpoint", "epoch", "seconds"))
-    everything = {**known, "images": len(images), **rest, "command": "python -m detect score"}
+    everything = {**known, "images": len(annotations), **rest, "command": "python -m detect score"}
     (folder / "evaluation.json").write_text(json.dumps({**everything, **evaluation}))
     return folder
 

@@ -11,7 +11,7 @@ import pytest
 import toy_data
 
 from common.images.decoding import read_image
-from detect.data.voc import read_classes, read_split
+from detect.data.opening import open_data
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "toy_data.py"
 
@@ -40,15 +40,14 @@ def test_class_folders(made):
 
 
 def test_devkit_is_read_by_the_reader_of_the_real_one(made):
-    devkit = made / "VOCdevkit"
-    classes = read_classes(devkit)
-    assert classes == toy_data.CLASSES
-    trainval, test = (read_split(devkit, f"2007:{s}", classes) for s in ("trainval", "test"))
+    data = open_data(made / "VOCdevkit")
+    assert data.classes == toy_data.CLASSES
+    trainval, test = map(data.read, ("2007:trainval", "2007:test"))
     assert (len(trainval), len(test)) == (40, 10)
     assert not {i.path for i in trainval} & {i.path for i in test}
     annotations = [image.annotation for image in trainval]
     assert all(1 <= len(a.labels) <= 4 for a in annotations)
-    assert {label for a in annotations for label in a.labels} == set(range(len(classes)))
+    assert {label for a in annotations for label in a.labels} == set(range(len(data.classes)))
     difficult = np.concatenate([a.difficult for a in annotations])
     assert 0 < difficult.mean() < 0.2
     sides = np.concatenate([(a.boxes[:, 2:] - a.boxes[:, :2]).max(axis=1) for a in annotations])

@@ -11,9 +11,9 @@ import pytest
 
 import detect.__main__ as command
 from common.errors import InputError
+from detect.data.opening import open_data
 from detect.data.options import DataOptions
 from detect.data.verify import verify
-from detect.data.voc import VOC_CLASSES, read_split
 
 GOOD = cv2.imencode(".jpg", np.full((30, 40, 3), 90, np.uint8))[1].tobytes()
 XML = (
@@ -345,7 +345,7 @@ def test_links_that_lead_nowhere_and_other_formats(
 @pytest.mark.parametrize("split", ["2007:nothing", "2008:trainval", "x"])
 def test_a_set_that_is_not_there_is_the_usual_error(devkit: Path, split: str) -> None:
     with pytest.raises(InputError) as usual:
-        read_split(devkit, split, VOC_CLASSES)
+        open_data(devkit).read(split)
     with pytest.raises(InputError) as caught:
         verify(devkit, split, 0)
     assert str(caught.value) == str(usual.value)

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from detect.data.checks import outside
-from detect.data.voc import VOC_CLASSES, read_classes, read_split
+from detect.data.opening import open_data
+from detect.data.options import DataOptions
+from detect.data.voc import VOC_CLASSES, read_classes
 from detect.data.voc_xml import read_annotation
 
 LABEL_OF = {name: label for label, name in enumerate(VOC_CLASSES)}
@@ -257,8 +259,8 @@ def test_an_id_that_is_no_plain_name_opens_nothing(devkit, hostile, monkeypatch)
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda path, *a: opened.append(path.name) or real(path, *a))
     with pytest.raises(InputError, match="line 2: .* is no image id") as caught:
-        read_split(devkit, "2007:trainval", VOC_CLASSES)
-    assert opened == ["trainval.txt"]
+        open_data(devkit).read("2007:trainval")
+    assert set(opened) == {"train.txt", "trainval.txt", "test.txt"}  # the lists alone
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
 
@@ -267,7 +269,7 @@ def test_a_list_without_end_is_refused(devkit):
     path = devkit / "VOC2007/ImageSets/Main/trainval.txt"
     os.truncate(path, 10**12)  # sparse
     with pytest.raises(InputError, match=r"trainval\.txt is over 100000000 bytes"):
-        read_split(devkit, "2007:trainval", VOC_CLASSES)
+        open_data(devkit).read("2007:trainval")
 
 
 def test_deep_nesting_is_no_crash(read):
@@ -295,7 +297,7 @@ def test_bad_class_files(devkit, text):
 
 
 def test_sets_are_joined_in_order(devkit):
-    images = read_split(devkit, "2012:train,2007:trainval", VOC_CLASSES)
+    images = open_data(devkit).read("2012:train,2007:trainval")
     assert [image.annotation.image_id for image in images] == ["2008_000008", "000001", "000002"]
     assert images[0].path == devkit / "VOC2012/JPEGImages/2008_000008.jpg"
     assert images[2].path == devkit / "VOC2007/JPEGImages/000002.jpg"
@@ -304,17 +306,17 @@ def test_sets_are_joined_in_order(devkit):
 
 def test_the_list_gives_the_order(devkit):
     (devkit / "VOC2007/ImageSets/Main/trainval.txt").write_text("000002\n000001\n")
-    images = read_split(devkit, "2007:trainval", VOC_CLASSES)
+    images = open_data(devkit).read("2007:trainval")
     assert [image.annotation.image_id for image in images] == ["000002", "000001"]
 
 
 def test_labels_follow_the_given_classes(devkit):
-    images = read_split(devkit, "2007:test", ("person", "dog"))
+    images = open_data(devkit, DataOptions(classes="person,dog")).read("2007:test")
     assert images[0].annotation.labels.tolist() == [1, 0]
 
 
 def test_the_folder_around_the_devkit_will_do(devkit):
-    path = read_split(devkit.parent, "2007:test", VOC_CLASSES)[0].path
+    path = open_data(devkit.parent).read("2007:test")[0].path
     assert path == devkit / "VOC2007/JPEGImages/000003.jpg"
 
 
@@ -323,27 +325,27 @@ def test_the_folder_around_the_devkit_will_do(devkit):
 )
 def test_a_malformed_split(devkit, split):
     with pytest.raises(InputError, match="YEAR:SET"):
-        read_split(devkit, split, VOC_CLASSES)
+        open_data(devkit).read(split)
 
 
 @pytest.mark.parametrize("split", ["2007:val", "2012:test", "2010:train"])
 def test_an_unknown_set_lists_those_there_are(devkit, split):
     (devkit / "VOC2007/ImageSets/Main/aeroplane_test.txt").write_text("000003 -1\n")
     with pytest.raises(InputError) as caught:
-        read_split(devkit, split, VOC_CLASSES)
+        open_data(devkit).read(split)
     assert str(caught.value) == (
         f"{devkit} has no set {split}: choose of 2007:test, 2007:trainval, 2012:train"
     )
 
 
 def test_a_folder_that_is_no_devkit_is_shown_beside_what_is_needed(tmp_path):
-    (tmp_path / "cats").mkdir()
-    (tmp_path / "cats" / "a.jpg").touch()
+    (tmp_path / "VOC2007").mkdir()
+    (tmp_path / "VOC2007" / "a.jpg").touch()
     with pytest.raises(InputError) as caught:
-        read_split(tmp_path, "2007:test", VOC_CLASSES)
+        open_data(tmp_path).read("2007:test")
     assert str(caught.value).splitlines()[1] == (
         "  expected: VOC2007/Annotations/; VOC2007/ImageSets/Main/test.txt; VOC2007/JPEGImages/. "
-        f"Found in {tmp_path}: cats/ (a.jpg)"
+        f"Found in {tmp_path}: VOC2007/ (a.jpg)"
     )
 
 
@@ -352,13 +354,13 @@ def test_a_year_without_one_of_its_folders(devkit, folder):
     (devkit / "VOC2007" / folder).rename(devkit / "away")
     told = "has none of the annotations" if folder == "Annotations" else "missing in .*, the first"
     with pytest.raises(InputError, match=f"{folder}.*{told}|{told}"):
-        read_split(devkit, "2007:test", VOC_CLASSES)
+        open_data(devkit).read("2007:test")
 
 
 def test_a_year_without_lists_is_shown_beside_what_is_needed(devkit):
     (devkit / "VOC2007/ImageSets/Main").rename(devkit / "away")
     with pytest.raises(InputError, match="expected: "):
-        read_split(devkit, "2007:test", VOC_CLASSES)
+        open_data(devkit).read("2007:test")
 
 
 @pytest.mark.parametrize(
@@ -374,24 +376,24 @@ def test_a_year_without_lists_is_shown_beside_what_is_needed(devkit):
 def test_a_bad_list(devkit, text, reason):
     (devkit / "VOC2007/ImageSets/Main/trainval.txt").write_text(text)
     with pytest.raises(InputError, match=reason) as caught:
-        read_split(devkit, "2007:trainval", VOC_CLASSES)
+        open_data(devkit).read("2007:trainval")
     assert "trainval.txt" in str(caught.value)
 
 
 def test_the_same_set_twice(devkit):
     with pytest.raises(InputError, match="000003 occurs twice"):
-        read_split(devkit, "2007:test,2007:test", VOC_CLASSES)
+        open_data(devkit).read("2007:test,2007:test")
 
 
 @pytest.mark.parametrize("name", ["JPEGImages/000002.jpg", "Annotations/000002.xml"])
 def test_a_missing_file_is_counted_and_named(devkit, name):
     (devkit / "VOC2007" / name).unlink()
     with pytest.raises(InputError, match=rf"^1 of the 2 .*{name.split('/')[1]}"):
-        read_split(devkit, "2007:trainval", VOC_CLASSES)
+        open_data(devkit).read("2007:trainval")
 
 
 def test_the_reader_agrees_with_a_plain_walk_over_the_tree(devkit):
-    for image in read_split(devkit, "2007:trainval,2007:test", VOC_CLASSES):
+    for image in open_data(devkit).read("2007:trainval,2007:test"):
         xml = image.path.parents[1] / "Annotations" / f"{image.path.stem}.xml"
         corners = [[int(c.text) for c in box] for box in ET.parse(xml).iter("bndbox")]
         assert image.annotation.boxes.tolist() == [[a - 1, b - 1, c, d] for a, b, c, d in corners]
