@@ -119,7 +119,7 @@ class _ArraysOnly(pickle.Unpickler):
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array") from None
 
 
-def check_pickle(content: bytes) -> None:
+def _check(content: bytes) -> None:
     """Refuse a pickle that would take more memory than it has bytes.
 
     Python keeps a table as long as the largest number of a kept value, of which a file can state
@@ -140,5 +140,5 @@ def load_arrays(content: bytes) -> Any:
     Raises:
         Exception: Of nearly any kind, if it is damaged or names anything but arrays.
     """
-    check_pickle(content)
+    _check(content)
     return _ArraysOnly(io.BytesIO(content), encoding="latin1").load()

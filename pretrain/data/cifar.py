@@ -4,26 +4,25 @@ Both come as a binary and as a Python version (https://www.cs.toronto.edu/~kriz/
 binary record is one byte of label (CIFAR-100: two, of which the second is the fine one) and 3072
 of pixels: 1024 red, 1024 green, 1024 blue, each row by row. A Python batch is a pickle, which may
 run any code when it is read as such: here its digest is checked first, and what reads it can build
-plain values and one kind of array, nothing else. An archive is read where it is, after its digests
+plain values and arrays, nothing else. An archive is read where it is, after its digests
 were checked; nothing in it is written anywhere.
 """
 
 import hashlib
 import io
-import pickle
 import tarfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError, told
 from common.storage import open_regular
-from common.weights.pickles import check_pickle
+from common.weights.pickles import load_arrays
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
@@ -77,7 +76,7 @@ class Published:
     """Batches of the test split."""
     label_bytes: int
     """Bytes of label in a binary record; the last is the label."""
-    label_key: bytes
+    label_key: str
     """Key of the labels in a Python batch."""
     classes: tuple[str, ...]
     """Names, in the order of the labels."""
@@ -110,7 +109,7 @@ CIFAR10 = Published(
     ),
     test=(Batch("test_batch", 10_000, "40351d587109b95175f43aff81a1287e"),),
     label_bytes=1,
-    label_key=b"labels",
+    label_key="labels",
     classes=tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
 )
 
@@ -135,7 +134,7 @@ CIFAR100 = Published(
     train=(Batch("train", 50_000, "16019d7e3df5f24257cddd939b257f8d"),),
     test=(Batch("test", 10_000, "f0ef6b0ae62326f3e7ffdfab6717acfc"),),
     label_bytes=2,
-    label_key=b"fine_labels",
+    label_key="fine_labels",
     classes=tuple(
         """
         apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
@@ -303,9 +302,11 @@ def _parse_pickle(
     if official and hashlib.md5(content, usedforsecurity=False).hexdigest() != batch.md5:
         raise ValueError("differs from the published file (MD5)")
     try:
-        check_pickle(content)
-        values = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
-        planes = np.asarray(values[b"data"], np.uint8).reshape(-1, 3, _SIDE, _SIDE)
+        values = load_arrays(content)
+        pixels = values["data"].array()
+        if pixels is None or pixels.dtype != np.uint8:
+            raise ValueError(f"its data are {values['data']}, not of bytes")
+        planes = pixels.reshape(-1, 3, _SIDE, _SIDE)
         labels = np.asarray(values[published.label_key], np.int64).reshape(-1)
     except Exception as error:  # hostile bytes can raise nearly anything
         raise ValueError(f"is no batch of {published.name} ({error})") from error
@@ -321,29 +322,3 @@ def _check_labels(
     if wrong.any():
         record, last = int(wrong.argmax()), len(published.classes) - 1
         raise ValueError(f"has label {labels[record]} in record {record}, not 0 to {last}")
-
-
-def _byte_type(code: bytes | str, *_: object) -> np.dtype[np.uint8]:
-    if code not in (b"u1", "u1"):
-        raise pickle.UnpicklingError(f"an array of {code!r}")
-    return np.dtype(np.uint8)
-
-
-_RECONSTRUCT = np.empty(0).__reduce__()[0]
-_ADMITTED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,  # numpy 1 wrote this name
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _byte_type,
-}
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    """Builds plain values and arrays of bytes, and refuses to look up anything else."""
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        try:
-            admitted: Callable[..., Any] = _ADMITTED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}") from None
-        return admitted

@@ -130,7 +130,7 @@ def _records() -> bytes:
 
 def _cifar_pickle(protocol: int) -> bytes:
     data = np.zeros((1, 3072), np.uint8)
-    return pickle.dumps({b"data": data, b"labels": [3], b"batch_label": b"x"}, protocol)
+    return pickle.dumps({"data": data, "labels": [3], "batch_label": "x"}, protocol)
 
 
 def _shard_index() -> list[bytes]:
