@@ -24,7 +24,7 @@ from detect.data.dataset import Annotation, Entry, read_all
 from detect.data.opening import open_data
 from detect.report.labels import given_labels, short_labels, tell_apart
 from detect.scoring.analysis import Analysis
-from detect.scoring.bootstrap import Interval, intervals_of, mean_of_classes
+from detect.scoring.bootstrap import Interval, intervals_of, intervals_of_difference
 from detect.scoring.detections import Detections, GroundTruth, ground_truth
 from detect.scoring.scored_folder import load_scored, options_of, recall_of
 from detect.scoring.voc import VocScore, score_voc
@@ -69,7 +69,7 @@ class Run:
     @cached_property
     def intervals(self) -> Mapping[str, Interval]:
         """Of "map_11point" and "map_area"."""
-        return intervals_of(mean_of_classes(self.resampled))
+        return intervals_of(self.resampled)
 
     def mean(self, kind: str) -> float | None:
         """Return the mAP; `kind` is "11point" or "area"."""
@@ -121,7 +121,7 @@ class Comparison:
 
 def difference(first: Run, second: Run) -> Mapping[str, Interval]:
     """Return the differences second - first of both mAPs, on the same resamples of the images."""
-    return intervals_of(mean_of_classes(second.resampled) - mean_of_classes(first.resampled))
+    return intervals_of_difference(first.resampled, second.resampled)
 
 
 @dataclass(frozen=True, slots=True)

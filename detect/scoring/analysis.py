@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detect.scoring.bootstrap import SEED, Interval, intervals_of, mean_of_classes
+from detect.scoring.bootstrap import SEED, Interval, intervals_of
 from detect.scoring.calibration import calibration
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.error_kinds import (
@@ -83,7 +83,7 @@ class Analysis:
             by_class={name: operating_point(score) for name, score in result.per_class.items()},
             errors=analyse_errors(truth, detections, _FOREGROUND, _BACKGROUND, matches),
             confusion=confusion_matrix(truth, detections, _threshold(overall), result.iou, matches),
-            intervals={} if resampled is None else intervals_of(mean_of_classes(resampled)),
+            intervals={} if resampled is None else intervals_of(resampled),
         )
 
     @property

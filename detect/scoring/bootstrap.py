@@ -86,54 +86,7 @@ def bootstrap_map(
         ValueError: `iou` is outside (0, 1], or there are no resamples.
     """
     draws = split_and_draws(truth, resamples, seed)
-    return intervals_of(resampled_map(truth, detections, draws, iou))
-
-
-def paired_bootstrap(
-    truth: GroundTruth,
-    first: Detections,
-    second: Detections,
-    iou: float = 0.5,
-    resamples: int = 1000,
-    seed: int = SEED,
-) -> dict[str, Interval]:
-    """Estimate how far the difference of two mAPs, second - first, depends on the images.
-
-    Args:
-        truth: The objects of the split.
-        first: What one detector found in it.
-        second: What the other found.
-        iou: As for `bootstrap_map`.
-        resamples: As for `bootstrap_map`.
-        seed: As for `bootstrap_map`.
-
-    Returns:
-        Intervals of the differences of "map_11point" and "map_area".
-
-    Raises:
-        ValueError: As `bootstrap_map`.
-    """
-    draws = split_and_draws(truth, resamples, seed)
-    before, after = (resampled_map(truth, found, draws, iou) for found in (first, second))
-    return intervals_of(after - before)
-
-
-def draw_images(images: int, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Draw resamples of the images: as many as there are, with replacement.
-
-    Returns:
-        (resamples, images) how often each resample holds each image.
-    """
-    draws = np.zeros((resamples, images), dtype=np.int64)
-    _fill(draws, seed)
-    return draws
-
-
-def _fill(draws: NDArray[np.int64], seed: int) -> None:
-    images = draws.shape[1]
-    rng = np.random.default_rng(seed)
-    for row in draws if images else ():
-        row[:] = np.bincount(rng.integers(images, size=images), minlength=images)
+    return intervals_of(resampled_ap(truth, detections, draws, iou))
 
 
 def resampled_ap(
@@ -199,28 +152,45 @@ def mean_of_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 
-def resampled_map(
-    truth: GroundTruth,
-    detections: Detections,
-    draws: NDArray[np.int64],
-    iou: float,
-    matches: Matches | None = None,
-) -> NDArray[np.float64]:
-    """Score every resample: (resamples, 2) the means of `resampled_ap` over the classes."""
-    return mean_of_classes(resampled_ap(truth, detections, draws, iou, matches))
-
-
 def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Return the split as it is, each image once, before `resamples` resamples of it."""
+    """Draw resamples of the images of a split: as many as there are, with replacement.
+
+    Returns:
+        (resamples + 1, images) how often each resample holds each image; the first is the split as
+        it is, each image once.
+
+    Raises:
+        ValueError: There are no resamples.
+    """
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; at least 1 is needed")
-    draws = np.ones((resamples + 1, len(truth.image_ids)), np.int64)
-    _fill(draws[1:], seed)
+    images = len(truth.image_ids)
+    draws = np.ones((resamples + 1, images), np.int64)
+    rng = np.random.default_rng(seed)
+    for row in draws[1:] if images else ():
+        row[:] = np.bincount(rng.integers(images, size=images), minlength=images)
     return draws
 
 
-def intervals_of(sampled: NDArray[np.float64]) -> dict[str, Interval]:
-    """Sum up mAPs (resamples + 1, 2), the first being those of the split."""
+def intervals_of(ap: NDArray[np.float64]) -> dict[str, Interval]:
+    """Return the intervals of both mAPs.
+
+    Args:
+        ap: (resamples + 1, classes, 2), the first being that of the split, as `resampled_ap` gives
+            it of `split_and_draws`.
+    """
+    return _intervals(mean_of_classes(ap))
+
+
+def intervals_of_difference(
+    first: NDArray[np.float64], second: NDArray[np.float64]
+) -> dict[str, Interval]:
+    """Return the intervals of the differences of both mAPs, second - first, of the same draws."""
+    return _intervals(mean_of_classes(second) - mean_of_classes(first))
+
+
+def _intervals(sampled: NDArray[np.float64]) -> dict[str, Interval]:
+    """Return the intervals of (resamples + 1, 2) values, the first being those of the split."""
     intervals = {}
     for name, (value, *resampled) in zip(MAPS, sampled.T.tolist(), strict=True):
         known = [number for number in resampled if not math.isnan(number)]

@@ -30,8 +30,7 @@ from detect.scoring import label_errors
 from detect.scoring.analysis import analyse, bootstrap_record
 from detect.scoring.bootstrap import (
     SEED,
-    intervals_of,
-    mean_of_classes,
+    intervals_of_difference,
     resampled_ap,
     split_and_draws,
 )
@@ -173,7 +172,7 @@ def score_into(
     analysis["reading"] = [*notes, *hints(truth, detections, matches)]
     if baseline and draws is not None and resampled is not None:
         before = resampled_ap(truth, baseline, draws, iou, recall=recall)
-        difference = intervals_of(mean_of_classes(resampled) - mean_of_classes(before))
+        difference = intervals_of_difference(before, resampled)
         record = bootstrap_record(difference, scoring.resamples)
         analysis["against"] = {"detections": str(scoring.against), **record}
     suspected = label_errors.find_label_errors(truth, detections, matches)

@@ -25,7 +25,7 @@ from detect.scoring.analysis import (
 from detect.scoring.bootstrap import (
     Interval,
     bootstrap_map,
-    paired_bootstrap,
+    intervals_of_difference,
     resampled_ap,
     split_and_draws,
 )
@@ -44,10 +44,6 @@ def analyse(truth, detections, ious, resamples):
     draws = split_and_draws(truth, resamples, 0) if resamples else None
     ap = None if draws is None else resampled_ap(truth, detections, draws, ious[0], matches)
     return analysis.analyse(truth, detections, ious, matches, ap)
-
-
-def compare(truth, first, second, iou, resamples):
-    return bootstrap_record(paired_bootstrap(truth, first, second, iou, resamples, 0), resamples)
 
 
 def truth_of(objects, images=3):
@@ -360,7 +356,9 @@ def test_the_first_overlap_holds_for_intervals_and_comparisons():
     for iou, gain in ((0.5, 0.25), (0.75, 0.0)):  # the second of two cats, overlap 0.6
         intervals = analyse(truth, second, (iou, 0.9), resamples=3)["intervals"]
         assert intervals["map_area"]["value"] == 0.25 + gain
-        assert compare(truth, first, second, iou, 3)["map_area"]["value"] == gain
+        draws = split_and_draws(truth, 3, seed=0)
+        ap = (resampled_ap(truth, found, draws, iou) for found in (first, second))
+        assert intervals_of_difference(*ap)["map_area"].value == gain
 
 
 def test_counts_at_the_best_threshold():
@@ -392,8 +390,10 @@ def test_without_a_true_positive_the_confusion_counts_all():
 
 def test_comparison():
     truth, first, second = truth_of(OBJECTS), detections_of(ROWS[:2]), detections_of(ROWS)
-    record = compare(truth, first, second, 0.5, 30)
-    interval = paired_bootstrap(truth, first, second, 0.5, 30, seed=0)["map_area"]
+    draws = split_and_draws(truth, 30, seed=0)
+    before, after = (resampled_ap(truth, found, draws, 0.5) for found in (first, second))
+    intervals = intervals_of_difference(before, after)
+    record, interval = bootstrap_record(intervals, 30), intervals["map_area"]
     assert record["map_area"] == {
         "value": interval.value,
         "low": interval.low,

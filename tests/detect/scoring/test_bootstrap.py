@@ -13,9 +13,10 @@ from detect.scoring import bootstrap
 from detect.scoring.bootstrap import (
     Interval,
     bootstrap_map,
-    draw_images,
-    paired_bootstrap,
-    resampled_map,
+    intervals_of_difference,
+    mean_of_classes,
+    resampled_ap,
+    split_and_draws,
 )
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.voc import score_voc
@@ -76,6 +77,15 @@ def literal(truth, detections, counts, iou=0.5):
     return [math.nan if value is None else value for value in maps]
 
 
+def resampled_map(truth, detections, draws, iou=0.5):
+    return mean_of_classes(resampled_ap(truth, detections, draws, iou))
+
+
+def difference(truth, first, second, resamples, seed=0):
+    draws = split_and_draws(truth, resamples, seed)
+    return intervals_of_difference(*(resampled_ap(truth, d, draws, 0.5) for d in (first, second)))
+
+
 def assert_literal(truth, detections, draws, iou=0.5):
     ours = resampled_map(truth, detections, draws, iou)
     expected = [literal(truth, detections, counts, iou) for counts in draws]
@@ -87,7 +97,7 @@ def assert_literal(truth, detections, draws, iou=0.5):
 @pytest.mark.parametrize("iou", [0.5, 0.75])
 def test_each_resample_is_scored_exactly(seed, iou):
     truth, detections = random_case(seed)
-    maps = assert_literal(truth, detections, draw_images(8, 45, seed), iou)
+    maps = assert_literal(truth, detections, split_and_draws(truth, 45, seed), iou)
     assert len({round(value, 6) for value in maps[:, 0]}) > 20
 
 
@@ -106,7 +116,7 @@ any_draws = st.lists(st.lists(st.integers(0, 4), min_size=4, max_size=4), min_si
 def test_a_few_resamples_at_a_time(block, monkeypatch):
     monkeypatch.setattr(bootstrap, "_BLOCK", block)
     truth, detections = random_case(0)
-    assert_literal(truth, detections, draw_images(8, 7, seed=0))
+    assert_literal(truth, detections, split_and_draws(truth, 7, seed=0))
 
 
 @settings(max_examples=150, deadline=None)
@@ -139,7 +149,9 @@ def test_a_class_that_was_not_drawn_is_out_of_the_mean():
 
 
 def test_draws_are_images_with_replacement():
-    draws = draw_images(50, 4000, seed=1)
+    whole, *drawn = split_and_draws(truth_of([], 50), 4000, seed=1)
+    assert whole.tolist() == [1] * 50
+    draws = np.array(drawn)
     assert draws.shape == (4000, 50) and draws.dtype == np.int64
     assert (draws.sum(axis=1) == 50).all()
     # Binomial(50, 1/50): mean 1, variance 0.98; the mean of 4000 has a deviation of 0.016.
@@ -150,7 +162,7 @@ def test_draws_are_images_with_replacement():
 
 def test_intervals_are_percentiles_of_the_resamples():
     truth, detections = random_case(7)
-    draws = draw_images(8, 60, seed=3)
+    draws = split_and_draws(truth, 60, seed=3)[1:]
     maps = np.array([literal(truth, detections, counts, 0.6) for counts in draws])
     intervals = bootstrap_map(truth, detections, iou=0.6, resamples=60, seed=3)
     metrics = score_voc(truth, detections, 0.6).metrics()
@@ -165,10 +177,10 @@ def test_differences_are_taken_resample_by_resample():
     truth, first = random_case(8)
     _, second = random_case(9)
     second = second.select(np.arange(40))
-    draws = draw_images(8, 60, seed=5)
+    draws = split_and_draws(truth, 60, seed=5)[1:]
     maps = [np.array([literal(truth, d, counts) for counts in draws]) for d in (first, second)]
     expected = np.percentile(maps[1] - maps[0], [2.5, 97.5], axis=0).T
-    intervals = paired_bootstrap(truth, first, second, resamples=60, seed=5)
+    intervals = difference(truth, first, second, 60, seed=5)
     both = [score_voc(truth, d).metrics() for d in (first, second)]
     for (name, interval), ends in zip(intervals.items(), expected, strict=True):
         assert interval.value == pytest.approx(both[1][name] - both[0][name], abs=1e-14)
@@ -178,7 +190,7 @@ def test_differences_are_taken_resample_by_resample():
 def test_a_detector_does_not_differ_from_itself():
     truth, detections = random_case(0)
     same = Interval(0.0, 0.0, 0.0)
-    assert paired_bootstrap(truth, detections, detections, resamples=20) == {
+    assert difference(truth, detections, detections, 20) == {
         "map_11point": same,
         "map_area": same,
     }
@@ -192,11 +204,11 @@ def test_pairing_decides_what_intervals_of_their_own_do_not():
     first, second = (detections_of([(i, 0, 0.9, A) for i in range(count)]) for count in (30, 36))
     alone = [bootstrap_map(truth, d, resamples=400)["map_area"] for d in (first, second)]
     assert alone[0].high > alone[1].low
-    difference = paired_bootstrap(truth, first, second, resamples=400)["map_area"]
-    assert difference.value == pytest.approx(0.1)
-    assert difference.decided and difference.low > 0
-    back = paired_bootstrap(truth, second, first, resamples=400)["map_area"]
-    assert back == Interval(-difference.value, -difference.high, -difference.low)
+    paired = difference(truth, first, second, 400)["map_area"]
+    assert paired.value == pytest.approx(0.1)
+    assert paired.decided and paired.low > 0
+    back = difference(truth, second, first, 400)["map_area"]
+    assert back == Interval(-paired.value, -paired.high, -paired.low)
     assert back.decided
 
 
