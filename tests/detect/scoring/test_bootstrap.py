@@ -13,12 +13,14 @@ from detect.scoring import bootstrap
 from detect.scoring.bootstrap import (
     Interval,
     bootstrap_map,
+    intervals_of,
     intervals_of_difference,
     mean_of_classes,
     resampled_ap,
     split_and_draws,
 )
 from detect.scoring.detections import Detections, GroundTruth
+from detect.scoring.matches import match
 from detect.scoring.voc import score_voc
 
 A = (0, 0, 10, 10)
@@ -44,7 +46,7 @@ def random_case(seed, images=8, objects=20, found=60):
     return truth, detections_of(rows)
 
 
-def literal(truth, detections, counts, iou=0.5):
+def literal(truth, detections, counts, iou=0.5, recall="integer"):
     """Copies every image as often as it was drawn, under new ids, and scores the copies.
 
     Copies of a row follow it, so the order of equal scores stays.
@@ -72,7 +74,7 @@ def literal(truth, detections, counts, iou=0.5):
     )
     rows, new = copies(detections.image)
     found = Detections(new, detections.label[rows], detections.score[rows], detections.box[rows])
-    metrics = score_voc(copied, found, iou).metrics()
+    metrics = score_voc(copied, found, iou, recall=recall).metrics()
     maps = metrics["map_11point"], metrics["map_area"]
     return [math.nan if value is None else value for value in maps]
 
@@ -99,6 +101,66 @@ def test_each_resample_is_scored_exactly(seed, iou):
     truth, detections = random_case(seed)
     maps = assert_literal(truth, detections, split_and_draws(truth, 45, seed), iou)
     assert len({round(value, 6) for value in maps[:, 0]}) > 20
+
+
+@pytest.mark.parametrize("exact", [1, 10**9])
+def test_the_rule_of_recall_and_the_type_of_the_counts(exact, monkeypatch):
+    """With 7 of 10 objects found the rules differ; known matches are not sought again."""
+    monkeypatch.setattr(bootstrap, "_EXACT", exact)
+    truth = truth_of([(i, 0, A, False) for i in range(10)], 10, classes=1)
+    detections = detections_of([(i, 0, 0.9, A if i < 7 else FAR) for i in range(10)])
+    draws = split_and_draws(truth, 40, seed=2)
+    known = match(truth, detections)
+    monkeypatch.setattr(bootstrap, "match", lambda *_: pytest.fail("sought again"))
+    values = {}
+    for rule in ("integer", "float"):
+        ap = resampled_ap(truth, detections, draws, 0.5, known, recall=rule)
+        expected = [literal(truth, detections, counts, 0.5, rule) for counts in draws]
+        np.testing.assert_allclose(mean_of_classes(ap), expected, rtol=0, atol=1e-14)
+        values[rule] = ap[:, 0, 0]
+    assert (values["integer"] >= values["float"]).all()
+    assert (values["integer"] > values["float"] + 1e-3).any()
+    usual = resampled_ap(truth, detections, draws, 0.5, known)
+    assert usual[:, 0, 0].tolist() == values["integer"].tolist()
+
+
+def test_one_resample_is_enough_and_none_is_not():
+    truth = truth_of([], 6)
+    draws = split_and_draws(truth, 1, seed=4)
+    drawn = np.random.default_rng(4).integers(6, size=6).tolist()
+    assert draws.tolist() == [[1] * 6, [drawn.count(image) for image in range(6)]]
+    with pytest.raises(ValueError, match=r"^resamples is 0; at least 1 is needed$"):
+        split_and_draws(truth, 0, seed=4)
+
+
+def test_intervals_of_numbers_by_hand():
+    nan = np.nan
+    ap = np.array([[[0.5, 0.25]], [[0.0, nan]], [[0.2, 0.4]], [[nan, 0.3]], [[1.0, nan]]])
+    expected = {
+        "map_11point": Interval(0.5, pytest.approx(0.01), pytest.approx(0.96)),
+        "map_area": Interval(0.25, pytest.approx(0.3025), pytest.approx(0.3975)),
+    }
+    assert intervals_of(ap) == intervals_of_difference(np.zeros_like(ap), ap) == expected
+    two = np.concatenate([ap, np.full_like(ap, nan)], axis=1)  # a class that has no value
+    assert intervals_of(two) == expected
+    # Of two classes, the mean: in the second resample 0 and 0.4.
+    two[2, 1] = 0.4, 0.8
+    assert mean_of_classes(two)[2].tolist() == pytest.approx([0.3, 0.6])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "decided"),
+    [(0.0, 1.0, False), (1e-9, 1.0, True), (-1.0, 0.0, False), (-1.0, -1e-9, True), (-1, 1, False)],
+)
+def test_an_interval_that_ends_at_0_decides_nothing(low, high, decided):
+    assert Interval(0.5, low, high).decided == decided
+
+
+def test_what_is_not_said_is_half_an_overlap_a_thousand_resamples_and_seed_0():
+    truth, found = random_case(1, images=4, objects=6, found=8)
+    said = {"resamples": 1000, "seed": 0, "iou": 0.5}
+    assert bootstrap_map(truth, found) == bootstrap_map(truth, found, **said)
+    assert bootstrap_map(truth, found) != bootstrap_map(truth, found, iou=0.9)
 
 
 side = st.integers(0, 5)

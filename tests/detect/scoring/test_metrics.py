@@ -59,7 +59,49 @@ def test_known_matches_are_not_sought_again_and_either_engine_is_used(monkeypatc
     known, expected = match(truth, detections), score(truth, detections)
     monkeypatch.setattr("detect.scoring.metrics.match", lambda *_: pytest.fail("sought again"))
     assert score(truth, detections, matches=known) == expected
-    theirs = {"ap": "pycocotools"}
-    monkeypatch.setattr("detect.scoring.coco_by_pycocotools.score_coco", lambda *_: theirs)
-    assert score(truth, detections, matches=known)["coco"] == expected["coco"]
-    assert score(truth, detections, matches=known, engine="pycocotools")["coco"] == theirs
+    given, theirs = [], {"ap": "pycocotools"}
+    monkeypatch.setattr(
+        "detect.scoring.coco_by_pycocotools.score_coco", lambda *them: given.append(them) or theirs
+    )
+    assert score(truth, detections, matches=known)["coco"] == expected["coco"] and not given
+    of_theirs = score(truth, detections, matches=known, engine="pycocotools")
+    assert of_theirs == {"voc": expected["voc"], "coco": theirs}
+    assert given == [(truth, detections)]
+
+
+def test_without_coco_its_numbers_are_none():
+    truth, detections = one_of_a_cat()
+    for engine in ("own", "pycocotools"):
+        metrics = score(truth, detections, 0.5, False, engine=engine)
+        names = ["ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"]
+        assert list(metrics["coco"].items()) == [(name, None) for name in names]
+        assert metrics["voc"] == score(truth, detections)["voc"]
+
+
+def test_recall_is_compared_as_asked():
+    """At 3 of 10 objects the two differ by one point of eleven."""
+    count = 10
+    truth = GroundTruth(
+        classes=("cat",),
+        image_ids=tuple(map(str, range(count))),
+        sizes=np.full((count, 2), 20),
+        image=np.arange(count),
+        label=np.zeros(count, np.int64),
+        box=np.tile([0.0, 0.0, 10.0, 10.0], (count, 1)),
+        difficult=np.zeros(count, np.bool_),
+    )
+    found = Detections(
+        image=np.arange(3), label=truth.label[:3], score=np.full(3, 0.9), box=truth.box[:3]
+    )
+    points = {rule: score(truth, found, recall=rule)["voc"] for rule in ("integer", "float")}
+    assert points["integer"]["map_11point"] == pytest.approx(4 / 11, abs=1e-15)
+    assert points["float"]["map_11point"] == pytest.approx(3 / 11, abs=1e-15)
+    assert score(truth, found)["voc"] == points["integer"]
+
+
+def test_the_file_to_the_character(tmp_path):
+    """Also over one that is there."""
+    for number in (1, 2):
+        write_metrics({"voc": {"map": number / 4}, "coco": None}, tmp_path / "metrics.json")
+        expected = f'{{\n  "voc": {{\n    "map": {number / 4}\n  }},\n  "coco": null\n}}\n'
+        assert (tmp_path / "metrics.json").read_text() == expected

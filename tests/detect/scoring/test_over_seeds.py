@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from reports import FIRST, SECOND, write_devkit, write_run
 from scipy import stats
 
 from detect import __main__ as command
-from detect.scoring.over_seeds import Difference, compare_runs, verdict
+from detect.scoring import comparison, over_seeds
+from detect.scoring.comparison import compare_folders
+from detect.scoring.over_seeds import Difference, compare_runs, too_few, verdict
 
 
 def runs(values, resamples=4000, spread=0.0, seed=0):
@@ -134,6 +138,112 @@ def test_without_a_resample_that_has_a_value_there_is_no_interval(resamples):
     assert verdict(told, (1, 1), 4).startswith("not defined")
 
 
+def test_what_is_drawn_for_the_seeds_is_students_t_of_a_seed():
+    first, second = runs([0.5, 0.52], 99), runs([0.6, 0.58, 0.59], 99)
+    pooled = math.sqrt((2 * 0.01**2 + 2 * 0.01**2) / 3)
+    for seed, told in (
+        (0, compare_runs(first, second)),
+        (5, compare_runs(first, second, seed=5)),
+    ):
+        drawn = np.random.default_rng(seed).standard_t(3, 99) * pooled * math.sqrt(1 / 2 + 1 / 3)
+        ends = np.percentile(0.08 + drawn, (2.5, 97.5))
+        assert [told.low, told.high] == pytest.approx(ends.tolist(), rel=1e-9)
+        assert told.probability_better == np.mean(0.08 + drawn > 0)
+        assert told.seed_deviation == pytest.approx(pooled)
+
+
+@pytest.mark.parametrize(
+    ("resamples", "deviation"), [([0.1], 0.0), ([0.1, 0.3], 0.02**0.5), ([0.1, math.nan], 0.0)]
+)
+def test_a_deviation_takes_two_resamples(resamples, deviation):
+    told = compare_runs([np.zeros(1 + len(resamples))], [np.array([0.2, *resamples])])
+    assert told.image_deviation == pytest.approx(deviation) and told.value == 0.2
+    known = [number for number in resamples if number == number]
+    assert [told.low, told.high] == pytest.approx(np.percentile(known, (2.5, 97.5)).tolist())
+    assert told.more_runs == 0 and told.probability_better == 1
+
+
+def test_half_of_the_ties_is_better():
+    resamples = np.array([0.3, 0.1, 0.0, 0.0, 0.0, -0.1])
+    told = compare_runs([np.zeros(6)], [resamples])
+    assert told.probability_better == (1 + 3 / 2) / 5
+    assert told.more_runs is None and not told.decided
+
+
+def test_deviations_of_groups_by_hand():
+    assert over_seeds._pooled_deviation([[1.0], [2.0]]) is None
+    assert over_seeds._pooled_deviation([[1.0, 3.0], [2.0]]) == math.sqrt(2)
+    assert over_seeds._pooled_deviation([[1.0, 3.0], [4.0, 8.0]]) == math.sqrt(5)
+    first = [np.array([99.0, 1.0, 3.0]), np.array([0.0, 3.0, 1.0])]
+    assert over_seeds._of_runs_and_images([first, [np.zeros(3)]]) == 2
+    assert over_seeds._of_runs_and_images([first, [np.zeros(3)] * 2]) == 1
+    assert over_seeds._of_runs_and_images([first[:1], [np.zeros(3)]]) == 0
+    gone = [np.append(run, math.nan) for run in first]
+    assert over_seeds._of_runs_and_images([gone, [np.zeros(4)]]) == 2
+
+
+@pytest.mark.parametrize("runs_now", [2, 99, 100])
+def test_a_hundred_runs_are_the_most(runs_now):
+    """Of seeds alone, of images alone, and without either, where nothing is to be decided."""
+
+    def half(count):
+        return stats.t.ppf(0.975, 2 * count - 2) * 0.03 * math.sqrt(2 / count)
+
+    more = over_seeds._more_runs
+    assert more(half(100) * 1.0001, 0.0, 0.03, runs_now) == max(1, 100 - runs_now)
+    assert more(half(100) * 0.9999, 0.0, 0.03, runs_now) is None
+    assert more(0.01 * stats.norm.ppf(0.975) * 1.0001, 0.01, 0.0, runs_now) == 1
+    assert more(0.01 * stats.norm.ppf(0.975) * 0.9999, 0.01, 0.0, runs_now) is None
+    assert more(0.0, 0.0, 0.0, runs_now) is None
+    assert more(9.0, 0.01, None, runs_now) is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((5, 200), ""),
+        ((4, 200), "rests on 4 runs per side (decided takes 5 and 200)"),
+        ((5, 199), "rests on 199 images (decided takes 5 and 200)"),
+        ((1, 1), "rests on 1 run per side and 1 image (decided takes 5 and 200)"),
+    ],
+)
+def test_what_an_interval_rests_on(counts, words):
+    assert too_few(*counts) == words
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "words"),
+    [
+        ({}, (5, 6), "the second is better: decided at 95% over 5 and 6 seeds and the images"),
+        (
+            {"value": -0.02, "low": -0.03, "high": -0.01, "seed_deviation": None},
+            (4, 7),
+            "the second looks worse: its 95% interval over images alone leaves out 0, but rests on "
+            "4 runs per side (decided takes 5 and 200)",
+        ),
+        (
+            {"low": 0.0, "more_runs": 7},
+            (3, 4),
+            "not decided at 95% over 3 and 4 seeds and the images; about 7 more seeds per side "
+            "would, if the difference stays",
+        ),
+        (
+            {"high": 0.0, "low": -1.0, "more_runs": None},
+            (3, 4),
+            "not decided at 95% over 3 and 4 seeds and the images; up to 100 seeds per side would "
+            "not decide it on these images",
+        ),
+        (
+            {"low": 0.0, "seed_deviation": None},
+            (1, 1),
+            "not decided at 95% over images alone; more seeds would show what a seed changes",
+        ),
+    ],
+)
+def test_verdicts_to_the_letter(changes, counts, words):
+    assert verdict(made(**changes), counts, 200) == words
+
+
 def made(**changes):
     usual = {
         "value": 0.02,
@@ -207,6 +317,86 @@ def test_the_command(call_command, folders, tmp_path):
     assert area["difference"] == pytest.approx(values[2] - values[0])
     assert area["seed_deviation"] == 0
     assert area["verdict"] in printed and "better with a probability of" in printed
+
+
+def test_each_number_stands_where_it_belongs(folders, tmp_path, monkeypatch):
+    """Three runs against one, of two classes; the second has no value in one resample."""
+    rng = np.random.default_rng(0)
+    scored = {folder: rng.random((21, 2, 2)) for folder in folders}
+    scored[folders[3]][4] = math.nan
+    asked = []
+
+    def load(folder, truth, iou, resamples):
+        asked.append((folder, len(truth.image_ids), iou, resamples))
+        return SimpleNamespace(resampled=scored[folder])
+
+    monkeypatch.setattr(comparison, "load_scored", load)
+    told = compare_folders(folders[:3], folders[3:], tmp_path / "new" / "out")
+    images = told["images"]
+    assert asked == [(folder, images, 0.5, 1000) for folder in folders] and images > 1
+    means = [scored[folder].mean(axis=1) for folder in folders]
+    for column, kind in enumerate(("map_11point", "map_area")):
+        of_kind = [run[:, column] for run in means]
+        difference = compare_runs(of_kind[:3], of_kind[3:])
+        rest = asdict(difference)
+        assert told.pop(kind) == {
+            "baseline": [run[0] for run in of_kind[:3]],
+            "against": [of_kind[3][0]],
+            "difference": rest.pop("value"),
+            **rest,
+            "verdict": verdict(difference, (3, 1), images),
+        }
+    assert told == {
+        "images": images,
+        "runs": [3, 1],
+        "resamples": 1000,
+        "iou": 0.5,
+        "split": "2007:test",
+        "baseline": [str(folder) for folder in folders[:3]],
+        "against": [str(folders[3])],
+    }
+    written = tmp_path / "new" / "out" / "comparison.json"
+    again = compare_folders(folders[:3], folders[3:], written.parent)
+    assert json.loads(written.read_text()) == again
+    for folder in folders:
+        scored[folder][:] = math.nan
+    (tmp_path / "new").rename(tmp_path / "old")
+    undefined = compare_folders(folders[:1], folders[3:])["map_area"]
+    assert undefined.pop("verdict").startswith("not defined")
+    assert undefined["against"] == undefined["baseline"] == [None]
+    assert {undefined[key] for key in ("difference", "low", "high", "probability_better")} == {None}
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_overlap_of_the_whole_is_one(folders, tmp_path):
+    one = tmp_path / "one", tmp_path / "two"
+    for folder, source in zip(one, folders, strict=False):
+        shutil.copytree(source, folder)
+        told = json.loads((folder / "metrics.json").read_text())
+        told["voc"]["iou"] = 1
+        (folder / "metrics.json").write_text(json.dumps(told))
+    assert comparison._records(one)[1]["iou"] == 1
+    assert list(comparison._records(one)[0])[-3:] == ["classes", "iou", "recall"]
+
+
+def test_one_folder_by_two_names(call_command, folders, tmp_path):
+    (tmp_path / "link").symlink_to(folders[0])
+    given = ("--baseline", *folders[:2], "--against", tmp_path / "link")
+    code, _, error = call_command(command, "compare", *given)
+    assert code == 2 and f"{tmp_path / 'link'} is given twice: give the folder" in error
+
+
+def test_data_that_are_gone(call_command, folders, tmp_path):
+    one, two = (shutil.copytree(folders[n], tmp_path / f"{n}") for n in (0, 2))
+    for folder in (one, two):
+        told = json.loads((folder / "evaluation.json").read_text())
+        (folder / "evaluation.json").write_text(json.dumps(told | {"data": "/nowhere/data"}))
+    code, _, error = call_command(command, "compare", "--baseline", one, "--against", two)
+    assert code == 2 and error.count("\n") == 1
+    assert f"/nowhere/data, the data of {one}, is gone: say with --data where it is now" in error
+    (two / "metrics.json").unlink()
+    code, _, error = call_command(command, "compare", "--baseline", one, "--against", two)
+    assert code == 2 and f"{two / 'metrics.json'} is missing: give an output folder" in error
 
 
 def test_folders_that_cannot_be_compared(call_command, folders, tmp_path):
