@@ -226,6 +226,44 @@ def test_lines_of_class_texts(tmp_path, form, told):
     assert_all_found(class_texts(tmp_path / "d", form), split(), *told)
 
 
+@pytest.mark.parametrize(
+    ("lines", "number"),
+    [
+        (["1 0.9 1 2 3"] * 5, 1),  # 25 numbers, but not five a line
+        (["3 7\t0.9 1 2 30 40", "5 0.9 1 2 30 "], 2),  # six words a line, on the whole
+        (["3 0.9 1 2 30 40", "3 0.9 1 2  30"], 2),
+        (["3 0.9 1 2 30 40", "3 0.9 1 2 30 4O"], 2),
+        (["3 0.9 1 2 30 40", "", "3 0.9 1 2 30 0x28"], 3),
+    ],
+)
+def test_lines_that_are_no_detections(tmp_path, lines, number):
+    truth = split(("3", "5", "3 7"), ("car",))
+    (tmp_path / "car.txt").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=f"car.txt, line {number}: ") as caught:
+        read_detections(tmp_path, truth)
+    assert repr(lines[number - 1].strip()) in str(caught.value)
+
+
+def test_ids_of_odd_lines(tmp_path):
+    truth = split(("3", "3 7", "#"), ("car",))
+    (tmp_path / "car.txt").write_text("3 7\t0.9 1 2 30 40\n# 0.8 1 2 30 40\n3 0.7 1 2 30 40")
+    found = read_detections(tmp_path, truth)
+    assert found.image.tolist() == [1, 2, 0]
+    assert found.score.tolist() == [0.9, 0.8, 0.7]
+    (tmp_path / "car.txt").write_text("# 0.8 1 2 30 40\n3 0.7 1 2 30 40")
+    assert read_detections(tmp_path, truth).image.tolist() == [2, 0]
+
+
+def test_numbers_as_python_writes_and_reads_them(tmp_path):
+    values = [0.1, 1 / 3, 2.5e-3, 1e-300, 123456.789012345, 7.0, 2**53 + 1.0]
+    lines = [f"3 {v!r} {v!r} {v:.3f} {v:e} {int(v)}" for v in values]
+    (tmp_path / "car.txt").write_text("\n\n".join(lines))
+    found = read_detections(tmp_path, split(("3",), ("car",)))
+    read = np.array([[float(word) for word in line.split()[1:]] for line in lines])
+    assert found.score.tolist() == read[:, 0].tolist() == values
+    assert found.box.tolist() == (read[:, 1:] - [1, 1, 0, 0]).tolist()
+
+
 @pytest.mark.parametrize("prefix", ["", "comp3_det_test_", "det_test_", "results "])
 def test_prefixes_of_class_texts(tmp_path, prefix):
     folder = class_texts(tmp_path / "d", prefix=prefix)
