@@ -123,10 +123,13 @@ def read_bytes(path: Path, kind: str, most: int) -> bytes:
         InputError: It cannot be read, or is too large for what it is.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
             raise InputError(f"{path} is no regular file, so it is no {kind}: give a file")
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            data = file.read(min(found.st_size, most) + 1)  # room for `most` is dear
+            if len(data) > found.st_size:  # some file systems do not know sizes
+                data += file.read(most)
     except OSError as error:
         raise InputError(f"{path} is no readable {kind}: {told(error)}") from error
     if len(data) > most:

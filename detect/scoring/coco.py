@@ -21,6 +21,7 @@ are kept as the bits of one integer, bit 10 * range + threshold.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,30 +124,82 @@ def _take(
     order = order[reached[order] > 0]
     detection, target, reached = detection[order], target[order], reached[order]
 
-    bits = ((1 << reached) - 1) * _EVERY_AREA
     ignoring = np.where(truth.difficult, _EVERY_AREA * _EVERY_OVERLAP, outside)
-    crowd = truth.difficult.tolist()
-    unused, taken = ignoring.tolist(), [0] * len(crowd)
-    hits, passes = [0] * len(kept), [0] * len(kept)
-    first = np.flatnonzero(np.append(True, detection[1:] != detection[:-1])[: len(detection)])
-    ends = np.append(first[1:], len(detection))[: len(first)].tolist()
-    places, numbers, frees = rank[detection[first]].tolist(), target.tolist(), bits.tolist()
-    for place, start, end in zip(places, first.tolist(), ends, strict=True):
+    several = np.bincount(detection, minlength=len(detections.score)) > 1
+    contested = np.zeros(len(truth.difficult), dtype=np.bool_)
+    contested[target[several[detection]]] = True
+    apart = ~contested[target]
+
+    true, ignored = np.zeros((2, len(detections.score)), dtype=np.int64)
+    for rows, hand_out in ((apart, _at_once), (~apart, _in_turn)):
+        won, passed = hand_out(
+            detection[rows], target[rows], reached[rows], ignoring, truth.difficult
+        )
+        np.bitwise_or.at(true, detection[rows], won)
+        np.bitwise_or.at(ignored, detection[rows], passed)
+    return true, ignored
+
+
+def _at_once(
+    detection: NDArray[np.int64],
+    target: NDArray[np.int64],
+    reached: NDArray[np.int64],
+    ignoring: NDArray[np.int64],
+    crowd: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hand out objects of which each is in reach of detections that reach no other.
+
+    Args:
+        detection: (n,) of each pair, by rank.
+        target: (n,) the object that it overlaps.
+        reached: (n,) how many thresholds they overlap by.
+        ignoring: (objects,) bits where it is ignored.
+        crowd: (objects,) which may be taken often.
+
+    Returns:
+        Bits (n,) where the pair's object was counted, and taken; where it was ignored, and taken.
+    """
+    order = np.argsort(target, kind="stable")
+    # Whoever came first took an object at all thresholds up to the highest that it reached.
+    base = target[order] * (len(_OVERLAPS) + 1)
+    highest = np.maximum.accumulate(base + reached[order])
+    before = np.empty_like(reached)
+    before[order] = np.maximum(np.append(0, highest[:-1])[: len(base)] - base, 0)
+    bits, taken = (((1 << number) - 1) * _EVERY_AREA for number in (reached, before))
+    unused = ignoring[target]
+    free = np.where(crowd[target], bits, bits & ~taken)
+    return free & ~unused, free & unused
+
+
+def _in_turn(
+    detection: NDArray[np.int64],
+    target: NDArray[np.int64],
+    reached: NDArray[np.int64],
+    ignoring: NDArray[np.int64],
+    crowd: NDArray[np.bool_],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hand out objects, to one detection after the other; as `_at_once`."""
+    unused, taken, often = ignoring.tolist(), [0] * len(ignoring), crowd.tolist()
+    numbers, bits = target.tolist(), (((1 << reached) - 1) * _EVERY_AREA).tolist()
+    hits, passes = [0] * len(numbers), [0] * len(numbers)
+    starts = np.flatnonzero(np.append(True, detection[1:] != detection[:-1])[: len(detection)])
+    for start, end in pairwise([*starts.tolist(), len(numbers)]):
         won = passed = 0
-        for number, free in zip(numbers[start:end], frees[start:end], strict=True):
-            free &= ~(unused[number] | taken[number] | won)
+        for pair in range(start, end):
+            number = numbers[pair]
+            free = bits[pair] & ~(unused[number] | taken[number] | won)
             taken[number] |= free
             won |= free
-        for number, free in zip(numbers[start:end], frees[start:end], strict=True):
-            free &= unused[number] & ~(won | passed)
-            if not crowd[number]:
+            hits[pair] = free
+        for pair in range(start, end):
+            number = numbers[pair]
+            free = bits[pair] & unused[number] & ~(won | passed)
+            if not often[number]:
                 free &= ~taken[number]
                 taken[number] |= free
             passed |= free
-        hits[place], passes[place] = won, passed
-    true, ignored = np.zeros((2, len(detections.score)), dtype=np.int64)
-    true[kept], ignored[kept] = hits, passes
-    return true, ignored
+            passes[pair] = free
+    return np.array(hits, np.int64), np.array(passes, np.int64)
 
 
 def _overlap(

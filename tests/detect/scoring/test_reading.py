@@ -251,7 +251,8 @@ def test_ids_of_odd_lines(tmp_path):
     assert found.image.tolist() == [1, 2, 0]
     assert found.score.tolist() == [0.9, 0.8, 0.7]
     (tmp_path / "car.txt").write_text("# 0.8 1 2 30 40\n3 0.7 1 2 30 40")
-    assert read_detections(tmp_path, truth).image.tolist() == [2, 0]
+    found = read_detections(tmp_path, truth)
+    assert (found.image.tolist(), found.score.tolist()) == ([2, 0], [0.8, 0.7])
 
 
 def test_numbers_as_python_writes_and_reads_them(tmp_path):
