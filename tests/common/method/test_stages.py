@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from typing import Any
 
 import lightning
 import pytest
@@ -13,6 +14,7 @@ from torchvision.models import detection, resnet18, segmentation
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from common import FocusedDropout, insert_after, penultimate_stage
+from common.method import stages
 
 
 def stage(into: int, out: int) -> nn.Sequential:
@@ -290,3 +292,129 @@ def test_old_weight_norm_and_half_precision() -> None:
     with pytest.warns(FutureWarning, match="weight_norm"):
         nn.utils.weight_norm(network.encoder.stages[0][0])
     assert penultimate_stage(network) == "encoder.stages.2"
+
+
+# --------------------------------------------------------------------------- ratios, by hand
+
+
+def call(name: str, into: int, out: int, module: nn.Module | None = None) -> stages._Call:
+    module = module or nn.Conv2d(1, 1, 3)
+    return stages._Call(name, module, {into}, {out} if out > 1 else set(), single=out > 1)
+
+
+def pool(into: int, out: int) -> stages._Call:
+    return call("pool", into, out, nn.MaxPool2d(2))
+
+
+LOWERINGS = [
+    ([], None),
+    ([call("a", 224, 224), call("b", 224, 112), call("c", 112, 112)], 1),
+    ([call("a", 151, 100)], 0),
+    ([call("a", 150, 100)], None),  # one and a half is a convolution without padding
+    ([call("a", 76, 76), call("b", 50, 50)], 1),  # lowered between the modules
+    ([call("a", 75, 75), call("b", 50, 50)], None),
+    ([call("a", 224, 112), pool(112, 56)], 0),  # a pooling with no convolution behind it
+    ([call("a", 224, 112), pool(112, 56), call("b", 56, 56)], 1),
+    ([call("a", 224, 112), call("b", 112, 56), call("c", 56, 28)], 2),
+    ([call("a", 224, 112), call("head", 112, 1), call("c", 112, 56)], 0),
+    ([call("a", 224, 112), call("up", 112, 224), call("c", 224, 112)], None),
+    ([call("a", 200, 100), call("b", 151, 151), call("c", 151, 50)], None),
+    ([call("a", 200, 100), call("b", 150, 150), call("c", 150, 50)], 2),
+    ([call("a", 100, 151), call("b", 151, 75)], None),
+    ([call("a", 100, 150), call("b", 150, 75)], 1),
+]
+
+
+@pytest.mark.parametrize(("calls", "last"), LOWERINGS)
+def test_the_last_call_that_lowers_the_resolution(
+    calls: list[stages._Call], last: int | None
+) -> None:
+    assert stages._last_lowering(calls) == last
+
+
+def trunk(*calls: stages._Call) -> stages._Call:
+    return stages._Call("", nn.Identity(), {224}, {calls[-1].out}, calls=list(calls))
+
+
+def within(call: stages._Call, *calls: stages._Call) -> stages._Call:
+    call.calls = list(calls)
+    return call
+
+
+def several(call: stages._Call, field: str, *sides: int) -> stages._Call:
+    setattr(call, field, set(sides))
+    return call
+
+
+def two_stages(into: int, out: int, between: int | None = None) -> stages._Call:
+    """A whole stage whose own calls end one at 100, before a stage that lowers."""
+    inner = within(call("b", into, out), call("b.a", into, into), call("b.b", into, into // 2))
+    return trunk(call("a", 224, between or into), inner)
+
+
+TOKENS = stages._Call("t", nn.Identity(), tokens=True)
+DILATED = nn.Conv2d(1, 1, 3, dilation=2)
+SEARCHES = [
+    (trunk(call("a", 224, 112), call("b", 112, 56)), "a"),
+    (two_stages(102, 34), "a"),  # three times: one halving, of odd sides
+    (two_stages(103, 34), "b.a"),  # more: two of them, the last within
+    (two_stages(103, 34, between=155), "a"),  # but for what was lowered before it
+    (trunk(pool(224, 112), call("b", 112, 56)), None),  # no convolution before it
+    (trunk(call("b", 224, 112)), None),
+    (trunk(call("a", 224, 112), call("b", 112, 56), TOKENS), None),
+    (trunk(call("a", 224, 112), several(call("b", 112, 56), "inputs", 112, 56)), None),
+    (trunk(several(call("a", 224, 112), "outputs", 224, 112), call("b", 112, 56)), None),
+    (
+        trunk(
+            within(
+                several(call("a", 224, 56), "outputs", 112, 56),
+                call("a.a", 224, 112),
+                call("a.b", 112, 56),
+            ),
+            call("b", 112, 56),
+        ),
+        "a.a",  # the encoder's stages, not what follows it
+    ),
+    (trunk(call("a", 224, 112), call("b", 112, 56), call("c", 56, 56, DILATED)), None),
+    (trunk(call("a", 224, 112, DILATED), call("b", 112, 56), call("c", 56, 56, DILATED)), "a"),
+    (trunk(call("a", 224, 112), call("b", 112, 56), call("c", 56, 1)), "a"),
+]
+
+
+@pytest.mark.parametrize(("root", "place"), SEARCHES)
+def test_the_call_that_ends_the_last_stage_but_one(root: stages._Call, place: str | None) -> None:
+    found = stages._search(root)
+    assert (found.name if found else None) == place
+
+
+def test_a_stage_that_returns_more_than_a_tensor_is_none() -> None:
+    first = call("a", 224, 112)
+    first.single = False
+    assert stages._search(trunk(first, call("b", 112, 56))) is None
+
+
+@pytest.mark.parametrize(("stride", "place"), [(45, "0"), (56, None)])
+def test_maps_of_a_forty_eighth_of_the_image_are_extra_levels(
+    stride: int, place: str | None
+) -> None:
+    """Of 224 pixels: 5 and 4."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 1, stride), nn.Conv2d(4, 4, 3, 2, 1), nn.Conv2d(4, 4, 1)
+    )
+    assert stages.last_stage_but_one(network) == place
+
+
+def test_sides_are_of_square_maps_wherever_they_are() -> None:
+    square, flat, row = torch.zeros(1, 2, 7, 7), torch.zeros(1, 2, 7, 5), torch.zeros(1, 7, 7)
+    assert stages._sides([{"a": (square, flat)}, row, None, "b"]) == {7}
+    assert stages._sides({"a": square, "b": [torch.zeros(1, 1, 3, 3)]}) == {7, 3}
+    assert call("a", 8, 1).out == 1 and several(call("a", 8, 4), "inputs", 3, 9).into == 9
+    assert several(call("a", 8, 4), "outputs", 3, 9).out == 3
+
+
+@pytest.mark.parametrize(
+    ("kernel", "dilation", "dilates"),
+    [(3, 1, False), (1, 2, False), (3, 2, True), ((1, 3), (1, 2), True), ((1, 1), (2, 2), False)],
+)
+def test_a_dilation_of_more_than_a_place(kernel: Any, dilation: Any, dilates: bool) -> None:
+    assert stages._dilates(nn.Conv2d(1, 1, kernel, dilation=dilation)) is dilates
