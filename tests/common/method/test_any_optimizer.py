@@ -122,6 +122,33 @@ def check_wrapped(model: nn.Module, optimizer: Optimizer, inner: Optimizer) -> N
     assert decays(inner) == [BASE]
 
 
+@pytest.mark.parametrize(
+    "names", [("optimizer", "_base_optimizer"), ("_base_optimizer", "optimizer")]
+)
+def test_a_wrapper_in_a_wrapper(names: tuple[str, str]) -> None:
+    """As timm's Lookahead in what Accelerate prepares: the groups are one and the same list."""
+    model = network()
+    inner = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=BASE)
+    wrapped: Optimizer = inner
+    for name in names:
+        outer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=BASE)
+        outer.param_groups = inner.param_groups
+        setattr(outer, name, wrapped)
+        wrapped = outer
+    check_wrapped(model, wrapped, inner)
+    assert FocusedTraining(model, (wrapped,), weight_decay=MAGNIFIED).optimizers == [inner]
+
+
+def test_a_magnified_decay_that_is_no_larger() -> None:
+    """Equal is silent; the largest of the groups decides."""
+    model = network()
+    groups = [{"params": [p], "weight_decay": BASE * n} for n, p in enumerate(model.parameters())]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    FocusedTraining(model, optimizer, weight_decay=3 * BASE)
+    with pytest.warns(UserWarning, match=r"decay 0\.059 is below the optimizer's own 0\.06: raise"):
+        FocusedTraining(model, optimizer, weight_decay=0.059)
+
+
 def test_an_optimizer_that_merely_holds_another_is_left_alone() -> None:
     model = network()
     outer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=BASE)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import FocusedDropout, focused_dropout
+from common.method.draws import derived, uniform
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 FORMATS = [torch.contiguous_format, torch.channels_last]
@@ -108,6 +109,40 @@ def test_gamma_comes_from_the_default_generator_in_float32() -> None:
         assert torch.equal(layer(x), first)
     finally:
         torch.set_default_dtype(default)
+
+
+def test_a_fixed_gamma_draws_nothing() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    for gamma in (0, 0.45, (0.45, 0.45)):
+        layer = active(FocusedDropout(gamma))
+        assert layer.gamma == (0, 0) if gamma == 0 else layer.gamma == (0.45, 0.45)
+        assert [type(end) for end in layer.gamma] == [float, float]
+        layer(torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_gamma_of_a_batch_is_one_draw() -> None:
+    """Of the generator; or of the key of the batch's first image."""
+    layer, x = active(FocusedDropout((0.2, 0.8), gamma_per="batch")), torch.rand(8, 3, 6, 6)
+    torch.manual_seed(5)
+    drawn = layer(x)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, focused_dropout(x, 0.2 + (0.8 - 0.2) * torch.rand(())))
+    layer.keys = torch.arange(8) + 3
+    gamma = 0.2 + (0.8 - 0.2) * uniform(derived(torch.tensor([3]), 0))[0]
+    assert torch.equal(layer(x), focused_dropout(x, gamma))
+
+
+def test_a_gamma_of_each_unit_is_drawn_by_rows() -> None:
+    layer, x = active(FocusedDropout((0.2, 0.8), gamma_per="unit")), torch.rand(4, 3, 5, 6)
+    torch.manual_seed(5)
+    drawn = layer(x)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, focused_dropout(x, 0.2 + (0.8 - 0.2) * torch.rand(4, 5, 6)))
+    layer.keys = torch.arange(4)
+    gamma = 0.2 + (0.8 - 0.2) * uniform(derived(torch.arange(4), 0), 30).view(4, 5, 6)
+    assert torch.equal(layer(x), focused_dropout(x, gamma))
 
 
 def test_activation_checkpointing_draws_the_same_mask_again() -> None:

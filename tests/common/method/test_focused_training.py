@@ -1,6 +1,7 @@
 """What a participating step switches on, restores and reports."""
 
 import copy
+import inspect
 import pickle
 import re
 import warnings
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
 
 from common import FocusedDropout, FocusedTraining, focused_dropout
+from common.method.draws import derived
 from common.method.focused_training import participates
 from common.method.magnified import Magnified
 
@@ -283,6 +285,87 @@ def test_gradient_accumulation_has_one_decision_a_step() -> None:
     report = focus.end_epoch()
     assert report["steps"] == 10 and report["participating_steps"] == taking
     assert report["images"] == taking * 4 * 2
+
+
+def test_what_is_not_said() -> None:
+    """The rate of the paper, the best decay of its Figure 6c, seed 0, each step by its own draw."""
+    model = network()
+    focus = FocusedTraining(model, sgd(model))
+    assert (focus.participation_rate, focus.weight_decay, focus.seed) == (0.1, 1e-3, 0)
+    assert focus.steps_per_epoch is None
+    given = inspect.signature(FocusedTraining).parameters
+    last = [(name, given[name].default) for name in list(given)[-3:]]
+    assert last == [("steps_per_epoch", None), ("decay_only", False), ("freeze_bn_stats", False)]
+
+
+@pytest.mark.parametrize("rate", [0, 0.0, 1, 1.0])
+def test_the_ends_of_the_ranges_are_allowed(rate: float) -> None:
+    model = network()
+    focus = FocusedTraining(model, sgd(model, 0.25), rate, 0.25, steps_per_epoch=1)
+    assert focus.participates(7) is (rate == 1)
+    with pytest.warns(UserWarning, match=r"decay 0\.0 is below the optimizer's own 0\.25"):
+        zero = FocusedTraining(model, optimizer := sgd(model, 0.25), 1.0, 0.0)
+    with zero.step(0):
+        assert decays(optimizer) == [0.0]
+    assert decays(optimizer) == [0.25]
+
+
+def test_what_was_switched_by_hand_is_so_again() -> None:
+    """A layer that was on; a BatchNorm that keeps no statistics; and a seed of another type."""
+    model = nn.Sequential(
+        *network(), nn.BatchNorm2d(2, track_running_stats=False), nn.BatchNorm2d(2)
+    )
+    focus = FocusedTraining(model, sgd(model), 1.0, seed=torch.tensor(7), freeze_bn_stats=True)  # type: ignore[arg-type]
+    assert type(focus.seed) is int and focus.seed == 7
+    layer_of(model).active = True
+    with focus.step(0):
+        assert [norm.track_running_stats for norm in model[-2:]] == [False, False]
+    assert layer_of(model).active
+    assert [norm.track_running_stats for norm in model[-2:]] == [False, True]
+    alone = FocusedTraining(model, sgd(model), 1.0, decay_only=True, freeze_bn_stats=True)
+    with alone.step(0):
+        assert model[-1].track_running_stats  # the layers are off: every map is whole
+
+
+def test_a_resting_step_may_lie_inside_a_participating_one() -> None:
+    model = network()
+    focus = FocusedTraining(model, optimizer := sgd(model))
+    taking, resting = first_step(focus, True), first_step(focus, False)
+    with focus.step(taking), focus.step(resting) as participating:
+        assert not participating and layer_of(model).active and decays(optimizer) == [1e-3]
+
+
+def test_each_layer_has_keys_of_its_own() -> None:
+    model = nn.Sequential(*(FocusedDropout() for _ in range(3)), nn.Conv2d(1, 1, 1))
+    focus = FocusedTraining(model, sgd(model))
+    keys = torch.tensor([5, 2**32 - 1])
+    focus.draw_from(keys)
+    expected = [keys, derived(keys, -1), derived(keys, -2)]
+    assert [layer.keys.tolist() for layer in focus.layers] == [e.tolist() for e in expected]
+    focus.draw_from(None)
+    assert [layer.keys for layer in focus.layers] == [None] * 3
+
+
+def test_counts_are_taken_and_restored() -> None:
+    """Those of an older checkpoint lack the last of a layer's five."""
+    model = nn.Sequential(*(FocusedDropout(0.5, signed=True) for _ in range(2)), nn.Conv2d(1, 1, 1))
+    focus = FocusedTraining(model, sgd(model), 0.5)
+    x = torch.tensor([[[[4.0, 3.0, 2.0, 1.0]]], [[[-1.0, -2.0, -3.0, -4.0]]]])
+    for step in range(10):
+        with focus.step(step):
+            model(x)
+    taking = sum(focus.participates(step) for step in range(10))
+    kept, images = 6 * taking, 2 * taking
+    totals = [kept, 8 * taking, taking, images, taking]
+    counts = focus.counts()
+    assert counts == {"seen": 10, "took_part": taking, "totals": [totals, totals]}
+    report = focus.end_epoch()
+    assert focus.counts() == {"seen": 0, "took_part": 0, "totals": [[0] * 5] * 2}
+    focus.restore_counts(counts | {"totals": [totals[:4], totals]})
+    assert focus.counts()["totals"] == [[*totals[:4], 0], totals]
+    assert focus.end_epoch() == report
+    with pytest.raises(ValueError, match="zip"):
+        focus.restore_counts(counts | {"totals": [totals]})
 
 
 # --------------------------------------------------------------------------- reports and errors

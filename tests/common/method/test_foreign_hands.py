@@ -107,6 +107,8 @@ LEGITIMATE: dict[str, Log] = {
     "a size of batch looked for": [0, 1, 0, 0, 1, 2, 0, 1, 2, 3, END, 4],
     "reports every few steps": [*range(5), END, *range(5, 10), END, END, *range(10, 15), END],
     "some steps left out": [0, 2, 4, END, 6, 8, 10, END],
+    "counts that begin at 2": epochs(2, 12, 3),
+    "counts that begin alike and end otherwise": [*range(5), *range(6), *range(5), *range(6)],
 }
 
 
@@ -291,6 +293,20 @@ def test_passes_before_the_block_are_told() -> None:
         take_steps(focus, 4, "before", "inside")
     assert len(w) == 1 and w[0].filename == __file__
     assert layers_of(model)[0].statistics()["images"] == 0
+
+
+def test_the_third_step_without_a_pass_leaves_no_doubt() -> None:
+    """And not a third one of a network that has run inside of one before."""
+    _, _, focus = driven(1.0)
+    with pytest.warns(UserWarning, match="network runs outside the blocks"):
+        take_steps(focus, 3, "before", "inside")
+    _, _, focus = driven(1.0)
+    take_steps(focus, 1, "inside", "inside")
+    model, x = focus._model, torch.rand(2, 3, 6, 6)
+    for number in range(1, 6):
+        model(x)
+        with focus.step(number):
+            focus.optimizer.step()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])

@@ -274,3 +274,83 @@ def test_names_are_listed_level_by_level_as_far_as_they_can_be_read() -> None:
 
     assert names(10) == "a, a.x, a.y, b, b.x, b.y, ... (40 more)"
     assert names(1) == "a, a.x, a.x.conv0, a.y, a.y.conv0, b, b.x, b.x.conv0, b.y, b.y.conv0"
+
+
+def holder(network: nn.Module, layer: nn.Module) -> tuple[str, str]:
+    """Name the module that holds a layer, and what it calls it."""
+    ((name, label),) = (
+        (name, label)
+        for name, module in network.named_modules()
+        for label, inner in module._modules.items()
+        if inner is layer
+    )
+    return name, label
+
+
+class Backwards(nn.Sequential):
+    """A container with a forward of its own, which would call a member that it does not know."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for member in reversed(self):
+            x = member(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("place", "owner", "label", "hooked"),
+    [
+        ("stem", "stem", "focused_dropout", False),  # a Sequential, which calls it last
+        ("stem.1", "stem.1", "focused_dropout", True),
+        ("body", "", "focused_dropout_body", True),
+        ("body.0", "", "focused_dropout_body_0", True),
+        ("body.0.0", "body.0.0", "focused_dropout", True),
+        ("deep.a.0", "deep", "focused_dropout_deep_a_0", True),
+    ],
+)
+def test_who_holds_the_layer_and_under_which_name(
+    place: str, owner: str, label: str, hooked: bool
+) -> None:
+    """The module itself, or the nearest around it that does not call its members by itself."""
+    network = nn.Module()
+    network.stem = nn.Sequential(nn.ReLU(), nn.ReLU())
+    network.body = Backwards(Backwards(nn.ReLU()))
+    network.deep = nn.Module()
+    network.deep.a = nn.ModuleDict({"0": Backwards(nn.ReLU())})
+    insert_after(network, place, layer := FocusedDropout())
+    assert holder(network, layer) == (owner, label)
+    assert layer._hooked is hooked and layer.place == place
+    insert_layer_after(network, place, other := Doubled(), "doubled")
+    assert holder(network, other) == (owner, label.replace("focused_dropout", "doubled"))
+    assert len(network.get_submodule(place)._forward_hooks) == 2 * hooked
+
+
+def named(network: nn.Module) -> str:
+    with pytest.raises(ValueError, match="it has ") as raised:
+        insert_after(network, "nothing", FocusedDropout())
+    return str(raised.value).partition("it has ")[2]
+
+
+@pytest.mark.parametrize(("count", "more"), [(40, ""), (41, ", ... (1 more)")])
+def test_forty_names_are_the_most(count: int, more: str) -> None:
+    flat = nn.Sequential(*(nn.ReLU() for _ in range(count)))
+    assert named(flat) == ", ".join(map(str, range(40))) + more
+    deep = nn.Module()
+    deep.a = nn.Module()
+    for label, convolutions in (("x", 18), ("y", count - 21)):
+        part = nn.Module()
+        for number in range(convolutions):
+            part.add_module(f"c{number}", nn.Conv2d(1, 1, 1))
+        deep.a.add_module(label, part)
+    names = named(deep).split(", ")
+    assert len(names) == (40 if count == 40 else 4)
+    assert names[:3] == (["a", "a.x", "a.x.c0"] if count == 40 else ["a", "a.x", "a.y"])
+    assert names[-1] == ("a.y.c18" if count == 40 else "... (38 more)")
+
+
+def test_names_go_six_levels_deep() -> None:
+    network: nn.Module = nn.Conv2d(1, 1, 1)
+    for _ in range(8):
+        outer = nn.Module()
+        outer.a = network
+        network = outer
+    assert named(network) == "a, a.a, a.a.a, a.a.a.a, a.a.a.a.a, a.a.a.a.a.a, ... (2 more)"
