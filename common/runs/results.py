@@ -153,9 +153,11 @@ def append_rows(path: Path, kind: type[Row], rows: Iterable[Row], key: Sequence[
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         if not file.tell():
             writer.writeheader()
-        lines = [_line(row) for row in rows]
-        new = [line for line in lines if tuple(line[name] for name in key) not in known]
-        writer.writerows(new)
+        new: dict[tuple[str, ...], dict[str, str]] = {}
+        for line in map(_line, rows):
+            if (run := tuple(line[name] for name in key)) not in known:
+                new.setdefault(run, line)  # two folders may hold one and the same run
+        writer.writerows(new.values())
         file.write(text.getvalue())  # in one piece
     return len(new)
 

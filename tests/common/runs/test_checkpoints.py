@@ -78,6 +78,131 @@ def test_the_reason_is_the_first_line_of_an_error(
         checkpoints.load(tmp_path / "last.pt")
 
 
+def test_a_reason_is_of_a_hundred_and_twenty_characters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, the kind of the error tells; and nothing but tensors is read, to the CPU."""
+    checkpoints.save({}, tmp_path / "last.pt")
+    given: list[dict[str, Any]] = []
+    errors: list[Exception] = [ValueError(), ValueError("x" * 121), ValueError("x" * 120)]
+
+    def fail(*_: object, **options: Any) -> None:
+        given.append(options)
+        raise errors.pop(0)
+
+    monkeypatch.setattr("torch.load", fail)
+    for told in ("ValueError", "x" * 120, "x" * 120):
+        with pytest.raises(InputError, match=rf"give another \({told}\)$"):
+            checkpoints.load(tmp_path / "last.pt")
+    assert given == [{"map_location": "cpu", "weights_only": True}] * 3
+
+
+def named(module: str, length: int, opcode: bytes = b"c") -> bytes:
+    """Pickle the class of a name of so many characters, module included."""
+    mark = b"(" if opcode == b"i" else b""
+    name = "x" * (length - len(module) - 1)
+    return mark + opcode + f"{module}\n{name}\n.".encode()
+
+
+@pytest.mark.parametrize("opcode", [b"c", b"i"])
+def test_a_name_of_two_hundred_characters_may_be_one(opcode: bytes) -> None:
+    checkpoints.check_names(named("os", 200, opcode))
+    too_long = named("os", 201, opcode)
+    with pytest.raises(
+        pickle.UnpicklingError, match=r"^it names os x{37}\.\.\., which is no class$"
+    ):
+        checkpoints.check_names(too_long)
+    checkpoints.check_names(named("os", 9) + too_long)
+    with pytest.raises(pickle.UnpicklingError, match="no class"):
+        checkpoints.check_names(named("os", 9) + too_long, pickles=2)
+
+
+def test_names_in_a_file_are_looked_at_before_torch_does(tmp_path: Path) -> None:
+    checkpoints.save({"step": 1}, tmp_path / "whole.pt")
+    for length, told in ((200, "Weights only load failed"), (201, "which is no class")):
+        with (
+            zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+            zipfile.ZipFile(tmp_path / f"{length}.pt", "w") as changed,
+        ):
+            for entry in whole.namelist():
+                content = whole.read(entry)
+                pickled = entry.endswith("data.pkl")
+                changed.writestr(entry, named("os", length) if pickled else content)
+        with pytest.raises(InputError, match=told):
+            checkpoints.load(tmp_path / f"{length}.pt")
+
+
+def test_parts_that_are_larger_than_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    checkpoints.save({"step": 1}, path)
+    content = bytearray(path.read_bytes())
+    size = content.index(b"PK\1\2") + 24  # of the first part, in the list at the end
+    content[size : size + 4] = len(content).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"give another \(its parts are larger than the whole\)$"):
+        checkpoints.load(path)
+
+
+RESUMED: list[tuple[dict[str, Any], str | None]] = [
+    ({"model": {}, "optimizer": {}, "step": 1}, None),
+    ({"model": {}, "optimizer": {}, "step": 1, "more": 2}, None),
+    ({"model": {}, "epoch": 1, "metrics": {}}, "the weights of an evaluation, such as best.pt"),
+    ({"model": {}, "epoch": 1, "metrics": {}, "step": 1}, "the weights of an evaluation"),
+    ({"model": {}, "optimizer": {}}, "no checkpoint of this project"),
+    ({"model": {}, "metrics": {}}, "no checkpoint of this project"),
+    ({}, "no checkpoint of this project"),
+    ({"weight": torch.ones(1), "epoch": 3}, "weights alone, no state of a training"),
+]
+
+
+@pytest.mark.parametrize(("content", "held"), RESUMED, ids=[str([*c]) for c, _ in RESUMED])
+def test_what_a_training_resumes_from(
+    tmp_path: Path, content: dict[str, Any], held: str | None
+) -> None:
+    checkpoints.save(content, tmp_path / "some.pt")
+    if held is None:
+        assert checkpoints.load_to_resume(tmp_path / "some.pt") == content
+        return
+    with pytest.raises(InputError, match=f"holds {held}.*: --resume takes the last.pt of a run$"):
+        checkpoints.load_to_resume(tmp_path / "some.pt")
+
+
+def test_where_the_one_before_is_damaged_too_nothing_is_moved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "last.pt"
+    for step in range(2):
+        checkpoints.save({"step": step}, path, keep_previous=True)
+    for each in (path, previous(path)):
+        each.write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match=r"last\.previous\.pt is not a checkpoint"):
+        checkpoints.load_last(path)
+    assert files(tmp_path) == ["last.previous.pt", "last.pt"]
+    path.unlink()
+    checkpoints.save({"step": 3}, previous(path))
+    capsys.readouterr()
+    assert checkpoints.load_last(path) == {"step": 3}
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.endswith(
+        "last.pt is missing: its writing was cut short; resuming from last.previous.pt"
+    )
+    assert files(tmp_path) == ["last.previous.pt"]
+
+
+def test_the_generator_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    device, set_to = torch.device("cuda", 1), []
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda of: f"the state of {of}")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *given: set_to.append(given))
+    state = checkpoints.random_state(device)
+    assert list(state) == ["python", "torch", "cuda"] and state["cuda"] == "the state of cuda:1"
+    assert list(checkpoints.random_state(torch.device("cpu"))) == ["python", "torch"]
+    checkpoints.restore_random_state(state, device)
+    assert set_to == [("the state of cuda:1", device)]
+    state.pop("cuda")
+    checkpoints.restore_random_state(state, device)
+    assert len(set_to) == 1
+
+
 def test_random_state_goes_back_to_where_it_was() -> None:
     state = checkpoints.random_state(torch.device("cpu"))
     drawn = torch.rand(3), random.random()

@@ -172,3 +172,29 @@ def test_nothing_is_said_without_a_spread(deviation: float, n: int, message: str
 def test_no_number_of_seeds_is_enough() -> None:
     with pytest.raises(ValueError, match="more than 100,000 seeds"):
         seeds_needed(1e-9, 1.0)
+
+
+def test_a_hundred_thousand_seeds_are_the_most_and_two_the_least() -> None:
+    least = detectable(1.0, 100_000)
+    assert seeds_needed((1 + 1e-6) * least, 1.0) == 100_000
+    with pytest.raises(ValueError, match=r"^a difference of .* more than 100,000 seeds$"):
+        seeds_needed((1 - 1e-6) * least, 1.0)
+    assert seeds_needed(1000.0, 1.0) == 2
+    for deviation in (-1.0, math.nan):
+        with pytest.raises(ValueError, match=f"must be above 0, not {deviation}"):
+            power(1.0, deviation, 3)
+
+
+def test_power_by_hand() -> None:
+    """Without a difference, the level of the test; of a large one, certainty."""
+    for n in (2, 3, 10):
+        assert power(0.0, 1.0, n) == pytest.approx(0.05, abs=1e-9)
+    assert power(100.0, 1.0, 5) == pytest.approx(1.0, abs=1e-9)
+    assert power(-0.3, 0.25, 8) == power(0.3, 0.25, 8)
+    # By the noncentral t itself: beyond 4.3027, of two degrees, at a shift of 3 ** 0.5.
+    expected = stats.nct.sf(4.302652729749464, 2, 3**0.5) + stats.nct.sf(
+        4.302652729749464, 2, -(3**0.5)
+    )
+    assert power(2.0, 2.0, 3) == pytest.approx(expected, rel=1e-9)
+    assert detectable(2.0, 8, 0.9) > detectable(2.0, 8) == detectable(2.0, 8, 0.8)
+    assert seeds_needed(0.5, 1.0) == seeds_needed(0.5, 1.0, 0.8) < seeds_needed(0.5, 1.0, 0.9)

@@ -18,6 +18,8 @@ from common.errors import InputError
 from common.runs.results import (
     KEY,
     append_rows,
+    changes,
+    describe_changes,
     facts,
     flatten,
     log_path,
@@ -52,6 +54,47 @@ def test_appending_twice_adds_nothing(tmp_path: Path) -> None:
     assert (first["seed"], second["seed"]) == ("4", "5")
     assert first["accuracy"] == "0.7" and first["test_accuracy"] == ""
     assert first["changes"] == "epochs=3 milestones=1.5,2.25"
+
+
+def test_a_run_that_is_given_twice_is_appended_once(tmp_path: Path) -> None:
+    """As that of a folder that was copied; of two accuracies the first stays."""
+    path = tmp_path / "results.csv"
+    rows = [Row(), Row(seed=5), Row(accuracy=0.9)]
+    assert append_rows(path, Row, rows) == 2
+    with path.open(newline="") as file:
+        lines = [(line["seed"], line["accuracy"]) for line in csv.DictReader(file)]
+    assert lines == [("4", "0.7"), ("5", "0.7")]
+
+
+def test_a_table_to_the_character(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    append_rows(path, Row, [])
+    header = "recipe,changes,data,seed,started,accuracy,test_accuracy\n"
+    assert path.read_bytes() == header.encode()
+    append_rows(path, Row, [Row(changes="a,b", test_accuracy=0.0)])
+    line = 'small,"a,b",squares,4,2026-01-02T03:04:05+00:00,0.7,0.0\n'
+    assert path.read_bytes() == (header + line).encode()
+
+
+@dataclass(frozen=True)
+class Inner:
+    milestones: tuple[float, ...] = (1.5, 2.25)
+    rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Recipe:
+    inner: Inner = Inner()
+    epochs: int = 3
+    name: str | None = None
+
+
+def test_changes_by_hand() -> None:
+    now = Recipe(Inner((4.0, 5.0)), 9, None)
+    assert changes(Recipe(), now) == {"inner.milestones": (4.0, 5.0), "epochs": 9}
+    assert describe_changes(Recipe(), now) == "inner.milestones=4.0,5.0 epochs=9"
+    assert changes(now, now) == {} and describe_changes(now, now) == ""
+    assert describe_changes(Recipe(name="a"), Recipe(Inner(()))) == "inner.milestones= name=None"
 
 
 def test_a_run_whose_key_lacks_a_value_is_appended_once(tmp_path: Path) -> None:
