@@ -47,7 +47,7 @@ TESTS: dict[str, str] = {
     "detect/data/batches.py": "tests/detect/data/test_batches.py",
     "common/runs/checkpoints.py": "tests/common/runs/test_checkpoints.py "
     "tests/common/training/test_resume.py",
-    "common/training/checkpointing.py": "tests/common/runs/test_checkpoints.py "
+    "common/training/checkpointing.py": "tests/common/training/test_checkpointing.py "
     "tests/common/training/test_resume.py tests/common/training/test_loop.py",
     "common/training/batch_size.py": "tests/common/training/test_batch_size.py",
     "common/training/epoch_means.py": "tests/common/training/test_epoch_means.py "
