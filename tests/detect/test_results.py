@@ -100,6 +100,26 @@ def test_backbones_without_a_card(tmp_path: Path, backbone: dict[str, Any], name
     assert row.participating_steps is None
 
 
+@pytest.mark.parametrize(
+    ("metrics", "accuracy"),
+    [
+        ({"val_accuracy": 0.0}, 0.0),
+        ({"val_accuracy": 1}, None),
+        ({"val_accuracy": "0.4"}, None),
+        ({}, None),
+        ([0.4], None),
+        (None, None),
+    ],
+)
+def test_a_card_from_elsewhere_may_hold_anything(
+    tmp_path: Path, metrics: Any, accuracy: float | None
+) -> None:
+    row = row_of(write_run(tmp_path / "run", CARD | {"metrics": metrics, "file": "a.pth"}, []))
+    assert row is not None and row.backbone_accuracy == accuracy
+    named = row_of(write_run(tmp_path / "named", CARD | {"recipe_name": "", "file": "a.pth"}, []))
+    assert named is not None and named.backbone == "a.pth"
+
+
 def test_what_is_not_evaluated_has_no_row(tmp_path: Path) -> None:
     assert row_of(tmp_path) is None
     evaluated = write_run(tmp_path / "run", CARD, [])

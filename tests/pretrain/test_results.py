@@ -80,6 +80,47 @@ def test_a_row_by_hand(tmp_path: Path) -> None:
     )
 
 
+def edited(run: Path, *edits: dict[str, Any]) -> Path:
+    """Change the records of the epochs; a value of None leaves its field out."""
+    log = run / "metrics.jsonl"
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    for record, edit in zip(records, edits, strict=False):
+        record |= edit
+        for name in [name for name, value in edit.items() if value is None]:
+            del record[name]
+    log.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return run
+
+
+def test_of_epochs_that_were_evaluated_the_first_of_the_best_counts(tmp_path: Path) -> None:
+    recipe = short(RECIPES[NAME]())
+    equal = edited(write_run(tmp_path / "equal", recipe), {"val_accuracy": 0.7})
+    row = row_of(equal)
+    assert row is not None and (row.best_epoch, row.best_accuracy, row.last_accuracy) == (
+        1,
+        0.7,
+        0.6,
+    )
+    rare = edited(write_run(tmp_path / "rare", recipe), {}, {"val_accuracy": None})
+    row = row_of(rare)
+    assert row is not None and (row.best_epoch, row.best_accuracy) == (3, 0.6)
+
+
+def test_without_participating_steps_nothing_is_kept(tmp_path: Path) -> None:
+    off: dict[str, Any] = {"focus_keep_ratio": None, "focus_participating_steps": None}
+    row = row_of(edited(write_run(tmp_path / "run", short(RECIPES[NAME]())), off, off, off))
+    assert row is not None and row.keep_ratio is row.participating_steps is None
+
+
+def test_a_run_that_was_lengthened_is_finished_by_its_recipe(tmp_path: Path) -> None:
+    """The log of three epochs, the recipe of three, two and four."""
+    for epochs, finished in ((2, True), (3, True), (4, False)):
+        recipe = RECIPES[NAME]()
+        few = replace(recipe.optimization, epochs=epochs, milestones=())
+        run = write_run(tmp_path / str(epochs), replace(recipe, optimization=few))
+        assert (row_of(run) is not None) is finished
+
+
 def test_an_unfinished_run_has_no_row(tmp_path: Path) -> None:
     recipe = short(RECIPES[NAME]())
     assert row_of(tmp_path / "nothing") is None

@@ -34,6 +34,77 @@ def test_tables_compare_what_the_paper_compares() -> None:
         assert {mean for mean, _ in found} == {mean for mean, _ in table.values()}
 
 
+def test_experiments_are_of_the_papers_data_and_networks() -> None:
+    of_tables = ("resnet20", "resnet56", "resnet110", "vgg19", "densenet100", "wrn28")
+    expected = {
+        "table1": ("Table 1", "cifar10", of_tables),
+        "table2": ("Table 2", "cifar100", of_tables),
+        "table3": ("Table 3", "tiny-imagenet", ("resnet110",)),
+        "table4": ("Table 4", "cifar100", ("resnet56",)),
+        "controls": ("Controls", "cifar100", ("resnet56",)),
+        "rates": ("Rates of the other dropouts", "cifar100", ("resnet56",)),
+        "figure2": ("Figure 2", "cifar10", ("resnet56",)),
+        "figure4": ("Figure 4", "tiny-imagenet", ("resnet110",)),
+        "figure5": ("Figure 5", "cifar100", ("resnet110",)),
+        "figure6a": ("Figure 6a", "cifar100", ("resnet56",)),
+        "figure6b": ("Figure 6b", "cifar100", ("resnet56",)),
+        "figure6c": ("Figure 6c", "cifar100", ("resnet56",)),
+    }
+    assert {name: (e.title, e.dataset, e.networks) for name, e in EXPERIMENTS.items()} == expected
+    assert [name for name, e in EXPERIMENTS.items() if e.one_seed] == ["figure2", "figure4"]
+    assert EXPERIMENTS["rates"].values == (0.05, 0.1, 0.2, 0.4)
+    sweeps = {name: e.varied for name, e in EXPERIMENTS.items() if e.varied}
+    assert sweeps == {
+        "rates": "dropout.rate",
+        "figure6a": "focus.participation_rate",
+        "figure6b": "focus.gamma",
+        "figure6c": "focus.weight_decay",
+    }
+
+
+def test_a_cell_says_what_is_varied_and_whose() -> None:
+    def labels(name: str) -> list[tuple[str, str, str]]:
+        return [(c.label, c.arm, c.name) for c in cells(EXPERIMENTS[name]) if c.value]
+
+    method = "cifar100-resnet56-fd"
+    assert labels("figure6a")[0] == ("participation rate 0.05", "0.05", method)
+    assert labels("figure6b")[3:] == [
+        ("gamma 0.3 to 0.6", "0.3-0.6", method),
+        ("gamma 0.6 to 0.9", "0.6-0.9", method),
+    ]
+    assert labels("figure6c")[0] == ("weight decay 0.0002", "0.0002", method)
+    last = f"{paper.ARMS['dropblock-mwd']}, rate 0.4"
+    assert labels("rates")[-1] == (last, "dropblock-mwd-0.4", "cifar100-resnet56-dropblock-mwd")
+    for cell in cells(EXPERIMENTS["rates"])[2:]:
+        assert f"{cell.recipe.dropout.rate:g}" == cell.value
+        assert cell.recipe == replace(
+            RECIPES[cell.name](),
+            dropout=replace(RECIPES[cell.name]().dropout, rate=cell.recipe.dropout.rate),
+        )
+        assert cell.reported is None and not cell.is_baseline
+
+
+def test_flags_and_folder_by_hand() -> None:
+    def change(recipe: Recipe) -> Recipe:
+        odd = replace(
+            recipe.optimization, nesterov=True, channels_last=False, milestones=(1.0, 2.5)
+        )
+        return replace(recipe, optimization=odd)
+
+    run = plan(cells(EXPERIMENTS["figure6b"])[-1:], [3], Path("out"), change)[0]
+    assert run.flags() == [
+        *("--optimization.nesterov", "--optimization.milestones", "1.0", "2.5"),
+        *("--optimization.no-channels-last", "--focus.gamma", "0.6", "0.9"),
+    ]
+    changed = (
+        "optimization.nesterov=True,optimization.milestones=1.0,2.5,"
+        "optimization.channels_last=False,focus.gamma=0.6,0.9"
+    )
+    assert run.folder == Path("out") / f"cifar100-resnet56-fd,{changed}" / "seed-3"
+    (plain,) = plan(cells(EXPERIMENTS["figure2"]), [0], Path("out"))
+    assert plain.flags() == [] and plain.folder == Path("out/cifar10-resnet56/seed-0")
+
+
 def test_every_experiment_has_one_baseline_a_network() -> None:
     for experiment in EXPERIMENTS.values():
         baselines = [cell.network for cell in cells(experiment) if cell.is_baseline]

@@ -92,3 +92,52 @@ def test_nothing_run(tmp_path: Path) -> None:
     text = render(EXPERIMENT, runs, {})
     assert "None of 7 runs is done." in text
     assert text.count("not run") == 14
+
+
+def test_the_whole_page_to_the_letter(tmp_path: Path) -> None:
+    """A baseline of two seeds and an arm of one; one of the commits is not known."""
+    experiment = replace(
+        EXPERIMENTS["figure4"], networks=("resnet110",), arms=("baseline", "fd"), title="Figure 4"
+    )
+    runs = plan(cells(experiment), [1, 0], tmp_path, lambda recipe: shortened(recipe, 0.25))
+    rows = {
+        run.folder: replace(
+            row(run, 0.5 + 0.1 * run.seed + 0.05 * (not run.cell.is_baseline), 0.5),
+            commit=None if run.seed else "abc",
+        )
+        for run in runs
+        if run.cell.is_baseline or run.seed == 1
+    }
+    assert (
+        render(experiment, runs, rows)
+        == """# Figure 4: Tiny ImageNet
+
+## resnet110
+
+**Scaled: 75 of 300 epochs (25.0%).** Not the paper's training.
+
+| | paper | n | best epoch | last epoch |
+|---|---|---|---|---|
+| Baseline | 62.42 ± 0.25 | 2 | 55.00 ± 7.07 | 50.00 ± 0.00 |
+| FocusedDropout | 64.58 ± 0.16 / +2.16 | 1 | 65.00 / +5.00 | 50.00 / +0.00 |
+
+Accuracy in percent, mean ± sample standard deviation over n seeds. Behind a slash: the difference
+to our baseline, mean over the seeds that both have, with its 95% interval (Student's t, paired by
+seed; none from one seed), and from six seeds on the p-value of the sign-flip test.
+Best epoch: the highest accuracy on the test images over all epochs, as the paper reports it; the
+choice flatters every arm. Last epoch: after the whole training.
+
+3 of 4 runs; seeds 0, 1; data cifar100 (archive), 50000 training images; a processor; \
+torch 2.15.0; commit None, abc; 1.50 hours of training.
+"""
+    )
+
+
+def test_an_arm_that_was_not_scored_on_test_images_is_no_error(tmp_path: Path) -> None:
+    def hold_out(recipe: Recipe) -> Recipe:
+        return replace(recipe, images=replace(recipe.images, held_out=1))
+
+    held = plan(cells(EXPERIMENTS["figure2"]), [0], tmp_path, hold_out)
+    text = render(EXPERIMENTS["figure2"], held, {held[0].folder: row(held[0], 0.9, 0.8)})
+    assert line(text, "Baseline")[2:] == ["1", "0.00"]
+    assert "| | paper | n | chosen epoch |\n|---|---|---|---|\n" in text
