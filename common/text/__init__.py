@@ -8,6 +8,7 @@ from common.text.escaping import (
     in_line,
     in_lines,
     in_markdown,
+    no_name,
     shown,
 )
 from common.text.saying import say
@@ -20,6 +21,7 @@ __all__ = [
     "in_line",
     "in_lines",
     "in_markdown",
+    "no_name",
     "say",
     "shown",
 ]

@@ -17,11 +17,21 @@ _MARKUP = re.compile(
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word it means nothing
     r"|^[#=]|^[+-](?![\w.])|^\d+(?=[.)](?:\s|$))|(?<=\w):(?=//)|(?<=www)\."
 )
+_NO_NAMES = ("Cc", "Cs", "Zl", "Zp")
+"""Control characters, halves of a pair, and what ends a line; all else may be in a name: the
+narrow blank of a screenshot on macOS, the joiners of an emoji, emoji newer than this Python."""
 _MOST_SHOWN = 80
 _FORMULA = ("=", "+", "-", "@")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _MOST_BYTES = 180
 """Of the 255 that file systems grant a name, for there are a prefix and an ending, too."""
+
+
+def no_name(text: str) -> str | None:
+    """Return the first character that keeps a text from naming a file or a class; None: none."""
+    if text.isprintable():
+        return None
+    return next((c for c in text if unicodedata.category(c) in _NO_NAMES), None)
 
 
 def in_line(text: str) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.orientation import upright_size
+from common.text import no_name
 from detect.data.coco_files import OTHER_TASKS, load, read_categories, whole
 from detect.data.dataset import (
     LARGEST,
@@ -284,7 +285,7 @@ def _size(picture: Callable[[], Path], where: str) -> tuple[int, int]:
 def _is_id(value: Any) -> bool:
     """Whether this may name an image: ids become parts of file names and tables."""
     if isinstance(value, str):
-        return value.isprintable() and 0 < len(value) <= _MOST_ID
+        return not no_name(value) and 0 < len(value) <= _MOST_ID
     return isinstance(value, int) and abs(value) < 10**_MOST_ID
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.images.headers import SUFFIXES, UNREAD
 from common.images.orientation import upright_size
+from common.text import no_name
 from common.text import shown as shown  # as all readers of data show names
 from detect.data.faults import Faults
 
@@ -325,7 +326,7 @@ def class_name(value: object, where: str, remedy: str) -> str:
         raise InputError(f"{where} has a number for a name: {remedy}") from None
     if not name.strip():
         raise InputError(f"{where} has an empty name: write one")
-    if not name.isprintable():
+    if no_name(name):
         raise InputError(f"{where} is called {quoted(name)}, {why_not_shown(name)}: take it out")
     return name
 
@@ -334,8 +335,7 @@ def why_not_shown(name: str) -> str:
     """Say what a name holds that cannot be shown."""
     if len(f"{name}.".splitlines()) > 1:
         return "which holds a line break"
-    odd = next(character for character in name if not character.isprintable())
-    return f"which holds {quoted(odd)}, a character that cannot be shown"
+    return f"which holds {quoted(no_name(name) or '')}, a character that cannot be shown"
 
 
 def _split(wanted: str, found: Sequence[str]) -> list[str]:

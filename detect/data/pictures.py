@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.headers import SUFFIXES
+from common.text import no_name
 from detect.data.dataset import MissingFileError, quoted
 
 _MOST_NAME, _MOST_PATH = 240, 1000
@@ -26,7 +27,7 @@ def check_image_id(line: str, where: str) -> None:
     if not line:
         raise InputError(f"{where} is blank: write one image id per line")
     parts = line.replace("\\", "/").split("/")
-    if not line.isprintable() or {"", ".", ".."} & set(parts) or ":" in parts[0][1:2]:
+    if no_name(line) or {"", ".", ".."} & set(parts) or ":" in parts[0][1:2]:
         raise InputError(
             f"{where}: {quoted(line)} is no image id: name a file in the folder of images"
         )

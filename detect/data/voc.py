@@ -16,6 +16,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
+from common.text import no_name
 from detect.data.dataset import (
     Annotation,
     Entry,
@@ -99,7 +100,7 @@ def read_class_list(path: Path, lines: Iterable[str] | None = None) -> tuple[str
         raise InputError(f"{path} names no class: write one name per line")
     times = Counter(names)
     for name in names:
-        if not name.isprintable():
+        if no_name(name):
             raise InputError(
                 f"{path}: a class is called {quoted(name)}, {why_not_shown(name)}: take it out"
             )

@@ -135,7 +135,7 @@ def _columns(text: str) -> tuple[list[str], NDArray[np.float64]]:
 
 def _split(line: str) -> list[str]:
     """Split a line at blanks, commas or tabs; an image id may hold blanks."""
-    columns = line.split()
+    columns = line.rsplit(None, 5)
     if "," in line and any("," in column for column in columns[-5:]):
         columns = [column for column in re.split(r"[\s,]+", line) if column]
     return [" ".join(columns[:-5]), *columns[-5:]] if len(columns) > 6 else columns

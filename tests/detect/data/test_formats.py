@@ -271,7 +271,14 @@ def test_the_list_of_one_class_says_which_lists_hold_all(copied: dict[str, Path]
         open_data(root).read("2024:train")
 
 
-@pytest.mark.parametrize("stem", ["photo (1)", "img_000_jpg.rf.0a1b2c3d", "été.1", "x 1"])
+SCREENSHOT = "Screenshot at 3.45.12\u202fPM"  # as macOS calls them
+FAMILY = "\U0001f468\u200d\U0001f469\u200d\U0001f467"
+
+
+@pytest.mark.parametrize(
+    "stem",
+    ["photo (1)", "img_000_jpg.rf.0a1b2c3d", "été.1", "x 1", SCREENSHOT, FAMILY, "図\u3000面"],
+)
 def test_ids_with_dots_spaces_and_letters_of_any_language(
     copied: dict[str, Path], stem: str
 ) -> None:
@@ -281,6 +288,27 @@ def test_ids_with_dots_spaces_and_letters_of_any_language(
     (year / "ImageSets/Main/train.txt").write_text(f"{stem}\n", encoding="utf-8")
     (image,) = open_data(copied["devkit"]).read("2024:train")
     assert (image.annotation.image_id, image.path.stem) == (stem, stem)
+
+
+@pytest.mark.parametrize("name", [SCREENSHOT, FAMILY, "図\u3000面", "a\U000e0fffb"])
+def test_names_with_odd_blanks_and_joiners(copied: dict[str, Path], name: str) -> None:
+    file = copied["coco"] / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"file_name": f"{name}.jpg", "id": name}
+    for item in content["annotations"]:
+        item["image_id"] = name if item["image_id"] == 7 else item["image_id"]
+    content["categories"][1]["name"] = name
+    file.write_text(json.dumps(content))
+    (copied["coco"] / "annotations/instances_val.json").unlink()
+    (copied["coco"] / "images/img_000.jpg").rename(copied["coco"] / f"images/{name}.jpg")
+    data = open_data(copied["coco"])
+    assert data.classes == (name, "vest", "head gear")
+    found = data.read("train")[0]
+    assert (found.annotation.image_id, found.path.stem) == (name, name)
+    (copied["yolo"] / "data.yaml").write_text(
+        f'train: images/train\nnames: ["{name}", vest, head gear]\n', encoding="utf-8"
+    )
+    assert open_data(copied["yolo"]).classes[0] == name
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])

@@ -244,6 +244,12 @@ def test_lines_that_are_no_detections(tmp_path, lines, number):
     assert repr(lines[number - 1].strip()) in str(caught.value)
 
 
+def test_odd_blanks_of_ids_stay(tmp_path):
+    truth = split(("at 3.45\u202fPM", "a\u3000b"), ("car",))
+    (tmp_path / "car.txt").write_text("a\u3000b 0.9 1 2 30 40\nat 3.45\u202fPM 0.8 1 2 30 40\n")
+    assert read_detections(tmp_path, truth).image.tolist() == [1, 0]
+
+
 def test_ids_of_odd_lines(tmp_path):
     truth = split(("3", "3 7", "#"), ("car",))
     (tmp_path / "car.txt").write_text("3 7\t0.9 1 2 30 40\n# 0.8 1 2 30 40\n3 0.7 1 2 30 40")
