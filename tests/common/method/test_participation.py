@@ -1,5 +1,8 @@
 """Which steps take part: a pure function of (seed, step)."""
 
+import math
+from hashlib import blake2b
+
 import pytest
 import torch
 from hypothesis import given
@@ -33,6 +36,28 @@ def test_the_sequence_never_changes() -> None:
     ]
     exact = [step for step in range(60) if participates(0.1, 0, step, steps_per_epoch=30)]
     assert exact == [13, 19, 20, 31, 45, 58]
+
+
+def drawn(seed: int, step: int) -> float:
+    """The first 53 bits of the hash, as a share."""
+    digest = blake2b(f"{seed} {step}".encode(), digest_size=8, person=b"participates").digest()
+    return int.from_bytes(digest, "big") // 2**11 / 2**53
+
+
+@pytest.mark.parametrize(("seed", "step"), [(0, 0), (0, 13), (7, 10**9), (-3, 5)])
+def test_a_step_takes_part_whose_draw_is_below_the_rate(seed: int, step: int) -> None:
+    """Equal is not below: of a rate of 0 no step takes part, whatever its draw."""
+    draw = drawn(seed, step)
+    assert not participates(draw, seed, step)
+    assert participates(math.nextafter(draw, 1), seed, step)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_of_an_exact_number_the_lowest_draws_of_the_epoch_take_part(seed: int) -> None:
+    for epoch in (0, 2):
+        steps = range(10 * epoch, 10 * epoch + 10)
+        lowest = sorted(steps, key=lambda step: drawn(seed, step))[:3]
+        assert {step for step in steps if participates(0.3, seed, step, 10)} == set(lowest)
 
 
 def test_pure_function_of_seed_and_step() -> None:
