@@ -174,6 +174,36 @@ def test_short_last_batch_is_kept_or_left_out() -> None:
     assert left_out.steps_per_epoch == 2
 
 
+def test_parts_of_a_step_by_hand() -> None:
+    """Seven images a step over two ranks of two parts; the last step has five."""
+    sampling = Sampling(num_images=12, batch_size=7, seed=0, rank=1, world_size=2, accumulate=2)
+    order = np.random.default_rng((0, 1)).permutation(12)
+    plan = [(m.epoch, m.indices.tolist(), m.share, m.part, m.first) for m in epoch_of(sampling, 1)]
+    assert plan == [
+        (1, order[2:4].tolist(), 2 / 7, 1, 2),
+        (1, order[6:7].tolist(), 1 / 7, 3, 6),
+        (1, order[9:10].tolist(), 1 / 5, 1, 2),
+        (1, order[11:12].tolist(), 1 / 5, 3, 4),
+    ]
+    assert [sampling.is_full(step) for step in range(4)] == [True, False, True, False]
+    whole = Sampling(num_images=14, batch_size=7, seed=0)
+    assert [whole.is_full(step) for step in range(3)] == [True, True, True]
+
+
+def test_orders_are_the_same_for_ever() -> None:
+    """Golden: a checkpoint of one version must resume in the next with the same images."""
+    kinds = [0, 0, 0, 0, 0, 0, 1, 1, 1, 2]
+    settings = {"batch_size": 3, "seed": 5}
+    for more, order in (
+        ({"num_images": 10, "balanced_over": kinds}, [3, 9, 8, 7, 0, 1, 5, 9, 9, 6]),
+        ({"num_images": 10, "groups": kinds}, [2, 4, 0, 8, 6, 7, 5, 3, 1, 9]),
+        ({"num_images": 6, "groups": kinds, "drawn_from": 10}, [2, 4, 3, 7, 6, 1]),
+        # Of a part of the data nothing is balanced.
+        ({"num_images": 6, "balanced_over": kinds, "drawn_from": 10}, [7, 2, 4, 3, 6, 1]),
+    ):
+        assert Sampling(**settings, **more).order(2).tolist() == order  # type: ignore[arg-type]
+
+
 def test_epochs_and_seeds_have_their_own_order() -> None:
     orders = {
         tuple(Sampling(num_images=50, batch_size=5, seed=seed).order(epoch).tolist())
