@@ -129,6 +129,11 @@ def remedy(error: OSError) -> str:
     return _REMEDIES.get(error.errno or 0, "check the path")
 
 
+def summary(error: BaseException) -> str:
+    """Return what another library says in one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
 class OutOfMemory(Exception):  # noqa: N818 - named for what happened
     """Memory, of the machine or of a GPU, does not suffice."""
 

@@ -14,7 +14,7 @@ import torchvision.models as models
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from common.errors import InputError
+from common.errors import InputError, summary
 from common.images.decoding import IMAGENET_MEAN, IMAGENET_STD
 from common.images.predicting import predict_each
 from common.optimization.precision import autocast
@@ -281,9 +281,8 @@ def _of_graph(source: Path, card: Mapping[str, Any], device: torch.device) -> Pr
     try:
         session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own kinds
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{source} is not a graph that onnxruntime runs, export again: {reason}"
+            f"{source} is not a graph that onnxruntime runs, export again: {summary(error)}"
         ) from error
     size = _side(session.get_inputs(), session.get_outputs())
     if size is None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined]
 from torch.distributed.rendezvous import rendezvous
 
-from common.errors import InputError, PeerFailed, outcome
+from common.errors import InputError, PeerFailed, outcome, summary
 from common.processes import launcher
 from common.processes.signals import ignore_requests, left_to_the_system
 
@@ -104,10 +104,9 @@ def _join(place: torch.device, rank: int, size: int, timeout: timedelta) -> Stor
             device_id=place if cuda else None,
         )
     except (ValueError, dist.DistError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"rank {rank} cannot join the other {size - 1} ({reason}): start all of them with "
-            "torchrun, or together with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set"
+            f"rank {rank} cannot join the other {size - 1} ({summary(error)}): start all of them "
+            "with torchrun, or together with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT set"
         ) from error
     return store
 

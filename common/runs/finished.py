@@ -6,7 +6,7 @@ from typing import Any, Generic
 
 from torch import nn
 
-from common.errors import InputError
+from common.errors import InputError, summary
 from common.recipe import AnyRecipe
 from common.runs import checkpoints
 from common.runs.folder import read_description
@@ -43,9 +43,8 @@ class FinishedRun(Generic[AnyRecipe]):
         try:
             network.load_state_dict(self.state["model"])
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"{self.folder} holds weights that do not fit, train again: {reason}"
+                f"{self.folder} holds weights that do not fit, train again: {summary(error)}"
             ) from error
 
 

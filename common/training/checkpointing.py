@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from common.errors import InputError
+from common.errors import InputError, summary
 from common.images.sampling import Sampling
 from common.method.focused_training import FocusedTraining
 from common.optimization.optimizer import build_optimizer, load_optimizer
@@ -186,10 +186,9 @@ def resume(state: TrainingState, folder: RunFolder | None, asked: str, world: Wo
     try:
         _restore(state, content, world)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
             "the checkpoint does not fit this recipe, these data or this number of processes "
-            f"({reason}): choose another --out, or start it as it was"
+            f"({summary(error)}): choose another --out, or start it as it was"
         ) from error
     if "random" in content:
         if world.is_main:

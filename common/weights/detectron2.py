@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from common.errors import InputError, told
+from common.errors import InputError, summary, told
 from common.storage import open_regular
 from common.weights.kinds import refuse_foreign
 from common.weights.pickles import Array, load_arrays
@@ -31,9 +31,8 @@ def read_detectron2(path: Path) -> dict[str, NDArray[Any]]:
         raise InputError(f"cannot read {path}: {told(error)}") from error
     except Exception as error:  # a damaged pickle raises nearly anything
         refuse_foreign(path)
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path} is not a pickle of arrays alone, export again: {reason}"
+            f"{path} is not a pickle of arrays alone, export again: {summary(error)}"
         ) from error
     arrays = {name: array for name, array in found.items() if array is not None}
     if len(arrays) < len(found):

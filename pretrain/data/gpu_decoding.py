@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.errors import InputError
+from common.errors import InputError, summary
 from common.images.decoding import decode_image, plain_jpeg
 from pretrain.data.augment import Crop, draw_crop
 from pretrain.data.image_sets import FileSet
@@ -57,9 +57,8 @@ def check_gpu_decoding(device: torch.device) -> None:
     try:
         _decode_jpegs([torch.from_numpy(tiny.ravel())], device)
     except (ImportError, RuntimeError) as error:  # of a torchvision without nvJPEG
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"torchvision cannot decode on {device} ({reason}): use --images.decode cpu"
+            f"torchvision cannot decode on {device} ({summary(error)}): use --images.decode cpu"
         ) from error
 
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, told
+from common.errors import InputError, summary, told
 from common.storage import write_atomically
 from common.text import say
 from pretrain.data.image_sets import FileSet, PixelSet, decode
@@ -84,8 +84,7 @@ def _map(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # a damaged file can raise nearly anything
-        reason = " ".join(str(error).split())  # one line
-        say(f"decoding again: the cache {path} cannot be used ({reason})")
+        say(f"decoding again: the cache {path} cannot be used ({summary(error)})")
         return None
     return np.asarray(pixels)
 

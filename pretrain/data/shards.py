@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, told
+from common.errors import InputError, summary, told
 from common.images.decoding import decode_image
 from common.storage import open_regular, parse_json, write_text
 from pretrain.data.file_paths import encode
@@ -291,7 +291,7 @@ def _parse(content: bytes, folder: Path, source: str | None) -> ShardSet:
         return _parse_json(index, folder, source)
     except (KeyError, OverflowError, TypeError, ValueError) as error:
         missing = "no " if isinstance(error, KeyError) else ""
-        reason = missing + " ".join(str(error).split())[:200]
+        reason = missing + summary(error)
         raise InputError(f"is no index of shards ({reason})") from error
 
 

@@ -19,7 +19,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from common.errors import InputError, told
+from common.errors import InputError, summary, told
 from downloads.fetching import lock, require_room
 
 _BLOCK = 1 << 18
@@ -88,8 +88,9 @@ def _unpack_beside(path: Path, staging: Path, folder: Path, most: int) -> None:
         if isinstance(error, InputError | OSError) or not isinstance(error, Exception):
             raise
         # A hostile archive can raise nearly anything.
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} is no sound archive ({reason}): delete it, call again") from error
+        raise InputError(
+            f"{path} is no sound archive ({summary(error)}): delete it, call again"
+        ) from error
 
 
 @contextmanager

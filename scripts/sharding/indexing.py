@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError, told
+from common.errors import InputError, summary, told
 from common.images.headers import SUFFIXES
 from common.storage import open_regular
+from common.text import shown
 from pretrain.data.file_paths import encode
 from pretrain.data.layout import split_in
 from pretrain.data.shards import INDEX, Shard, ShardSet, split_index, write_index
@@ -89,15 +90,14 @@ def scan(path: Path) -> Packed:
         raise InputError(f"cannot read the shard {path}: {told(error)}") from error
     # A hostile header can raise nearly anything.
     except Exception as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path} is no tar file of images and classes, remove it: {reason}"
+            f"{path} is no tar file of images and classes, remove it: {summary(error)}"
         ) from error
     unpaired = sorted(images.keys() ^ labels.keys())
     if unpaired:
         has, lacks = ("an image", ".cls") if unpaired[0] in images else (".cls", "an image")
         raise InputError(
-            f"{path} holds {has} but no {lacks} of the key {unpaired[0]}: make it again"
+            f"{path} holds {has} but no {lacks} of the key {shown(unpaired[0])}: make it again"
         )
     try:
         shard = Shard(path.name, size, sha256)
@@ -117,24 +117,24 @@ def _scan_members(
     for member in tar:
         name = member.name
         if name.startswith("/") or ".." in name.split("/"):
-            raise ValueError(f"the member {name!r} lies outside of any folder")
+            raise ValueError(f"the member '{shown(name)}' lies outside of any folder")
         if member.isdir():
             continue
         if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or member.issparse():
-            raise ValueError(f"the member {name!r} is a link or no plain file")
+            raise ValueError(f"the member '{shown(name)}' is a link or no plain file")
         if not 0 <= member.size <= size - member.offset_data:
-            raise ValueError(f"the member {name!r} is cut off")
+            raise ValueError(f"the member '{shown(name)}' is cut off")
         folder, slash, file = name.rpartition("/")
         stem, _, kind = file.partition(".")
         key = folder + slash + stem
         if _IMAGE.fullmatch(kind):
             if key in images:
-                raise ValueError(f"two images have the key {key!r}")
+                raise ValueError(f"two images have the key '{shown(key)}'")
             images[key] = name, member.offset_data, member.size
         elif kind == "cls":
             reader = tar.extractfile(member)
             text = reader.read(16) if reader else b""
             if not re.fullmatch(rb"\s*\d{1,9}\s*", text):
-                raise ValueError(f"the member {name!r} is no class number")
+                raise ValueError(f"the member '{shown(name)}' is no class number")
             labels[key] = int(text)
     return images, labels

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,15 @@ def png_that_states_more() -> bytes:
     return whole[:-12] + b"\xae" + whole[-11:]
 
 
+def shard_tar(name: str, content: bytes, kind: bytes = tarfile.REGTYPE) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo(name)
+        member.size, member.type = len(content), kind
+        tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
 INPUTS = {
     "image": [png_that_states_more()],
     "checkpoint": [torch_file(LONG_NAME)],
@@ -144,6 +154,12 @@ INPUTS = {
         b"3\n",
     ],
     "recipe": [b'{"a": 1' + b"0" * 5000 + b"}", b"[" * 100_000, b"\xff"],
+    "shard-tar": [
+        shard_tar(f"a/{'x' * 5000}.cls", b"none"),
+        shard_tar(f"a/{'x' * 5000}.cls", b"0"),
+        shard_tar(f"../{'x' * 5000}.jpg", b"0"),
+        shard_tar(f"a/{'x' * 5000}.jpg", b"", tarfile.SYMTYPE),
+    ],
     "shard-index": [
         b"[" * 100_000,
         b'{"format": 1' + b"0" * 5000 + b"}",
