@@ -11,7 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .dropout import FocusedDropout, Gamma, GammaPer, check_choice
+from .arguments import check_choice, check_module
+from .dropout import FocusedDropout, Gamma, GammaPer
 
 Reference = Literal["strongest", "random"]
 Places = Literal["focused", "shuffled"]
@@ -76,12 +77,16 @@ class InParticipatingSteps(nn.Module):
 
     Args:
         layer: Maps a tensor to one of its shape.
+
+    Raises:
+        TypeError: If `layer` is no module.
     """
 
     active: bool
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
+        check_module("layer", layer)
         self.layer = layer
         self.active = False
 

@@ -10,11 +10,13 @@ zeroed.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, TypedDict, get_args
+from numbers import Real
+from typing import Any, Literal, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from .arguments import check_choice, check_flag, check_number
 from .draws import derived, uniform
 
 Gamma = float | Tensor
@@ -55,7 +57,7 @@ def focus_mask(x: Tensor, gamma: Gamma, opposite: bool = False) -> Tensor:
         Boolean mask, shape (N, 1, H, W): one mask for all channels of an image (eq. 5).
 
     Raises:
-        TypeError: If `x` is not floating point.
+        TypeError: If `x` is no floating point tensor, or `gamma` neither a number nor a tensor.
         ValueError: If `x` is not 4-D or has no channel or no place, if `gamma` has another shape,
             or if a number `gamma` lies outside [0, 1).
     """
@@ -112,6 +114,8 @@ def _mask_and_flags(
 
 
 def _check_input(x: Tensor) -> None:
+    if not isinstance(x, Tensor | torch.fx.Proxy):
+        raise TypeError(f"FocusedDropout needs a tensor of feature maps, not a {type(x).__name__}")
     if not x.is_floating_point():
         raise TypeError(f"FocusedDropout needs floating point feature maps, not {x.dtype}")
     if x.ndim != 4:
@@ -132,18 +136,22 @@ def _check_gamma(gamma: Gamma, x: Tensor) -> None:
                 f"gamma must be one number, one per image, shape ({images},), or one per place, "
                 f"shape ({images}, {height}, {width}), not {tuple(gamma.shape)}"
             )
-    elif not 0 <= gamma < 1:
+        return
+    check_number("gamma", gamma)
+    if not 0 <= gamma < 1:
         raise ValueError(f"gamma must lie in [0, 1), not {gamma}: at 1 no unit would be kept")
 
 
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Check an argument whose type is a Literal.
-
-    Raises:
-        ValueError: If it is none of the choices.
-    """
-    if value not in get_args(choices):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+def _range_of(gamma: Any) -> tuple[float, float]:
+    """Return the range that a layer is given, of which one number is both ends."""
+    ends: Any = (gamma, gamma) if isinstance(gamma, Real) else gamma
+    numbers = isinstance(ends, Sequence) and all(isinstance(end, Real) for end in ends)
+    if not numbers or len(ends) != 2:
+        raise TypeError(f"gamma must be a number or a pair of numbers, (low, high), not {gamma!r}")
+    low, high = ends
+    if not 0 <= low <= high < 1:
+        raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not ({low}, {high})")
+    return float(low), float(high)
 
 
 def _in_function_transform() -> bool:
@@ -183,6 +191,7 @@ class FocusedDropout(nn.Module):
         active: Whether the next training steps are masked; `FocusedTraining` sets it.
 
     Raises:
+        TypeError: If `gamma` is neither a number nor a pair of them, or a flag is no bool.
         ValueError: If not 0 <= low <= high < 1, or `gamma_per` is none of the three.
     """
 
@@ -202,11 +211,10 @@ class FocusedDropout(nn.Module):
         gamma_per: GammaPer = "image",
     ) -> None:
         super().__init__()
-        low, high = (gamma, gamma) if isinstance(gamma, int | float) else gamma
-        if not 0 <= low <= high < 1:
-            raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not ({low}, {high})")
+        check_flag("opposite", opposite, ": a range is a pair, FocusedDropout((low, high))")
+        check_flag("signed", signed)
         check_choice("gamma_per", gamma_per, GammaPer)
-        self.gamma = (float(low), float(high))
+        self.gamma = _range_of(gamma)
         self.opposite = opposite
         self.signed = signed
         self.gamma_per = gamma_per

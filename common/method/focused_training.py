@@ -9,7 +9,6 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from operator import index
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
+from .arguments import check_flag, check_module, check_number, whole_number
 from .controls import InParticipatingSteps
 from .draws import derived
 from .dropout import FocusedDropout
@@ -74,7 +74,8 @@ class FocusedTraining:
         optimizers: Those given, each without its wrappers; `optimizer` is the first.
 
     Raises:
-        TypeError: If `optimizer` is neither a torch optimizer nor a list of them.
+        TypeError: If `model` is no module, `optimizer` neither a torch optimizer nor a list of
+            them, or another argument of a wrong type.
         ValueError: If the model has no FocusedDropout and not `decay_only`, if nothing was asked
             for, or if a number is out of range.
 
@@ -95,12 +96,21 @@ class FocusedTraining:
         decay_only: bool = False,
         freeze_bn_stats: bool = False,
     ) -> None:
+        self.optimizers = innermost_of(optimizer)
+        check_module("model", model)
+        check_number("participation_rate", participation_rate)
         if not 0 <= participation_rate <= 1:
             raise ValueError(f"participation_rate must lie in [0, 1], not {participation_rate}")
-        if weight_decay is not None and not 0 <= weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be a finite number >= 0, not {weight_decay}")
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, not {steps_per_epoch}")
+        if weight_decay is not None:
+            check_number("weight_decay", weight_decay)
+            if not 0 <= weight_decay < math.inf:
+                raise ValueError(f"weight_decay must be a finite number >= 0, not {weight_decay}")
+        if steps_per_epoch is not None:
+            steps_per_epoch = whole_number("steps_per_epoch", steps_per_epoch)
+            if steps_per_epoch < 1:
+                raise ValueError(f"steps_per_epoch must be at least 1, not {steps_per_epoch}")
+        check_flag("decay_only", decay_only)
+        check_flag("freeze_bn_stats", freeze_bn_stats)
         exact = round(participation_rate * steps_per_epoch) if steps_per_epoch else None
         if exact == 0 and participation_rate > 0:
             raise ValueError(
@@ -108,7 +118,6 @@ class FocusedTraining:
             )
         if decay_only and weight_decay is None:
             raise ValueError("decay_only without a weight_decay would do nothing")
-        self.optimizers = innermost_of(optimizer)
         self.optimizer = self.optimizers[0]
         self._model = model
         self._decay_only = decay_only
@@ -125,7 +134,7 @@ class FocusedTraining:
             warn_of_strangers(model, self._groups())
         self.participation_rate = participation_rate
         self.weight_decay = weight_decay
-        self.seed = index(seed)
+        self.seed = whole_number("seed", seed)
         self.steps_per_epoch = steps_per_epoch
         self._inside = False
         self._seen = self._took_part = self._repeats = 0

@@ -6,7 +6,8 @@ during every training epoch", which may mean exactly so many of each.
 
 from functools import lru_cache
 from hashlib import blake2b
-from operator import index
+
+from .arguments import whole_number
 
 
 def _uniform(seed: int, step: int) -> float:
@@ -38,9 +39,10 @@ def participates(rate: float, seed: int, step: int, steps_per_epoch: int | None 
         steps_per_epoch: Optimizer steps of an epoch, for an exact number of them.
 
     Raises:
-        ValueError: If `step` is negative.
+        TypeError: If `step` is no whole number.
+        ValueError: If it is negative.
     """
-    step = index(step)
+    step = whole_number("step", step)
     if step < 0:
         raise ValueError(f"steps count from 0; there is no step {step}")
     if steps_per_epoch is None:

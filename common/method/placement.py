@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .arguments import check_module
 from .dropout import FocusedDropout
 from .stages import last_stage_but_one
 
@@ -31,12 +32,18 @@ def insert_after(model: nn.Module, name: str, layer: FocusedDropout) -> None:
         layer: The layer to place; each place needs a layer of its own.
 
     Raises:
-        TypeError: If `layer` is no FocusedDropout.
+        TypeError: If `model` is no module, `name` no text, or `layer` no FocusedDropout.
         ValueError: If there is no submodule `name` (the message lists the names), if it is followed
             by a FocusedDropout already, if `layer` stands in the model already, if `name` and all
             modules around it are containers that call whatever they hold, or as
             `penultimate_stage`.
     """
+    check_module("model", model)
+    if not isinstance(name, str):
+        raise TypeError(
+            'name must be the dotted name of a submodule, such as "layer3", not a '
+            f"{type(name).__name__}"
+        )
     given: object = layer
     if not isinstance(given, FocusedDropout):
         what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
@@ -97,7 +104,11 @@ def remove_focused_dropout(model: nn.Module) -> None:
 
     The network is then what it was: the same modules, state dict and outputs. A layer that the
     network's own code holds stays, since that code calls it. Remove before `torch.compile`.
+
+    Raises:
+        TypeError: If `model` is no module.
     """
+    check_module("model", model)
     for module in list(model.modules()):
         for label, layer in list(module._modules.items()):
             if isinstance(layer, FocusedDropout) and layer.place is not None:
@@ -127,9 +138,11 @@ def penultimate_stage(model: nn.Module) -> str:
         The dotted name of the submodule.
 
     Raises:
+        TypeError: If `model` is no module.
         ValueError: If that is unclear: there is no such call, the maps are not (N, C, H, W), or
             come in branches, or the last stage is dilated, or the forward does not run.
     """
+    check_module("model", model)
     name = last_stage_but_one(model)
     if name is None:
         raise ValueError(
