@@ -6,7 +6,18 @@ Free of torch, so that help and lists appear at once.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, Protocol, TypeVar, get_type_hints, runtime_checkable
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 T = TypeVar("T")
 
@@ -22,6 +33,8 @@ class Range:
     high: float = math.inf
     above: bool = False
     """Whether `low` itself is too small."""
+    below: bool = False
+    """Whether `high` itself is too large."""
 
     def check(self, name: str, value: Any) -> None:
         """Check the value of a field.
@@ -33,10 +46,12 @@ class Range:
             if number is None:
                 continue
             enough = number > self.low if self.above else number >= self.low
-            if not (enough and number <= self.high and math.isfinite(number)):
+            few = number < self.high if self.below else number <= self.high
+            if not (enough and few and math.isfinite(number)):
                 least = f"above {self.low}" if self.above else f"at least {self.low}"
-                most = "" if self.high == math.inf else f" and at most {self.high}"
-                raise ValueError(f"{name} must be {least}{most}, not {number}")
+                most = f" and {'below' if self.below else 'at most'} {self.high}"
+                upper = "" if self.high == math.inf else most
+                raise ValueError(f"{name} must be {least}{upper}, not {number}")
 
 
 NOT_NEGATIVE = Range()
@@ -45,24 +60,77 @@ AT_LEAST_ONE = Range(low=1)
 SHARE = Range(high=1)
 
 
-def _ranges(kind: type) -> tuple[tuple[str, Range], ...]:
-    hints = get_type_hints(kind, include_extras=True)
+def _fields(kind: type) -> tuple[tuple[str, Any, tuple[Range, ...]], ...]:
+    """Return the fields of a dataclass, each with its type and its ranges."""
+    plain, annotated = get_type_hints(kind), get_type_hints(kind, include_extras=True)
     return tuple(
-        (name, extra)
-        for name, hint in hints.items()
-        for extra in getattr(hint, "__metadata__", ())
-        if isinstance(extra, Range)
+        (
+            name,
+            plain[name],
+            tuple(extra for extra in getattr(hint, "__metadata__", ()) if isinstance(extra, Range)),
+        )
+        for name, hint in annotated.items()
     )
 
 
 def check(values: Any) -> None:
-    """Check the fields of a dataclass that have a `Range`; `__post_init__` calls it.
+    """Check the fields of a dataclass, as its annotations say; `__post_init__` calls it.
+
+    The command line gives the right types; Python code and the JSON of a run may not.
 
     Raises:
-        ValueError: If one is out of its range; the message names it.
+        TypeError: If a number, text, flag or tuple of them is none; the message names the field.
+        ValueError: If one is out of its `Range`, or no word of its Literal.
     """
-    for name, allowed in _ranges(type(values)):
-        allowed.check(name, getattr(values, name))
+    for name, hint, ranges in _fields(type(values)):
+        value = getattr(values, name)
+        if not _is_of(value, hint):
+            kind = ValueError if isinstance(value, str) and _words(hint) else TypeError
+            raise kind(f"{name} must be {_described(hint)}, not {value!r}")
+        for allowed in ranges:
+            allowed.check(name, value)
+
+
+_PLAIN = {float: "a number", int: "a whole number", bool: "True or False", str: "a text"}
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of a type of plain values; of any other type every value is."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return any(_is_of(value, member) for member in members)
+    if origin is Literal:
+        return value in members
+    if origin is tuple:
+        of = members[:1] * len(value) if ... in members and isinstance(value, tuple) else members
+        return isinstance(value, tuple) and len(value) == len(of) and all(map(_is_of, value, of))
+    if hint is type(None):
+        return value is None
+    if hint not in _PLAIN:
+        return True
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _words(hint: Any) -> tuple[str, ...]:
+    """Return the words that a type admits."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(word for member in get_args(hint) for word in _words(member))
+
+
+def _described(hint: Any) -> str:
+    """Say in words what `_is_of` takes."""
+    origin, members = get_origin(hint), get_args(hint)
+    if origin is UnionType:
+        return " or ".join(map(_described, members))
+    if origin is Literal:
+        return f"one of {', '.join(members)}"
+    if origin is tuple:
+        number = "any number" if ... in members else len(members)
+        return f"a tuple of {number}, each {_described(members[0])}"
+    return "None" if hint is type(None) else _PLAIN.get(hint, str(hint))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +140,7 @@ class Focus:
     after: str | None = None
     """Submodule whose output the layer masks, such as layer3, or "penultimate", which finds the
     last stage but one; None places no layer."""
-    gamma: tuple[float, float] = (0.3, 0.6)
+    gamma: Annotated[tuple[float, float], Range(high=1, below=True)] = (0.3, 0.6)
     """Threshold as a share of the reference channel's maximum, drawn from this range."""
     gamma_per: Literal["image", "unit", "batch"] = "image"
     """Draw it for each image; each unit, as Algorithm 1 read literally does; or once a batch."""
@@ -97,10 +165,10 @@ class Focus:
         return self.after is not None or self.weight_decay is not None
 
     def __post_init__(self) -> None:
-        low, high = self.gamma
-        if not 0 <= low <= high < 1:
-            raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not {low} {high}")
         check(self)
+        low, high = self.gamma
+        if low > high:
+            raise ValueError(f"gamma must be a low and a high end, not {low} {high}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,7 +179,7 @@ class Optimization:
     """SGD with momentum, or AdamW with its default betas."""
     lr: Annotated[float, POSITIVE]
     """Peak learning rate, for the whole batch of a step."""
-    momentum: Annotated[float, NOT_NEGATIVE] = 0.9
+    momentum: Annotated[float, Range(high=1, below=True)] = 0.9
     """Momentum of SGD."""
     nesterov: bool = False
     """Nesterov momentum of SGD."""
@@ -135,7 +203,7 @@ class Optimization:
     """Share of the peak rate at the first warm-up step."""
     clip_norm: Annotated[float | None, POSITIVE] = None
     """Largest gradient norm; None: no clipping."""
-    ema_decay: float | None = None
+    ema_decay: Annotated[float | None, Range(high=1, above=True, below=True)] = None
     """Decay per step of an average of the weights that is evaluated and exported; None: none."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast precision; auto is bf16 on a GPU and fp32 on a CPU; fp16 scales the loss."""
@@ -153,8 +221,6 @@ class Optimization:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie between 0 and 1, not {self.ema_decay}")
         if self.nesterov and self.optimizer == "sgd" and not self.momentum > 0:
             raise ValueError("nesterov needs a momentum above 0")
 
@@ -209,6 +275,7 @@ def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
     """Rebuild a recipe from the JSON that a run folder keeps.
 
     Raises:
+        TypeError: If a field is of a wrong type, or a needed one is missing.
         ValueError: If a field is unknown or refused.
     """
     hints = get_type_hints(kind)

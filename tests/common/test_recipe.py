@@ -41,7 +41,9 @@ KINDS = [
     kind
     for module in MODULES
     for kind in vars(module).values()
-    if isinstance(kind, type) and kind.__module__ == module.__name__ and common.recipe._ranges(kind)
+    if isinstance(kind, type)
+    and kind.__module__ == module.__name__
+    and any(ranges for _, _, ranges in common.recipe._fields(kind))
 ]
 
 
@@ -107,6 +109,10 @@ def test_an_unknown_field_is_refused() -> None:
         {"accumulate": 0},
         {"epochs": -1},
         {"momentum": -0.1},
+        {"momentum": 1.0},
+        {"optimizer": "adam"},
+        {"schedule": "cosin"},
+        {"precision": "fp8"},
         {"weight_decay": -1e-4},
         {"warmup_steps": -1},
         {"nesterov": True, "momentum": 0.0},
@@ -130,6 +136,7 @@ def test_impossible_optimization_is_refused(change: dict[str, Any]) -> None:
         {"ema_decay": 1e-3},
         {"ema_decay": 0.9999},
         {"weight_decay": 0.0, "momentum": 0.0, "warmup_steps": 0, "warmup_start": 1.0},
+        {"weight_decay": 0, "momentum": 0.999, "milestones": (1, 1.5)},
     ],
     ids=str,
 )
@@ -152,6 +159,33 @@ def test_what_is_just_possible_is_not_refused(change: dict[str, Any]) -> None:
 def test_impossible_focus_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         Focus(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": "0.1"}, "lr must be a number, not '0.1'"),
+        ({"lr": None}, "lr must be a number, not None"),
+        ({"momentum": True}, "momentum must be a number, not True"),
+        ({"batch_size": 8.5}, "batch_size must be a whole number, not 8.5"),
+        ({"clip_norm": "1"}, "clip_norm must be a number or None, not '1'"),
+        ({"nesterov": "no"}, "nesterov must be True or False, not 'no'"),
+        ({"milestones": [1]}, "milestones must be a tuple of any number, each a number, not [1]"),
+        ({"milestones": ("1",)}, "milestones must be a tuple of any number, each a number, not"),
+        ({"milestones": 1}, "milestones must be a tuple of any number, each a number, not 1"),
+        ({"optimizer": None}, "optimizer must be one of sgd, adamw, not None"),
+    ],
+)
+def test_a_wrong_type_is_refused(change: dict[str, Any], message: str) -> None:
+    """Python code and a run's JSON may give any; the command line gives none."""
+    with pytest.raises(TypeError, match=f"^{re.escape(message)}"):
+        Optimization(**{"lr": 0.1, "batch_size": 4, "epochs": 1} | change)
+
+
+@pytest.mark.parametrize("gamma", ["0.3", 0.3, (0.3,), ("0.3", "0.6"), [0.3, 0.6]])
+def test_a_gamma_that_is_no_pair_is_refused(gamma: Any) -> None:
+    with pytest.raises(TypeError, match="^gamma must be a tuple of 2, each a number, not "):
+        Focus(gamma=gamma)
 
 
 def test_the_method_is_off_by_default() -> None:
@@ -204,6 +238,7 @@ class Ranged:
     sizes: Annotated[tuple[int, ...], Range(low=2)] = ()
     most: Annotated[float | None, Range(above=True)] = None
     free: float = -1.0
+    part: Annotated[float, Range(high=1, above=True, below=True)] = 0.5
 
     def __post_init__(self) -> None:
         check(self)
@@ -215,6 +250,8 @@ class Ranged:
         ({"share": -0.1}, "share must be at least 0 and at most 1, not -0.1"),
         ({"share": float("nan")}, "share must be at least 0 and at most 1, not nan"),
         ({"sizes": (2, 1)}, "sizes must be at least 2, not 1"),
+        ({"part": 0}, "part must be above 0 and below 1, not 0"),
+        ({"part": 1}, "part must be above 0 and below 1, not 1"),
         ({"most": 0}, "most must be above 0, not 0"),
         ({"most": float("inf")}, "most must be above 0, not inf"),
     ],

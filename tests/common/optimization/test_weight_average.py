@@ -195,5 +195,5 @@ def test_a_finished_run_gives_the_average(tmp_path: Path, checkpoint: str) -> No
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, -0.1])
 def test_a_decay_that_averages_nothing_is_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match="ema_decay must lie between 0 and 1, not"):
+    with pytest.raises(ValueError, match="ema_decay must be above 0 and below 1, not"):
         replace(SETTINGS, ema_decay=decay)
