@@ -11,6 +11,7 @@ import cv2
 from tqdm import tqdm
 
 from common.errors import InputError, told
+from common.images.hidden import descendants
 from common.images.photos import Photos, Unreadable, find_photos, stream_photos
 from common.images.predicting import (
     append,
@@ -160,7 +161,7 @@ class _Work:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    return list(filter(Path.is_file, descendants(folder)))
 
 
 def _entries(prediction: Prediction, image_id: int | str, name: str) -> Iterator[dict[str, Any]]:

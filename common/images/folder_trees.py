@@ -4,6 +4,7 @@ import re
 import textwrap
 from pathlib import Path
 
+from common.images.hidden import children
 from common.text import in_line
 
 MAX_ENTRIES = 6
@@ -52,7 +53,7 @@ def _entries(folder: Path, limit: int, nested: int = 0) -> list[str]:
     """List a folder, folders first and with a slash; `nested` names inside each of those."""
     shown: list[str] = []
     try:
-        paths = sorted(folder.iterdir(), key=lambda path: (not path.is_dir(), path.name))
+        paths = sorted(children(folder), key=lambda path: (not path.is_dir(), path.name))
     except OSError:
         return ["not to be listed"]
     for path in paths[:limit]:

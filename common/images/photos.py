@@ -21,6 +21,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.images.decoding import read_image
 from common.images.headers import SUFFIXES
+from common.images.hidden import is_hidden
 from common.images.loading import default_workers, stream
 from common.images.sampling import MicroBatch
 from common.text import counted, in_line
@@ -39,7 +40,7 @@ class Photos:
     names: tuple[str, ...]
     """Their unique names: the paths below the folder that holds all, with slashes."""
     passed_over: tuple[Path, ...] = ()
-    """Files beside them that have no suffix of an image."""
+    """Files beside them that have no suffix of an image and are not hidden."""
 
 
 def find_photos(sources: Sequence[Path], without: Path | None = None) -> Photos:
@@ -65,6 +66,8 @@ def find_photos(sources: Sequence[Path], without: Path | None = None) -> Photos:
         elif glob.has_magic(str(source)):
             matches = glob.glob(str(source), recursive=True)  # noqa: PTH207 - Path has no absolute
             files = [file for file in map(Path, sorted(matches)) if not file.is_dir()]
+            fixed = next(folder for folder in source.parents if not glob.has_magic(str(folder)))
+            files = [f for f in files if not any(map(is_hidden, f.relative_to(fixed).parts))]
         else:
             raise InputError(f"{in_line(str(named))} is not there: name a file, folder or pattern")
         photos = dict.fromkeys(filter(_is_photo, files))
@@ -98,12 +101,14 @@ def _beside(files: Sequence[Path]) -> str:
 
 
 def _is_photo(file: Path) -> bool:
-    hidden = file.name.startswith(".")  # macOS puts a ._x.jpg beside every x.jpg
-    return not hidden and file.suffix.lower() in SUFFIXES
+    return not is_hidden(file.name) and file.suffix.lower() in SUFFIXES
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those below it; each folder once, whatever links say."""
+    """Yield the files of a folder and of those below it that are not hidden.
+
+    Each folder once, whatever links say.
+    """
     seen = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = Path(root).resolve()
@@ -111,8 +116,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add(real)
-        folders.sort()
-        yield from (Path(root) / file for file in sorted(files))
+        folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
+        yield from (Path(root) / file for file in sorted(files) if not is_hidden(file))
 
 
 def read_each(

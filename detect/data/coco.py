@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import InputError
+from common.images.hidden import children
 from common.images.orientation import upright_size
 from common.text import no_name
 from detect.data.coco_files import OTHER_TASKS, load, read_categories, whole
@@ -63,7 +64,7 @@ def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> Detec
     id_of = {name: number for number, name in categories.items()}
     notes = [f"the categories {', '.join(map(shown, skipped))} have no objects and are left out"]
     notes = notes if skipped else []
-    others = {other for file in files.values() for other in file.parent.glob("*.json")}
+    others = {other for file in files.values() for other in children(file.parent, "*.json")}
     others = {other for other in others if not other.name.lower().startswith(OTHER_TASKS)}
     others -= set(files.values())
     if path.is_dir() and others:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from common.errors import InputError
+from common.images.hidden import children
 from common.storage import parse_json
 from detect.data.dataset import class_name, quoted, shown
 from detect.data.splits import ALL
@@ -38,7 +39,7 @@ def find_json(path: Path) -> dict[str, Path]:
     if path.is_file():
         return {set_of(path): path} if path.suffix.lower() == ".json" else {}
     found = {}
-    for folder in sorted(child for child in path.iterdir() if child.is_dir()):
+    for folder in filter(Path.is_dir, children(path)):
         file = folder / "_annotations.coco.json"
         if file.is_file():
             found[folder.name] = file
@@ -75,7 +76,7 @@ def _folders(path: Path) -> tuple[Path, ...]:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.json"))
+    files = children(folder, "*.json")
     return [file for file in files if not file.name.lower().startswith(OTHER_TASKS)]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from common.errors import InputError
 from common.images.checking import Result
 from common.images.headers import UNREAD
+from common.images.hidden import children
 from common.images.orientation import NAMES
 from common.text import counted, in_line
 from detect.data.checks import Counts, all_boxes, coordinates_look, unseen
@@ -189,7 +190,7 @@ def remarks(data: DetectionData, sets: Sequence[CheckedSet], *, named: bool) -> 
     whole = len(sets) == len(data.sets)
     used = {result.path for found in sets for result in found.results if result.path}
     for folder in sorted({path.parent for path in used}):
-        files = [path for path in folder.iterdir() if path not in used]
+        files = [path for path in children(folder) if path not in used]
         odd = sorted(path.name for path in files if path.suffix.lower() in UNREAD)
         rest = sorted(path.name for path in files if is_picture(path.name))
         if odd:
@@ -205,21 +206,17 @@ def remarks(data: DetectionData, sets: Sequence[CheckedSet], *, named: bool) -> 
 def _unnamed(year: Path) -> list[str]:
     """Count the files that no list of a year names; those of one class hold an id and a label."""
     named = set()
-    for path in (year / "ImageSets" / "Main").glob("*.txt"):
+    for path in children(year / "ImageSets" / "Main", "*.txt"):
         try:
             lines = read_lines(path)
         except InputError:
             continue  # told where it was asked for
         stems = (line.rpartition(".")[0] for line in lines if is_picture(line))
         named |= {*lines, *stems, *(line.partition(" ")[0] for line in lines)}
-    images = [path for path in _files(year / "JPEGImages") if is_picture(path.name)]
-    annotations = [path for path in _files(year / "Annotations") if path.suffix == ".xml"]
+    images = [path for path in children(year / "JPEGImages") if is_picture(path.name)]
+    annotations = children(year / "Annotations", "*.xml")
     rest = [sum(path.stem not in named for path in paths) for paths in (images, annotations)]
     if not any(rest):
         return []
     images_too, annotations_too = counted(rest[0], "image"), counted(rest[1], "annotation")
     return [f"{year.name} holds {images_too} and {annotations_too} that none of its lists names"]
-
-
-def _files(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []

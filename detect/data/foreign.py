@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from common.errors import InputError, remedy
+from common.images.hidden import children
 
 _HEAD = 65_536  # bytes that tell what a file is
 _MOST_FILES = 20  # of a folder that are looked at
@@ -22,7 +23,7 @@ def refuse(path: Path) -> None:
     folders = [path, *(path / name for name in _SETS)] if path.is_dir() else []
     files = [path] if path.is_file() else []
     for folder in filter(Path.is_dir, folders):
-        inside = (file for file in sorted(folder.iterdir()) if file.suffix.lower() in _FORMATS)
+        inside = (file for file in children(folder) if file.suffix.lower() in _FORMATS)
         files += islice(inside, _MOST_FILES)
     for file in files:
         tell = _FORMATS.get(file.suffix.lower())

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
+from common.images.hidden import children
 from detect.data import coco, coco_files, foreign, voc_export, yolo, yolo_layout
 from detect.data.dataset import DetectionData, label_map, shown
 from detect.data.options import DataOptions
@@ -53,7 +54,7 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
             return voc_export.open_export(path, path, parts, options)
         if layout := yolo_layout.find_folders(path):
             return yolo.open_yolo(path, layout, options)
-        inside = [child for child in path.iterdir() if child.is_dir() and not _is_hidden(child)]
+        inside = list(filter(Path.is_dir, children(path)))
         if len(inside) == 1:  # as archives unpack, beside them or beside a note
             try:
                 return _open(inside[0], options)
@@ -69,14 +70,10 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
     )
 
 
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith((".", "__"))
-
-
 def _holds(path: Path) -> str:
     if path.is_file():
         return "it is a file"
-    names = sorted(f"{child.name}/" if child.is_dir() else child.name for child in path.iterdir())
+    names = [f"{child.name}/" if child.is_dir() else child.name for child in children(path)]
     cut = ["..."] if len(names) > _MOST_SHOWN else []
     return f"it holds {', '.join([*map(shown, names[:_MOST_SHOWN]), *cut]) or 'nothing'}"
 

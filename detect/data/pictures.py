@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.headers import SUFFIXES
+from common.images.hidden import is_hidden
 from common.text import no_name
 from detect.data.dataset import MissingFileError, quoted
 
@@ -14,8 +15,8 @@ ending, and a folder."""
 
 
 def is_picture(name: str) -> bool:
-    """Tell a picture by its suffix; what macOS writes beside one, ._a.jpg, is none."""
-    return name.lower().endswith(tuple(SUFFIXES)) and not name.startswith("._")
+    """Tell a picture by its suffix; a hidden file is none."""
+    return name.lower().endswith(tuple(SUFFIXES)) and not is_hidden(name)
 
 
 def check_image_id(line: str, where: str) -> None:

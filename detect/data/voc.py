@@ -16,6 +16,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
+from common.images.hidden import children, descendants
 from common.text import no_name
 from detect.data.dataset import (
     Annotation,
@@ -168,7 +169,7 @@ def check_line(path: Path, number: int, line: str, *, flagged: bool) -> None:
     where = f"{path}, line {number}"
     check_image_id(line, where)
     if flagged:
-        whole = [other.stem for other in sorted(path.parent.glob("*.txt")) if not is_flagged(other)]
+        whole = [other.stem for other in children(path.parent, "*.txt") if not is_flagged(other)]
         known = f"those of all images are {', '.join(whole)}" if whole else "keep the first column"
         raise InputError(
             f"{where}: {quoted(line)} is an id and whether the class is there, so this is the list "
@@ -229,12 +230,12 @@ def read_classes(devkit: Path) -> tuple[str, ...]:
 
 def sets_of(main: Path) -> list[str]:
     """Return the sets that a folder of lists has, without the lists of one class."""
-    return sorted(path.stem for path in main.glob("*.txt") if not is_flagged(path))
+    return [path.stem for path in children(main, "*.txt") if not is_flagged(path)]
 
 
 def lists_of_one_class(main: Path) -> list[str]:
     """Return the lists that `sets_of` leaves out."""
-    return sorted(path.stem for path in main.glob("*.txt") if is_flagged(path))
+    return [path.stem for path in children(main, "*.txt") if is_flagged(path)]
 
 
 def devkit_sets(devkit: Path) -> list[str]:
@@ -340,7 +341,7 @@ def _offer_classes(annotations: Path, error: UnknownClassError) -> str:
 
 @lru_cache(maxsize=1)
 def _classes_of(annotations: Path) -> list[str]:
-    files = sorted(annotations.rglob("*.xml"))[:_MOST_SEARCHED]
+    files = descendants(annotations, "*.xml")[:_MOST_SEARCHED]
     return sorted(set().union(*map(class_names, files)))
 
 

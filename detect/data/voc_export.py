@@ -6,12 +6,12 @@ train/  valid/  test/      *.xml beside their images     Roboflow
 *.xml beside their images                                labelImg, LabelMe
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from common.errors import InputError
+from common.images.hidden import children, descendants
 from common.text import counted
 from detect.data import foreign
 from detect.data.dataset import DetectionData, Entry, label_map, shown
@@ -52,7 +52,7 @@ def find_parts(root: Path) -> dict[str, _Part]:
             parts[folder.name] = part
     if not parts and annotations:
         for folder in _folders(annotations):
-            if folder.name.lower() in _SPLITS and _has_xml(folder):
+            if folder.name.lower() in _SPLITS and children(folder, "*.xml"):
                 beside = pictures / folder.name if pictures else folder
                 parts[folder.name] = _Part(folder, Pictures(_existing(beside, pictures or folder)))
     if not parts and (part := _pair(root)):
@@ -63,13 +63,13 @@ def find_parts(root: Path) -> dict[str, _Part]:
 def _pair(folder: Path) -> _Part | None:
     """Find a folder's annotations and pictures, in folders of their own or side by side."""
     annotations = _child(folder, _ANNOTATIONS) or folder
-    if not _has_xml(annotations):
+    if not children(annotations, "*.xml"):
         return None
     return _Part(annotations, Pictures(_child(folder, _PICTURES) or folder))
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return list(filter(Path.is_dir, children(folder)))
 
 
 def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
@@ -80,15 +80,6 @@ def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _existing(folder: Path, other: Path) -> Path:
     return folder if folder.is_dir() else other
-
-
-def _has_xml(folder: Path) -> bool:
-    return any(_xml_files(folder))
-
-
-def _xml_files(folder: Path) -> Iterator[Path]:
-    """Yield the annotations of a folder, without what macOS writes beside them, ._a.xml."""
-    return (path for path in folder.glob("*.xml") if not path.name.startswith("._"))
 
 
 def open_export(
@@ -138,7 +129,7 @@ def _entries(
 def _ids(part: _Part, faults: Faults | None = None) -> list[str]:
     if part.listed:
         return read_ids(part.listed, faults)
-    return sorted(path.stem for path in _xml_files(part.annotations))
+    return [path.stem for path in children(part.annotations, "*.xml")]
 
 
 def _classes(root: Path, parts: dict[str, _Part]) -> tuple[tuple[str, ...], str]:
@@ -152,7 +143,7 @@ def _classes(root: Path, parts: dict[str, _Part]) -> tuple[tuple[str, ...], str]
             names = read_class_list(path, [line for line in lines if line not in _NO_CLASS])
             return names, f"classes from {name}"
     folders = {part.annotations for part in parts.values()}
-    files = [path for folder in sorted(folders) for path in sorted(folder.rglob("*.xml"))]
+    files = [path for folder in sorted(folders) for path in descendants(folder, "*.xml")]
     found = sorted(set().union(*map(class_names, files)))
     if not found:
         foreign.refuse(root)

@@ -16,6 +16,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.headers import UNREAD
+from common.images.hidden import descendants
 from common.images.orientation import upright_size
 from common.text import counted
 from detect.data.dataset import (
@@ -93,15 +94,15 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
 
 
 def _below(source: Source) -> list[Path]:
-    return sorted(path for place in source if place.is_dir() for path in place.rglob("*"))
+    return sorted(path for place in source if place.is_dir() for path in descendants(place))
 
 
 def _images(source: Source) -> list[Path]:
     images: list[Path] = []
     for place in source:
         if place.is_dir():
-            found = (path for path in place.rglob("*") if is_picture(path.name))
-            images += sorted(path for path in found if path.is_file() or path.is_symlink())
+            found = (path for path in descendants(place) if is_picture(path.name))
+            images += (path for path in found if path.is_file() or path.is_symlink())
         else:
             images += [_listed(place, line) for line in read_lines(place) if line]
     return images

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from common.errors import InputError
+from common.images.hidden import children
 from detect.data.dataset import class_name, listed, quoted, shown
 from detect.data.splits import ALL
 from detect.data.voc import read_class_list, read_lines
@@ -54,7 +55,7 @@ def find_yaml(path: Path) -> Path | None:
     if path.is_file():
         return path if path.suffix.lower() in (".yaml", ".yml") else None
     candidates = [path / "data.yaml", path / "data.yml", path / "dataset.yaml"]
-    candidates += sorted(p for p in path.iterdir() if p.suffix.lower() in (".yaml", ".yml"))
+    candidates += (p for p in children(path) if p.suffix.lower() in (".yaml", ".yml"))
     for file in candidates:
         if file.is_file() and b"names" in read_bytes(file, "data.yaml", _MAX_YAML_BYTES):
             return file
@@ -234,7 +235,7 @@ def _numbered(file: Path) -> list[str]:
 
 def label_files(folder: Path) -> list[Path]:
     """List the files of a folder that end as labels do, in .txt or .TXT."""
-    return sorted(file for file in folder.glob("*") if file.suffix in SUFFIXES)
+    return [file for file in children(folder) if file.suffix in SUFFIXES]
 
 
 def _has_labels(folder: Path) -> bool:

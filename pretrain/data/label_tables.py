@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import InputError
+from common.images.hidden import children
 from common.storage import read_text
 from common.text import in_line
 from pretrain.data.listing import is_image
@@ -54,7 +55,7 @@ def find_table(
     special = re.compile(rf"(loc_)?{word}([_-]?({_KINDS}))?", re.IGNORECASE)
     for name in (special, _GENERAL):
         for folder in folders:
-            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            for path in children(folder):
                 fits = name.fullmatch(path.stem) and path.suffix.lower() in _SUFFIXES
                 if not (fits and path.is_file()):
                     continue

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
+from common.images.hidden import children, is_hidden
 from common.text import counted, in_line
 from pretrain.data.label_tables import by_name, find_table
-from pretrain.data.listing import Findings, is_folder, is_hidden, is_image, scan
+from pretrain.data.listing import Findings, is_folder, is_image, scan
 
 _INNER = ("tiny-imagenet-200", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 _WORDS = {
@@ -96,7 +97,7 @@ def find_place(root: Path, split: str) -> Place | None:
 
 def no_train(root: Path) -> InputError:
     """Make the error of a folder without training images."""
-    tars = [path.name for path in root.glob("*.tar")] if root.is_dir() else []
+    tars = [path.name for path in children(root, "*.tar")]
     if any(map(split_in, tars)):
         return InputError(
             f"{root} holds tar files without an index: python scripts/make_shards.py --index {root}"
@@ -118,7 +119,7 @@ def packed(root: Path) -> str | None:
     """Say of a folder, or a file, that its images are still packed, and what to do."""
     files = [root]
     if root.is_dir():
-        files = sorted(path for folder in (root, root / "data") for path in folder.glob("*.*"))
+        files = sorted(p for folder in (root, root / "data") for p in children(folder, "*.*"))
     if table := next((path for path in files if path.suffix in (".parquet", ".arrow")), None):
         return (
             f"holds {in_line(table.name)}, a table of Hugging Face's with images in it: save each "
@@ -270,7 +271,7 @@ def _above_kaggle(inner: Path) -> list[Path]:
 
 def _instead(folder: Path, entries: Sequence[object]) -> str:
     """Return what a split without images and class folders holds instead, and what to do."""
-    tars = sorted(folder.glob("*.tar"))
+    tars = children(folder, "*.tar")
     if tars and all(re.fullmatch(r"n\d{8}", tar.stem) for tar in tars):
         return (
             f"one tar file for each class: cd {folder} && for f in *.tar; do mkdir ${{f%.tar}} && "

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from common.errors import InputError, told
 from common.images.headers import SUFFIXES, UNREAD
+from common.images.hidden import is_hidden
 from common.text import counted, in_line
 
 READ = ".jpg, .jpeg, .png, .bmp, .gif or .webp"
-_LEFT_BEHIND = ("__macosx", "@eadir", "$recycle.bin")
-"""Folders that systems put beside images, with copies of them, in lower case."""
 
 
 class Passed(NamedTuple):
@@ -77,11 +76,6 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
             return list(entries)
     except OSError as error:
         raise InputError(f"cannot list the folder {folder}: {told(error)}") from error
-
-
-def is_hidden(name: str) -> bool:
-    """Tell whether a file or folder does not belong to a data set, by its name."""
-    return name.startswith(".") or name.lower() in _LEFT_BEHIND
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from common.errors import InputError, summary, told
 from common.images.headers import SUFFIXES
+from common.images.hidden import children
 from common.storage import open_regular
 from common.text import shown
 from pretrain.data.file_paths import encode
@@ -27,7 +28,7 @@ def index(folder: Path, workers: int) -> list[ShardSet]:
     Raises:
         InputError: If a tar file is damaged or hostile, or lacks an image or a class.
     """
-    paths = sorted(folder.glob("*.tar"))
+    paths = children(folder, "*.tar")
     if not paths:
         raise InputError(f"{folder} holds no .tar files: name the folder of the shards")
     of_split: dict[str | None, list[Path]] = {}

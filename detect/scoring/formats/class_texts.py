@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.images.hidden import children
 from common.storage import read_text
 from common.text import in_file_name
 from detect.scoring.detections import Detections, GroundTruth
@@ -31,7 +32,7 @@ def class_files(folder: Path, classes: Sequence[str]) -> list[Path] | None:
         InputError: There are several sets, a file is missing, or one names no class.
     """
     prefixes = set()
-    stems = {file.stem for file in folder.glob("*.txt")}
+    stems = {file.stem for file in children(folder, "*.txt")}
     names = {name: in_file_name(name) for name in classes}
     for stem in stems:
         ends = [f"_{name}" for name in names.values() if stem.endswith(f"_{name}")]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.images.hidden import children
 from common.storage import read_text
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.formats.boxes import Form, are_finite, read_boxes, to_corners
@@ -25,7 +26,7 @@ _LISTS = ("classes.txt", "labels.txt", "predefined_classes.txt", "obj.names", "r
 def image_files(folder: Path) -> list[Path]:
     """List the text files of a folder, or of `labels` in it, but for lists of classes."""
     for place in (folder, folder / "labels"):
-        files = sorted(file for file in place.glob("*.txt") if file.name.lower() not in _LISTS)
+        files = [file for file in children(place, "*.txt") if file.name.lower() not in _LISTS]
         if files:
             return files
     return []

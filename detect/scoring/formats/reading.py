@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.images.hidden import children
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.formats.boxes import faults
 from detect.scoring.formats.class_texts import class_files, read_class_texts
@@ -51,7 +52,7 @@ def _read(path: Path, truth: GroundTruth, notes: list[str]) -> Detections:
         if texts:
             return read_image_texts(texts, truth, notes)
         results = [path / name for name in _RESULTS if (path / name).is_file()]
-        results = results or sorted(path.glob("*.json"))
+        results = results or children(path, "*.json")
         if len(results) == 1:
             return read_coco_json(results[0], truth, notes)
         raise InputError(

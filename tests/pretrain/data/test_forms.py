@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from litter import litter
 
 from common.errors import InputError
 from pretrain.data.datasets import load
@@ -54,6 +55,22 @@ def test_every_format_at_any_depth_and_what_is_passed_over(tmp_path: Path) -> No
         "2 hidden files",
     ]
     assert "1 other file (such as train/b/notes.txt)" in passed
+
+
+@pytest.mark.parametrize("form", ["folders", "list"])
+def test_what_systems_leave_behind(tmp_path: Path, form: str) -> None:
+    if form == "folders":
+        write(tmp_path, *(f"{split}/{name}/1.jpg" for split in ("train", "val") for name in "ab"))
+    else:
+        write(tmp_path, "train/1.jpg", "train/2.jpg", "val/3.jpg", "val/4.jpg")
+        (tmp_path / "train.csv").write_text("1.jpg,a\n2.jpg,b\n")
+        (tmp_path / "val.csv").write_text("3.jpg,a\n4.jpg,b\n")
+    clean = [read(tmp_path, split)[0] for split in ("train", "val")]
+    litter(tmp_path)
+    for split, pairs in zip(("train", "val"), clean, strict=True):
+        found, passed = read(tmp_path, split)
+        assert found == pairs
+        assert all("hidden file" in line for line in passed)  # each once, with their number
 
 
 @pytest.mark.parametrize("around", ["", "DATASET/", "x/DATASET/"])
