@@ -40,9 +40,11 @@ class InputError(ValueError):
 
     Attributes:
         others: What else is wrong with the same file, for a command that tells all.
+        sound: What of the file could be read all the same, if anything.
     """
 
     others: Sequence["InputError"] = ()
+    sound: object = None
 
 
 class SourceError(InputError):

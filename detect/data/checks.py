@@ -151,28 +151,28 @@ def look_normalised(annotations: Sequence[Annotation]) -> bool:
 
 
 def outside(annotation: Annotation) -> dict[int, float]:
-    """Return the objects, counted from 1, that reach over the edge of their image, and how far.
+    """Return the objects that reach over the edge of their image, and how far.
 
     One pixel is a rounding of the annotation tool, more is a mistake.
 
     Returns:
-        Pixels by the number of the object.
+        Pixels by the row of the object.
     """
     size = np.array([annotation.width, annotation.height])
     boxes = annotation.boxes
     over = np.concatenate([-boxes[:, :2], boxes[:, 2:] - size], axis=1).max(axis=1, initial=0.0)
-    return {int(n) + 1: float(over[n]) for n in np.flatnonzero(over > _SLACK)}
+    return {int(row): float(over[row]) for row in np.flatnonzero(over > _SLACK)}
 
 
 def duplicates(annotation: Annotation) -> list[tuple[int, int]]:
-    """Return pairs of objects, counted from 1, that are the same box of the same class."""
+    """Return the rows of pairs of objects that are the same box of the same class."""
     seen: dict[tuple[object, ...], int] = {}
     pairs = []
-    for number, (box, label) in enumerate(
-        zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True), start=1
+    for row, (box, label) in enumerate(
+        zip(annotation.boxes.tolist(), annotation.labels.tolist(), strict=True)
     ):
         key = (label, *box)
         if key in seen:
-            pairs.append((seen[key], number))
-        seen.setdefault(key, number)
+            pairs.append((seen[key], row))
+        seen.setdefault(key, row)
     return pairs

@@ -237,8 +237,8 @@ def _annotate(
     if not _is_side(width) or not _is_side(height):
         with together:
             width, height = _size(picture, f"{file}, image {image['id']}")
-    rows, labels, crowd, difficult, areas = [], [], [], [], []
-    for item in objects:
+    rows, labels, crowd, difficult, areas, numbers = [], [], [], [], [], []
+    for number, item in enumerate(objects, start=1):
         at = f"{file}, annotation {item['number']}"
         category = item["category_id"]
         label = None
@@ -259,7 +259,9 @@ def _annotate(
                 difficult.append(crowd[-1] or bool(item["ignore"]))
                 stated = _is_number(item["area"])
                 areas.append(item["area"] if stated else (box[2] - box[0]) * (box[3] - box[1]))
-    together.end()
+                numbers.append(number)
+    if not (_is_side(width) and _is_side(height)):  # neither stated nor that of a picture
+        together.end()
     annotation = Annotation(
         image_id=str(image["id"]),
         width=int(width),
@@ -269,7 +271,9 @@ def _annotate(
         difficult=np.array(difficult, np.bool_),
         areas=np.array(areas, np.float64),
         crowd=np.array(crowd, np.bool_),
+        numbers=None if len(numbers) == len(objects) else np.array(numbers, np.int64),
     )
+    together.end(annotation)
     return annotation, ""
 
 

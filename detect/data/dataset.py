@@ -51,6 +51,12 @@ class Annotation:
     the boxes."""
     crowd: NDArray[np.bool_] | None = None
     """(n,) boxes around many objects, difficult ones from which nothing is learnt; None: none."""
+    numbers: NDArray[np.int64] | None = None
+    """(n,) which objects of the image these are, counted from 1; None: all, in order."""
+
+    def number(self, row: int) -> int:
+        """Return the number that messages give an object."""
+        return row + 1 if self.numbers is None else int(self.numbers[row])
 
     @property
     def flat(self) -> NDArray[np.bool_]:

@@ -33,10 +33,15 @@ class Together:
             return True
         return False
 
-    def end(self) -> None:
-        """Raise the first error, if there was one; the rest are its `others`."""
+    def end(self, sound: object = None) -> None:
+        """Raise the first error, if there was one; the rest are its `others`.
+
+        Args:
+            sound: What could be read all the same: the error carries it.
+        """
         if self.errors:
             first, *first.others = self.errors
+            first.sound = sound
             raise first
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -129,47 +129,50 @@ def check_entry(entries: Sequence[Entry], index: int) -> Checked:
 
 
 def _checked(entry: Entry) -> Checked:
-    result, stated = Checked(), ""
+    result, stated, sound = Checked(), "", None
     try:
         result.annotation, stated = entry.annotate()
+        sound = result.annotation
     except InputError as error:
         result.faults += reasons_of(error, entry.source)
+        sound = error.sound if isinstance(error.sound, Annotation) else None
+    path = None
     try:
         result.path = path = entry.picture(stated)
     except InputError as error:
         if reason_of(error, entry.source) not in [reason for _, reason in result.faults]:
             result.faults.append((entry.source, str(error)))
-        return result
-    found = check_image(path, partial(read_content, path))
-    result.faults += found.faults
-    result.notes, result.size, result.format = found.notes, found.size, found.format
-    result.orientation, result.digest = found.orientation, found.digest
-    annotation = result.annotation
-    if annotation is None:
-        return result
-    if found.size:
-        said = annotation.width, annotation.height
-        upright = found.size[::-1] if is_turned(found.orientation) else found.size
-        result.turned = upright == said and found.orientation != 1
-        if said not in (upright, found.size):
-            misfits = misfit(path, found.size, found.orientation, said)
-            result.faults.append((path, misfits.removeprefix(str(path)).lstrip()))
-    called = _called(entry, path)
-    for first, second in duplicates(annotation):
-        told = f"objects {first} and {second} of {called} are the same: remove one"
-        result.faults.append((entry.source, told))
+    if path:
+        found = check_image(path, partial(read_content, path))
+        result.faults += found.faults
+        result.notes, result.size, result.format = found.notes, found.size, found.format
+        result.orientation, result.digest = found.orientation, found.digest
+        if sound and found.size:
+            said = sound.width, sound.height
+            upright = found.size[::-1] if is_turned(found.orientation) else found.size
+            result.turned = upright == said and found.orientation != 1
+            if said not in (upright, found.size):
+                misfits = misfit(path, found.size, found.orientation, said)
+                result.faults.append((path, misfits.removeprefix(str(path)).lstrip()))
+    if sound:
+        called = _called(entry, path or entry.source)
+        result.faults += [(entry.source, reason) for reason in _odd_boxes(sound, called)]
+    return result
+
+
+def _odd_boxes(annotation: Annotation, called: str) -> Iterator[str]:
+    """Say which boxes stand twice, lie outside of the image or have no area."""
+    for pair in duplicates(annotation):
+        first, second = map(annotation.number, pair)
+        yield f"objects {first} and {second} of {called} are the same: remove one"
     beyond = outside(annotation)
-    for number, pixels in beyond.items():
-        told = (
-            f"object {number} of {called} lies up to {pixels:g} pixels outside the "
+    for row, pixels in beyond.items():
+        yield (
+            f"object {annotation.number(row)} of {called} lies up to {pixels:g} pixels outside the "
             f"image of {annotation.width} x {annotation.height}: correct it"
         )
-        result.faults.append((entry.source, told))
     sides = annotation.boxes[:, 2:] - annotation.boxes[:, :2]
-    inside = np.isin(np.arange(1, len(sides) + 1), list(beyond), invert=True)
+    inside = np.isin(np.arange(len(sides)), list(beyond), invert=True)
     flat = int(((sides <= 0).any(axis=1) & inside).sum())
     if flat:
-        result.faults.append(
-            (entry.source, f"image {called}: boxes without an area, remove: {flat}")
-        )
-    return result
+        yield f"image {called}: boxes without an area, remove: {flat}"

@@ -324,7 +324,7 @@ def _annotate(
         if tuple(label_of) != VOC_CLASSES:
             raise
         offer = UnknownClassError(_offer_classes(folder, error), error.name)
-        offer.others = error.others
+        offer.others, offer.sound = error.others, error.sound
         raise offer from None
     return found.annotation, found.filename
 

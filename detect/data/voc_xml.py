@@ -196,10 +196,11 @@ def read_voc(
     width = height = 0
     with together:
         width, height = _size(root, str(path), picture)
-    boxes, labels, difficult = [], [], []
+    boxes, labels, difficult, numbers = [], [], [], []
+    items = root.findall("object")
     unknown = set()  # each is told once
-    for number, item in enumerate(root.findall("object"), start=1):
-        where, name = f"{path}, object {number}", ""
+    for number, item in enumerate(items, start=1):
+        where, name, box, hard = f"{path}, object {number}", "", None, False
         with together:
             name = _text(item, "name", where)
             where = f"{where} ({shown(name)})" if name in label_of else where
@@ -211,20 +212,25 @@ def read_voc(
                     name,
                 )
         with together:
-            boxes.append(_box(item, coordinates, where))
+            box = _box(item, coordinates, where)
         with together:
-            difficult.append(_difficult(item, where))
-        labels.append(label_of.get(name))
-    together.end()
-    kept = np.array([label is not None for label in labels], np.bool_)
+            hard = _difficult(item, where)
+        label = label_of.get(name)
+        if box is not None and label is not None:
+            boxes.append(box)
+            labels.append(label)
+            difficult.append(hard)
+            numbers.append(number)
     annotation = Annotation(
         image_id=image_id,
         width=width,
         height=height,
-        boxes=np.array(boxes, np.float64).reshape(-1, 4)[kept],
-        labels=np.array([label for label in labels if label is not None], np.int64),
-        difficult=np.array(difficult, np.bool_)[kept],
+        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        labels=np.array(labels, np.int64),
+        difficult=np.array(difficult, np.bool_),
+        numbers=None if len(numbers) == len(items) else np.array(numbers, np.int64),
     )
+    together.end(annotation if width else None)
     return VocFile(annotation, _filename(root))
 
 

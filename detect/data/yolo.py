@@ -8,11 +8,13 @@ Where files lie, yolo_layout.py finds out.
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.images.headers import UNREAD
@@ -165,29 +167,37 @@ def _annotate(
 ) -> tuple[Annotation, str]:
     file = label_file(image)
     together = Together()
-    boxes, labels = [], []
-    for number, line in enumerate(_lines(file), start=1):
-        if not line:
-            continue
+    shares, labels, numbers = [], [], []
+    objects = [(at, line) for at, line in enumerate(_lines(file), start=1) if line]
+    for number, (at, line) in enumerate(objects, start=1):
         with together:
-            index, edges = _object(line, label_of, shape, f"{file}, line {number}")
+            index, edges = _object(line, label_of, shape, f"{file}, line {at}")
             label = label_of[index]
             if label is not None:
-                boxes.append(edges)
+                shares.append(edges)
                 labels.append(label)
-    together.end()
-    width, height = upright_size(_picture(image, ""))
+                numbers.append(number)
+    sound = None
+    with suppress(InputError) if together.errors else nullcontext():
+        width, height = upright_size(_picture(image, ""))
+        sound = Annotation(
+            image_id=image_id,
+            width=width,
+            height=height,
+            boxes=_in_pixels(shares, width, height),
+            labels=np.array(labels, np.int64),
+            difficult=np.zeros(len(labels), np.bool_),
+            numbers=None if len(numbers) == len(objects) else np.array(numbers, np.int64),
+        )
+    together.end(sound)
+    assert sound is not None  # what the picture raised was not suppressed
+    return sound, ""
+
+
+def _in_pixels(shares: Sequence[tuple[float, ...]], width: int, height: int) -> NDArray[np.float64]:
     sides = width, height, width, height
-    pixels = [[_whole(e * side, side) for e, side in zip(box, sides, strict=True)] for box in boxes]
-    annotation = Annotation(
-        image_id=image_id,
-        width=width,
-        height=height,
-        boxes=np.array(pixels, np.float64).reshape(-1, 4),
-        labels=np.array(labels, np.int64),
-        difficult=np.zeros(len(labels), np.bool_),
-    )
-    return annotation, ""
+    boxes = [[_whole(e * side, side) for e, side in zip(box, sides, strict=True)] for box in shares]
+    return np.array(boxes, np.float64).reshape(-1, 4)
 
 
 def _object(

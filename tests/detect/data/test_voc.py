@@ -140,7 +140,7 @@ def test_boxes_beyond_the_image_are_as_annotated_and_cut_in_training_alone(read)
         [-1, -1, 0, 0],
     ]
     assert found.usable(difficult=False)[0].tolist() == [[0, 9, 500, 30], [9, 0, 20, 375]]
-    assert outside(found) == {1: 4, 2: 25, 3: 10}
+    assert outside(found) == {0: 4, 1: 25, 2: 10}
 
 
 def test_decimals_keep_every_digit(read):
