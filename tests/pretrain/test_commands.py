@@ -45,7 +45,8 @@ def trained(folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert command.main() == 0
     *lines, best, last, log, following = printed.getvalue().splitlines()
     records = read_metrics(out)
-    assert [line.split()[0] for line in lines[-2:]] == ["1/2", "2/2"]
+    starts = [line.split()[0] for line in lines]  # a slow machine prints others within an epoch
+    assert [start for start in starts if start in ("1/2", "2/2")] == ["1/2", "2/2"]
     for line, record in zip(lines[-2:], records, strict=True):
         assert shown(record) in line.split()
     assert last == f"last  val accuracy {shown(records[1])}% in epoch 2: {out / 'last.pt'}"
