@@ -121,7 +121,7 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
     return (1, None) if code is None else (int(code), f"{type(error).__name__}: {error}")
 
 
-def told(error: OSError) -> str:
+def os_reason(error: OSError) -> str:
     """Say what the system refused, and what can be done about it."""
     return f"{error.strerror}: {remedy(error)}"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from common.errors import InputError, remedy, told
+from common.errors import InputError, os_reason, remedy
 
 
 def write_atomically(
@@ -75,7 +75,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY)  # the folder itself: no file is left in it
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {told(error)}") from error
+        raise InputError(f"cannot write to {folder}: {os_reason(error)}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -136,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InputError(f"{path} is missing: give the folder of a run") from None
     except OSError as error:
-        raise InputError(f"cannot read {path}: {told(error)}") from error
+        raise InputError(f"cannot read {path}: {os_reason(error)}") from error
     except ValueError as error:
         raise InputError(f"{path} is not JSON, write it again: {error}") from error
     if not isinstance(value, dict):
@@ -209,7 +209,7 @@ def read_text(path: Path) -> str:
         with open_regular(path) as file:
             content = file.read()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {told(error)}") from error
+        raise InputError(f"cannot read {path}: {os_reason(error)}") from error
     return decode_text(content, path)
 
 

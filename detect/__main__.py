@@ -249,8 +249,10 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
         own = "; at this mAP most are the detector's own" if weak else ""
         say(f"{suspected} candidates for label errors, ranked: {out / 'label_errors.json'}{own}")
     if analysis["against"]:
-        told = [f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in MAPS.items()]
-        say(f"against {analysis['against']['detections']}: {'; '.join(told)}")
+        lines = [
+            f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in MAPS.items()
+        ]
+        say(f"against {analysis['against']['detections']}: {'; '.join(lines)}")
 
 
 def _ends(interval: dict[str, Any] | None) -> str:

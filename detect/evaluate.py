@@ -29,7 +29,13 @@ from detect.operating_point import remember_evaluation
 from detect.recipes import Recipe
 from detect.scoring.formats.class_texts import write_class_texts
 from detect.scoring.formats.coco_json import write_coco_json
-from detect.scoring.scored_folder import Scoring, data_fingerprint, looks, recorded, score_into
+from detect.scoring.scored_folder import (
+    Scoring,
+    coordinate_warnings,
+    data_fingerprint,
+    recorded,
+    score_into,
+)
 from detect.task import EvaluationSet, detect
 
 
@@ -72,13 +78,13 @@ def evaluate_run(
         said.insert(1, f"{split} of {counted(len(test.images), 'image')}")
         say("; ".join(map(in_line, said)))
     if launcher.is_main():
-        for told in (_trained_on(opened, test, run), _chosen_on(opened, split, checkpoint, run)):
-            if told:
-                say(in_line(f"warning: {told}"))
+        for text in (_trained_on(opened, test, run), _chosen_on(opened, split, checkpoint, run)):
+            if text:
+                say(in_line(f"warning: {text}"))
     with contextlib.ExitStack() as writing:
         with ranks.start(device) as world:
             if world.is_main:
-                for line in looks(opened, test.truth, options):
+                for line in coordinate_warnings(opened, test.truth, options):
                     say(line)
                 writing.enter_context(sole_writer(out))
             network = build_detector(run)

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import cv2
 from tqdm import tqdm
 
-from common.errors import InputError, told
+from common.errors import InputError, os_reason
 from common.images.hidden import descendants
 from common.images.photos import Photos, Unreadable, find_photos, stream_photos
 from common.images.predicting import (
@@ -156,7 +156,7 @@ class _Work:
             self.drawn.add(path)
         except OSError as error:
             raise InputError(
-                f"{path} could not be written, so the rest is left undone: {told(error)}"
+                f"{path} could not be written, so the rest is left undone: {os_reason(error)}"
             ) from error
 
 

@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.images.predicting import predict_each
 from common.processes.ranks import choose_device
 from common.runs.finished import open_run
-from common.training.network import put
+from common.training.network import move_network
 from detect.data.batches import (
     Item,
     Shape,
@@ -97,7 +97,7 @@ class Predictor:
         place = choose_device(device)
         finished = open_run(run, "detect", Recipe, checkpoint)
         network, recipe = build_detector(finished), finished.recipe
-        put(network, recipe.optimization, place)
+        move_network(network, recipe.optimization, place)
         return Predictor(network, recipe, finished.fact("classes"), *best_threshold(finished))
 
     def predict(

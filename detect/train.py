@@ -20,7 +20,12 @@ from common.training import batch_size, launch
 from common.training.network import insert_layer, prepare
 from common.training.task import Metrics, Task, Watch
 from common.weights.backbone import card_path, fingerprint, load_backbone
-from common.weights.initial import begin_with, describe_origin, known_pixels, to_begin_with
+from common.weights.initial import (
+    describe_origin,
+    initial_unless_resumed,
+    load_initial,
+    pixels_of_resumed_run,
+)
 from detect.data.dataset import DetectionData
 from detect.data.opening import open_data
 from detect.data.options import DataOptions
@@ -68,7 +73,7 @@ def train_detector(
     _check(flags.recipe, scratch=backbone is None and flags.init is None)
     if backbone and flags.init:
         raise InputError("--init brings weights of the whole detector: leave out --backbone")
-    flags = batch_size.chosen(
+    flags = batch_size.with_fitting_batch(
         flags, lambda given, seen: train_detector(given, backbone, options, seen)
     )
     origin = {"backbone": fingerprint(backbone) if backbone else SCRATCH}
@@ -147,10 +152,10 @@ def _build(
     weights, card = None, dict[str, Any](recipe_name=SCRATCH)
     if backbone:
         weights, card = load_backbone(backbone, recipe.body)
-    initial = to_begin_with(flags.init, flags.out, flags.resume, loud=world.is_main)
+    initial = initial_unless_resumed(flags.init, flags.out, flags.resume, loud=world.is_main)
     if initial:
         card = {"file": str(initial.source), "preprocessing": initial.pixels}
-    known = known_pixels(flags.out, flags.resume)
+    known = pixels_of_resumed_run(flags.out, flags.resume)
     if known:
         card = {**card, "preprocessing": known}
     data = open_data(flags.data, options)
@@ -171,9 +176,9 @@ def _build(
         backbone or Path(SCRATCH),
     )
     if initial:
-        told = begin_with(network, initial, classes, _HEAD)
+        text = load_initial(network, initial, classes, _HEAD)
         if world.is_main:
-            say(told)
+            say(text)
     _insert_layer(network.backbone.body, recipe)
     prepare(network, recipe.optimization, world.device)
     task = Task(

@@ -12,7 +12,7 @@ from common.processes import ranks
 from common.runs.finished import FinishedRun, open_run
 from common.storage import write_json
 from common.text import say
-from common.training.network import put
+from common.training.network import move_network
 from pretrain.data.datasets import has_validation
 from pretrain.data.report import scored_on
 from pretrain.data.splits import open_split
@@ -75,7 +75,7 @@ def evaluate_run(
             split_off = images.split_by is not None and not has_validation(images.dataset, data)
             say(scored_on(images, split, split_off=split_off), sys.stderr)
         network = build_classifier(run).eval()
-        put(network, run.recipe.optimization, world.device)
+        move_network(network, run.recipe.optimization, world.device)
         result: dict[str, Any] = {
             "run": str(folder),
             "checkpoint": checkpoint,

@@ -22,7 +22,7 @@ from common.processes.ranks import choose_device
 from common.recipe import Optimization
 from common.runs.finished import open_run
 from common.text import in_line
-from common.training.network import put
+from common.training.network import move_network
 from common.weights import reading
 from common.weights.backbone import fingerprint, read_card
 from common.weights.detectron2 import read_detectron2
@@ -113,7 +113,7 @@ class Predictor:
         if isinstance(network, nn.Module):
             network.eval().to(device)
             if optimization:
-                put(network, optimization, device)
+                move_network(network, optimization, device)
 
     def predict(self, photos: Any, top_k: int = 5, *, keep_going: bool = False) -> list[Prediction]:
         """Classify photos.
@@ -320,14 +320,14 @@ def _described(
 ) -> tuple[list[str], Pixels, list[str]]:
     """Return classes and pixels by the card of a file, and notes of what had to be assumed."""
     notes = []
-    classes, told = card.get("classes"), card.get("preprocessing")
+    classes, stated = card.get("classes"), card.get("preprocessing")
     if not isinstance(classes, list) or len(classes) != count:
         classes = list(map(str, range(count)))
         notes.append(f"{in_line(str(source))} has no card with class names: numbers from 0")
     try:
-        assert isinstance(told, Mapping)
+        assert isinstance(stated, Mapping)
         crop = card["recipe"]["images"]["crop"]
-        size, mean, std = (told[name] for name in ("image_size", "mean", "std"))
+        size, mean, std = (stated[name] for name in ("image_size", "mean", "std"))
         pixels = Pixels(size=int(size), crop=crop, mean=[*map(float, mean)], std=[*map(float, std)])
     except (AssertionError, KeyError, TypeError, ValueError):
         notes.append(f"no card says how photos are prepared: {pixels}")

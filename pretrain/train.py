@@ -18,7 +18,7 @@ from common.text import in_line, say
 from common.training import batch_size, launch
 from common.training.network import insert_layer, prepare, takes_single_images, try_layers
 from common.training.task import Metrics, Task, Watch
-from common.weights.initial import begin_with, describe_origin, to_begin_with
+from common.weights.initial import describe_origin, initial_unless_resumed, load_initial
 from pretrain.data.report import report
 from pretrain.data.splits import Split, data_parts, open_split
 from pretrain.networks import build_network
@@ -40,7 +40,7 @@ def train_classifier(flags: RunFlags[Recipe], watch: Watch | None = None) -> Met
     Raises:
         InputError: If data or arguments are wrong.
     """
-    flags = batch_size.chosen(_as_begun(flags), train_classifier)
+    flags = batch_size.with_fitting_batch(_named_as_resumed(flags), train_classifier)
     described = describe_origin(flags.init, flags.out, flags.resume)
     return launch.launch("pretrain", flags, partial(_build, flags), described, watch)
 
@@ -63,7 +63,7 @@ def train(flags: RunFlags[Recipe], program: str) -> None:
     ending.end(flags.out, metrics, METRIC, COLUMNS, ending.command(*program.split(), *words))
 
 
-def _as_begun(flags: RunFlags[Recipe]) -> RunFlags[Recipe]:
+def _named_as_resumed(flags: RunFlags[Recipe]) -> RunFlags[Recipe]:
     """Return the flags with the resumed run's name for class folders; both names read the same.
 
     The toy recipes once called their drawn shapes "imagenet".
@@ -94,11 +94,11 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
         report(recipe.images, train, val)
     torch.manual_seed(flags.seed)
     network, at_step = build_model(recipe, len(train.classes))
-    initial = to_begin_with(flags.init, flags.out, flags.resume, loud=world.is_main)
+    initial = initial_unless_resumed(flags.init, flags.out, flags.resume, loud=world.is_main)
     if initial:
-        told = begin_with(network, initial, train.classes, head=("fc",))
+        text = load_initial(network, initial, train.classes, head=("fc",))
         if world.is_main:
-            say(told)
+            say(text)
     try_layers(network, recipe.images.size, _placing(recipe))
     single_images = takes_single_images(network, recipe.images.size)
     prepare(network, recipe.optimization, world.device)
@@ -106,7 +106,7 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
     if recipe.class_weights and train.images:
         weights = balancing_weights(train.images.labels, len(train.classes)).to(world.device)
         if world.is_main:
-            say(_told(weights.tolist(), train.classes))
+            say(_describe_weights(weights.tolist(), train.classes))
     task = Task(
         model=network,
         num_images=train.num_images,
@@ -140,7 +140,7 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
     return task, facts
 
 
-def _told(weights: Sequence[float], classes: Sequence[str]) -> str:
+def _describe_weights(weights: Sequence[float], classes: Sequence[str]) -> str:
     """Name the classes that weigh the least and the most."""
     there = [(weight, name) for weight, name in zip(weights, classes, strict=True) if weight]
     ends = " to ".join(

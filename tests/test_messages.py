@@ -14,7 +14,7 @@ REMEDIES = set(
     move name number
     pass pip put raise rebuild remedy remove rename repair repeat run save say score see set shows
     start swap
-    take shorten told train turn unpack use wait write
+    take shorten train turn unpack use wait write
     """.split()
 )
 MOST = 200
@@ -23,14 +23,14 @@ PUT_IN = "\0"
 
 
 def template(node: ast.expr) -> str:
-    """Return a message with a mark for each value; "told" for what writes a remedy itself."""
+    """Return a message with a mark for each value; "remedy" for what writes one itself."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     if isinstance(node, ast.JoinedStr):
         return "".join(map(template, node.values))
     if isinstance(node, ast.FormattedValue):
-        remedies = re.search(r"remedy|\btold\(|^serves$", ast.unparse(node.value))
-        return f"{PUT_IN}told" if remedies else PUT_IN
+        remedies = re.search(r"remedy|\bos_reason\(|^serves$", ast.unparse(node.value))
+        return f"{PUT_IN}remedy" if remedies else PUT_IN
     if isinstance(node, ast.BinOp):
         return template(node.left) + template(node.right)
     return PUT_IN
@@ -44,7 +44,7 @@ def messages() -> Iterator[tuple[str, str]]:
                     continue
                 if getattr(node.func, "id", "") in KINDS:
                     text = template(node.args[0])
-                    if re.search("[a-z]", text.replace("told", "")):
+                    if re.search("[a-z]", text.replace("remedy", "")):
                         yield f"{path.relative_to(ROOT)}: {text.replace(PUT_IN, '{}')}", text
 
 

@@ -173,11 +173,11 @@ class Report:
         ]
         noted = f"; read as RGB: {', '.join(notes)}" if notes else ""
         seconds = time.monotonic() - self._start
-        told = f"{counted(self.images, 'image')} checked in {seconds:.1f} s"
+        text = f"{counted(self.images, 'image')} checked in {seconds:.1f} s"
         rest = "".join(f"; {remark}" for remark in remarks)
         if self.faults:
-            raise InputError(f"{counted(self.faults, 'fault')}, listed above; {told}{noted}{rest}")
-        say(f"no faults; {told}{noted}{rest}")
+            raise InputError(f"{counted(self.faults, 'fault')}, listed above; {text}{noted}{rest}")
+        say(f"no faults; {text}{noted}{rest}")
 
 
 # ---- processes ----------------------------------------------------------------------------------

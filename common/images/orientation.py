@@ -3,7 +3,7 @@
 import struct
 from pathlib import Path
 
-from common.errors import InputError, told
+from common.errors import InputError, os_reason
 from common.images.decoding import MAX_FILE_BYTES
 from common.images.headers import JPEG_START, read_header
 from common.storage import open_regular
@@ -97,7 +97,7 @@ def upright_size(path: Path) -> tuple[int, int]:
                 data += file.read(MAX_FILE_BYTES - _HEAD)
                 header = read_header(data)
     except OSError as error:
-        raise InputError(f"the image {path} is unreadable: {told(error)}") from error
+        raise InputError(f"the image {path} is unreadable: {os_reason(error)}") from error
     if header is None:
         raise InputError(f"the image {path} is damaged or not an image: fetch it again")
     size = header.width, header.height

@@ -140,7 +140,7 @@ class GraphedStep:
         for buffer, part in zip(self._buffers, batch, strict=True):
             buffer.copy_(part)
         if participating not in self._graphs:
-            with self._undone():
+            with self._restoring():
                 for _ in range(WARM_UP_STEPS):
                     self._eagerly(self._buffers)
                 with self._rate_from_device(capturing=True):
@@ -156,7 +156,7 @@ class GraphedStep:
             return self._step(batch)
 
     @contextmanager
-    def _undone(self) -> Iterator[None]:
+    def _restoring(self) -> Iterator[None]:
         """Put everything that the block's steps change back, in place: graphs keep addresses."""
         generators = checkpoints.random_state(self._device)
         values = [tensor.detach().clone() for tensor in self._changed()]

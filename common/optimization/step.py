@@ -89,7 +89,7 @@ class StepParts:
         totals = [module.totals for module in modules if isinstance(module, FocusedDropout)]
         return [*self._network.parameters(), *self._network.buffers(), *totals]
 
-    def whole(self, batch: Any) -> dict[str, Tensor]:
+    def step_for_graph(self, batch: Any) -> dict[str, Tensor]:
         """Run a step of one micro-batch without a look at any value, for a CUDA graph.
 
         Args:

@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from common.errors import InputError, PeerFailed, outcome, summary
 from common.processes import launcher
-from common.processes.signals import ignore_requests, left_to_the_system
+from common.processes.signals import default_signal_handling, ignore_requests
 
 T = TypeVar("T")
 TIMEOUT_MINUTES = 10.0
@@ -71,7 +71,7 @@ def start(device: str = "auto", timeout_minutes: float = TIMEOUT_MINUTES) -> Ite
     if size == 1:
         yield World(place)
         return
-    with left_to_the_system():
+    with default_signal_handling():
         store = _join(place, rank, size, timedelta(minutes=timeout_minutes))
     try:
         yield World(place, rank, size)

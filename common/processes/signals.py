@@ -118,7 +118,7 @@ def ending_at_once(left: str = "there was nothing to save") -> Iterator[None]:
 
 
 @contextmanager
-def left_to_the_system() -> Iterator[None]:
+def default_signal_handling() -> Iterator[None]:
     """Let a first signal end the process by itself, for a call that may wait for minutes.
 
     Python runs handlers between its own instructions alone: while a library waits, none is heeded.

@@ -50,7 +50,7 @@ def digest_of(value: Any) -> str:
     return state.hexdigest()
 
 
-def together(digests: Mapping[str, str]) -> str:
+def combined_digest(digests: Mapping[str, str]) -> str:
     """Digest digests under their names, whatever their order."""
     return digest(word for name in sorted(digests) for word in (name, digests[name]))
 
@@ -71,15 +71,15 @@ def state_record(step: int, state: Mapping[str, Any], evaluated: str) -> dict[st
     }
     return {
         "step": step,
-        "digest": together(digests),
-        "weights": together(weights),
+        "digest": combined_digest(digests),
+        "weights": combined_digest(weights),
         "tensors": {name: value[:_SHORT] for name, value in digests.items()},
     }
 
 
 def weights_digest(tensors: Mapping[str, Tensor]) -> str:
     """Digest the tensors of a network as `state_record` does under "weights"."""
-    return together({name: digest_of(tensor) for name, tensor in tensors.items()})
+    return combined_digest({name: digest_of(tensor) for name, tensor in tensors.items()})
 
 
 @cache

@@ -30,7 +30,7 @@ def end(
     for line in lines(folder, records, metric, columns):
         say(line)
     # Not `say`: a shell takes the line up again only behind a backslash.
-    print(f"next  {styled(in_lines_of(columns_of(sys.stdout), following), 'bold')}", flush=True)
+    print(f"next  {styled(wrapped_command(columns_of(sys.stdout), following), 'bold')}", flush=True)
     emit(
         {
             "run": str(folder),
@@ -55,18 +55,18 @@ def lines(
         metric: That of the best epoch.
         columns: How values are shown.
     """
-    told = []
+    notes = []
     scored = [record for record in records if record.get(metric) is not None]
     if scored:
         best = max(scored, key=lambda record: record[metric])  # the first, if several are equal
-        told.append(f"best  {_of(best, metric, columns)}: {folder / 'best.pt'}")
-        told.append(f"last  {_of(scored[-1], metric, columns)}: {folder / 'last.pt'}")
+        notes.append(f"best  {_of(best, metric, columns)}: {folder / 'best.pt'}")
+        notes.append(f"last  {_of(scored[-1], metric, columns)}: {folder / 'last.pt'}")
     seconds = sum(record.get("seconds", 0.0) for record in records)
-    told.append(f"log   {folder / 'metrics.jsonl'}; {duration(seconds)} in training steps")
-    return told
+    notes.append(f"log   {folder / 'metrics.jsonl'}; {duration(seconds)} in training steps")
+    return notes
 
 
-def in_lines_of(columns: int | None, command: str) -> str:
+def wrapped_command(columns: int | None, command: str) -> str:
     """Break a command before its flags, behind backslashes, so that a shell takes it as it is.
 
     Args:

@@ -62,7 +62,7 @@ class Progress:
             self._draw(done, values, end)
         elif self._show:
             print(f"{self._place(done)} {_percent(done, self._total)}  ", end="")
-            print("  ".join([*_told(values, self._columns), end]), flush=True)
+            print("  ".join([*_shown_means(values, self._columns), end]), flush=True)
 
     def waiting(self, done: int, for_what: str) -> None:
         """Say on the bar what takes its time now."""
@@ -106,7 +106,7 @@ class Progress:
         line = bar_line(
             self._place(done),
             done / max(1, self._total),
-            [*_told(values, self._columns)[:1], *([end] if end else [])],
+            [*_shown_means(values, self._columns)[:1], *([end] if end else [])],
             width(sys.stderr) - 1,
             ascii_only=not _knows(sys.stderr.encoding, "━"),
         )
@@ -148,7 +148,7 @@ def bar_line(
     return f"{label} {full * filled}{empty * (max(0, room) - filled)} {right}"[:columns]
 
 
-def _told(values: Mapping[str, float], columns: Sequence[Column]) -> list[str]:
+def _shown_means(values: Mapping[str, float], columns: Sequence[Column]) -> list[str]:
     """Return the running means that have a column, without its group; loss comes first."""
     shown = [c for c in columns if c.key.removeprefix("train_") in values]
     return [

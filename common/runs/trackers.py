@@ -254,7 +254,7 @@ class Trackers:
             self._id, self._sent = self._remembered(step)
         for each in names:
             run = Tracked(folder=folder, name=name, step=step, config=config, id=self._id)
-            with self._told(each, "could not begin"):
+            with self._dropped_on_failure(each, "could not begin"):
                 self._open[each] = TRACKERS[each][0](run)
         self._keeps = bool(kept)
 
@@ -281,20 +281,20 @@ class Trackers:
             self._say(f"warning: no sample pictures for the trackers ({_reason(error)})")
             return
         for name in self._reached(step):
-            with self._told(name):
+            with self._dropped_on_failure(name):
                 self._open[name].pictures(step, drawn)
 
     def close(self) -> None:
         """End all of them."""
         for name in tuple(self._open):
-            with self._told(name):
+            with self._dropped_on_failure(name):
                 self._open[name].close()
         self._open = {}
 
     def _send(self, step: int, values: Mapping[str, float]) -> None:
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         for name in self._reached(step):
-            with self._told(name):
+            with self._dropped_on_failure(name):
                 self._open[name].numbers(step, finite)
 
     def _reached(self, step: int) -> tuple[str, ...]:
@@ -302,7 +302,7 @@ class Trackers:
         return tuple(n for n in self._open if n == "tensorboard" or step > self._sent)
 
     @contextlib.contextmanager
-    def _told(self, name: str, what: str = "failed") -> Any:
+    def _dropped_on_failure(self, name: str, what: str = "failed") -> Any:
         """Tell of a failure once, and leave that tracker out."""
         try:
             # What they print belongs to nobody's output.

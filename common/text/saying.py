@@ -21,7 +21,7 @@ def columns(stream: TextIO) -> int | None:
         return None
 
 
-def broken(text: str, width: int | None) -> str:
+def wrapped(text: str, width: int | None) -> str:
     """Break the lines of a text between words; further lines are indented by two more spaces.
 
     A word that is longer than a line, such as a path, stays whole.
@@ -53,4 +53,4 @@ def say(text: str, stream: TextIO | None = None) -> None:
         stream: Where it goes; None: standard output.
     """
     stream = stream or sys.stdout
-    print(broken(text, columns(stream)), file=stream, flush=True)
+    print(wrapped(text, columns(stream)), file=stream, flush=True)

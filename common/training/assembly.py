@@ -59,7 +59,7 @@ class Training:
         step = self.state.step
         return step % self.sampling.steps_per_epoch == 0 or step == self.last_step
 
-    def late(self) -> bool:
+    def checkpoint_is_due(self) -> bool:
         """Tell whether the next checkpoint is due."""
         return time.monotonic() - self.saved_at > self.options.checkpoint_minutes * 60
 
@@ -79,7 +79,7 @@ class Training:
         of_epoch, state = self.sampling.steps_per_epoch, self.state
         every = max(1, of_epoch // _POINTS)
         if self.trackers and state.step % of_epoch % every == 0:
-            means = self.tracked.since(state.sums)
+            means = self.tracked.means_since_last(state.sums)
             rate = state.optimizer.param_groups[0]["lr"]
             self.trackers.within_epoch(state.step, {**means, "lr": rate})
 
@@ -93,7 +93,7 @@ class _Means:
     def _begin(self, sums: EpochSums) -> None:
         self._of, self._images, self._before = sums, sums.images, sums.means()
 
-    def since(self, sums: EpochSums) -> dict[str, float]:
+    def means_since_last(self, sums: EpochSums) -> dict[str, float]:
         if sums is not self._of:  # of a new epoch
             self._of, self._images, self._before = sums, 0, {}
         images, before, means = self._images, self._before, sums.means()

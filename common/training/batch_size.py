@@ -28,7 +28,7 @@ Fit = Literal["fits", "holds every image", "too large"]
 """What came of trying a batch size; "holds every image" fits too, and a larger one is the same."""
 
 
-def chosen(flags: Flags, train: Callable[[Flags, Watch], object]) -> Flags:
+def with_fitting_batch(flags: Flags, train: Callable[[Flags, Watch], object]) -> Flags:
     """Return the flags with the batch size that fits, where it is to be found out.
 
     The learning rate goes with the batch: in proportion for SGD (Goyal et al., arXiv 1706.02677),

@@ -75,14 +75,16 @@ def launch(
         if world.device.type == "cpu":
             memory.keep_freed_memory()
         if not flags.dry_run:
-            return _once(description, flags, build, world, watch)
+            return _launch_once(description, flags, build, world, watch)
         _check_unused(flags)
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="dry-run-", dir=flags.out.parent) as folder:
             dry = replace(flags, out=Path(folder), resume="auto", stop_step=DRY_STEPS)
-            _once(description, dry, build, world, watch)
+            _launch_once(description, dry, build, world, watch)
             # Resumes from the checkpoint that the first one saved.
-            metrics = _once(description, dry, partial(_again, build), world, watch)
+            metrics = _launch_once(
+                description, dry, partial(_rebuild_silently, build), world, watch
+            )
         if world.is_main:
             say("dry run: two steps, evaluation, save and load went well; nothing is kept")
             say(_memory_needed(world.device))
@@ -101,7 +103,7 @@ def _check_unused(flags: RunFlags[Any]) -> None:
         raise InputError(f"{flags.out} is a file: choose another --out")
 
 
-def _again(build: Build, world: World) -> tuple[Task, Mapping[str, Any]]:
+def _rebuild_silently(build: Build, world: World) -> tuple[Task, Mapping[str, Any]]:
     """Build what was built before, without saying again of what."""
     with contextlib.redirect_stdout(io.StringIO()):
         return build(world)
@@ -116,14 +118,14 @@ def _memory_needed(device: torch.device) -> str:
     return f"GPU memory: {peak:.1f} of {whole:.1f} GiB at most"
 
 
-def _once(
+def _launch_once(
     description: Mapping[str, Any],
     flags: RunFlags[Any],
     build: Build,
     world: World,
     watch: Watch | None = None,
 ) -> Metrics:
-    folder = _secure(flags, description, world)
+    folder = _claim_folder(flags, description, world)
     try:
         task, facts = build(world)
         if folder:
@@ -146,13 +148,15 @@ def reading(flags: RunFlags[Any], world: World) -> Reading:
     )
 
 
-def _secure(flags: RunFlags[Any], description: Mapping[str, Any], world: World) -> RunFolder | None:
+def _claim_folder(
+    flags: RunFlags[Any], description: Mapping[str, Any], world: World
+) -> RunFolder | None:
     """Take the run folder on rank 0; an error of it is raised on every rank."""
     # Ranks that are started by hand have command lines of their own: other flags would train
     # something else, or hang.
-    told = {**description, **{name: getattr(flags, name) for name in _SHARED}}
-    all_told = ranks.gather(told)
-    differing = [name for name in told if any(one.get(name) != told[name] for one in all_told)]
+    mine = {**description, **{name: getattr(flags, name) for name in _SHARED}}
+    everyones = ranks.gather(mine)
+    differing = [name for name in mine if any(one.get(name) != mine[name] for one in everyones)]
     if differing:
         raise InputError(
             f"the processes were started with different flags ({', '.join(differing)}): "

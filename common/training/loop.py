@@ -80,10 +80,10 @@ def train(
                 watch.after_step(state)
             if training.at_epoch_end():
                 _end_epoch(training, stop)
-            asked, late = training.polling.ask(state.step, stop.asked, training.late())
+            asked, due = training.polling.ask(state.step, stop.asked, training.checkpoint_is_due())
             if asked:
                 _end_on_request(training, stop)
-            if late:
+            if due:
                 _save(training)
         if not state.metrics:  # nothing to validate on
             return {}

@@ -93,7 +93,7 @@ def takes_single_images(network: nn.Module, size: int) -> bool:
     return True
 
 
-def put(network: nn.Module, optimization: Optimization, device: torch.device) -> None:
+def move_network(network: nn.Module, optimization: Optimization, device: torch.device) -> None:
     """Put a network on its device, in its memory format."""
     network.to(device)
     if optimization.channels_last:
@@ -102,7 +102,7 @@ def put(network: nn.Module, optimization: Optimization, device: torch.device) ->
 
 def prepare(network: nn.Module, optimization: Optimization, device: torch.device) -> None:
     """Put a network where it is trained, compiled if the recipe says so."""
-    put(network, optimization, device)
+    move_network(network, optimization, device)
     if optimization.compile:
         compile_network(network)
 

@@ -68,7 +68,10 @@ class Steps:
         self._graphed: GraphedStep | None = None
         if optimization.cuda_graphs:
             self._graphed = GraphedStep(
-                self._parts.whole, state.optimizer, self._parts.changed, Capture(world.device)
+                self._parts.step_for_graph,
+                state.optimizer,
+                self._parts.changed,
+                Capture(world.device),
             )
 
     def take(self, plan: list[MicroBatch], batches: Iterator[Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from common.errors import InputError, summary, told
+from common.errors import InputError, os_reason, summary
 from common.storage import open_regular
 from common.weights.kinds import refuse_foreign
 from common.weights.pickles import Array, load_arrays
@@ -28,7 +28,7 @@ def read_detectron2(path: Path) -> dict[str, NDArray[Any]]:
         refuse_foreign(path)
         raise
     except OSError as error:
-        raise InputError(f"cannot read {path}: {told(error)}") from error
+        raise InputError(f"cannot read {path}: {os_reason(error)}") from error
     except Exception as error:  # a damaged pickle raises nearly anything
         refuse_foreign(path)
         raise InputError(

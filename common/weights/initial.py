@@ -92,7 +92,7 @@ def resumes(out: Path, resume: str) -> bool:
     return has_checkpoint(out) or resume not in ("auto", "never")
 
 
-def known_pixels(out: Path, resume: str) -> dict[str, Any] | None:
+def pixels_of_resumed_run(out: Path, resume: str) -> dict[str, Any] | None:
     """Return the pixel settings of the run that is resumed; None for a new one."""
     folder = out if resume in ("auto", "never") else Path(resume).parent
     environment = folder / "environment.json"
@@ -102,7 +102,9 @@ def known_pixels(out: Path, resume: str) -> dict[str, Any] | None:
     return pixels if isinstance(pixels, dict) else None
 
 
-def to_begin_with(source: Path | None, out: Path, resume: str, *, loud: bool) -> Initial | None:
+def initial_unless_resumed(
+    source: Path | None, out: Path, resume: str, *, loud: bool
+) -> Initial | None:
     """Read what `--init` was given; None where nothing was, or the run is resumed.
 
     Args:
@@ -207,7 +209,7 @@ def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {torchvision_name(name): value for name, value in tensors.items()}
 
 
-def begin_with(
+def load_initial(
     network: nn.Module,
     initial: Initial,
     classes: Sequence[str],

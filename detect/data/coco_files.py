@@ -167,9 +167,9 @@ def refuse(file: Path) -> NoReturn:
                 "id and a name: export it again"
             )
         if not isinstance(whole(category.get("id")), int | str):
-            told = quoted(json.dumps(category.get("id")))
+            text = quoted(json.dumps(category.get("id")))
             raise InputError(
-                f"{file}: category {number} of its list has the id {told}, neither a whole number "
+                f"{file}: category {number} of its list has the id {text}, neither a whole number "
                 "nor a text: export it again"
             )
     raise InputError(f"{file}: its categories cannot be found: export it again")

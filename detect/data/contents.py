@@ -128,27 +128,27 @@ def warnings(
     named: bool,
 ) -> list[str]:
     """Say what is no fault and yet may be none of what was meant; `named`: sets were asked for."""
-    told: list[str] = []
+    lines: list[str] = []
     for found, one in zip(sets, counts, strict=True):
         never = unseen(data.classes, one)
         if never and len(never) < len(data.classes):
-            told.append(f"{found.name} has no object of {', '.join(map(shown, never))}")
+            lines.append(f"{found.name} has no object of {', '.join(map(shown, never))}")
         if pairs := _repeated(found):
             first, second = pairs[0]
-            told.append(
+            lines.append(
                 f"images of {found.name} whose picture another one has, too: {len(pairs)}, such as "
                 f"{shown(second)} and {shown(first)}"
             )
     if data.metric == "voc":
         annotations = [a for found in sets for a in found.annotations]
         if look := coordinates_look(all_boxes(annotations), options.xml_coordinates):
-            told.append(look)
+            lines.append(look)
     for number, found in enumerate(sets):
         for other in sets[:number]:
             shared = _shared(other, found)
             if shared and (named or not _contains(other.name, found.name)):
-                told.append(f"images both in {other.name} and in {found.name}: {shared}")
-    return told
+                lines.append(f"images both in {other.name} and in {found.name}: {shared}")
+    return lines
 
 
 def _repeated(found: CheckedSet) -> list[tuple[str, str]]:
@@ -178,7 +178,7 @@ def remarks(data: DetectionData, sets: Sequence[CheckedSet], *, named: bool) -> 
     """Say what lies in the folders that was not checked, as no set names it."""
     mains = [path for depth in ("", "*/", "*/*/") for path in data.path.glob(f"{depth}{_LISTS}")]
     lists = {main: lists_of_one_class(main) for main in sorted(mains) if not named}
-    told = [
+    lines = [
         f"not checked: {counted(len(names), 'list')} of one class each in {main}, such as "
         f"{shown(names[0])}"
         for main, names in lists.items()
@@ -186,7 +186,7 @@ def remarks(data: DetectionData, sets: Sequence[CheckedSet], *, named: bool) -> 
     ]
     if data.has_years:
         for year in sorted(devkit_root(data.path).glob("VOC[0-9][0-9][0-9][0-9]")):
-            told += _unnamed(year)
+            lines += _unnamed(year)
     whole = len(sets) == len(data.sets)
     used = {result.path for found in sets for result in found.results if result.path}
     for folder in sorted({path.parent for path in used}):
@@ -194,13 +194,13 @@ def remarks(data: DetectionData, sets: Sequence[CheckedSet], *, named: bool) -> 
         odd = sorted(path.name for path in files if path.suffix.lower() in UNREAD)
         rest = sorted(path.name for path in files if is_picture(path.name))
         if odd:
-            told.append(
+            lines.append(
                 f"{counted(len(odd), 'file')} of {folder} of no format that is read: {odd[0]}; "
                 "convert to .png"
             )
         if rest and whole and not data.has_years:
-            told.append(f"{counted(len(rest), 'image')} of {folder} in no set, such as {rest[0]}")
-    return list(map(in_line, told))
+            lines.append(f"{counted(len(rest), 'image')} of {folder} in no set, such as {rest[0]}")
+    return list(map(in_line, lines))
 
 
 def _unnamed(year: Path) -> list[str]:

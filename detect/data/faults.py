@@ -57,10 +57,10 @@ def reasons_of(error: InputError, path: Path) -> Faults:
 
 def bounded(faults: Sequence[tuple[Path, str]]) -> Faults:
     """Return the first faults of each file, and how many more there are."""
-    times, told = Counter[Path](), Faults()
+    times, lines = Counter[Path](), Faults()
     for path, reason in faults:
         times[path] += 1
         if times[path] <= MOST_TOLD:
-            told.append((path, reason))
+            lines.append((path, reason))
     more = {path: number - MOST_TOLD for path, number in times.items() if number > MOST_TOLD}
-    return told + [(path, f"and {number} more faults") for path, number in more.items()]
+    return lines + [(path, f"and {number} more faults") for path, number in more.items()]

@@ -47,7 +47,7 @@ def verify(
     for name in names:
         faults: Faults = []
         try:
-            entries = _once(data.entries(name, faults), faults)
+            entries = _without_repeats(data.entries(name, faults), faults)
         except InputError as error:
             if data.has_years:  # no such set
                 raise
@@ -101,7 +101,7 @@ def _without(read: Callable[[], LabelledImage]) -> tuple[Annotation, str]:
     return read().annotation, ""
 
 
-def _once(entries: Sequence[Entry], faults: Faults) -> list[Entry]:
+def _without_repeats(entries: Sequence[Entry], faults: Faults) -> list[Entry]:
     """Return each image once; of those that come again, add a fault."""
     seen: dict[str, Entry] = {}
     for entry in entries:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError, told
+from common.errors import InputError, os_reason
 from common.images.orientation import upright_size
 from common.storage import decode_text
 from detect.data.dataset import (
@@ -103,8 +103,8 @@ def _box(item: ET.Element, coordinates: Coordinates, where: str) -> tuple[float,
     corners = _child(item, "bndbox", where)
     xmin, ymin, xmax, ymax = [_number(corners, t, where) for t in ("xmin", "ymin", "xmax", "ymax")]
     if xmin > xmax or ymin > ymax:
-        told = f"the box xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
-        raise InputError(f"{where}: {told} is inverted: swap them")
+        text = f"the box xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
+        raise InputError(f"{where}: {text} is inverted: swap them")
     first = 1 if coordinates == "voc" else 0
     return xmin - first, ymin - first, xmax, ymax
 
@@ -131,7 +131,7 @@ def read_bytes(path: Path, kind: str, most: int) -> bytes:
             if len(data) > found.st_size:  # some file systems do not know sizes
                 data += file.read(most)
     except OSError as error:
-        raise InputError(f"{path} is no readable {kind}: {told(error)}") from error
+        raise InputError(f"{path} is no readable {kind}: {os_reason(error)}") from error
     if len(data) > most:
         raise InputError(f"{path} is over {most} bytes, too large for a {kind}: give another")
     return data

@@ -35,7 +35,7 @@ from detect.data.options import DataOptions
 from detect.data.pictures import check_image_id, is_picture
 from detect.data.voc import read_lines
 from detect.data.yolo_layout import NOT_LABELS, SUFFIXES, Layout, Source, label_files
-from detect.data.yolo_pose import look
+from detect.data.yolo_pose import suspected_key_points
 
 _WRITTEN = 1e-6
 """Shares are written with six decimals: an edge that near a whole pixel is at that pixel."""
@@ -77,7 +77,7 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
                 f"{counted(len(images), 'image')} of {shown(name)}, such as "
                 f"{shown(without[0].name)}"
             )
-    if not layout.key_points and (doubt := look(sorted(labelled), path)):
+    if not layout.key_points and (doubt := suspected_key_points(sorted(labelled), path)):
         notes.append(doubt)
     folders = sorted({file.parent for file in labelled} - {layout.root})
     lone = sorted({file for folder in folders for file in label_files(folder)} - labelled)

@@ -24,7 +24,7 @@ def has_visibilities(shares: list[float]) -> bool:
     return len(shares) > 6 and len(shares) % 3 == 1 and set(shares[6::3]) <= _VISIBILITY
 
 
-def look(files: Iterable[Path], where: Path) -> str | None:
+def suspected_key_points(files: Iterable[Path], where: Path) -> str | None:
     """Look at the first lines of labels without a kpt_shape for key points.
 
     Args:

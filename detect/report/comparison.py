@@ -180,13 +180,13 @@ def _arms(records: Sequence[_Record]) -> list[str]:
     titles = [" ".join(record.evaluation["title"].split()) for record in records]
     labels = short_labels(titles)
     first = {title: records[titles.index(title)] for title in titles}
-    told = []
+    names = []
     for index, (label, title, record) in enumerate(zip(labels, titles, records, strict=True)):
         same = record.evaluation.get("recipe") == first[title].evaluation.get("recipe")
         trained = record.evaluation.get("seed") is not None
         apart = titles.count(title) > 1 and not (same and trained)
-        told.append(f"{label}, run {index + 1}" if apart else label)
-    return told
+        names.append(f"{label}, run {index + 1}" if apart else label)
+    return names
 
 
 def _name_of(path: Path, place: Path) -> str:
@@ -229,20 +229,20 @@ def _is_fraction(value: object) -> bool:
 def _check_comparable(records: Sequence[_Record]) -> None:
     first = records[0]
     for other in records[1:]:
-        told = (
+        text = (
             f"{first.folder} and {other.folder} cannot be compared, leave one out: they differ in"
         )
         splits = first.evaluation["split"], other.evaluation["split"]
         if splits[0] != splits[1]:
-            raise InputError(f"{told} the split, {splits[0]} and {splits[1]}")
+            raise InputError(f"{text} the split, {splits[0]} and {splits[1]}")
         if list(first.voc["per_class"]) != list(other.voc["per_class"]):
             names = [", ".join(record.voc["per_class"]) for record in (first, other)]
-            raise InputError(f"{told} the classes, {names[0]} and {names[1]}")
+            raise InputError(f"{text} the classes, {names[0]} and {names[1]}")
         if first.voc["iou"] != other.voc["iou"]:
-            raise InputError(f"{told} the overlap, {first.voc['iou']} and {other.voc['iou']}")
+            raise InputError(f"{text} the overlap, {first.voc['iou']} and {other.voc['iou']}")
         rules = recall_of(first.folder), recall_of(other.folder)
         if rules[0] != rules[1]:
-            raise InputError(f"{told} --recall, {rules[0]} and {rules[1]}")
+            raise InputError(f"{text} --recall, {rules[0]} and {rules[1]}")
 
 
 def _recorded_data(records: Sequence[_Record]) -> Path:

@@ -16,7 +16,7 @@ from detect.report.sections.finds import Finds, choose
 from detect.report.sections.gallery import gallery
 from detect.report.sections.label_errors import label_errors
 from detect.report.sections.photographs import drawings, with_pictures, write_pictures
-from detect.report.sections.provenance import made, speed
+from detect.report.sections.provenance import provenance, speed
 from detect.report.sections.summary import summary
 from detect.report.verdicts import arms_of
 from detect.report.writers.blocks import Block, Heading
@@ -93,5 +93,5 @@ def document(
         gallery(finds, gallery_mb),
         *speed(runs),
         *training(runs),
-        made(comparison),
+        provenance(comparison),
     ]

@@ -83,10 +83,10 @@ def write_figures(comparison: Comparison, folder: Path) -> list[Path]:
 
 def _title(figure: Figure, title: str, images: str) -> None:
     """Say above a chart what it shows of which images."""
-    told = [*wrap(title, _letters_across(figure)), *wrap(images, _letters_across(figure))]
-    text = "\n".join(map(drawable, told))
+    lines = [*wrap(title, _letters_across(figure)), *wrap(images, _letters_across(figure))]
+    text = "\n".join(map(drawable, lines))
     figure.suptitle(text, x=0.01, ha="left", fontsize=_TITLE_SIZE, color=_COLOURS.ink)
-    height = 1.35 * _TITLE_SIZE / 72 * len(told)
+    height = 1.35 * _TITLE_SIZE / 72 * len(lines)
     figure.set_size_inches(figure.get_figwidth(), figure.get_figheight() + height)
 
 

@@ -55,17 +55,17 @@ def given_labels(labels: Sequence[str], runs: int) -> list[str]:
 
 def tell_apart(labels: Sequence[str], seeds: Sequence[object]) -> list[str]:
     """Add to labels that occur more than once the seeds of their runs, or else their numbers."""
-    told = []
+    distinct = []
     for index, label in enumerate(labels):
         same = [i for i, other in enumerate(labels) if other == label]
         own = [seeds[i] for i in same]
         if len(same) == 1:
-            told.append(label)
+            distinct.append(label)
         elif None not in own and len(set(own)) == len(own):
-            told.append(f"{label}, seed {seeds[index]}")
+            distinct.append(f"{label}, seed {seeds[index]}")
         else:
-            told.append(f"{label}, run {same.index(index) + 1}")
-    return told
+            distinct.append(f"{label}, run {same.index(index) + 1}")
+    return distinct
 
 
 def _shared(words: Sequence[Sequence[str]], most: int) -> int:

@@ -37,12 +37,12 @@ class Verdict:
 
 def verdict(comparison: Comparison) -> Verdict:
     """Sum up a comparison."""
-    told = _by_voc(comparison)
+    found = _by_voc(comparison)
     if not comparison.leads_by_coco:
-        return told
+        return found
     # The numbers that follow are of another metric, which the reader is to see before them.
     of = f"{_by_coco(comparison)} With an interval, {_measure(comparison)}: "
-    return replace(told, sentence=of + told.sentence)
+    return replace(found, sentence=of + found.sentence)
 
 
 def _by_voc(comparison: Comparison) -> Verdict:
@@ -56,14 +56,14 @@ def _by_voc(comparison: Comparison) -> Verdict:
 def _by_coco(comparison: Comparison) -> str:
     """Say COCO's AP of each run, which has no interval: "COCO AP: A 41.0, B 42.5."."""
     several = len(comparison.runs) > 1
-    told = [
+    parts = [
         f"{run.label} {write_value(run.coco.get('ap'), 'percent')}"
         if several
         else f"{write_value(run.coco.get('ap'), 'percent')}, AP50 "
         f"{write_value(run.coco.get('ap50'), 'percent')}"
         for run in comparison.runs
     ]
-    return f"COCO AP{':' if several else ''} {', '.join(told)}."
+    return f"COCO AP{':' if several else ''} {', '.join(parts)}."
 
 
 def arms_of(comparison: Comparison) -> list[str]:
@@ -130,8 +130,8 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
     """Sum up one run of each method, or runs that do not pair up by seeds."""
     runs, key = comparison.runs, f"map_{comparison.kind}"
     if any(run.mean(comparison.kind) is None for run in runs):
-        told = f"{counted(len(runs), 'run')} on {on_images(comparison)}"
-        return Verdict(f"{told}: no class has a counted object.", "")
+        text = f"{counted(len(runs), 'run')} on {on_images(comparison)}"
+        return Verdict(f"{text}: no class has a counted object.", "")
     if len(runs) == 2:
         first, second = runs
         picked = ""
@@ -142,7 +142,7 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
     if not between.value:
         picked = ""
     apart = between.decided and len(comparison.pictures) >= _FEWEST_IMAGES
-    told = "these two networks differ, the methods are not decided" if apart else "not decided"
+    text = "these two networks differ, the methods are not decided" if apart else "not decided"
     by = f"{_points(between.value)} points of {_measure(comparison)}{_interval(between)}"
     # As much as the next is no lead: the order of the command line came first then.
     leads = "leads" if between.value else "is no better than another of the"
@@ -158,7 +158,7 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
         else ""
     )
     return Verdict(
-        f"{start} on {on_images(comparison)}, {_each(runs)}: {told}.",
+        f"{start} on {on_images(comparison)}, {_each(runs)}: {text}.",
         "The interval is over images alone (95%, the same resamples for both). Another seed of the "
         "training would move the difference too, so one run each never decides between methods, "
         f"however narrow the interval.{picked}",
@@ -193,10 +193,10 @@ def _of_seeds(comparison: Comparison, arms: Sequence[str], over: Difference) -> 
     apart = over.low > 0 or over.high < 0
     few = too_few(over.n, len(comparison.pictures))
     decided = apart and not one_file and not few
-    told = "decided" if decided else "not decided"
+    text = "decided" if decided else "not decided"
     sentence = (
         f"{arms[1]} against {arms[0]}: {_points(over.mean)} points of {_measure(comparison)}"
-        f"{_interval(over)} on {on_images(comparison)}, {over.n} seeds each: {told}."
+        f"{_interval(over)} on {on_images(comparison)}, {over.n} seeds each: {text}."
     )
     basis = (
         f"The interval (95%) is over seeds: Student's, of the {over.n} differences between runs of "

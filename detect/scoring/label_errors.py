@@ -92,7 +92,7 @@ def describe(
         found, suspect, other = candidate.detection, candidate.object, candidate.other
         shown = (detections, found) if suspect is None else (truth, suspect)
         against = (truth, other) if other is not None else (detections, found)
-        told = suspect is not None and against[1] is not None
+        confused = suspect is not None and against[1] is not None
         entries.append(
             {
                 "rank": rank,
@@ -102,8 +102,8 @@ def describe(
                 "class": truth.classes[shown[0].label[shown[1]]],
                 "box": shown[0].box[shown[1]].tolist(),
                 "object": None if suspect is None else int(number[suspect]),
-                "other_class": truth.classes[against[0].label[against[1]]] if told else None,
-                "other_box": against[0].box[against[1]].tolist() if told else None,
+                "other_class": truth.classes[against[0].label[against[1]]] if confused else None,
+                "other_box": against[0].box[against[1]].tolist() if confused else None,
                 "score": None if found is None else float(detections.score[found]),
             }
         )

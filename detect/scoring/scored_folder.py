@@ -98,7 +98,12 @@ def score_detections(
     split = scored_set(opened, split)
     truth = truth_of(opened, split)
     found = f"{split} of {counted(len(truth.image_ids), 'image')}"
-    said = [f"{data}: {opened.kind}", found, *opened.notes, *looks(opened, truth, options)]
+    said = [
+        f"{data}: {opened.kind}",
+        found,
+        *opened.notes,
+        *coordinate_warnings(opened, truth, options),
+    ]
     say("; ".join(map(in_line, said)))
     notes: list[str] = []
     detections = read_detections(path, truth, notes)
@@ -116,7 +121,9 @@ def score_detections(
         return score_into(out, truth, detections, data, split, facts, scoring, notes)
 
 
-def looks(data: DetectionData, truth: GroundTruth, options: DataOptions | None) -> list[str]:
+def coordinate_warnings(
+    data: DetectionData, truth: GroundTruth, options: DataOptions | None
+) -> list[str]:
     """Warn where boxes look counted in another way than they are read."""
     if data.metric != "voc":
         return []
@@ -259,9 +266,9 @@ def _read_baseline(path: Path, truth: GroundTruth, split: str) -> Detections:
     record = path / "evaluation.json"
     if not record.is_file():
         return read_detections(path, truth)
-    told = read_json(record).get("split")
-    if told != split:
-        raise InputError(f"{path} was evaluated on {told}, not {split}: compare on one split")
+    scored_on = read_json(record).get("split")
+    if scored_on != split:
+        raise InputError(f"{path} was evaluated on {scored_on}, not {split}: compare on one split")
     return read_detections(path / detections_of(path), truth)
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, told
+from common.errors import InputError, os_reason
 from common.storage import open_regular
 from common.weights.pickles import load_arrays
 
@@ -210,7 +210,7 @@ def _read(file: Path) -> bytes:
         with open_regular(file) as opened:
             return opened.read()
     except OSError as error:
-        raise InputError(f"cannot read {file}: {told(error)}") from error
+        raise InputError(f"cannot read {file}: {os_reason(error)}") from error
 
 
 def _read_members(

@@ -86,28 +86,28 @@ def table(splits: Sequence[Contents]) -> list[str]:
 
 def warnings(splits: Sequence[Contents]) -> list[str]:
     """Return lines about images that are in both splits, or in two classes, by their content."""
-    told = []
+    lines = []
     for one in splits:
         pairs = _contradictions(one)
         if pairs:
             first, second = (in_line(str(one.names[position])) for position in pairs[0])
-            told.append(
+            lines.append(
                 f"warning: in {one.split}, {len(pairs)} with the content of one of another class "
                 f"({second} is {first}): one of the labels is wrong"
             )
     if len(splits) == 2:
         train, val = splits
         for one, kind in ((train, "training"), (val, "validation")):
-            told += unseen(train.data.classes, one.data.labels.tolist(), kind)
+            lines += unseen(train.data.classes, one.data.labels.tolist(), kind)
         known = _positions(train.digests)
         pairs = [(known[d], at) for at, d in enumerate(val.digests.tolist()) if d and d in known]
         if pairs:
             first, second = str(train.names[pairs[0][0]]), str(val.names[pairs[0][1]])
-            told.append(
+            lines.append(
                 f"warning: of {len(val.names):,} validation images {len(pairs)} also in train "
                 f"({in_line(second)} is {in_line(first)}): the score flatters; take them out of one"
             )
-    return told
+    return lines
 
 
 def _a_class(one: Contents) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from common.errors import InputError, told
+from common.errors import InputError, os_reason
 from common.images.headers import SUFFIXES, UNREAD
 from common.images.hidden import is_hidden
 from common.text import counted, in_line
@@ -75,7 +75,7 @@ def scan(folder: Path) -> list[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             return list(entries)
     except OSError as error:
-        raise InputError(f"cannot list the folder {folder}: {told(error)}") from error
+        raise InputError(f"cannot list the folder {folder}: {os_reason(error)}") from error
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, summary, told
+from common.errors import InputError, os_reason, summary
 from common.storage import write_atomically
 from common.text import say
 from pretrain.data.image_sets import FileSet, PixelSet, decode
@@ -68,7 +68,7 @@ def fingerprint(files: FileSet, size: int) -> str:
         try:
             status = path.stat()
         except OSError as error:
-            raise InputError(f"cannot read the image {path}: {told(error)}") from error
+            raise InputError(f"cannot read the image {path}: {os_reason(error)}") from error
         digest.update(os.fsencode(path.relative_to(common)))
         digest.update(f"\0{status.st_size} {status.st_mtime_ns}\0".encode())
     return digest.hexdigest()

@@ -38,30 +38,30 @@ def scored_on(images: Images, val: Split, *, split_off: bool) -> str:
 
 def lines(images: Images, train: Split, val: Split) -> list[str]:
     """Return the lines of `report`."""
-    told = [
+    notes = [
         f"data: {_named(train.classes)}; "
         f"train {counted(train.num_images, 'image')}, {_form(train)}; val {val.num_images:,}, "
         f"{_validation_form(images, train, val)}"
     ]
     passed = {str(one): None for split in (train, val) for one in _passed_over(split)}
     if passed:
-        told.append(f"skipped: {', '.join(passed)}")
+        notes.append(f"skipped: {', '.join(passed)}")
     if images.dataset == "imagenet" and not all(map(WORDNET_ID.fullmatch, train.classes)):
-        told.append(
+        notes.append(
             "these are not ImageNet's classes: they are trained on as they are; "
             "--images.dataset folders calls them what they are, in the model card too"
         )
     for split, kind in ((train, "training"), (val, "validation")):
         labels = [] if split.images is None else split.images.labels.tolist()
-        told += unseen(train.classes, labels, kind)
+        notes += unseen(train.classes, labels, kind)
     shared = shared_files(train.images, val.images)
     if shared:
         first, second = (in_line(str(path)) for path in shared[0])
-        told.append(
+        notes.append(
             f"warning: of {val.num_images:,} validation images {len(shared)} also in train "
             f"({second} is {first}): the score flatters; take them out of one"
         )
-    return told
+    return notes
 
 
 def unseen(classes: Sequence[str], labels: Sequence[int], kind: str) -> list[str]:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, summary, told
+from common.errors import InputError, os_reason, summary
 from common.images.decoding import decode_image
 from common.storage import open_regular, parse_json, write_text
 from pretrain.data.file_paths import encode
@@ -101,7 +101,7 @@ class ShardSet:
             opened = self._open(number)  # to be held while it is read
             content = os.pread(opened.descriptor, size, offset)
         except OSError as error:
-            raise InputError(f"cannot read the shard {path}: {told(error)}") from error
+            raise InputError(f"cannot read the shard {path}: {os_reason(error)}") from error
         if len(content) != size:
             raise InputError(f"the shard {path} was cut off while it was in use: fetch it again")
         return content
@@ -119,7 +119,7 @@ class ShardSet:
             with (self.folder / shard.name).open("rb") as file:
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
-            raise InputError(f"unreadable: {told(error)}") from error
+            raise InputError(f"unreadable: {os_reason(error)}") from error
         if sha256 != shard.sha256:
             raise InputError(
                 f"damaged, or not the shard of its {INDEX} (its SHA-256 is another): delete it, "
@@ -266,7 +266,7 @@ def read_index(folder: Path, source: str | None = None, name: str = INDEX) -> Sh
             content = file.read()
         data = _parse(content, folder, source)
     except OSError as error:
-        raise InputError(f"cannot read {path}: {told(error)}") from error
+        raise InputError(f"cannot read {path}: {os_reason(error)}") from error
     except InputError as error:
         raise InputError(
             f"{path} {error}: rebuild it with scripts/make_shards.py --index {folder}"
@@ -277,7 +277,7 @@ def read_index(folder: Path, source: str | None = None, name: str = INDEX) -> Sh
         except OSError as error:
             if source is None or not isinstance(error, FileNotFoundError):
                 raise InputError(
-                    f"cannot read the shard {folder / shard.name}: {told(error)}"
+                    f"cannot read the shard {folder / shard.name}: {os_reason(error)}"
                 ) from error
     return data
 

@@ -64,8 +64,8 @@ def inspect(path: Path) -> list[str]:
     if weights.describe():
         lines.append(f"found: {weights.describe()}")
     state = containers(content)[weights.part] if weights.part else content
-    told = _detector if weights.prefix.endswith("backbone.body.") else _weights
-    return [*lines, *told(weights, state, path), *_card(path, state)]
+    described = _detector if weights.prefix.endswith("backbone.body.") else _weights
+    return [*lines, *described(weights, state, path), *_card(path, state)]
 
 
 def _detector(weights: reading.Weights, state: Mapping[str, Tensor], path: Path) -> Iterator[str]:
@@ -269,14 +269,14 @@ def _card(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Iterator[s
         yield "card: none beside it"
         return
     metrics = _object(card, "metrics", card_path(path))
-    told = [
+    parts = [
         f"{card.get('architecture')} for {card.get('layout')}",
         f"recipe {card.get('recipe_name')}, seed {card.get('seed')}",
         f"{card.get('checkpoint')} checkpoint of epoch {card.get('epoch')}",
         *([_metrics(metrics)] if metrics else []),
         "SHA-256 right",
     ]
-    yield f"card: {', '.join(told)}"
+    yield f"card: {', '.join(parts)}"
     proof = _object(card, "certificate", card_path(path))
     if proof:
         same = tensors is not None and str(proof.get("weights")) in map(

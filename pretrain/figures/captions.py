@@ -119,12 +119,12 @@ def curves_show(runs: Sequence[LabelledRun], baseline: str) -> str:
         gaps = 100 * (values.mean(0)[mine] - before[1].mean(0)[theirs])
         sides = [gaps[shared <= min(drops)], gaps[shared > min(drops)]] if drops else [gaps]
         words = ("before the rate first falls", "after") if drops else ("over all epochs",)
-        told = [
+        metrics = [
             f"{gap.mean():+.2f} points {word}"
             for gap, word in zip(sides, words, strict=True)
             if len(gap)
         ]
-        parts.append(f"{label} {', '.join(told)}")
+        parts.append(f"{label} {', '.join(metrics)}")
     return f"against {baseline}: {'; '.join(parts)}" if parts else "one arm, nothing to compare"
 
 

@@ -23,7 +23,7 @@ from common.runs.folder import read_description
 from common.runs.metrics_log import read_metrics
 from common.runs.results import flatten
 from common.storage import read_json
-from common.training.network import put
+from common.training.network import move_network
 from pretrain.data.augment import normalize
 from pretrain.data.datasets import load
 from pretrain.data.splits import Split, open_split
@@ -138,7 +138,7 @@ def _val_labels(recipe: Recipe, data: Path) -> NDArray[np.int64]:
 
 def _open_network(run: FinishedRun[Recipe], world: World) -> nn.Module:
     network = build_classifier(run).eval()
-    put(network, run.recipe.optimization, world.device)
+    move_network(network, run.recipe.optimization, world.device)
     return network
 
 

@@ -25,9 +25,9 @@ def describe(recipe: Recipe) -> str:
     """Say what is trained on what: "CIFAR-10, cifar-resnet20: 300 epochs, 3.7 PFLOP"."""
     images = recipe.images
     data = {"imagenet": "ImageNet", "folders": "class folders", **paper.DATASETS}[images.dataset]
-    told = f"{data}, {recipe.network}: {recipe.optimization.epochs} epochs"
+    text = f"{data}, {recipe.network}: {recipe.optimization.epochs} epochs"
     operations = floating_point_operations(recipe)
-    return f"{told}, {_short(operations)}" if operations else told
+    return f"{text}, {_short(operations)}" if operations else text
 
 
 def floating_point_operations(recipe: Recipe) -> float | None:

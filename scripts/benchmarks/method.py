@@ -73,9 +73,9 @@ class Trainer:
         self.network.to(device).to(memory_format=torch.channels_last).train()
         optimizer = build_optimizer(self.network, settings)
         parts = StepParts(self.network, classification_loss(recipe), optimizer, settings, device)
-        self._whole = parts.whole
+        self._whole = parts.step_for_graph
         self._graphed = (
-            GraphedStep(parts.whole, optimizer, parts.changed, Capture(device))
+            GraphedStep(parts.step_for_graph, optimizer, parts.changed, Capture(device))
             if case.graphed
             else None
         )

@@ -19,7 +19,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from common.errors import InputError, summary, told
+from common.errors import InputError, os_reason, summary
 from downloads.fetching import lock, require_room
 
 _BLOCK = 1 << 18
@@ -61,7 +61,7 @@ def unpack(path: Path, folder: Path, most: int) -> None:
             _move(staging, folder)
     except OSError as error:
         raise InputError(
-            f"{path} could not be unpacked in {folder}: {told(error)} {error.filename or ''}"
+            f"{path} could not be unpacked in {folder}: {os_reason(error)} {error.filename or ''}"
         ) from error
 
 

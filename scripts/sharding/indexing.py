@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError, summary, told
+from common.errors import InputError, os_reason, summary
 from common.images.headers import SUFFIXES
 from common.images.hidden import children
 from common.storage import open_regular
@@ -88,7 +88,7 @@ def scan(path: Path) -> Packed:
                 if any(file.read(_BLOCK)):
                     raise ValueError(f"no member begins at byte {tar.offset}")
     except OSError as error:
-        raise InputError(f"cannot read the shard {path}: {told(error)}") from error
+        raise InputError(f"cannot read the shard {path}: {os_reason(error)}") from error
     # A hostile header can raise nearly anything.
     except Exception as error:
         raise InputError(

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, told
+from common.errors import InputError, os_reason
 from common.images.decoding import decode_image, read_content
 from common.images.headers import SUFFIXES
 from common.storage import write_atomically, write_text
@@ -107,7 +107,7 @@ def _status(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
     except OSError as error:
-        raise InputError(f"cannot read the image {path}: {told(error)}") from error
+        raise InputError(f"cannot read the image {path}: {os_reason(error)}") from error
     return status.st_size, status.st_mtime_ns
 
 

@@ -79,9 +79,9 @@ def class_dots(comparison: Comparison) -> Dots:
             apart = []
         text = _text(comparison, name, dots[-1])
         if len(runs) > 2:
-            told = [f"{runs[d.run].label} {d.value:+.1f}" for d in dots if d.run in apart]
+            parts = [f"{runs[d.run].label} {d.value:+.1f}" for d in dots if d.run in apart]
             few = "few images" if math.isnan(dots[-1].low) else "none is decided"
-            text = ", ".join(told) or few
+            text = ", ".join(parts) or few
         rows.append(DotRow(name, dots, text, bool(apart)))
     rows.sort(key=lambda row: -sum(dot.value for dot in row.dots))
     labels = ("", *(run.label for run in runs[1:])) if len(runs) > 2 else ()

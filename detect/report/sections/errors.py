@@ -90,8 +90,8 @@ def confusion(runs: Sequence[Run]) -> Section:
     """Show the confusion matrices side by side, and their differences to the first."""
     kept = confused(runs)
     if len(kept) > MOST_CLASSES + 1:
-        told = f"The matrices of {len(kept) - 1} classes are in the JSON file."
-        return Section("confusion", "Confusion", (Text(told),))
+        text = f"The matrices of {len(kept) - 1} classes are in the JSON file."
+        return Section("confusion", "Confusion", (Text(text),))
     names = tuple([*runs[0].voc.per_class, BACKGROUND][index] for index in kept)
     counts = [run.analysis.confusion[np.ix_(kept, kept)] for run in runs]
     matrices = [

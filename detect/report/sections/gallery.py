@@ -75,7 +75,7 @@ def gallery(finds: Finds, megabytes: float) -> Section:
     entries = _entries(finds, kept)
     taken = sum(len(json.dumps(entry, separators=(",", ":"))) for entry in entries.values())
     pictures = _pictures(finds, room - taken)
-    blocks: list[Block] = [Note(_told(comparison, pictures, kept))]
+    blocks: list[Block] = [Note(_note(comparison, pictures, kept))]
     if not pictures.content:
         return Section("images", "Images", tuple(blocks))
     shown = [image for image in finds.order if image in pictures.content]
@@ -97,17 +97,17 @@ def gallery(finds: Finds, megabytes: float) -> Section:
     return Section("images", "Images", tuple(blocks))
 
 
-def _told(comparison: Comparison, pictures: Pictures, kept: Kept) -> str:
+def _note(comparison: Comparison, pictures: Pictures, kept: Kept) -> str:
     total, shown = len(comparison.pictures), len(pictures.content)
     if not shown and not pictures.no_room:
         return "The images are not where the data is, so no picture is shown."
     by = "the runs differ most" if len(comparison.runs) > 1 else "most is wrong"
-    told = f"{counted(shown, 'image')} of {total:,}, first those on which {by}. "
+    text = f"{counted(shown, 'image')} of {total:,}, first those on which {by}. "
     if pictures.no_room:
-        told += f"{pictures.no_room:,} more do not fit into the size set by --gallery-mb. "
+        text += f"{pictures.no_room:,} more do not fit into the size set by --gallery-mb. "
     if pictures.no_file:
-        told += f"{pictures.no_file:,} could not be read. "
-    return told + (
+        text += f"{pictures.no_file:,} could not be read. "
+    return text + (
         "Each run begins at the score of its best F1. Of an image and run the "
         f"{kept.any_score} detections with the highest scores are kept{kept.more}; "
         f"{MOST_LABELS} at most have labels. Gained and lost are objects found by one run and not "

@@ -60,12 +60,12 @@ def label_errors(finds: Finds) -> list[Section]:
     if not suspects:
         return []
     numbers = Counter(suspect.kind for suspect in suspects)
-    told = ", ".join(f"{number} {kind}" for kind, number in numbers.items())
+    text = ", ".join(f"{number} {kind}" for kind, number in numbers.items())
     best = max(run.mean("area") or 0.0 for run in comparison.runs)
     weak = " At this mAP most will be errors of the detector." if best < TRUSTED_MAP else ""
     blocks: list[Block] = [
         Note(
-            f"Candidates to look at, not verdicts: {told}.{weak} First those that most runs name, "
+            f"Candidates to look at, not verdicts: {text}.{weak} First those that most runs name, "
             "then those of which the detections are surest. Blue: the annotation, or what it "
             "lacks; orange: what speaks against it."
         )

@@ -104,8 +104,8 @@ def _named(finds: Finds, image: int) -> str:
     """Name the classes of the objects of an image: "2 cat, 1 dog"."""
     truth = finds.comparison.truth
     names = Counter(truth.classes[label] for label in truth.label[truth.image == image])
-    told = ", ".join(f"{number} {name}" for name, number in names.items())
-    return f"Objects: {told or 'none'}."
+    text = ", ".join(f"{number} {name}" for name, number in names.items())
+    return f"Objects: {text or 'none'}."
 
 
 def legend(comparison: Comparison, of_a_run: bool = False) -> Drawings:
@@ -195,8 +195,8 @@ def describe(finds: Finds, image: int) -> str:
             for index, run in enumerate(finds.comparison.runs)
         )
         return f"{counted(objects, 'object')}, found by {found}"
-    told = [
+    lines = [
         f"{run.label} {finds.found_on[index, image]} found, {finds.false_on[index, image]} false"
         for index, run in enumerate(finds.comparison.runs)
     ]
-    return f"{counted(objects, 'object')}: {'; '.join(told)}"
+    return f"{counted(objects, 'object')}: {'; '.join(lines)}"

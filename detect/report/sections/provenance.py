@@ -37,7 +37,7 @@ _EVALUATION = (
 _PARTS = {"recipe": "Recipe", "backbone": "Backbone file", "environment": "Environment"}
 
 
-def made(comparison: Comparison) -> Section:
+def provenance(comparison: Comparison) -> Section:
     """Tell how each run was made, where the runs differ, and how to read the numbers."""
     runs = comparison.runs
     return Section(
@@ -56,8 +56,8 @@ def made(comparison: Comparison) -> Section:
 
 def _other_data(runs: Sequence[Run]) -> list[Text]:
     marks = {run.evaluation.get("data_fingerprint") for run in runs} - {None}
-    told = "The data fingerprints of the runs differ: images, objects or classes were not the same."
-    return [Text(told)] if len(marks) > 1 else []
+    text = "The data fingerprints of the runs differ: images, objects or classes were not the same."
+    return [Text(text)] if len(marks) > 1 else []
 
 
 def _readings(runs: Sequence[Run]) -> list[Text]:
@@ -110,17 +110,17 @@ def _latency(runs: Sequence[Run]) -> list[Dots]:
 
 def _warning(runs: Sequence[Run]) -> str:
     """Say what a difference of speeds is worth."""
-    told = "On a shared machine these times are noise: repeat them on a quiet one before use."
+    text = "On a shared machine these times are noise: repeat them on a quiet one before use."
     networks = {
         json.dumps([(run.evaluation.get("recipe") or {}).get(key) for key in ("body", "detector")])
         for run in runs
         if run.evaluation.get("recipe")
     }
     if len(runs) > 1 and len(networks) == 1:
-        told = (
-            "All runs have the same network, so differences here are those of the machine. " + told
+        text = (
+            "All runs have the same network, so differences here are those of the machine. " + text
         )
-    return told
+    return text
 
 
 def _machine(run: Run) -> str | None:

@@ -31,9 +31,9 @@ from detect.scoring.bootstrap import Interval
 
 def summary(comparison: Comparison, pictures: Sequence[Drawing]) -> Section:
     """Tell what a reader must know."""
-    told = verdict(comparison)
-    blocks: list[Block] = [Lead(told.sentence)]
-    blocks += [Text(f"{told.basis} {told.deciding}".strip())] if told.basis else []
+    found = verdict(comparison)
+    blocks: list[Block] = [Lead(found.sentence)]
+    blocks += [Text(f"{found.basis} {found.deciding}".strip())] if found.basis else []
     blocks += [
         Pair(tuple(map_dots(comparison))),
         Chart("map.png", "mAP of all runs with intervals"),
@@ -151,10 +151,10 @@ def _numbers(comparison: Comparison) -> list[Block]:
     difficult = int(comparison.truth.difficult.sum())
     counted = len(comparison.truth.difficult) - difficult
     without = len(comparison.truth.classes) - len(comparison.classes)
-    told = (
+    text = (
         f"{len(comparison.pictures)} images with {counted} objects in {len(comparison.classes)} "
         f"classes, and {difficult} more marked difficult, which are not counted."
     )
     if without:
-        told += f" {without} more classes of the data have no counted object here and are left out."
-    return [Note(told), *scores(comparison), by_size(comparison)]
+        text += f" {without} more classes of the data have no counted object here and are left out."
+    return [Note(text), *scores(comparison), by_size(comparison)]

@@ -72,12 +72,12 @@ def _plot(
 
 
 def _row(name: str, drawn: str, text: str, attributes: str = "", marked: bool = False) -> str:
-    told = in_html(text).replace("-", "&minus;")
-    told = f"<strong>{told}</strong>" if marked else told
+    phrase = in_html(text).replace("-", "&minus;")
+    phrase = f"<strong>{phrase}</strong>" if marked else phrase
     return (
         f'<li{attributes}><span class="name">{in_html(name)}</span>'
         f'<span class="field" aria-hidden="true"><!--ticks-->{drawn}</span>'
-        f'<span class="value">{told}</span></li>'
+        f'<span class="value">{phrase}</span></li>'
     )
 
 

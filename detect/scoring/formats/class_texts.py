@@ -45,9 +45,9 @@ def class_files(folder: Path, classes: Sequence[str]) -> list[Path] | None:
     if f"{PREFIX}_" in prefixes:
         prefixes = {f"{PREFIX}_"}
     if len(prefixes) > 1:
-        told = ", ".join(repr(prefix.rstrip("_")) for prefix in sorted(prefixes))
+        text = ", ".join(repr(prefix.rstrip("_")) for prefix in sorted(prefixes))
         raise InputError(
-            f"{folder} holds several sets of class files ({told}); give a folder with one"
+            f"{folder} holds several sets of class files ({text}); give a folder with one"
         )
     prefix = prefixes.pop()
     wanted = [f"{prefix}{name}.txt" for name in names.values()]

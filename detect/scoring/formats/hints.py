@@ -25,7 +25,7 @@ def hints(truth: GroundTruth, detections: Detections, matches: Matches) -> list[
         return []
     readings = _readings(truth, detections)
     better, remedy = max(
-        ((_found(truth, match(truth, changed)), told) for changed, told in readings),
+        ((_found(truth, match(truth, changed)), text) for changed, text in readings),
         key=lambda reading: reading[0],
     )
     if better <= max(_TIMES * found, _LITTLE * len(counted)):
@@ -40,12 +40,12 @@ def _found(truth: GroundTruth, matches: Matches) -> int:
 
 def _readings(truth: GroundTruth, detections: Detections) -> Iterator[tuple[Detections, str]]:
     classes, images = len(truth.classes), len(truth.image_ids)
-    for shift, told in ((1, "0: add 1 to each"), (-1, "2: take 1 from each")):
+    for shift, text in ((1, "0: add 1 to each"), (-1, "2: take 1 from each")):
         label = detections.label + shift
         inside = (label >= 0) & (label < classes)
         yield (
             replace(detections, label=label).select(inside),
-            f"class numbers counted from {told}",
+            f"class numbers counted from {text}",
         )
     for shift in (1, -1):
         image = detections.image + shift

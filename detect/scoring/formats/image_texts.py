@@ -90,8 +90,8 @@ def _read_columns(
         last, first = (_within(box) for _, box in (score_last, score_first))
         if not last and not first:
             return *_of_shares(table), "corners"
-        told = "class, x, y, width, height, score" if last else "class, score, x, y, width, height"
-        notes.append(f"columns are read as {told}: shares of the image, x and y of the middle")
+        text = "class, x, y, width, height, score" if last else "class, score, x, y, width, height"
+        notes.append(f"columns are read as {text}: shares of the image, x and y of the middle")
         return *(score_last if last else score_first), "centre and size"
     ones = [bool(((column >= 0) & (column <= 1)).all()) for column in (table[:, 0], table[:, 4])]
     if ones[0] == ones[1]:

@@ -33,8 +33,8 @@ _WHOLE = re.compile(r"[+-]?\d{1,18}")
 class UnknownNameError(Exception):
     """A name without a reading, and why; `place` is its first row."""
 
-    def __init__(self, place: int, told: str) -> None:
-        super().__init__(told)
+    def __init__(self, place: int, text: str) -> None:
+        super().__init__(text)
         self.place = place
 
 

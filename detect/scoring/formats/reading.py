@@ -76,23 +76,23 @@ def _remarks(truth: GroundTruth, detections: Detections) -> list[str]:
     count = len(detections.score)
     if not count:
         return ["there are no detections"]
-    told = []
+    lines = []
     flat, out = faults(detections.box, truth.sizes[detections.image])
     if len(flat):
         image = truth.image_ids[detections.image[flat[0]]]
-        told.append(
+        lines.append(
             f"boxes without area: {len(flat)} of {count}, the first in image {image!r}; each "
             "counts as a false detection"
         )
     if len(out) > count / 20:
-        told.append(
+        lines.append(
             f"{len(out)} of {count} boxes have their middle outside the image: boxes must be in "
             "pixels of the original image, not of a resized one"
         )
     low, high = float(np.min(detections.score)), float(np.max(detections.score))
     if low < 0 or high > 1:
-        told.append(
+        lines.append(
             f"scores reach from {low:g} to {high:g}: AP needs only their order, but calibration "
             "and likely label errors need probabilities; divide percentages by 100"
         )
-    return told
+    return lines

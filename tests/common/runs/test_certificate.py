@@ -14,6 +14,7 @@ from common.runs import certificate
 from common.runs.certificate import (
     Certificate,
     certified,
+    combined_digest,
     differences,
     digest_of,
     fingerprint,
@@ -21,7 +22,6 @@ from common.runs.certificate import (
     plain,
     read_certificate,
     state_record,
-    together,
     weights_digest,
 )
 
@@ -59,8 +59,8 @@ def test_the_digest_of_a_value_is_that_of_its_type_shape_and_bits() -> None:
 
 
 def test_digests_are_taken_together_by_their_names() -> None:
-    assert together({"b": "2", "a": "1"}) == of_pieces("a", "1", "b", "2")
-    assert together({"a": "2", "b": "1"}) != together({"a": "1", "b": "2"})
+    assert combined_digest({"b": "2", "a": "1"}) == of_pieces("a", "1", "b", "2")
+    assert combined_digest({"a": "2", "b": "1"}) != combined_digest({"a": "1", "b": "2"})
 
 
 def test_the_record_of_a_state() -> None:
@@ -68,7 +68,7 @@ def test_the_record_of_a_state() -> None:
     digests = {name: digest_of(value) for name, value in state.items()}
     assert state_record(7, state, "average.") == {
         "step": 7,
-        "digest": together(digests),
+        "digest": combined_digest(digests),
         "weights": weights_digest({"w": torch.zeros(2)}),
         "tensors": {name: value[:8] for name, value in digests.items()},
     }

@@ -25,7 +25,7 @@ from common.training.batch_size import (
     share_used,
     with_batch,
 )
-from common.training.batch_size import chosen as chosen_by
+from common.training.batch_size import with_fitting_batch as chosen_by
 from common.training.epoch_means import EpochSums
 from common.training.task import Watch
 from pretrain import __main__ as command

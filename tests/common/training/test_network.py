@@ -18,9 +18,9 @@ from common.training.network import (
     compile_network,
     eager_if,
     insert_layer,
+    move_network,
     over_ranks,
     prepare,
-    put,
     takes_single_images,
     try_layers,
 )
@@ -142,7 +142,7 @@ def test_a_control_of_the_recipe_is_inserted(reference: Any, places: Any) -> Non
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-@pytest.mark.parametrize("make", [put, prepare])
+@pytest.mark.parametrize("make", [move_network, prepare])
 def test_a_network_is_put_in_its_memory_format(make: Any, channels_last: bool) -> None:
     network = nn.Conv2d(3, 4, 3)
     settings = Optimization(lr=0.1, batch_size=8, epochs=2, channels_last=channels_last)

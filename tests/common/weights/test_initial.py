@@ -12,11 +12,11 @@ from common.errors import InputError
 from common.storage import write_json
 from common.weights.backbone import save_backbone
 from common.weights.initial import (
-    begin_with,
     describe_origin,
-    known_pixels,
+    initial_unless_resumed,
+    load_initial,
+    pixels_of_resumed_run,
     read_initial,
-    to_begin_with,
 )
 
 HEAD = ("head.classification_head.cls_logits",)
@@ -54,7 +54,7 @@ def test_rows_go_by_the_names_of_the_classes(tmp_path: Path) -> None:
     before, network = Detector(3), Detector(5)
     anew = logits_of(network).detach().clone().view(9, 5)
     folder = run_of(before, tmp_path / "run", ["cat", "dog", "cow"])
-    told = begin_with(network, read_initial(folder), ["cow", "emu", "cat", "ant", "bee"], HEAD)
+    told = load_initial(network, read_initial(folder), ["cow", "emu", "cat", "ant", "bee"], HEAD)
     assert "the head of 2 of 5 classes ('cow', 'cat'), the others new" in told
     rows, old = logits_of(network).view(9, 5), logits_of(before).view(9, 3)
     assert torch.equal(rows[:, 0], old[:, 2]) and torch.equal(rows[:, 2], old[:, 0])
@@ -78,7 +78,7 @@ def test_rows_go_by_the_names_of_the_classes(tmp_path: Path) -> None:
 )
 def test_what_is_said_of_the_head(tmp_path: Path, classes: list[str], words: str) -> None:
     before, network = Detector(2), Detector(2)
-    told = begin_with(
+    told = load_initial(
         network, read_initial(run_of(before, tmp_path / "r", ["cat", "dog"])), classes, HEAD
     )
     assert told.endswith(words)
@@ -90,7 +90,7 @@ def test_the_average_of_a_run_is_what_was_evaluated(tmp_path: Path) -> None:
     before, network = Detector(1), Detector(1)
     average = {name: value + 1 for name, value in before.state_dict().items()}
     initial = read_initial(run_of(before, tmp_path / "run", ["cat"], average=average))
-    assert "took the average" in begin_with(network, initial, ["cat"], HEAD)
+    assert "took the average" in load_initial(network, initial, ["cat"], HEAD)
     torch.testing.assert_close(logits_of(network), logits_of(before) + 1)
     assert initial.pixels == {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
@@ -99,14 +99,14 @@ def test_a_classifier_becomes_the_body_of_a_detector_and_back(tmp_path: Path) ->
     classifier, network = resnet18(num_classes=4), Detector(2)
     card = {"architecture": "resnet18", "classes": ["a", "b", "c", "d"]}
     save_backbone(classifier.state_dict(), card, tmp_path / "x.safetensors")
-    told = begin_with(network, read_initial(tmp_path / "x.safetensors"), ["a", "b"], HEAD)
+    told = load_initial(network, read_initial(tmp_path / "x.safetensors"), ["a", "b"], HEAD)
     assert "new: head.regression_head.weight" in told
     body = network.backbone.body
     assert torch.equal(body.layer4[1].bn2.weight, classifier.layer4[1].bn2.weight)
     assert torch.equal(body.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
     other = resnet18(num_classes=2)
     run = run_of(network, tmp_path / "run", ["a", "b"])
-    told = begin_with(other, read_initial(run), ["a", "b"], ("fc",))
+    told = load_initial(other, read_initial(run), ["a", "b"], ("fc",))
     assert "the head of all 2 classes new" in told
     assert torch.equal(other.layer4[1].conv2.weight, classifier.layer4[1].conv2.weight)
 
@@ -114,11 +114,11 @@ def test_a_classifier_becomes_the_body_of_a_detector_and_back(tmp_path: Path) ->
 def test_a_classifier_with_other_classes(tmp_path: Path) -> None:
     before, network = resnet18(num_classes=2), resnet18(num_classes=3)
     save_backbone(before.state_dict(), {"classes": ["a", "b"]}, tmp_path / "x.pth")
-    begin_with(network, read_initial(tmp_path / "x.pth"), ["b", "c", "a"], ("fc",))
+    load_initial(network, read_initial(tmp_path / "x.pth"), ["b", "c", "a"], ("fc",))
     assert torch.equal(network.fc.weight[[2, 0]], before.fc.weight)
     assert torch.equal(network.fc.bias[[2, 0]], before.fc.bias)
     (tmp_path / "x.json").unlink()
-    told = begin_with(network, read_initial(tmp_path / "x.pth"), ["b", "c", "a"], ("fc",))
+    told = load_initial(network, read_initial(tmp_path / "x.pth"), ["b", "c", "a"], ("fc",))
     assert told.endswith("3 classes new, for the names of its classes are not known")
 
 
@@ -139,7 +139,7 @@ def test_retinanets_of_torchvision(tmp_path: Path, version: str) -> None:
     settings = Settings(head_norm="group" if version.endswith("v2") else "none")
     ours = build_retinanet(settings, "resnet50", 3, [0.5] * 3, [0.2] * 3)
     classes = ["aeroplane", "person", "unicorn"]
-    told = begin_with(ours, read_initial(tmp_path / "x.pth"), classes, HEAD)
+    told = load_initial(ours, read_initial(tmp_path / "x.pth"), classes, HEAD)
     assert "2 of 3 classes ('aeroplane', 'person'), the others new" in told
     assert ("new: backbone.fpn.extra_blocks.p6" in told) is (not version.endswith("v2"))
     rows = ours.get_parameter(f"{HEAD[0]}.bias").view(9, 3)
@@ -153,7 +153,7 @@ def test_another_network_is_refused(tmp_path: Path) -> None:
     save_backbone(resnet34().state_dict(), {}, tmp_path / "x.pth")
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     with pytest.raises(InputError, match=r"x\.pth is of another network \(0 of 6 weights fit"):
-        begin_with(network, read_initial(tmp_path / "x.pth"), ["a"], ("fc",))
+        load_initial(network, read_initial(tmp_path / "x.pth"), ["a"], ("fc",))
 
 
 def test_a_resumed_run_goes_on_from_its_own(
@@ -164,17 +164,17 @@ def test_a_resumed_run_goes_on_from_its_own(
     out.mkdir()
     described = describe_origin(source, out, "auto")
     assert len(described["init"]) == 64
-    assert to_begin_with(source, out, "auto", loud=True) is not None
-    assert known_pixels(out, "auto") is None
+    assert initial_unless_resumed(source, out, "auto", loud=True) is not None
+    assert pixels_of_resumed_run(out, "auto") is None
     (out / "last.pt").touch()
     write_json(out / "recipe.json", described)
     write_json(out / "environment.json", {"pixels": {"mean": [1, 1, 1], "std": [2, 2, 2]}})
     (source / "best.pt").write_bytes(b"changed")
     assert describe_origin(source, out, "auto") == described
     assert describe_origin(None, out, "auto") == described
-    assert to_begin_with(source, out, "auto", loud=True) is None
+    assert initial_unless_resumed(source, out, "auto", loud=True) is None
     assert "resumes from its own checkpoint" in capsys.readouterr().out
-    assert known_pixels(out, "auto") == {"mean": [1, 1, 1], "std": [2, 2, 2]}
+    assert pixels_of_resumed_run(out, "auto") == {"mean": [1, 1, 1], "std": [2, 2, 2]}
     assert describe_origin(None, tmp_path / "new", "auto") == {}
 
 
@@ -187,7 +187,7 @@ def test_a_larger_network_of_the_family_is_refused(tmp_path: Path) -> None:
     """A ResNet-34 holds all names and shapes of a ResNet-18, and would be cut in half."""
     torch.save(resnet34(num_classes=3).state_dict(), tmp_path / "larger.pth")
     with pytest.raises(InputError, match="holds a resnet34, and the recipe builds a resnet18"):
-        begin_with(resnet18(num_classes=3), read_initial(tmp_path / "larger.pth"), "abc", ("fc",))
+        load_initial(resnet18(num_classes=3), read_initial(tmp_path / "larger.pth"), "abc", ("fc",))
 
 
 def test_a_detector_with_another_body_is_refused(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_detector_with_another_body_is_refused(tmp_path: Path) -> None:
     torch.save(larger.state_dict(), tmp_path / "larger.pth")
     for network in (Detector(1), resnet18(num_classes=1)):
         with pytest.raises(InputError, match="holds a resnet34, and the recipe builds a resnet18"):
-            begin_with(network, read_initial(tmp_path / "larger.pth"), ["a"], HEAD)
+            load_initial(network, read_initial(tmp_path / "larger.pth"), ["a"], HEAD)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_a_detector_in_the_wrapping_of_others_is_whole(
     given, network = Detector(1), Detector(1)
     state: dict[str, Any] = {prefix + name: value for name, value in given.state_dict().items()}
     torch.save({container: state, "epoch": 3} if container else state, tmp_path / "x.pth")
-    told = begin_with(network, read_initial(tmp_path / "x.pth"), ["a"], HEAD)
+    told = load_initial(network, read_initial(tmp_path / "x.pth"), ["a"], HEAD)
     assert (f"took the prefix {prefix!r} off" in told) == bool(prefix)
     assert "new: " not in told and "left" not in told
     rows = {f"{layer}.{kind}" for layer in HEAD for kind in ("weight", "bias")}
@@ -223,4 +223,4 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     state["layer2.0.conv1.weight"][0] = float("nan")
     torch.save(state, tmp_path / "nan.pth")
     with pytest.raises(InputError, match=r"first in layer2\.0\.conv1\.weight: give an earlier"):
-        begin_with(resnet18(num_classes=3), read_initial(tmp_path / "nan.pth"), "abc", ("fc",))
+        load_initial(resnet18(num_classes=3), read_initial(tmp_path / "nan.pth"), "abc", ("fc",))

@@ -12,7 +12,7 @@ from reports import write_two_runs
 from detect.report.comparison import read_runs
 from detect.report.sections.finds import Finds
 from detect.report.sections.gallery import gallery
-from detect.report.sections.provenance import made
+from detect.report.sections.provenance import provenance
 from detect.report.writers.page import to_html
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium to open the page")
@@ -45,7 +45,9 @@ def hostile(tmp_path_factory) -> Path:
     names = ("cat", "<img src=x onerror=harmed=1>", EVIL)
     comparison = replace(comparison, truth=replace(comparison.truth, classes=names), data=EVIL)
     page = root / "page.html"
-    page.write_text(to_html(EVIL, [gallery(Finds.of(comparison), 1), made(comparison)]), "utf-8")
+    page.write_text(
+        to_html(EVIL, [gallery(Finds.of(comparison), 1), provenance(comparison)]), "utf-8"
+    )
     return page
 
 
