@@ -44,11 +44,11 @@ def _plain(requirement: str) -> str:
 def licence(package: Distribution) -> str:
     """Return what a package says of its licence: an SPDX expression, classifiers, or a text."""
     facts = package.metadata
-    if facts["License-Expression"]:
-        return str(facts["License-Expression"])
+    if expression := facts.get_all("License-Expression"):
+        return str(expression[0])
     classifiers = [c for c in facts.get_all("Classifier") or () if c.startswith("License ::")]
     named = [c.rpartition(" :: ")[2] for c in classifiers]
-    text = str(facts["License"] or "").strip()
+    text = "".join(map(str, facts.get_all("License") or ())).strip()
     if text and "\n" not in text and len(text) < 60:
         return text
     return ", ".join(named) or (text.splitlines()[0] if text else "not stated")
