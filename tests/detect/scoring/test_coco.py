@@ -78,6 +78,39 @@ def test_sizes_are_apart():
     assert metrics["ap_large"] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("side", "sizes"),
+    [
+        (31.99, ("ap_small",)),
+        (32, ("ap_small", "ap_medium")),  # the ends belong to both
+        (32.01, ("ap_medium",)),
+        (95.99, ("ap_medium",)),
+        (96, ("ap_medium", "ap_large")),
+        (96.01, ("ap_large",)),
+        (1e5, ("ap_large",)),
+        (1e5 + 1, ()),
+    ],
+)
+def test_the_ends_of_the_sizes(side, sizes):
+    box = (0, 0, side, side)
+    metrics = score_coco(*split([(0, 0, box, False)], [(0, 0, 0.9, box)]))
+    known = [name for name in NAMES[3:] if metrics[name] is not None]
+    assert known == list(sizes) and all(metrics[name] > 0.99 for name in known)
+    assert (metrics["ap"] is None) is (side > 1e5)
+
+
+@pytest.mark.parametrize(
+    ("side", "small", "medium"),
+    [(31.99, 0.5, 1), (32, 0.5, 0.5), (32.01, 1, 0.5), (96, 1, 0.5), (96.01, 1, 1)],
+)
+def test_a_false_detection_is_one_among_those_of_its_size(side, small, medium):
+    objects = [(0, 0, SMALL, False), (0, 0, (300, 300, 350, 350), False)]
+    found = [(0, 0, 0.9, (0, 0, side, side)), *[(0, 0, 0.8, box) for _, _, box, _ in objects]]
+    metrics = score_coco(*split(objects, found))
+    assert metrics["ap_small"] == pytest.approx(small, abs=1e-12)
+    assert metrics["ap_medium"] == pytest.approx(medium, abs=1e-12)
+
+
 def test_difficult_objects_are_crowds():
     # Both detections lie inside the difficult object. VOC finds the small one false, as its IoU
     # is 1/25; a crowd absorbs it, since it lies inside entirely.

@@ -385,6 +385,41 @@ def test_matches_without_an_object_in_reach():
     assert found.nearest.tolist() == found.other_nearest.tolist() == [-1, -1]
 
 
+def test_matches_by_hand():
+    """A cat, a dog of its upper half, a difficult cat around both; and a cat of another image."""
+    whole, half, around = (1, 1, 10, 10), (1, 1, 10, 5), (1, 1, 40, 40)
+    objects = [
+        (0, 0, whole, False),
+        (0, 1, half, False),
+        (0, 0, around, True),
+        (1, 0, whole, False),
+    ]
+    rows = [
+        (0, 0, 0.3, whole),
+        (0, 1, 0.9, whole),
+        (0, 0, 0.8, (6, 1, 15, 10)),  # 50 of 150; of the dog 25 of 125
+        (2, 0, 0.8, whole),  # no object is in its image
+        (0, 2, 0.1, (1, 1, 10, 4)),  # an emu: 40 of 100, of the dog 40 of 50
+        (1, 0, 0.5, (1, 1, 10, 4)),
+    ]
+    found = match(truth_of(objects), detections_of(rows))
+    assert found.order.tolist() == [2, 3, 5, 0, 1, 4] and found.bounds.tolist() == [0, 4, 5, 6]
+    assert found.overlap.tolist() == [1, 0.5, 1 / 3, 0, 0, 0.4]
+    assert found.nearest.tolist() == [0, 1, 0, -1, -1, 3]
+    assert found.other_overlap.tolist() == [0.5, 1, 0.2, 0, 0.8, 0]
+    assert found.other_nearest.tolist() == [1, 0, 1, -1, 1, -1]
+    # Of one class and half an overlap; or half of the detection inside a difficult object.
+    assert sorted(found.pairs.tolist()) == [[0, 0], [0, 2], [1, 1], [2, 2]]
+
+
+@pytest.mark.parametrize(("height", "paired"), [(5, True), (4.99, False)])
+@pytest.mark.parametrize("difficult", [False, True])
+def test_a_pair_is_half_an_overlap_or_half_inside_what_is_difficult(height, paired, difficult):
+    box = (1, 1, 10, height) if not difficult else (1, 11 - height, 10, 20 - height)
+    found = match(truth_of([(0, 0, A, difficult)]), detections_of([(0, 0, 0.9, box)]))
+    assert (found.pairs.tolist() == [[0, 0]]) is paired and (len(found.pairs) == 0) is not paired
+
+
 @pytest.mark.parametrize("labels", [1, 255, 256, 257, 65536, 70000])
 def test_rows_of_a_label_keep_their_order(labels):
     label = np.random.default_rng(0).integers(0, labels, 500)
