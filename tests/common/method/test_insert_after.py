@@ -347,6 +347,19 @@ def test_forty_names_are_the_most(count: int, more: str) -> None:
     assert names[-1] == ("a.y.c18" if count == 40 else "... (38 more)")
 
 
+def test_two_levels_are_listed_though_they_are_too_many() -> None:
+    """Of a and b with 25 each, the first forty names, in their order."""
+    network = nn.Module()
+    for label in "ab":
+        part = nn.Module()
+        for number in range(25):
+            part.add_module(f"c{number}", nn.Conv2d(1, 1, 1))
+        network.add_module(label, part)
+    *names, more = named(network).split(", ")
+    assert names == ["a", *(f"a.c{n}" for n in range(25)), "b", *(f"b.c{n}" for n in range(13))]
+    assert more == "... (12 more)"
+
+
 def test_names_go_six_levels_deep() -> None:
     network: nn.Module = nn.Conv2d(1, 1, 1)
     for _ in range(8):
