@@ -34,7 +34,8 @@ TESTS: dict[str, str] = {
     "tests/common/training/test_world_sizes.py",
     "common/method/participation.py": f"{METHOD}/test_participation.py",
     "common/method/focused_training.py": f"{METHOD}/test_focused_training.py "
-    f"{METHOD}/test_any_optimizer.py {METHOD}/test_own_loop.py {METHOD}/test_foreign_hands.py",
+    f"{METHOD}/test_draws.py {METHOD}/test_participation.py {METHOD}/test_any_optimizer.py "
+    f"{METHOD}/test_own_loop.py {METHOD}/test_foreign_hands.py",
     "common/method/magnified.py": f"{METHOD}/test_focused_training.py "
     f"{METHOD}/test_any_optimizer.py {METHOD}/test_foreign_hands.py",
     "common/method/restarts.py": f"{METHOD}/test_own_loop.py {METHOD}/test_focused_training.py "

@@ -309,6 +309,30 @@ def test_the_third_step_without_a_pass_leaves_no_doubt() -> None:
             focus.optimizer.step()
 
 
+def test_one_layer_of_several_that_runs_inside_is_enough() -> None:
+    """As of a network with a head that some batches leave out: those steps are no doubt."""
+    model = nn.Sequential(FocusedDropout(0.5), FocusedDropout(0.5), nn.Conv2d(1, 1, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=1e-4)
+    focus, x = FocusedTraining(model, optimizer, 1.0), torch.rand(1, 1, 4, 4)
+    for step in range(2):
+        model[0](x)
+        with focus.step(step):
+            model[0](x)
+    focus.end_epoch()
+    model[0](x)
+    with focus.step(2):  # the first that has no pass inside
+        pass
+
+
+def test_keys_end_with_their_block() -> None:
+    for rate in (0.0, 1.0):
+        model, _, focus = driven(rate)
+        with pytest.raises(ZeroDivisionError), focus.step(0):
+            focus.draw_from(torch.arange(2))
+            raise ZeroDivisionError
+        assert layers_of(model)[0].keys is None
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
 def test_what_may_stand_outside_of_the_block(rate: float) -> None:
     model, optimizer, focus = driven(rate)
