@@ -157,7 +157,7 @@ def _same_data(data: Path, run: FinishedRun[Recipe]) -> bool:
 def _as_split(
     data: Path, split: str | None, options: DataOptions, run: FinishedRun[Recipe]
 ) -> DataOptions:
-    """Keep the images aside that the training kept, where its data are evaluated on."""
+    """Set aside the images that the training set aside, where its own data are evaluated on."""
     share = run.environment.get("split_by")
     if share is None or options.split_by is not None or not _same_data(data, run):
         return options
@@ -176,7 +176,7 @@ def _trained_on(data: DetectionData, test: EvaluationSet, run: FinishedRun[Recip
         remedy = "; train with --split-by to keep some"
     return (
         f"{data.path}: the run was trained on {count} of these {len(test.images)} images; what is "
-        f"measured on them says nothing of others{remedy}"
+        f"measured on them says nothing about others{remedy}"
     )
 
 
@@ -193,7 +193,7 @@ def _chosen_on(
     if not scored & chosen:
         return None
     return (
-        f"{data.path}: best.pt was chosen by its score on {val}, so that score flatters it; "
+        f"{data.path}: best.pt was chosen by its score on {val}, so that score is too high; "
         "evaluate it on other images, or the last checkpoint"
     )
 
@@ -220,7 +220,7 @@ def _open(
     rest = [name for name in opened.classes if name not in classes]
     if rest:
         what = "are no classes" if len(rest) > 1 else "is no class"
-        said.append(f"{', '.join(map(shown, rest))} {what} of the run, and no objects here")
+        said.append(f"{', '.join(map(shown, rest))} {what} of the run: such objects do not count")
     if list(opened.classes) != classes:
         options = replace(options, classes=",".join(classes))
     return open_data(data, options), options, said

@@ -12,7 +12,7 @@ from detect.task import EvaluationSet, detect_batch
 IMAGES = 50
 """At most this many are timed, spread evenly over the set."""
 SECONDS = 30.0
-"""After so long no further image is begun."""
+"""Seconds, after which no further image is started."""
 WARM_UP = 3
 """Untimed runs of the first image."""
 

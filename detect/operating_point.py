@@ -44,7 +44,10 @@ def best_threshold(run: FinishedRun[Recipe]) -> tuple[float, str]:
     if found:
         _, score, origin = max(found)
         return score, origin
-    return UNKNOWN, "no evaluation of these weights is known (detect evaluate finds their own)"
+    return (
+        UNKNOWN,
+        "no evaluation of these weights is known (detect evaluate finds their threshold)",
+    )
 
 
 def _evaluations(run: Path) -> Iterator[Path]:

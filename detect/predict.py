@@ -76,8 +76,8 @@ def predict_files(
     former = [p for p in _files(out / "pictures") if p not in work.drawn]
     if former:
         say(
-            f"{out / 'pictures'} also holds {counted(len(former), 'file')} of before, such as "
-            f"{in_line(former[0].name)}: remove what you do not need"
+            f"{out / 'pictures'} also holds {counted(len(former), 'file')} of an earlier call, "
+            f"such as {in_line(former[0].name)}: remove what you do not need"
         )
     refuse_unreadable(work.unreadable, photos)
 

@@ -34,7 +34,7 @@ from detect.recipes import Detector, Recipe
 from detect.task import detect_batch
 
 _BATCHES_AHEAD = 4
-"""So many full batches of photos are in memory at a time, to find those of one shape among."""
+"""At most this many full batches of photos are in memory, to find those of one shape."""
 T = TypeVar("T")
 
 
@@ -53,7 +53,7 @@ class Prediction:
     size: tuple[int, int]
     """Width and height of the upright photo, pixels; (0, 0) where it could not be read."""
     path: Path | None = None
-    """The file; None where the photo was none."""
+    """The file; None where the photo was given in memory."""
     error: str | None = None
     """Why it could not be read; None: it was."""
 

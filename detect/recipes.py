@@ -76,7 +76,7 @@ class Augmentation:
     """Large-scale jitter (Ghiasi et al., arXiv 2012.07177): resize by a factor from this range, and
     cut out or fill up a square of max_size; all batches have its shape. None: none."""
     library: Literal["albumentations", "torchvision"] = "albumentations"
-    """Who crops, flips and changes colours: the same draws, colours equal but for rounding."""
+    """Who crops, flips and changes colours: the same draws, colours equal up to rounding."""
 
     def __post_init__(self) -> None:
         check(self)

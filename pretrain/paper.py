@@ -14,7 +14,7 @@ CONTROLS = {
     "dropblock-mwd": "DropBlock, same steps and MWD",
 }
 """What the paper lacks. Is it the decay, however it is given? Does it matter which places are kept,
-which channel tells them, how often? Do other dropouts gain as much if they are treated alike?"""
+which channel decides, how often? Do other dropouts gain as much if they are treated alike?"""
 
 ARMS = {
     "baseline": "Baseline",

@@ -158,7 +158,7 @@ class Predictor:
             logits = self._network(normalize(images, self.pixels.mean, self.pixels.std)).float()
         if not bool(logits.isfinite().all()):
             raise InputError(
-                "the network answers with NaN or infinite numbers: its weights are damaged, or the "
+                "the network returns NaN or infinite numbers: its weights are damaged, or the "
                 "numbers of its precision overflow; give an earlier checkpoint"
             )
         best = logits.softmax(1).topk(min(int(top_k), logits.shape[1]))
@@ -323,7 +323,9 @@ def _described(
     classes, stated = card.get("classes"), card.get("preprocessing")
     if not isinstance(classes, list) or len(classes) != count:
         classes = list(map(str, range(count)))
-        notes.append(f"{in_line(str(source))} has no card with class names: numbers from 0")
+        notes.append(
+            f"{in_line(str(source))} has no card with class names: classes are numbered from 0"
+        )
     try:
         assert isinstance(stated, Mapping)
         crop = card["recipe"]["images"]["crop"]

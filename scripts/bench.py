@@ -200,7 +200,7 @@ def one_side(name: str, settings: Settings) -> Run:
     loops = getattr(module, "LOOPS", ())
     if settings.loop not in loops:
         raise InputError(
-            f"{name} has no loop {settings.loop}: choose of {', '.join(loops) or 'none'}"
+            f"{name} has no loop {settings.loop}: choose from {', '.join(loops) or 'none'}"
         )
     took: Run = module.one(settings)
     return took

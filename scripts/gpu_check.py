@@ -295,7 +295,7 @@ def main() -> int:
         known = {part.name: part for part in PARTS}
         unknown = [name for name in given.parts if name not in known]
         if unknown:
-            raise InputError(f"there is no part {unknown[0]}: choose of {', '.join(known)}")
+            raise InputError(f"there is no part {unknown[0]}: choose from {', '.join(known)}")
         parts = [known[name] for name in given.parts or known]
         return run(given.out, parts, tiny=given.tiny, minutes=given.minutes)
     except (InputError, OSError) as error:

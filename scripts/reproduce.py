@@ -141,14 +141,14 @@ def _chosen(experiment: Experiment, flags: Flags) -> Experiment:
     dataset = flags.dataset or experiment.dataset
     if dataset not in paper.DATASETS:
         raise InputError(
-            f"--dataset {dataset} has no recipes of the paper's networks: choose of "
+            f"--dataset {dataset} has no recipes of the paper's networks: choose from "
             f"{', '.join(paper.DATASETS)}"
         )
     known = ("resnet110",) if dataset == "tiny-imagenet" else EXPERIMENTS["table1"].networks
     networks = flags.networks or experiment.networks
     for network in networks:
         if network not in known:
-            raise InputError(f"--networks {network}: for {dataset} choose of {', '.join(known)}")
+            raise InputError(f"--networks {network}: for {dataset} choose from {', '.join(known)}")
     return replace(experiment, dataset=dataset, networks=networks)
 
 
@@ -157,7 +157,7 @@ def _of_arms(runs: Sequence[Run], arms: Sequence[str]) -> list[Run]:
     known = dict.fromkeys(run.cell.arm for run in runs)
     for arm in arms:
         if arm not in known:
-            raise InputError(f"--arms {arm}: choose of {', '.join(known)}")
+            raise InputError(f"--arms {arm}: choose from {', '.join(known)}")
     return [run for run in runs if run.cell.arm in (arms or known)]
 
 

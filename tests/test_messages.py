@@ -50,7 +50,7 @@ def messages() -> Iterator[tuple[str, str]]:
 
 ALL = dict(messages())
 ELSEWHERE = {
-    "{} has nothing to learn: {}",
+    "{} offers nothing to learn: {}",
     "{}, listed above; {}{}{}",
     # What is put in ends in a remedy.
     "the image {} is {}",

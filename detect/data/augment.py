@@ -1,7 +1,7 @@
 """Training augmentation of images with boxes: crop, flip and colour, by either of two libraries.
 
 What happens to an image is a function of (seed, epoch, index) alone. Both libraries are given the
-same draws: crops, flips and boxes are equal, colours but for rounding.
+same draws: crops, flips and boxes are equal, colours up to rounding.
 """
 
 import math
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from detect.data.batches import Item
 
-CROP_EROSION = 0.2  # the crop keeps the boxes' common rectangle but for up to this share of it
+CROP_EROSION = 0.2  # the crop keeps the boxes' common rectangle, except up to this share of it
 MIN_CROP_SIDE = 0.5  # of the image's: no extreme zoom, and no empty crop around a tiny object
 MIN_VISIBILITY = 0.1  # a box with less than this share of its area left in the crop is dropped
 JITTER = {"brightness": 0.125, "contrast": 0.5, "saturation": 0.5, "hue": 0.05}

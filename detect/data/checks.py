@@ -76,7 +76,7 @@ def refuse_useless(where: str, counts: Counts, *, difficult: bool) -> None:
     """
     reason = why_useless(counts, difficult=difficult)
     if reason:
-        raise InputError(f"{where} has nothing to learn: {reason}")
+        raise InputError(f"{where} offers nothing to learn: {reason}")
 
 
 def why_useless(counts: Counts, *, difficult: bool) -> str | None:

@@ -52,7 +52,7 @@ def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> Detec
         options: How to read it.
 
     Raises:
-        InputError: The files do not fit each other, or a wanted class is none of them.
+        InputError: The files do not fit each other, or a wanted class is not among them.
     """
     categories, skipped = read_categories(files)
     names = list(categories.values())
@@ -70,7 +70,7 @@ def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> Detec
     if path.is_dir() and others:
         names = sorted(other.name for other in others)
         passed = ", ".join(map(shown, names))
-        notes.append(f"passed over, for they are no COCO annotations: {passed}")
+        notes.append(f"passed over, no COCO annotations: {passed}")
     return DetectionData(
         path=path,
         kind="COCO annotations",
@@ -295,7 +295,7 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    """Whether this is a number of which sums and products are numbers, too."""
+    """Whether this is a number small enough for finite sums and products."""
     return isinstance(value, int | float) and abs(value) <= LARGEST
 
 

@@ -17,7 +17,7 @@ from detect.data.voc_xml import read_bytes
 
 _MAX_JSON_BYTES = 4_000_000_000
 OTHER_TASKS = ("captions", "person_keypoints", "panoptic", "stuff", "image_info")
-"""What names of COCO's files begin with that hold no boxes."""
+"""How the names of COCO's files without boxes begin."""
 _NO_CLASS = ("background", "_background_", "__background__", "__ignore__")
 _USED = re.compile(rb'"category_id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
 _LISTS = ("images", "annotations", "categories")
@@ -176,7 +176,7 @@ def refuse(file: Path) -> NoReturn:
 
 
 def read_categories(files: Mapping[str, Path]) -> tuple[dict[int | str, str], list[str]]:
-    """Return the categories of all files, by id, and the names of those that are none.
+    """Return the categories of all files, by id, and the names of those that are no classes.
 
     These are backgrounds and supercategories without objects: Roboflow writes one of the latter.
 

@@ -127,7 +127,7 @@ def warnings(
     *,
     named: bool,
 ) -> list[str]:
-    """Say what is no fault and yet may be none of what was meant; `named`: sets were asked for."""
+    """Say what is no fault and yet may not be meant; `named`: sets were asked for."""
     lines: list[str] = []
     for found, one in zip(sets, counts, strict=True):
         never = unseen(data.classes, one)
@@ -136,8 +136,8 @@ def warnings(
         if pairs := _repeated(found):
             first, second = pairs[0]
             lines.append(
-                f"images of {found.name} whose picture another one has, too: {len(pairs)}, such as "
-                f"{shown(second)} and {shown(first)}"
+                f"images of {found.name} that share their picture with another: {len(pairs)}, "
+                f"such as {shown(second)} and {shown(first)}"
             )
     if data.metric == "voc":
         annotations = [a for found in sets for a in found.annotations]
@@ -152,7 +152,7 @@ def warnings(
 
 
 def _repeated(found: CheckedSet) -> list[tuple[str, str]]:
-    """Return the ids of images whose file, or a copy of it, an image before has."""
+    """Return the ids of images whose file, or a copy of it, an earlier image has."""
     return repeats(
         (entry.image_id, [key for key in (result.path, result.digest) if key])
         for entry, result in zip(found.entries, found.results, strict=True)

@@ -164,7 +164,7 @@ def _why_missing(path: Path, remedy: str) -> str:
 
 @lru_cache(maxsize=4)
 def _names(folder: Path, changed: int) -> dict[str, list[str]]:
-    """Return the files of a folder as it was then, by their stems in small letters."""
+    """Return the files of a folder as it was then, by their stems in lower case."""
     names: dict[str, list[str]] = {}
     for file in sorted(folder.iterdir()):
         names.setdefault(file.stem.lower(), []).append(file.name)
@@ -233,7 +233,7 @@ class DetectionData:
         found = name if self.has_years else find_set(self.sets, name)
         if found is None:
             raise InputError(
-                f"{self.path}, {self.kind}, has no set {quoted(name)}: choose of "
+                f"{self.path}, {self.kind}, has no set {quoted(name)}: choose from "
                 f"{listed(self.sets) or 'none'}"
             )
         return found
@@ -305,9 +305,9 @@ def label_map(
     names = _split(wanted, found)
     for name in names:
         if name not in found or names.count(name) > 1:
-            fault = "twice" if name in found else "which is none of them"
+            fault = "twice" if name in found else "which is not there"
             raise InputError(
-                f"--classes names {quoted(name)}, {fault}: choose of those of {where}, "
+                f"--classes names {quoted(name)}, {fault}: choose from those of {where}: "
                 f"{listed(found)}"
             )
     return tuple(names), {name: names.index(name) if name in names else None for name in found}
@@ -325,7 +325,7 @@ def class_name(value: object, where: str, remedy: str) -> str:
         InputError: It is neither a text nor a whole number, or empty, or cannot be shown.
     """
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise InputError(f"{where} has no text for a name but {quoted(str(value))}: {remedy}")
+        raise InputError(f"{where} has a name that is no text, {quoted(str(value))}: {remedy}")
     try:
         name = str(value)
     except ValueError:  # a number of thousands of digits

@@ -1,4 +1,4 @@
-"""All that is wrong with a file, told at once, so that it is corrected once."""
+"""All that is wrong with a file, named at once, so that it is corrected once."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from common.errors import InputError
 Faults = list[tuple[Path, str]]
 """Where something is wrong, and what."""
 MOST_TOLD = 20
-"""So many faults of one annotation or list are told, of the rest the number."""
+"""At most this many faults of an annotation or list are named; the rest are counted."""
 
 
 class Together:
@@ -46,7 +46,7 @@ class Together:
 
 
 def reason_of(error: InputError, path: Path) -> str:
-    """Return what an error says behind the name of the file."""
+    """Return what an error says after the name of the file."""
     return str(error).removeprefix(str(path)).lstrip(" ,:")
 
 

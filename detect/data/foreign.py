@@ -1,4 +1,4 @@
-"""Annotation tools' own formats, which are not read: told by name, with what to export instead."""
+"""Annotation tools' own formats, which are not read: named, with what to export instead."""
 
 from collections.abc import Callable
 from itertools import islice
@@ -18,7 +18,7 @@ def refuse(path: Path) -> None:
     """Refuse a file, or a folder that holds one, in a format that annotation tools keep themselves.
 
     Raises:
-        InputError: So it is; the message names the file, the format and the remedy.
+        InputError: There is one; the message names the file, the format and the remedy.
     """
     folders = [path, *(path / name for name in _SETS)] if path.is_dir() else []
     files = [path] if path.is_file() else []

@@ -1,4 +1,4 @@
-"""What image headers show before any image is decoded: turned photos, and the same twice."""
+"""What image headers show before any image is decoded: turned photos, and duplicates."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -55,7 +55,7 @@ def refuse_misfits(images: Sequence[LabelledImage], heads: Sequence[tuple[int, b
         except ValueError:
             continue  # the head does not tell
     if found:
-        rest = f" ({len(found) - 1} more alike)" if len(found) > 1 else ""
+        rest = f" ({len(found) - 1} more like it)" if len(found) > 1 else ""
         raise InputError(found[0] + rest)
 
 
@@ -100,7 +100,7 @@ def count_shared(
 def repeated(
     images: Sequence[LabelledImage], heads: Sequence[tuple[int, bytes]]
 ) -> list[tuple[Path, Path]]:
-    """Return images whose picture an image before shows, too, each behind that one.
+    """Return images whose picture an earlier image shows, each after that one.
 
     COCO's ids can name one file twice, and copies have names of their own.
     """
@@ -114,7 +114,7 @@ def repeated(
 
 
 def repeats(keyed: Iterable[tuple[T, Sequence[Hashable]]]) -> list[tuple[T, T]]:
-    """Pair each thing that has a key of one before with that one, which comes first."""
+    """Pair each thing that shares a key with an earlier one with that one, which comes first."""
     first: dict[Hashable, T] = {}
     pairs = []
     for thing, keys in keyed:

@@ -1,4 +1,4 @@
-"""Opening whatever --data names: it is found out what that is, and made one internal set."""
+"""Opening whatever --data names: its format is detected, and it becomes one internal set."""
 
 from functools import partial
 from pathlib import Path

@@ -47,7 +47,7 @@ class Pictures:
         self._folders: dict[Path, dict[str, list[str]]] = {}
 
     def _below(self, folder: Path) -> dict[str, list[str]]:
-        """Return file names by stem; links that lead nowhere are none."""
+        """Return file names by stem; dangling links are left out."""
         if folder not in self._folders:
             names: dict[str, list[str]] = {}
             if folder.is_dir():

@@ -65,7 +65,7 @@ def scored_set(data: DetectionData, split: str | None) -> str:
     if len(data.sets) == 1:
         return data.sets[0]
     raise InputError(
-        f"{data.path} has several sets: give one with --split, of {', '.join(data.sets)}"
+        f"{data.path} has several sets: choose one with --split, from {', '.join(data.sets)}"
     )
 
 

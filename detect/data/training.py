@@ -138,18 +138,18 @@ def look_over(
             warnings.append(look)
     twice = sum(len(duplicates(image.annotation)) for image in train)
     if twice:
-        warnings.append(f"objects that are there twice: {twice}; verify names them")
+        warnings.append(f"objects that occur twice: {twice}; verify names them")
     heads, val_heads = read_heads(train), read_heads(val)
     refuse_misfits([*train, *val], [*heads, *val_heads])
     shared = count_shared(train, heads, val, val_heads)
     if shared:
         warnings.append(
             f"training images among the {len(val)} validation images: {shared}; what is measured "
-            "on them says nothing of others"
+            "on them says nothing about others"
         )
     if pairs := repeated(train, heads):
         warnings.append(
-            f"training images whose picture another one has, too: {len(pairs)}, such as "
+            f"training images that share their picture with another: {len(pairs)}, such as "
             f"{pairs[0][1].name} and {pairs[0][0].name}; keep one, with all objects"
         )
     turned = count_turned(train, heads) + count_turned(val, val_heads)

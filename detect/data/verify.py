@@ -69,7 +69,7 @@ def verify(
     for found, one in zip(sets, counts, strict=True):
         why = why_useless(one, difficult=False)
         if why and one.images == len(found.entries):  # else the reasons are listed
-            report.fault(path, f"{found.name} has nothing to learn: {why}")
+            report.fault(path, f"{found.name} offers nothing to learn: {why}")
         elif look_normalised(found.annotations):
             report.fault(path, f"{found.name}: all boxes lie between 0 and 1: give pixels")
     lines = [
@@ -83,7 +83,7 @@ def verify(
 
 
 def _placed(error: InputError, path: Path) -> tuple[Path, str]:
-    """Part the file that an error of these data begins with from its reason."""
+    """Split an error of these data into the file that it begins with and its reason."""
     text = str(error)
     ends = [match.start() for match in re.finditer(r"[ ,:]", text)]
     places = [Path(text[:end]) for end in ends if text[:end].startswith(str(path))]
@@ -102,12 +102,12 @@ def _without(read: Callable[[], LabelledImage]) -> tuple[Annotation, str]:
 
 
 def _without_repeats(entries: Sequence[Entry], faults: Faults) -> list[Entry]:
-    """Return each image once; of those that come again, add a fault."""
+    """Return each image once; add a fault for each that is repeated."""
     seen: dict[str, Entry] = {}
     for entry in entries:
         if entry.image_id in seen:
             faults.append(
-                (entry.listed, f"the image id {shown(entry.image_id)} is there twice: remove one")
+                (entry.listed, f"the image id {shown(entry.image_id)} occurs twice: remove one")
             )
         seen.setdefault(entry.image_id, entry)
     return list(seen.values())
@@ -161,7 +161,7 @@ def _checked(entry: Entry) -> Checked:
 
 
 def _odd_boxes(annotation: Annotation, called: str) -> Iterator[str]:
-    """Say which boxes stand twice, lie outside of the image or have no area."""
+    """Say which boxes are there twice, lie outside the image or have no area."""
     for pair in duplicates(annotation):
         first, second = map(annotation.number, pair)
         yield f"objects {first} and {second} of {called} are the same: remove one"
@@ -175,4 +175,4 @@ def _odd_boxes(annotation: Annotation, called: str) -> Iterator[str]:
     inside = np.isin(np.arange(len(sides)), list(beyond), invert=True)
     flat = int(((sides <= 0).any(axis=1) & inside).sum())
     if flat:
-        yield f"image {called}: boxes without an area, remove: {flat}"
+        yield f"image {called}: boxes without an area: {flat}, remove them"

@@ -115,7 +115,7 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
 
     Args:
         path: The list.
-        faults: Where to put the lines that are none; None: the first is raised.
+        faults: Where to put the lines that are no ids; None: the first is raised.
 
     Raises:
         InputError: It is empty, or a line is no image id.
@@ -250,7 +250,7 @@ def _list_path(root: Path, year: str, name: str) -> Path:
     if not path.is_file():
         broken = folder.is_dir() and not (folder / "ImageSets" / "Main").is_dir()
         if (found := devkit_sets(root)) and not broken:
-            raise InputError(f"{root} has no set {year}:{name}: choose of {', '.join(found)}")
+            raise InputError(f"{root} has no set {year}:{name}: choose from {', '.join(found)}")
         expected = f"""
             VOC{year}/
               Annotations/

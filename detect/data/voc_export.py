@@ -161,7 +161,7 @@ def _passed_over(parts: dict[str, _Part]) -> list[str]:
         rest = sorted(set(part.pictures.names()) - set(_ids(part))) if not part.listed else []
         if rest:
             notes.append(
-                f"left out, for want of an annotation: {counted(len(rest), 'image')} of "
+                f"left out, having no annotation: {counted(len(rest), 'image')} of "
                 f"{shown(name)}, such as {shown(rest[0])}"
             )
     return notes

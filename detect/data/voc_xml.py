@@ -32,7 +32,7 @@ from detect.data.options import Coordinates
 MAX_XML_BYTES = 1_000_000
 _FORBIDDEN = (b"\0", b"<!DOCTYPE", b"<!ENTITY")
 Labels = Mapping[str, int | None]
-"""Class name to label; None: objects of this class are none."""
+"""Class name to label; None: objects of this class are left out."""
 
 
 class UnknownClassError(InputError):
@@ -127,7 +127,7 @@ def read_bytes(path: Path, kind: str, most: int) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise InputError(f"{path} is no regular file, so it is no {kind}: give a file")
         with path.open("rb") as file:
-            data = file.read(min(found.st_size, most) + 1)  # room for `most` is dear
+            data = file.read(min(found.st_size, most) + 1)  # room for `most` is costly
             if len(data) > found.st_size:  # some file systems do not know sizes
                 data += file.read(most)
     except OSError as error:
@@ -162,7 +162,7 @@ def _parse(path: Path) -> ET.Element:
         if plain == "object" and child.tag != "object":
             raise InputError(
                 f"{path} holds <{quoted(child.tag)[1:-1]}>, which is not <object>: rename the tag, "
-                "for its objects would be none"
+                "or its objects are ignored"
             )
     return root
 

@@ -55,7 +55,7 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
         options: How to read it.
 
     Raises:
-        InputError: A wanted class is none of theirs.
+        InputError: A wanted class is not among theirs.
     """
     classes, label_of = label_map(list(layout.names.values()), options.classes, path)
     labels = {number: label_of[name] for number, name in layout.names.items()}
@@ -212,8 +212,8 @@ def _object(
         )
     if shape and len(shares) != 4 + shape[0] * shape[1]:
         raise InputError(
-            f"{where}: {len(shares)} numbers behind the class, but kpt_shape {list(shape)} of "
-            f"data.yaml makes 4 of the box and {shape[0] * shape[1]}: correct either"
+            f"{where}: {len(shares)} numbers after the class, but kpt_shape {list(shape)} of "
+            f"data.yaml asks for 4 of the box and {shape[0] * shape[1]}: correct either"
         )
     return index, _edges(shares[:4] if shape else shares, where)
 
@@ -251,7 +251,7 @@ def _edges(shares: list[float], where: str) -> tuple[float, ...]:
         edges = min(xs), min(ys), max(xs), max(ys)
     else:
         raise InputError(
-            f"{where}: {len(shares)} numbers behind the class are neither a box (4) nor a polygon "
+            f"{where}: {len(shares)} numbers after the class are neither a box (4) nor a polygon "
             "(pairs, at least 3): leave the scores of detections out"
         )
     if min(shares) < -_BEYOND or max(shares) > 1 + _BEYOND:

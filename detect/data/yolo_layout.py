@@ -27,7 +27,7 @@ _CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt", "predefined_cl
 _WORDS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _SETS = ("train", "val", "valid", "test")
 NOT_LABELS = ("classes.txt", "predefined_classes.txt", "readme")
-"""What names of other files begin with that lie among label files."""
+"""How the names of other files among the label files begin."""
 SUFFIXES = (".txt", ".TXT")
 """Of label files."""
 _MOST_FOLDERS = 100  # in a path of a data.yaml
@@ -43,7 +43,7 @@ class Layout:
     names: dict[int, str]
     sets: dict[str, Source]
     key_points: tuple[int, int] | None = None
-    """How many an object has behind its box, and of how many numbers each; None: none."""
+    """How many follow the box of an object, of how many numbers each; None: none."""
     notes: tuple[str, ...] = ()
 
 
@@ -63,7 +63,7 @@ def find_yaml(path: Path) -> Path | None:
 
 
 class _Plain(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses aliases: a few of them, one in the other, are as large as a disk."""
+    """Refuses aliases: a few, nested, can expand to more than a disk holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -106,7 +106,7 @@ def read_yaml(file: Path) -> Layout:
         if found:
             sets[key] = found
     if not sets:
-        raise InputError(f"{file} names no images: write train: images/train, and val alike")
+        raise InputError(f"{file} names no images: write train: images/train, and val likewise")
     return Layout(file.parent, names, sets, _key_points(file, content), tuple(notes))
 
 

@@ -1,4 +1,4 @@
-"""YOLO labels with key points behind the box, which data.yaml must say: they look like polygons."""
+"""YOLO labels with key points after a box, which data.yaml must state; they look like polygons."""
 
 from collections.abc import Iterable
 from itertools import chain, islice
@@ -8,7 +8,7 @@ from common.errors import InputError
 from detect.data.voc import read_lines
 
 _FILES, _LINES = 50, 200
-"""So many are looked at."""
+"""At most this many are looked at."""
 _FEWEST = 10
 """Lines of which all may look like pairs by chance."""
 _QUAD = 8
@@ -20,7 +20,7 @@ _VISIBILITY = {0.0, 1.0, 2.0}
 
 
 def has_visibilities(shares: list[float]) -> bool:
-    """Tell whether every third number behind a box is 0, 1 or 2."""
+    """Tell whether every third number after a box is 0, 1 or 2."""
     return len(shares) > 6 and len(shares) % 3 == 1 and set(shares[6::3]) <= _VISIBILITY
 
 
@@ -50,13 +50,13 @@ def suspected_key_points(files: Iterable[Path], where: Path) -> str | None:
     if length % 2 or length == _QUAD or len(rows) < _FEWEST or not all(map(_around, rows)):
         return None
     return (
-        f"all labels have {length} numbers behind the class, read as polygons; if they are boxes "
+        f"all labels have {length} numbers after the class, read as polygons; if they are boxes "
         f"with key points, write kpt_shape: [{(length - 4) // 2}, 2] into data.yaml"
     )
 
 
 def _rows(file: Path) -> list[list[float]]:
-    """Read the numbers behind the class; none of a file that is refused where it is read."""
+    """Read the numbers after the class; none of a file that is refused where it is read."""
     try:
         return [[*map(float, line.split()[1:])] for line in read_lines(file) if line]
     except (InputError, ValueError):
@@ -64,7 +64,7 @@ def _rows(file: Path) -> list[list[float]]:
 
 
 def _around(shares: list[float]) -> bool:
-    """Tell whether the first numbers are a box in the image, around the points behind them."""
+    """Tell whether the first numbers are a box in the image, around the points after them."""
     sides = []
     for side in (0, 1):
         middle, half = shares[side], shares[side + 2] / 2 + _SLACK

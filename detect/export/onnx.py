@@ -1,7 +1,7 @@
 """Detectors as ONNX graphs, which need no torch: from pixels to boxes, NMS inside.
 
 torch writes down the network, its anchors and candidates; what comes before and after stands here
-in ONNX's own text. pytorch/vision#9306 and #9462, which are open, are gone round so: torchvision's
+in ONNX's own text. pytorch/vision#9306 and #9462, which are open, are avoided so: torchvision's
 `batched_nms` chooses its way by the number of boxes, which a graph cannot, but ONNX's own operator
 knows images and classes; and sizes are computed in doubles, as Python computes them, on which a
 pixel can hang.

@@ -18,13 +18,13 @@ class _FoldedNorm(FrozenBatchNorm2d):  # type: ignore[misc]  # torchvision is no
         return x
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """Return the factor and the summand (C,) that it stands for."""
+        """Return the scale and the shift (C,) that it stands for."""
         scale = self.weight * (self.running_var + self.eps).rsqrt()
         return scale, self.bias - self.running_mean * scale
 
 
 def _settings(convolution: nn.Conv2d) -> dict[str, Any]:
-    """Return the arguments that a convolution was built with, but for its bias."""
+    """Return the arguments that a convolution was built with, except its bias."""
     names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode"
     return {name: getattr(convolution, name) for name in names.split()}
 

@@ -150,7 +150,7 @@ def read_runs(folders: Sequence[Path], data: Path | None, labels: Sequence[str] 
     if classes != tuple(records[0].voc["per_class"]):
         raise InputError(
             f"{records[0].folder} was scored with other classes than {place} has: "
-            "give the data of that time with --data"
+            "give the data it was scored on with --data"
         )
     split = records[0].evaluation["split"]
     entries = opened.listed(split)
@@ -285,8 +285,8 @@ def _score(
         if key not in recorded or not _agree(value, recorded[key]):
             raise InputError(
                 f"{record.folder / 'metrics.json'} does not fit {path} on {place}: {key} is "
-                f"{recorded.get(key)} there and {value} here; evaluate again, or give the data of "
-                "that time with --data"
+                f"{recorded.get(key)} there and {value} here; evaluate again, or give the data "
+                "it was scored on with --data"
             )
     file = record.folder / "analysis.json"
     analysis_file = read_json(file) if file.is_file() else {}

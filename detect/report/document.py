@@ -40,7 +40,7 @@ def write_report(
 
     Args:
         folders: Output folders of `detect evaluate` or `detect score`; the first is the baseline.
-        out: The page, ending in .html; the other files have the same name but for the ending.
+        out: The page, ending in .html; the other files have the same name except for the ending.
         data: The data; by default those that a run recorded and that are still there.
         labels: Short names of the runs, one per folder; equal ones mark seeds of one method. By
             default what differs between their titles.

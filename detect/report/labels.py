@@ -24,7 +24,7 @@ def short_labels(titles: Sequence[str]) -> list[str]:
     """
     distinct = list(dict.fromkeys(titles))
     if len(distinct) == 1:
-        own = distinct[0]  # alone, it is told from nothing: the recipe will do
+        own = distinct[0]  # alone, it has nothing to differ from: the recipe will do
         return [_cut(own if len(own) <= _LONGEST else own.partition(" from ")[0])] * len(titles)
     words = [re.split(rf"([{_SEPARATORS}]+)", title) for title in distinct]
     shortest = min(map(len, words))

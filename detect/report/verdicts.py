@@ -137,7 +137,7 @@ def _of_runs(comparison: Comparison, arms: Sequence[str]) -> Verdict:
         picked = ""
     else:
         second, first = sorted(runs, key=lambda run: -(run.mean(comparison.kind) or 0))[:2]
-        picked = " The leader was picked after looking, which flatters it."
+        picked = " The leader was picked after looking, which favours it."
     between = difference(first, second)[key]
     if not between.value:
         picked = ""

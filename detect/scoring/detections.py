@@ -81,7 +81,7 @@ def ground_truth(
     image_ids = tuple(annotation.image_id for annotation in annotations)
     if len(set(image_ids)) < len(image_ids):
         twice = next(image_id for image_id in image_ids if image_ids.count(image_id) > 1)
-        raise InputError(f"image {twice} is twice in the split; name sets that share no image")
+        raise InputError(f"image {twice} occurs twice in the split: name sets that share no image")
     counts = [len(annotation.boxes) for annotation in annotations]
     sizes = [(annotation.width, annotation.height) for annotation in annotations]
     stated = any(annotation.areas is not None for annotation in annotations)

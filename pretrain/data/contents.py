@@ -92,8 +92,8 @@ def warnings(splits: Sequence[Contents]) -> list[str]:
         if pairs:
             first, second = (in_line(str(one.names[position])) for position in pairs[0])
             lines.append(
-                f"warning: in {one.split}, {len(pairs)} with the content of one of another class "
-                f"({second} is {first}): one of the labels is wrong"
+                f"warning: in {one.split}, {len(pairs)} with the same content as one of another "
+                f"class ({second} is {first}): one of the labels is wrong"
             )
     if len(splits) == 2:
         train, val = splits
@@ -105,7 +105,8 @@ def warnings(splits: Sequence[Contents]) -> list[str]:
             first, second = str(train.names[pairs[0][0]]), str(val.names[pairs[0][1]])
             lines.append(
                 f"warning: of {len(val.names):,} validation images {len(pairs)} also in train "
-                f"({in_line(second)} is {in_line(first)}): the score flatters; take them out of one"
+                f"({in_line(second)} is {in_line(first)}), which inflates the score: "
+                "remove them from one"
             )
     return lines
 
@@ -146,7 +147,7 @@ def _positions(digests: np.ndarray[Any, np.dtype[np.uint64]]) -> dict[int, int]:
 
 
 def _contradictions(one: Contents) -> list[tuple[int, int]]:
-    """Return images whose file came before in another class, each with that one."""
+    """Return images whose content an earlier one of another class has, each with that one."""
     first, labels = _positions(one.digests), one.data.labels
     pairs = ((first[d], at) for at, d in enumerate(one.digests.tolist()) if d)
     return [(before, at) for before, at in pairs if labels[before] != labels[at]]

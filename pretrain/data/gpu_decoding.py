@@ -2,7 +2,7 @@
 
 Workers read files and draw crops; the main process hands a batch of files to nvJPEG. Its pixels are
 not those of libjpeg, so results name it. Images that it does not take (PNG, CMYK, damaged ones) are
-decoded by the workers as ever.
+decoded by the workers as usual.
 """
 
 import math
@@ -33,10 +33,10 @@ class Item(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """A batch of them, in few tensors: each that comes from a worker keeps a file open."""
+    """A batch of them, in few tensors: each that a worker sends keeps a file open."""
 
     contents: Tensor
-    """All contents, flat, one behind the other."""
+    """All contents, flat, one after the other."""
     shapes: list[tuple[int, ...]]
     crops: list[Crop]
     labels: Tensor
@@ -97,7 +97,7 @@ def decode_batch(batch: Encoded, size: int, device: torch.device) -> tuple[Tenso
         Images (B, 3, size, size), uint8, channels last in memory, and labels (B,).
 
     Raises:
-        InputError: If a JPEG file is damaged behind its header.
+        InputError: If a JPEG file is damaged after its header.
     """
     pieces = batch.contents.split([math.prod(shape) for shape in batch.shapes])
     contents = [piece.view(shape) for piece, shape in zip(pieces, batch.shapes, strict=True)]

@@ -156,7 +156,7 @@ def _drawn(data: ImageSet, count: int, seed: int) -> NDArray[np.bool_]:
 def split_by_name(data: Data, share: float) -> tuple[Data, Data]:
     """Split images in two by a hash of class and file name.
 
-    An image stays on its side when others come or go, but for the last one that a class has there:
+    An image stays on its side when others come or go, unless it is the last of its class there:
     neither side lacks a class that has two images or more.
 
     Args:
@@ -183,7 +183,7 @@ def split_by_name(data: Data, share: float) -> tuple[Data, Data]:
             second[in_order[0]], second[in_order[-1]] = True, False  # the last of one is the first
     if not second.any():
         raise InputError(
-            "no class has two images, so that none is left to validate on: add images, or put some "
+            "no class has two images, so none is left to validate on: add images, or put some "
             "into a folder val/"
         )
     return _take(data, np.flatnonzero(~second)), _take(data, np.flatnonzero(second))

@@ -170,6 +170,6 @@ def check_labels(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> Non
     if unknown and all(row.label.isdigit() for row in rows):
         raise InputError(
             f"{path} has numbers ({in_line(unknown.label)}) where the training images have class "
-            f"names ({in_line(classes[0])}): write the names, for which number is which is not "
-            "said"
+            f"names ({in_line(classes[0])}): write the names, as nothing says which number "
+            "is which"
         )

@@ -38,7 +38,7 @@ _UNPACKED = {
 """Archives, and what unpacks them."""
 _CIFAR = re.compile(r"cifar-(10|100)-python\.tar\.gz")
 _DEEPEST = 3
-"""So many folders may stand around the splits."""
+"""At most this many folders may stand around the splits."""
 EXPECTED = """
     train/
       <class>/
@@ -122,15 +122,12 @@ def packed(root: Path) -> str | None:
         files = sorted(p for folder in (root, root / "data") for p in children(folder, "*.*"))
     if table := next((path for path in files if path.suffix in (".parquet", ".arrow")), None):
         return (
-            f"holds {in_line(table.name)}, a table of Hugging Face's with images in it: save each "
+            f"holds {in_line(table.name)}, a Hugging Face table with images in it: save each "
             f"row's as train/CLASS/NUMBER.jpg (datasets.load_dataset, image.save)"
         )
     if published := _CIFAR.match(root.name if root.is_file() else ""):
         name = f"cifar{published[1]}"
-        return (
-            f"is read as it is, if it is called CIFAR's: verify --dataset {name}, or "
-            f"train --images.dataset {name}"
-        )
+        return f"can be read as it is: verify --dataset {name}, or train --images.dataset {name}"
     for ending, command in _UNPACKED.items():
         if archive := next((path for path in files if path.name.lower().endswith(ending)), None):
             return (
@@ -159,7 +156,7 @@ def data_folder(root: Path) -> Path:
 def other_folders(root: Path) -> list[Path]:
     """Return folders of images beside those of the splits that are read.
 
-    None where nothing is split: they are the classes.
+    Empty where nothing is split: then they are the classes.
     """
     if not root.is_dir():
         return []

@@ -42,7 +42,7 @@ class Findings:
         """Take note of a fault.
 
         Raises:
-            InputError: Of it, unless faults are kept.
+            InputError: The fault, unless faults are kept.
         """
         if not self.keep_faults:
             raise InputError(f"{in_line(str(path))}: {reason}")

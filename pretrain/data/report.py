@@ -48,8 +48,8 @@ def lines(images: Images, train: Split, val: Split) -> list[str]:
         notes.append(f"skipped: {', '.join(passed)}")
     if images.dataset == "imagenet" and not all(map(WORDNET_ID.fullmatch, train.classes)):
         notes.append(
-            "these are not ImageNet's classes: they are trained on as they are; "
-            "--images.dataset folders calls them what they are, in the model card too"
+            "these are not ImageNet's classes; they are trained on all the same, but "
+            "--images.dataset folders would describe them rightly, in the model card too"
         )
     for split, kind in ((train, "training"), (val, "validation")):
         labels = [] if split.images is None else split.images.labels.tolist()
@@ -59,7 +59,7 @@ def lines(images: Images, train: Split, val: Split) -> list[str]:
         first, second = (in_line(str(path)) for path in shared[0])
         notes.append(
             f"warning: of {val.num_images:,} validation images {len(shared)} also in train "
-            f"({second} is {first}): the score flatters; take them out of one"
+            f"({second} is {first}), which inflates the score: remove them from one"
         )
     return notes
 

@@ -85,7 +85,7 @@ def fetch_shard(url: str, path: Path, size: int, sha256: str) -> None:
 def fetch_index(url: str, path: Path, known_by: Callable[[bytes], Mapping[str, str]]) -> bool:
     """Fetch an index, unless another process of this machine just has.
 
-    Where it is another than the last time, the shards that it does not have are removed. Where it
+    Where it differs from the last one, the shards that it no longer has are removed. Where it
     cannot be fetched, the one of the last time serves, and one line says so.
 
     Args:

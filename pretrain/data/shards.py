@@ -122,7 +122,7 @@ class ShardSet:
             raise InputError(f"unreadable: {os_reason(error)}") from error
         if sha256 != shard.sha256:
             raise InputError(
-                f"damaged, or not the shard of its {INDEX} (its SHA-256 is another): delete it, "
+                f"damaged, or not the shard of its {INDEX} (its SHA-256 differs): delete it, "
                 "then fetch or make it again"
             )
 
@@ -184,7 +184,7 @@ def _check_size(path: Path, size: int, expected: int) -> None:
 def member_stem(stem: str) -> str:
     """Return how an image is called in a shard, by the name of its file without suffix.
 
-    WebDataset takes all behind the first dot for the kind of a member.
+    WebDataset takes all after the first dot for the kind of a member.
     """
     return re.sub("[^A-Za-z0-9_-]", "_", stem)[:60]
 
@@ -306,7 +306,7 @@ def _parse_json(index: Mapping[str, Any], folder: Path, source: str | None) -> S
     if not all(isinstance(name, str) for name in classes):
         raise ValueError("a class name is no text")
     if pixels is not None and not (isinstance(pixels, str) and _PIXELS.fullmatch(pixels)):
-        raise ValueError("what was done to the pixels is not said in a few plain words")
+        raise ValueError("it does not say in a few plain words what was done to the pixels")
     if len({shard.name for shard in shards}) < len(shards):
         raise ValueError("two shards have the same name")
     if not len(names) or any(c.dtype != np.int64 or c.shape != names.shape for c in columns):

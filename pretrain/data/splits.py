@@ -43,7 +43,7 @@ Load = Callable[[Iterable[MicroBatch]], Iterator[Any]]
 _NUMBERED = re.compile(r"^\d{7}_")
 """What make_shards puts before a name."""
 _RESIDENT_FACTOR = 4
-"""Of small images that lie on a GPU: their batches of 250 take less time than to start them."""
+"""Of small images that lie on a GPU: a batch of 250 takes less time than to start it."""
 
 
 def as_it_is(loaded: Batch) -> Batch:
@@ -68,7 +68,7 @@ class Split:
     images: ImageSet | None = None
     """What was opened; of images that are decoded at once, their files."""
     batch_factor: int = 1
-    """Times as many images as elsewhere are in a batch of an evaluation."""
+    """How many times as large as elsewhere a batch of an evaluation is."""
 
 
 def open_split(

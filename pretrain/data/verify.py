@@ -58,7 +58,9 @@ def verify(kind: Dataset, root: Path, workers: int | None) -> None:
             check = partial(check_path, data.paths)
         report.check(check, content.names, workers, split, seen=content.add)
     if train is not None and len(train.classes) < 2:
-        report.fault(root, "there is one class only, and so nothing to tell apart")
+        report.fault(
+            root, "there is only one class, so there is nothing to tell apart: add another"
+        )
     say("\n".join([*table(contents), *warnings(contents)]))
     remarks = (
         [f"{counted(compared, 'shard')} compared with the SHA-256 of the index"] if compared else []

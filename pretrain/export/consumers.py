@@ -88,7 +88,7 @@ def class_map(card: Mapping[str, Any]) -> str | None:
 def _class_map(card: Mapping[str, Any], path: Path) -> list[str]:
     """Return how to make timm's commands use this order: theirs is 9, 10 where ours is 10, 9."""
     if class_map(card) is None:
-        return ["# The classes are in the order of the card; timm reads no map of such names."]
+        return ["# The classes are in the order of the card; timm cannot read a map of such names."]
     name = quoted(str(class_map_path(path)))
     return [
         f"# for its train.py and validate.py: --num-classes {len(card['classes'])} "

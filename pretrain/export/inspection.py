@@ -82,7 +82,7 @@ def _detector(weights: reading.Weights, state: Mapping[str, Tensor], path: Path)
             build = partial(detection.__dict__[name], num_classes=classes, weights_backbone=None)
             if _loads(build, state):
                 yield f"fits: torchvision.models.detection.{name}, strictly (num_classes={classes})"
-    yield "fits not: a classifier of torchvision or timm, whose keys differ"
+    yield "does not fit: a classifier of torchvision or timm, whose keys differ"
     if body in TORCHVISION:
         yield (
             f"fits: python -m detect train RECIPE --backbone {quote(str(path))} --body {body}, "
@@ -132,7 +132,7 @@ def _numbers(tensors: Mapping[str, Tensor]) -> Iterator[str]:
     yield f"tensors: {len(tensors)}, with {count:,} parameters in {', '.join(types) or 'none'}"
     bad = reading.first_not_finite(tensors)
     if bad:
-        yield f"damaged: NaN or infinite numbers, first in {in_line(bad)}; of no use to any reader"
+        yield f"damaged: NaN or infinite numbers, first in {in_line(bad)}; no program can use it"
     classifier = tensors.get("fc.weight", tensors.get("stem.fc.weight"))
     if classifier is None or classifier.ndim != 2:
         yield "classifier: none that is known"
@@ -151,9 +151,9 @@ def _fits(
     classes = len(weights.tensors.get("fc.weight", ()))
     build = partial(get_model, name, num_classes=classes) if name in TORCHVISION else None
     if hindrances:
-        yield f"fits not as it is: {both} ({', '.join(hindrances)})"
+        yield f"does not fit as it is: {both} ({', '.join(hindrances)})"
     elif build and not _loads(build, state):
-        yield f"fits not as it is: {both} (other keys or shapes beside the body)"
+        yield f"does not fit as it is: {both} (other keys or shapes beside the body)"
     elif name in TIMM:
         yield f"fits: {whose}; not torchvision"
     else:
@@ -161,19 +161,19 @@ def _fits(
     if name in TORCHVISION:
         yield f"fits: python -m detect train RECIPE --backbone {quote(str(path))} --body {name}"
     else:
-        yield f"fits not: the detector here, which builds on {', '.join(TORCHVISION)}"
+        yield f"does not fit: the detector here, which builds on {', '.join(TORCHVISION)}"
     if name in TIMM:
         return
     resnet = TORCHVISION[name]
     if resnet.groups == 1 and resnet.width != 64:
-        yield "fits not: mmdet, whose ResNeXt widens no block that has one group"
+        yield "does not fit: mmdet, whose ResNeXt widens no block that has one group"
     elif path.suffix != ".safetensors" and plain:
         groups = f" of groups={resnet.groups}, base_width={resnet.width}"
         kind = "ResNet" if resnet.groups == 1 else f"ResNeXt{groups}"
         yield f'fits: mmdet, {kind}, depth={resnet.depth}, style="pytorch"'
     else:
-        yield "fits not: mmdet, which reads a plain .pth: export --format mmdet"
-    yield "fits not: detectron2, whose names differ: export --format detectron2"
+        yield "does not fit: mmdet, which reads a plain .pth: export --format mmdet"
+    yield "does not fit: detectron2, whose names differ: export --format detectron2"
 
 
 def _hindrances(weights: reading.Weights) -> list[str]:
@@ -226,7 +226,7 @@ def _detectron2(tensors: Mapping[str, Tensor]) -> Iterator[str]:
         if {detectron2_name(key): shape for key, shape in body_shapes(resnet).items()} == given:
             yield f"architecture: {name}, by keys and shapes"
             yield f"fits: detectron2, RESNETS.DEPTH {resnet.depth}, STRIDE_IN_1X1 False"
-            yield "fits not: torchvision, timm, mmdet, the detector here: export for them"
+            yield "does not fit: torchvision, timm, mmdet, the detector here: export for them"
             return
     yield f"architecture: not known (first keys: {', '.join(list(tensors)[:3])})"
 
@@ -282,7 +282,9 @@ def _card(path: Path, tensors: Mapping[str, Tensor] | None = None) -> Iterator[s
         same = tensors is not None and str(proof.get("weights")) in map(
             weights_digest, _as_kept(tensors)
         )
-        matches = "the weights are those of it" if same else "in this layout not to be compared"
+        matches = (
+            "the weights are those of it" if same else "which cannot be compared in this layout"
+        )
         if not same and card.get("layout") == "torchvision":
             matches = "these are other weights"
         yield f"certificate: {proof.get('digest')}, step {proof.get('step')}; {matches}"

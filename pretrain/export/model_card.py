@@ -290,7 +290,7 @@ def _limits(card: Card, rows: Rows) -> str:
     ]
     if card["checkpoint"] == "best" and not images["held_out"]:
         limits.append(
-            "The epoch was chosen on the images that it is scored on, which flatters the accuracy."
+            "The epoch was chosen on the images that it is scored on, which inflates the accuracy."
         )
     if len(rows) < 2:
         limits.append("One run: differences to another network may be the luck of the seed.")

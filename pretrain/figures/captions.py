@@ -62,7 +62,7 @@ def caption(head: str, claim: str, shown: str) -> str:
 
 
 def channels_show(counts: NDArray[np.int64], total: int) -> str:
-    """Tell how far few channels win (Figure 2).
+    """Say how far a few channels dominate (Figure 2).
 
     Args:
         counts: Numbers of correctly classified images (num_classes, channels).
@@ -90,7 +90,7 @@ def share_in_focus(seen: Views) -> NDArray[np.float64]:
 
 
 def cams_show(columns: Sequence[tuple[str, Views]], labels: NDArray[np.int64]) -> str:
-    """Tell how far the maps meet the focused area, and what is classified correctly (Figure 4)."""
+    """Say how much of the maps is in the focused area, and what is classified right (Figure 4)."""
     inside = (100 * float(np.nanmean(share_in_focus(seen))) for _, seen in columns)
     right = (int((seen.predicted == labels).sum()) for _, seen in columns)
     return (

@@ -87,7 +87,9 @@ def draw_figure(
         InputError: If the runs, the data or `out` do not serve.
     """
     if out.suffix != ".png":
-        raise InputError(f"{out} does not end in .png: name the picture so, numbers go beside it")
+        raise InputError(
+            f"{out} does not end in .png: name the picture so; its numbers go beside it"
+        )
     if not runs or len({folder.resolve() for folder in runs}) < len(runs):
         raise InputError("give at least one run, and each run once")
     if figure in ("curves", "keep-ratio"):

@@ -55,7 +55,7 @@ def wrapped(title: str, inches: float) -> str:
 
 
 def plain(axes: Axes) -> None:
-    """Remove the frame, but for the grid and the numbers."""
+    """Remove the frame; keep the grid and the numbers."""
     axes.grid(color=_RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)

@@ -3,7 +3,7 @@
 Paper: arXiv 2103.15425, section 5. It puts DropBlock after the first two groups of a network, the
 others after the last group but one, and states no rate: the recipes' are ours.
 
-DropBlock is not torchvision's: under `torch.compile` that one is compiled anew for every rate,
+DropBlock is not torchvision's: under `torch.compile` that one is recompiled for every rate,
 which the linear schedule changes in every step, and in float16 its count of units overflows.
 """
 

@@ -167,7 +167,7 @@ def _cell(dataset: Dataset, network: str, arm: str) -> Callable[[], Recipe]:
 
 
 def arms_of(network: str) -> list[str]:
-    """List the arms of a column of Table 1: all, but for a control that is its baseline."""
+    """List the arms of a column of Table 1: all except a control that is its baseline."""
     same = _COLUMNS[network].weight_decay == 5e-4
     return [arm for arm in paper.ARMS if not (same and arm == "constant-decay-5e-4")]
 

@@ -58,7 +58,7 @@ def cases(settings: Settings) -> dict[str, Case]:
     if settings.network is None:
         return {"cifar-resnet20": TINY} if settings.tiny else known
     if settings.network not in known:
-        raise InputError(f"cifar has no network {settings.network}: choose of {', '.join(known)}")
+        raise InputError(f"cifar has no network {settings.network}: choose from {', '.join(known)}")
     return {settings.network: TINY if settings.tiny else known[settings.network]}
 
 

@@ -353,7 +353,9 @@ def choose(settings: Settings) -> list[Case]:
     if settings.network is None:
         return list(known.values())
     if settings.network not in known:
-        raise InputError(f"retinanet has no case {settings.network}: choose of {', '.join(known)}")
+        raise InputError(
+            f"retinanet has no case {settings.network}: choose from {', '.join(known)}"
+        )
     return [known[settings.network]]
 
 

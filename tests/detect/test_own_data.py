@@ -292,11 +292,11 @@ def test_a_picture_of_two_images_is_said(
     path.write_text(json.dumps(content))
     code, out, err = call_command(command, "verify", "--data", data, "--workers", 0)
     assert code == 0, err
-    told = "images of train whose picture another one has, too: 1, such as 99 and 7"
+    told = "images of train that share their picture with another: 1, such as 99 and 7"
     assert f"warning: {told}" in out
     code, out, err = train(data, "--dry-run")
     assert code == 0, err
-    assert "warning: training images whose picture another one has, too: 1, such as " in out
+    assert "warning: training images that share their picture with another: 1, such as " in out
 
 
 def test_images_that_begin_alike_are_read_once(
@@ -456,7 +456,7 @@ def test_a_run_is_evaluated_on_the_classes_it_knows(
             *("--out", tmp_path / name, "--device", "cpu", "--workers", 0),
         )
         assert code == 0, err
-        assert "head gear is no class of the run, and no objects here" in out
+        assert "head gear is no class of the run: such objects do not count" in out
         metrics.append(json.loads((tmp_path / name / "metrics.json").read_text())["voc"])
         (line,) = [line for line in out.splitlines() if "VOC mAP" in line]
         firsts.append(line.split()[0])

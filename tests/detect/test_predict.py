@@ -250,8 +250,10 @@ def test_pictures_of_before_stay_and_are_told(run: Run, detector: Path, tmp_path
         save(tmp_path / name / f"{name}.jpg")
     out = tmp_path / "out"
     told = [run("--run", detector, "--images", tmp_path / n, "--out", out)[1] for n in ("a", "b")]
-    assert "of before" not in told[0]
-    assert f"{out / 'pictures'} also holds 1 file of before, such as a.jpg: remove" in told[1]
+    assert "earlier call" not in told[0]
+    assert (
+        f"{out / 'pictures'} also holds 1 file of an earlier call, such as a.jpg: remove" in told[1]
+    )
     assert (out / "pictures/a.jpg").exists()
 
 

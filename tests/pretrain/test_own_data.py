@@ -218,7 +218,7 @@ def test_the_table_of_verify(run: Run, tmp_path: Path) -> None:
     assert found["not upright by EXIF, read as stored"] == ["0", "1"]
     assert found["identical files within"] == ["1", "0"]
     assert "1 other file (such as val/bee/list.txt)" in out
-    assert "warning: in train, 1 with the content of one of another class (" in out
+    assert "warning: in train, 1 with the same content as one of another class (" in out
     assert "warning: of 4 validation images 1 also in train (" in out
 
 

@@ -211,7 +211,7 @@ def test_files_without_names_and_broken_photos(
     first, last = err.splitlines()
     assert "broken.jpg is damaged or not an image" in first
     assert last.startswith("error: 1 of 2 photos could not be read")
-    assert "no card with class names: numbers from 0" in printed
+    assert "no card with class names: classes are numbered from 0" in printed
     assert "no card says how photos are prepared: 224 pixels, mean 0.485" in printed
     assert {row["class"] for row in rows(out)} == {"0", "1", "2"}
 
@@ -331,7 +331,7 @@ def test_an_answer_that_is_no_number_is_none() -> None:
     """Whatever holds the weights: a graph's are not looked at, and half precision overflows."""
     pixels = Pixels(size=4, crop="pad", mean=IMAGENET_MEAN, std=IMAGENET_STD)
     opened = Predictor(lambda x: x.mean((2, 3)) * torch.inf, "abc", pixels, torch.device("cpu"))
-    with pytest.raises(InputError, match="answers with NaN or infinite numbers"):
+    with pytest.raises(InputError, match="returns NaN or infinite numbers"):
         opened.predict(np.full((5, 5, 3), 128, np.uint8))
 
 

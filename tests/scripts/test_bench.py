@@ -284,15 +284,15 @@ def test_mistakes_are_told_in_a_line(here: Any, tmp_path: Path) -> None:
     code, _, err = here("cifar", "--loop", "fast")
     assert (code, err.count("\n")) == (2, 1)
     assert err.startswith(
-        "error: cifar has no loop fast: choose of ours, plain, ours-bf16, ours-graph"
+        "error: cifar has no loop fast: choose from ours, plain, ours-bf16, ours-graph"
     )
     code, _, err = here("cifar", "--network", "resnet1000")
     assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith("error: cifar has no network resnet1000: choose of cifar-resnet20, ")
+    assert err.startswith("error: cifar has no network resnet1000: choose from cifar-resnet20, ")
     code, _, err = here("retinanet", "--network", "608x1024", "--device", "cpu")
     assert (code, err) == (
         2,
-        "error: retinanet has no case 608x1024: choose of small, small-bf16, 256\n",
+        "error: retinanet has no case 608x1024: choose from small, small-bf16, 256\n",
     )
 
 

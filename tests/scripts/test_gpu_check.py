@@ -249,7 +249,7 @@ def test_mistakes_are_told_in_a_line(check: Any, tmp_path: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
     assert "holds no results.jsonl" in err
     code, _, err = check("run", "--out", tmp_path, "--tiny", "fast")
-    assert (code, err) == (2, "error: there is no part fast: choose of quick, broken, slow\n")
+    assert (code, err) == (2, "error: there is no part fast: choose from quick, broken, slow\n")
     (tmp_path / "file").touch()
     code, _, err = check("run", "--out", tmp_path / "file", "--tiny", "quick")
     assert (code, err) == (2, f"error: {tmp_path / 'file'}: File exists: choose another name\n")

@@ -238,14 +238,14 @@ def test_what_a_figure_varies_is_not_set_behind_its_back(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("--networks", "resnet9000"), "choose of resnet20, resnet56"),
+        (("--networks", "resnet9000"), "choose from resnet20, resnet56"),
         (("--scale", "0"), "scale must be above 0"),
         (("--data", "nowhere"), "nowhere does not hold CIFAR-10"),
         (("--seeds", "-1"), "seeds must be at least 0"),
         (("--seeds",), "seeds must be at least one, each once"),
         (("--seeds", "1", "1"), "seeds must be at least one, each once"),
         (("--dataset", "imagenet"), "--dataset imagenet has no recipes"),
-        (("--arms", "fd", "opposite"), "--arms opposite: choose of baseline, mwd, fd\n"),
+        (("--arms", "fd", "opposite"), "--arms opposite: choose from baseline, mwd, fd\n"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(

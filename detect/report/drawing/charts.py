@@ -152,7 +152,7 @@ def line_style(run: int, colours: Colours) -> dict[str, Any]:
 
 
 def plain(axes: Axes, colours: Colours) -> None:
-    """Remove the frame, but for the grid and the numbers."""
+    """Remove the frame; keep the grid and the numbers."""
     axes.tick_params(length=0, labelcolor=colours.ink)
     axes.xaxis.label.set_color(colours.ink)
     axes.yaxis.label.set_color(colours.ink)

@@ -37,8 +37,8 @@ def calibration(runs: Sequence[Run]) -> list[Section]:
     )
     blocks: tuple[Block, ...] = (
         Note(
-            "Of the detections of about one score, the share that is true. Below the diagonal a "
-            "detector is surer than right. The error (ECE) is the mean distance, by detections."
+            "The share of the detections near each score that are true. Below the diagonal a "
+            "detector is overconfident. The error (ECE) is the mean distance, by detections."
         ),
         Drawings("legend", "Lines", tuple(legend)),
         Drawings("grid", "Calibration", (Drawing(panel, "All classes"),)),

@@ -55,7 +55,7 @@ def _explanation(comparison: Comparison) -> str:
     return (
         f"{shown}; lines: 95% intervals over images. Bold: the interval leaves out 0 even when "
         f"widened for looking at {len(comparison.classes)} classes at once (Bonferroni); two "
-        "networks differ there, which one run each does not make a property of their methods."
+        "networks differ there; with one run each, that says nothing about their methods."
     )
 
 

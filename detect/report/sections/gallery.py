@@ -108,10 +108,10 @@ def _note(comparison: Comparison, pictures: Pictures, kept: Kept) -> str:
     if pictures.no_file:
         text += f"{pictures.no_file:,} could not be read. "
     return text + (
-        "Each run begins at the score of its best F1. Of an image and run the "
-        f"{kept.any_score} detections with the highest scores are kept{kept.more}; "
-        f"{MOST_LABELS} at most have labels. Gained and lost are objects found by one run and not "
-        "by the first."
+        "Each run starts at the score of its best F1. For each image and run, the "
+        f"{kept.any_score} detections with the highest scores are kept{kept.more}; at most "
+        f"{MOST_LABELS} have labels. Gained are objects that a run finds and the first does not, "
+        "lost the other way round."
     )
 
 
@@ -222,7 +222,7 @@ def _run_record(run: Run, low: float, high: float) -> dict[str, Any]:
 
 
 def _entries(finds: Finds, kept: Kept) -> dict[int, dict[str, Any]]:
-    """Return all that the script needs of each image, but for its picture."""
+    """Return all that the script needs of each image, except its picture."""
     comparison = finds.comparison
     truth, (low, high) = comparison.truth, _range(comparison)
     found = np.stack(

@@ -65,8 +65,8 @@ def label_errors(finds: Finds) -> list[Section]:
     weak = " At this mAP most will be errors of the detector." if best < TRUSTED_MAP else ""
     blocks: list[Block] = [
         Note(
-            f"Candidates to look at, not verdicts: {text}.{weak} First those that most runs name, "
-            "then those of which the detections are surest. Blue: the annotation, or what it "
+            f"Candidates to look at, not verdicts: {text}.{weak} First those named by most runs, "
+            "then those with the surest detections. Blue: the annotation, or what it "
             "lacks; orange: what speaks against it."
         )
     ]

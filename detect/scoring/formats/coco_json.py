@@ -105,7 +105,7 @@ def _unpacked(content: bytes, file: Path) -> bytes:
         unpacked = packed.read(most + 1)
     if len(unpacked) > most:
         raise InputError(
-            f"{file} unpacks to over {most:,} bytes, {_RATIO} times what it has: unpack it yourself"
+            f"{file} unpacks to over {most:,} bytes, {_RATIO} times its size: unpack it yourself"
         )
     return unpacked
 

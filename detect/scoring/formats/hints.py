@@ -30,7 +30,7 @@ def hints(truth: GroundTruth, detections: Detections, matches: Matches) -> list[
     )
     if better <= max(_TIMES * found, _LITTLE * len(counted)):
         return []
-    return [f"{found} of {len(counted)} objects are found; {better} would be if {remedy}"]
+    return [f"{found} of {len(counted)} objects are found; {better} would be found if {remedy}"]
 
 
 def _found(truth: GroundTruth, matches: Matches) -> int:

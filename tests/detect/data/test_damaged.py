@@ -100,8 +100,8 @@ def test_whole_ids_of_a_tables_program_are_whole(coco: Path) -> None:
     [
         ("", "has an empty name: write one"),
         (" ", "has an empty name: write one"),
-        (None, "has no text for a name but 'None'"),
-        (True, "has no text for a name but 'True'"),
+        (None, "has a name that is no text, 'None'"),
+        (True, "has a name that is no text, 'True'"),
         ("a\nb", r"is called 'a\\nb', which holds a line break: take it out"),
         ("a\0b", r"is called 'a\\x00b', which holds '\\x00', a character that cannot be shown"),
     ],
@@ -132,11 +132,11 @@ def test_two_names_of_one_category(coco: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "told"),
     [
-        ("[a, yes]", "class 1 has no text for a name but 'True': put it in quotes"),
-        ("{0: a, 1: null}", "class 1 has no text for a name but 'None': put it in quotes"),
-        ("{0: a, 1: }", "class 1 has no text for a name but 'None'"),
+        ("[a, yes]", "class 1 has a name that is no text, 'True': put it in quotes"),
+        ("{0: a, 1: null}", "class 1 has a name that is no text, 'None': put it in quotes"),
+        ("{0: a, 1: }", "class 1 has a name that is no text, 'None'"),
         ("[a, '']", "class 1 has an empty name"),
-        ("[a, 2.10]", "class 1 has no text for a name but '2.1'"),
+        ("[a, 2.10]", "class 1 has a name that is no text, '2.1'"),
         ("[a, 'b\n\n  c']", "class 1 is called .*line break"),
     ],
 )
@@ -198,7 +198,7 @@ def test_pairs_behind_a_box_are_pointed_out(yolo: Path) -> None:
             next(yolo.rglob(f"{stem}.txt")).write_text(text * 2)
         return " ".join(open_data(yolo).notes)
 
-    told = "all labels have 10 numbers behind the class, read as polygons; if they are boxes with"
+    told = "all labels have 10 numbers after the class, read as polygons; if they are boxes with"
     assert f"{told} key points, write kpt_shape: [3, 2] into" in notes("{0} {0} .2 .2" + " {1}" * 6)
     assert "kpt_shape" not in notes("{0} {0} .2 .2" + " {1}" * 4)  # boxes that are turned
     assert "kpt_shape" not in notes("{0} {0} .2 .2")
@@ -234,7 +234,7 @@ def test_a_test_that_was_not_exported_is_left_out(yolo: Path) -> None:
     data = open_data(yolo)
     assert data.sets == ("train", "val")
     assert "test is left out, for '../test/images' is not there" in data.notes
-    with pytest.raises(InputError, match="no set 'test': choose of train, val"):
+    with pytest.raises(InputError, match="no set 'test': choose from train, val"):
         data.read("test")
     (yolo / "data.yaml").write_text(text.replace("images/val", "images/nowhere"))
     with pytest.raises(InputError, match="val is 'images/nowhere', which is not there"):

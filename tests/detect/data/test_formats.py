@@ -127,7 +127,7 @@ def test_words_for_the_same_set() -> None:
 
 def test_a_set_that_is_not_there_names_those_that_are(written: dict[str, Path]) -> None:
     for name in ("export", "roboflow", "coco", "yolo"):
-        with pytest.raises(InputError, match="has no set 'test': choose of train, val"):
+        with pytest.raises(InputError, match="has no set 'test': choose from train, val"):
             open_data(written[name]).read("test")
 
 
@@ -247,7 +247,7 @@ def test_xml_beside_the_images_and_the_names_found(
     data = open_data(root)
     assert (data.sets, data.classes) == (("all",), ("head gear", "helmet", "vest"))
     assert len(data.read("all")) == len(objects)
-    assert any("left out, for want of an annotation: 1 image of all" in note for note in data.notes)
+    assert any("left out, having no annotation: 1 image of all" in note for note in data.notes)
     assert training_sets(data, "2007:trainval", "2007:test") == ("all", None)
 
 
@@ -549,7 +549,7 @@ def test_label_files_without_an_image_and_json_without_categories_are_told(
     assert notes[-1] == "label files without an image: 1, such as gone.txt"
     (copied["coco"] / "annotations/instances_train.json").write_text("[1]")
     notes = open_data(copied["coco"]).notes
-    assert notes[-1] == "passed over, for they are no COCO annotations: instances_train.json"
+    assert notes[-1] == "passed over, no COCO annotations: instances_train.json"
     for name in ("yolo", "coco"):
         assert not any("._" in note for note in open_data(copied[name]).notes)
 
@@ -589,7 +589,7 @@ def test_a_yolo_box_over_the_edge_is_as_annotated(copied: dict[str, Path]) -> No
         ("1 0.5 0.5 0.1 nan", "is not 'class x y width height'"),
         ("1.5 0.5 0.5 0.1 0.1", "is not 'class x y width height'"),
         ("helmet 0.5 0.5 0.1 0.1", "is not 'class x y width height'"),
-        ("1 0.5 0.5 0.1 0.1 0.9", "5 numbers behind the class are neither a box"),
+        ("1 0.5 0.5 0.1 0.1 0.9", "5 numbers after the class are neither a box"),
         ("1 0.5 0.5 -0.1 0.1", "is negative"),
     ],
 )

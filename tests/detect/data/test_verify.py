@@ -151,11 +151,11 @@ def test_ids(devkit: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "trainval.txt: line 3: '/etc/passwd' is no image id: name a file in the folder of images",
         "trainval.txt: line 4 is blank: write one image id per line",
         "trainval.txt: line 7: 'a\\x00b' is no image id: name a file in the folder of images",
-        "trainval.txt: the image id 1 is there twice: remove one",
+        "trainval.txt: the image id 1 occurs twice: remove one",
         "Annotations/gone.xml: is missing: unpack the archive again",
         f"Annotations/gone.xml: {devkit}/VOC2007/JPEGImages/gone.jpg is missing: unpack the "
         "archive again",
-        "test.txt: the image id 3 is there twice: remove one",
+        "test.txt: the image id 3 occurs twice: remove one",
         "Annotations/3.xml: is missing: unpack the archive again",
     ]
     assert summary.startswith("9 faults, listed above; 4 images")
@@ -241,7 +241,7 @@ def test_a_set_without_a_usable_object_is_a_fault(
 ) -> None:
     xml(helmets, "3", HELMETS.format(stem=3, objects=""))
     (fault,) = faults_of(helmets, capsys)
-    assert "2007:val has nothing to learn: none of its images has an object" in fault
+    assert "2007:val offers nothing to learn: none of its images has an object" in fault
     marked = helmet(2, 2, 11, 12).replace("<name>", "<difficult>1</difficult><name>")
     xml(helmets, "3", HELMETS.format(stem=3, objects=marked))
     (fault,) = faults_of(helmets, capsys)

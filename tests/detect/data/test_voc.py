@@ -334,7 +334,7 @@ def test_an_unknown_set_lists_those_there_are(devkit, split):
     with pytest.raises(InputError) as caught:
         open_data(devkit).read(split)
     assert str(caught.value) == (
-        f"{devkit} has no set {split}: choose of 2007:test, 2007:trainval, 2012:train"
+        f"{devkit} has no set {split}: choose from 2007:test, 2007:trainval, 2012:train"
     )
 
 

@@ -116,7 +116,7 @@ def test_of_several_runs_the_first_two_are_compared():
 
 def test_who_is_as_good_as_the_next_does_not_lead():
     summed = told(*(run_of(name, [0, 0, 0]) for name in "abc"))
-    assert "leads" not in summed.sentence and "flatters" not in summed.basis
+    assert "leads" not in summed.sentence and "favours" not in summed.basis
     assert summed.sentence.startswith("a is no better than another of the 3 runs; against b")
 
 

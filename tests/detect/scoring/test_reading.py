@@ -462,7 +462,7 @@ def test_hint_of_exchanged_axes():
     truth = replace(split(), box=np.tile([0.0, 0.0, 80.0, 20.0], (16, 1)))
     found = Detections(truth.image, truth.label, np.full(16, 0.9), truth.box[:, [1, 0, 3, 2]])
     (told,) = hints(truth, found, match(truth, found))
-    assert told.endswith("8 would be if x and y were exchanged: write x first")
+    assert told.endswith("8 would be found if x and y were exchanged: write x first")
 
 
 def test_a_detector_that_finds_nothing_is_told_of():

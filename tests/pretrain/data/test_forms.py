@@ -98,7 +98,7 @@ def test_a_second_folder_of_a_split_is_named(tmp_path: Path) -> None:
     ("name", "words"),
     [
         ("data/train-00000-of-00001.parquet", "train/CLASS/NUMBER.jpg (datasets.load_dataset"),
-        ("train/data-00000-of-00002.arrow", "a table of Hugging Face's"),
+        ("train/data-00000-of-00002.arrow", "a Hugging Face table"),
         ("dogs and cats.zip", "&& unzip 'dogs and cats.zip'"),
         ("train/part.tar.gz", "&& tar xf part.tar.gz"),
     ],
@@ -363,5 +363,5 @@ def test_an_archive_of_cifar_wants_its_name(tmp_path: Path) -> None:
     archive = tmp_path / "cifar-100-python.tar.gz"
     archive.write_bytes(b"\x1f\x8b")
     told = refused(archive, "train")
-    assert told.startswith(f"{archive} is read as it is, if it is called CIFAR's")
+    assert told.startswith(f"{archive} can be read as it is")
     assert "verify --dataset cifar100, or train --images.dataset cifar100" in told

@@ -409,7 +409,7 @@ def flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (flip, r"gives another shard part-1.tar than the index says \(its SHA-256 is another\)"),
+        (flip, r"gives another shard part-1.tar than the index says \(its SHA-256 differs\)"),
         (grow, "part-1.tar cannot be fetched: its command sends more than 20,480 bytes"),
         (lambda path: os.truncate(path, 5000), "command ends after 5,000 of 20,480 bytes"),
         (Path.unlink, r"command ends with exit code 1 \(.*No such file"),

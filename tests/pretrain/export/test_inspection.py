@@ -93,7 +93,7 @@ def test_weights_of_others(tmp_path: Path) -> None:
         "classifier: 1,000 classes",
         "architecture: resnext50_32x4d, by keys",
         f"--backbone {tmp_path / 'x.pth'} --body resnext50_32x4d",
-        "fits not: mmdet, which reads a plain .pth",
+        "does not fit: mmdet, which reads a plain .pth",
         "card: none beside it",
     ):
         assert words in text, words
@@ -106,7 +106,7 @@ def test_weights_of_others(tmp_path: Path) -> None:
             resnext50_32x4d,
             'fits: mmdet, ResNeXt of groups=32, base_width=4, depth=50, style="pytorch"',
         ),
-        (wide_resnet50_2, "fits not: mmdet, whose ResNeXt widens no block that has one group"),
+        (wide_resnet50_2, "does not fit: mmdet, whose ResNeXt widens no block that has one group"),
     ],
 )
 def test_mmdet_has_another_name_or_none(
@@ -120,7 +120,7 @@ def test_a_network_of_timm_alone(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18d").state_dict(), tmp_path / "x.pth")
     text = "\n".join(inspect(tmp_path / "x.pth"))
     assert 'fits: timm.create_model("resnet18d"); not torchvision' in text
-    assert "fits not: the detector here" in text and "mmdet" not in text
+    assert "does not fit: the detector here" in text and "mmdet" not in text
     assert "resnext101_64x4d, wide_resnet50_2" in text  # what it builds on
 
 
@@ -310,7 +310,7 @@ def test_strictly_is_said_where_it_is_so(tmp_path: Path) -> None:
         lines = inspect(tmp_path / "x.pth")
         (told,) = [line for line in lines if "torchvision.models" in line]
         assert told.endswith(words), name
-        assert told.startswith("fits: " if name == "whole" else "fits not as it is: "), name
+        assert told.startswith("fits: " if name == "whole" else "does not fit as it is: "), name
 
 
 def test_a_detector_is_called_one(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_images_kept_back_are_not_called_test_images(drawn_run: MakeRun, tmp_pat
     text = card_of(drawn_run, tmp_path, "cifar10-resnet20", held_out=10)
     result = head(text)["model-index"][0]["results"][0]
     assert result["dataset"]["split"] == "train, images kept back"
-    assert "flatters" not in text
+    assert "inflates" not in text
 
 
 def test_test_images_scored_later_are_the_result(drawn_run: MakeRun, tmp_path: Path) -> None:
