@@ -62,8 +62,8 @@ def fetch_shard(url: str, path: Path, size: int, sha256: str) -> None:
             found = hashlib.file_digest(whole, "sha256").hexdigest()
         if found != sha256:
             raise SourceError(
-                f"{shown(url)} gives another shard {path.name} than the index says (its SHA-256 is "
-                "another): if the shards were rebuilt, start again"
+                f"{shown(url)} gives another shard {path.name} than the index says (its SHA-256 "
+                "differs): if the shards were rebuilt, start again"
             )
 
     asked = time.monotonic()

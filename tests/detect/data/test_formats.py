@@ -220,7 +220,7 @@ def test_some_of_the_classes_in_their_order(
 
 
 def test_a_class_that_is_not_there(written: dict[str, Path]) -> None:
-    for wanted, told in (("boots", "none of them"), ("vest,vest", "twice")):
+    for wanted, told in (("boots", "which is not there"), ("vest,vest", "twice")):
         with pytest.raises(InputError, match=f"{told}.*helmet, vest, head gear"):
             open_data(written["coco"], DataOptions(classes=wanted))
 

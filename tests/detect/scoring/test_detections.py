@@ -136,7 +136,7 @@ def test_ground_truth_without_images():
 
 
 def test_ground_truth_refuses_an_image_twice():
-    with pytest.raises(InputError, match="image b is twice"):
+    with pytest.raises(InputError, match="image b occurs twice"):
         ground_truth([annotation(name, [], [], []) for name in "abcb"], CLASSES)
 
 

@@ -278,8 +278,8 @@ def change(path: str, value: object) -> Callable[[Index], object]:
         (change("samples.name.4", 4), "is no index of shards"),
         (change("samples.name", []), "four whole numbers"),
         (lambda index: index.pop("samples"), "no 'samples'"),
-        (lambda index: index.update(pixels="256 px\n"), "not said in a few plain words"),
-        (lambda index: index.update(pixels=256), "not said in a few plain words"),
+        (lambda index: index.update(pixels="256 px\n"), "not say in a few plain words"),
+        (lambda index: index.update(pixels=256), "not say in a few plain words"),
     ],
 )
 def test_bad_index(tmp_path: Path, edit: Callable[[Index], object], message: str) -> None:
