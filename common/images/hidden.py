@@ -4,6 +4,8 @@ macOS writes `.DS_Store` into each folder and, on foreign disks and in archives,
 x, whatever x is: pictures, annotations, lists, shards. Each is no picture, no XML, no list.
 """
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 _OF_SYSTEMS = {
@@ -34,7 +36,22 @@ def children(folder: Path, pattern: str = "*") -> list[Path]:
     return sorted(path for path in found if path.match(pattern))
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those below it that are not hidden.
+
+    Each folder once, whatever links say.
+    """
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        real = Path(root).resolve()
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
+        yield from (Path(root) / file for file in sorted(files) if not is_hidden(file))
+
+
 def descendants(folder: Path, pattern: str = "*") -> list[Path]:
-    """Return the same of a folder and those below it; nothing within a hidden folder."""
-    found = folder.rglob(pattern)
-    return sorted(p for p in found if not any(map(is_hidden, p.relative_to(folder).parts)))
+    """Return the same files in the order of their paths, those that fit a pattern."""
+    return sorted(path for path in files_below(folder) if path.match(pattern))

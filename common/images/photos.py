@@ -21,7 +21,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.images.decoding import read_image
 from common.images.headers import SUFFIXES
-from common.images.hidden import is_hidden
+from common.images.hidden import files_below, is_hidden
 from common.images.loading import default_workers, stream
 from common.images.sampling import MicroBatch
 from common.text import counted, in_line
@@ -59,7 +59,7 @@ def find_photos(sources: Sequence[Path], without: Path | None = None) -> Photos:
     for named in sources:
         source = _absolute(named)
         if source.is_dir():
-            files = list(_files_below(source))
+            files = list(files_below(source))
         elif os.path.lexists(source):
             found[source] = None
             continue
@@ -102,22 +102,6 @@ def _beside(files: Sequence[Path]) -> str:
 
 def _is_photo(file: Path) -> bool:
     return not is_hidden(file.name) and file.suffix.lower() in SUFFIXES
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder and of those below it that are not hidden.
-
-    Each folder once, whatever links say.
-    """
-    seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        real = Path(root).resolve()
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
-        yield from (Path(root) / file for file in sorted(files) if not is_hidden(file))
 
 
 def read_each(

@@ -8,11 +8,13 @@ Crowds are difficult objects that are never trained on, what other tools mark "i
 segmentations are not looked at.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -34,11 +36,12 @@ from detect.data.dataset import (
 )
 from detect.data.faults import Faults, Together, reason_of
 from detect.data.options import DataOptions
-from detect.data.pictures import check_image_id
+from detect.data.pictures import check_image_id, spellings
 
 _TRIED = 20  # file names by which the folder of the images is found
 _KEYS = ("category_id", "bbox", "iscrowd", "ignore", "area")
 _MOST_ID = 200  # characters or digits
+_DIGITS = re.compile(r"[0-9]{1,18}")
 _SLACK = 1.0  # pixels that a box may lie outside: roundings of tools
 _SUSPECT = 4  # one box of so many outside makes a file suspect
 
@@ -120,14 +123,15 @@ def _entries(
             images[number] = {**image, "id": number}
     for number, item in enumerate(content["annotations"], start=1):
         stated = item.get("image_id") if isinstance(item, dict) else None
+        found = _match(stated, images)
         with together:
-            if not isinstance(stated, int | float | str) or stated not in images:
+            if found is None:
                 raise InputError(
                     f"{file}, annotation {number}: image_id {shown(repr(stated))} is none of its "
                     f"{len(images)} images: export it again"
                 )
             kept = {key: item.get(key) for key in _KEYS}
-            objects.setdefault(stated, []).append({**kept, "number": number})
+            objects.setdefault(found, []).append({**kept, "number": number})
     if faults is None:
         together.end()
     else:
@@ -208,7 +212,7 @@ def _bases(root: Path, file: Path, name: str, folder: Path | None) -> list[Path]
 
 def _base(bases: list[Path], names: list[str]) -> Path:
     for base in bases:
-        if any((base / name).is_file() for name in names):
+        if any((base / other).is_file() for name in names for other in spellings(name)):
             return base
     for base in bases:  # the names may hold the folders of another machine
         if any((base / name.rpartition("/")[2]).is_file() for name in names):
@@ -217,9 +221,10 @@ def _base(bases: list[Path], names: list[str]) -> Path:
 
 
 def _picture(base: Path, name: str, stated: str) -> Path:
-    for candidate in (base / name, base / name.rpartition("/")[2]):
-        if candidate.is_file():
-            return candidate
+    for other in (*spellings(name), unquote(name)):  # names of a server have %20 for a blank
+        for candidate in (base / other, base / other.rpartition("/")[2]):
+            if candidate.is_file():
+                return candidate
     remedy = "correct its file_name, or give the folder of the images with --images"
     raise MissingFileError(base, name, remedy)
 
@@ -240,16 +245,17 @@ def _annotate(
     rows, labels, crowd, difficult, areas, numbers = [], [], [], [], [], []
     for number, item in enumerate(objects, start=1):
         at = f"{file}, annotation {item['number']}"
-        category = item["category_id"]
+        category = _match(item["category_id"], label_of)
         label = None
         with together:
-            if not isinstance(category, int | float | str) or category not in label_of:
+            if category is None:
+                stated = item["category_id"]
                 known = ", ".join(shown(repr(other)) for other in list(label_of)[:20])
                 raise InputError(
-                    f"{at}: category_id {shown(repr(category))} is none of the categories {known}: "
+                    f"{at}: category_id {shown(repr(stated))} is none of the categories {known}: "
                     "export it again"
                 )
-            label = label_of[item["category_id"]]
+            label = label_of[category]
         with together:
             box = _box(item["bbox"], at)
             if label is not None:
@@ -285,6 +291,19 @@ def _size(picture: Callable[[], Path], where: str) -> tuple[int, int]:
         raise InputError(
             f"{where} has no width and height in pixels, and its picture is not there: add either"
         ) from None
+
+
+def _match(stated: Any, known: Mapping[Any, Any]) -> Any:
+    """Return the id that is meant: "7" may mean 7, and 7 "7", where one of them is there."""
+    if not isinstance(stated, int | float | str):
+        return None
+    if stated in known:
+        return stated
+    if isinstance(stated, str):
+        other: Any = int(stated) if _DIGITS.fullmatch(stated) else None
+    else:
+        other = str(whole(stated))
+    return other if other in known else None
 
 
 def _is_id(value: Any) -> bool:

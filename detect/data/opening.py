@@ -14,6 +14,10 @@ from detect.data.voc import class_file, devkit_entries, devkit_root, devkit_sets
 _MOST_SHOWN = 8  # names of a folder in a message
 
 
+class _UnknownDataError(InputError):
+    """Nothing in the data is of a known kind."""
+
+
 def open_data(path: Path, options: DataOptions | None = None) -> DetectionData:
     """Find out what data are, and open them; what they hold is read later, set by set.
 
@@ -58,12 +62,18 @@ def _open(path: Path, options: DataOptions) -> DetectionData:
         if len(inside) == 1:  # as archives unpack, beside them or beside a note
             try:
                 return _open(inside[0], options)
-            except InputError:
+            except InputError as error:
                 foreign.refuse(path)
+                if isinstance(error, _UnknownDataError):
+                    foreign.refuse_doubtful(path)
                 raise
         foreign.refuse(path)
         coco_files.refuse_damaged(path)
-    raise InputError(
+        if parts := voc_export.find_parts(path, deep=True):
+            return voc_export.open_export(path, path, parts, options)
+    if path.suffix.lower() != ".json":
+        foreign.refuse_doubtful(path)
+    raise _UnknownDataError(
         f"{path} is neither a VOC devkit (VOC2007/ and so on), VOC annotations (.xml), COCO "
         f"(annotations/*.json) nor YOLO data (data.yaml, or images/ and labels/): "
         f"give one of these; {_holds(path)}"

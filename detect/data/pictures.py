@@ -1,6 +1,7 @@
 """Finding the picture of an annotation."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 from common.errors import InputError
@@ -37,6 +38,13 @@ def check_image_id(line: str, where: str) -> None:
         or max(len(os.fsencode(part)) for part in line.split("/")) > _MOST_NAME
     ):
         raise InputError(f"{where}: {quoted(line)} is too long for a file name: shorten it")
+
+
+def spellings(name: str) -> list[str]:
+    """Return a name as it is, and as other systems write its accents: macOS in pieces."""
+    if name.isascii():
+        return [name]
+    return list(dict.fromkeys([name, *(unicodedata.normalize(f, name) for f in ("NFC", "NFD"))]))
 
 
 class Pictures:
@@ -77,7 +85,7 @@ class Pictures:
         folder = (self.root / image_id).parent
         stem, known = image_id.replace("\\", "/").rpartition("/")[2], self._below(folder)
         name = stated.replace("\\", "/").rpartition("/")[2]
-        of_id = known.get(stem, [])
+        of_id = next((known[other] for other in spellings(stem) if other in known), [])
         if name in known.get(name.rpartition(".")[0], ()):
             if of_id and name not in of_id:
                 raise InputError(

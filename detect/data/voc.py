@@ -303,8 +303,15 @@ def voc_entries(
             partial(pictures.find, image_id),
         )
         for image_id in ids
-        for path in [annotations / f"{image_id}.xml"]
+        for path in [_xml_of(annotations, image_id)]
     ]
+
+
+def _xml_of(folder: Path, image_id: str) -> Path:
+    """Return the annotation of an image, which may end in .XML."""
+    path = folder / f"{image_id}.xml"
+    upper = folder / f"{image_id}.XML"
+    return upper if not os.path.lexists(path) and upper.exists() else path
 
 
 def _annotate(

@@ -20,7 +20,7 @@ from detect.data.options import DataOptions
 from detect.data.pictures import Pictures
 from detect.data.splits import ALL
 from detect.data.voc import read_class_list, read_ids, read_lines, sets_of, voc_entries
-from detect.data.voc_xml import Labels, class_names
+from detect.data.voc_xml import Labels, class_names, parse
 
 _ANNOTATIONS = ("annotations", "annotation", "xmls", "xml")
 _PICTURES = ("jpegimages", "images", "image", "imgs", "img")
@@ -38,8 +38,13 @@ class _Part:
     listed: Path | None = None
 
 
-def find_parts(root: Path) -> dict[str, _Part]:
-    """Return the sets of an export by name; none where it is no such export."""
+def find_parts(root: Path, *, deep: bool = False) -> dict[str, _Part]:
+    """Return the sets of an export by name; none where it is no such export.
+
+    Args:
+        root: Its folder.
+        deep: Whether folders of any name may hold pictures with XML beside them.
+    """
     main = root / "ImageSets" / "Main"
     annotations, pictures = _child(root, _ANNOTATIONS), _child(root, _PICTURES)
     if main.is_dir() and sets_of(main):
@@ -52,18 +57,18 @@ def find_parts(root: Path) -> dict[str, _Part]:
             parts[folder.name] = part
     if not parts and annotations:
         for folder in _folders(annotations):
-            if folder.name.lower() in _SPLITS and children(folder, "*.xml"):
+            if folder.name.lower() in _SPLITS and _xml_in(folder):
                 beside = pictures / folder.name if pictures else folder
                 parts[folder.name] = _Part(folder, Pictures(_existing(beside, pictures or folder)))
-    if not parts and (part := _pair(root)):
+    if not parts and (part := _pair(root, deep=deep)):
         parts[ALL] = part
     return parts
 
 
-def _pair(folder: Path) -> _Part | None:
+def _pair(folder: Path, *, deep: bool = False) -> _Part | None:
     """Find a folder's annotations and pictures, in folders of their own or side by side."""
     annotations = _child(folder, _ANNOTATIONS) or folder
-    if not children(annotations, "*.xml"):
+    if not (_xml_in(annotations) or ((deep or annotations != folder) and _ids_in(annotations))):
         return None
     return _Part(annotations, Pictures(_child(folder, _PICTURES) or folder))
 
@@ -80,6 +85,20 @@ def _child(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def _existing(folder: Path, other: Path) -> Path:
     return folder if folder.is_dir() else other
+
+
+def _xml_in(folder: Path) -> bool:
+    return any(map(_is_xml, children(folder)))
+
+
+def _ids_in(folder: Path) -> list[str]:
+    """Return the ids of all annotations in a folder and in those below it, in order."""
+    inside = (path.relative_to(folder) for path in filter(_is_xml, descendants(folder)))
+    return sorted(path.as_posix()[: -len(".xml")] for path in inside)
+
+
+def _is_xml(path: Path) -> bool:
+    return path.suffix.lower() == ".xml"
 
 
 def open_export(
@@ -129,7 +148,7 @@ def _entries(
 def _ids(part: _Part, faults: Faults | None = None) -> list[str]:
     if part.listed:
         return read_ids(part.listed, faults)
-    return [path.stem for path in children(part.annotations, "*.xml")]
+    return _ids_in(part.annotations)
 
 
 def _classes(root: Path, parts: dict[str, _Part]) -> tuple[tuple[str, ...], str]:
@@ -143,10 +162,12 @@ def _classes(root: Path, parts: dict[str, _Part]) -> tuple[tuple[str, ...], str]
             names = read_class_list(path, [line for line in lines if line not in _NO_CLASS])
             return names, f"classes from {name}"
     folders = {part.annotations for part in parts.values()}
-    files = [path for folder in sorted(folders) for path in descendants(folder, "*.xml")]
+    files = [p for folder in sorted(folders) for p in filter(_is_xml, descendants(folder))]
     found = sorted(set().union(*map(class_names, files)))
     if not found:
         foreign.refuse(root)
+        for file in files:
+            parse(file)  # what cannot be read has no objects either
         raise InputError(
             f"{root}: none of its annotations ({len(files)}) holds an <object>, and there is no "
             "classes.txt: label the images first"

@@ -31,6 +31,10 @@ from detect.data.options import Coordinates
 
 MAX_XML_BYTES = 1_000_000
 _FORBIDDEN = (b"\0", b"<!DOCTYPE", b"<!ENTITY")
+_NO_BOXES = {"robndbox", "polygon", "segmentation", "ellipse", "mask"}
+"""What tools write in place of a box that is upright."""
+_DIFFICULT = {"0": False, "1": True, "": False, "unspecified": False, "false": False, "true": True}
+"""MakeSense and others write "Unspecified"."""
 Labels = Mapping[str, int | None]
 """Class name to label; None: objects of this class are left out."""
 
@@ -100,6 +104,8 @@ def _size(root: ET.Element, where: str, picture: Callable[[str], Path] | None) -
 
 
 def _box(item: ET.Element, coordinates: Coordinates, where: str) -> tuple[float, ...]:
+    if item.find("bndbox") is None and (others := {c.tag for c in item} & _NO_BOXES):
+        raise InputError(f"{where} is a <{min(others)}>, not a <bndbox>: export upright boxes")
     corners = _child(item, "bndbox", where)
     xmin, ymin, xmax, ymax = [_number(corners, t, where) for t in ("xmin", "ymin", "xmax", "ymax")]
     if xmin > xmax or ymin > ymax:
@@ -111,9 +117,9 @@ def _box(item: ET.Element, coordinates: Coordinates, where: str) -> tuple[float,
 
 def _difficult(item: ET.Element, where: str) -> bool:
     text = "0" if item.find("difficult") is None else _text(item, "difficult", where)
-    if text not in ("0", "1"):
+    if text.lower() not in _DIFFICULT:
         raise InputError(f"{where}: <difficult> is {quoted(text)}: write 0 or 1")
-    return text == "1"
+    return _DIFFICULT[text.lower()]
 
 
 def read_bytes(path: Path, kind: str, most: int) -> bytes:
@@ -137,7 +143,12 @@ def read_bytes(path: Path, kind: str, most: int) -> bytes:
     return data
 
 
-def _parse(path: Path) -> ET.Element:
+def parse(path: Path) -> ET.Element:
+    """Parse one annotation file.
+
+    Raises:
+        InputError: It is unreadable, hostile, malformed or no annotation.
+    """
     data: str | bytes = (content := read_bytes(path, "VOC annotation", MAX_XML_BYTES))
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in content[:2]:
         data = decode_text(content, path)  # a text's own declaration of bytes is passed over
@@ -191,7 +202,7 @@ def read_voc(
             (`UnknownClassError`) or an impossible box; the message names file and object. The
             other faults of the file are its `others`.
     """
-    root = _parse(path)
+    root = parse(path)
     together = Together()
     width = height = 0
     with together:
@@ -246,7 +257,7 @@ def read_annotation(path: Path, image_id: str, label_of: Labels) -> Annotation:
 def class_names(path: Path) -> set[str]:
     """Return the classes that an annotation file names; none of one that cannot be read."""
     try:
-        root = _parse(path)
+        root = parse(path)
     except InputError:
         return set()
     return {(item.findtext("name") or "").strip() for item in root.findall("object")} - {""}

@@ -32,13 +32,15 @@ from detect.data.dataset import (
 )
 from detect.data.faults import Faults, Together
 from detect.data.options import DataOptions
-from detect.data.pictures import check_image_id, is_picture
+from detect.data.pictures import check_image_id, is_picture, spellings
 from detect.data.voc import read_lines
 from detect.data.yolo_layout import NOT_LABELS, SUFFIXES, Layout, Source, label_files
 from detect.data.yolo_pose import suspected_key_points
 
 _WRITTEN = 1e-6
 """Shares are written with six decimals: an edge that near a whole pixel is at that pixel."""
+_LABELS_OF = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
+_MOST_IN_ID = 8  # names of folders, and that of the file
 _BEYOND = 0.5
 """Shares further outside than this are no shares."""
 
@@ -103,8 +105,7 @@ def _images(source: Source) -> list[Path]:
     images: list[Path] = []
     for place in source:
         if place.is_dir():
-            found = (path for path in descendants(place) if is_picture(path.name))
-            images += (path for path in found if path.is_file() or path.is_symlink())
+            images += (path for path in descendants(place) if is_picture(path.name))
         else:
             images += [_listed(place, line) for line in read_lines(place) if line]
     return images
@@ -121,10 +122,11 @@ def _listed(file: Path, line: str) -> Path:
 def label_file(image: Path) -> Path:
     """Return the label file of an image: beside it, or in labels/ for images/."""
     parts = list(image.parts)
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[:-1][::-1].index("images")
-        parts[last] = "labels"
-    candidates = [Path(*parts).with_suffix(suffix) for suffix in SUFFIXES]
+    last = max((n for n, part in enumerate(parts[:-1]) if part in _LABELS_OF), default=None)
+    if last is not None:
+        parts[last] = _LABELS_OF[parts[last]]
+    folder = Path(*parts[:-1])
+    candidates = [folder / f"{n}{end}" for n in spellings(image.stem) for end in SUFFIXES]
     return next((file for file in candidates if os.path.lexists(file)), candidates[0])
 
 
@@ -133,9 +135,6 @@ def _entries(
 ) -> list[Entry]:
     source = layout.sets[name]
     images = _images(source)
-    stems = [image.stem for image in images]
-    repeated = len(set(stems)) < len(stems)
-    ids = [_longer_id(image) if repeated else image.stem for image in images]
     return [
         Entry(
             image_id,
@@ -145,12 +144,22 @@ def _entries(
             partial(_annotate, image, image_id, labels, layout.key_points),
             partial(_picture, image),
         )
-        for image_id, image in zip(ids, images, strict=True)
+        for image_id, image in zip(_ids(images), images, strict=True)
     ]
 
 
-def _longer_id(image: Path) -> str:
-    return f"{image.parent.name}/{image.stem}"
+def _ids(images: list[Path]) -> list[str]:
+    """Return file names without suffix, behind as many of their folders as tell all apart."""
+    for depth in range(1, _MOST_IN_ID):
+        ids = _ids_of(images, depth)
+        if len(set(ids)) == len(ids):
+            return ids
+    return _ids_of(images, 2)  # a.jpg and a.png share a label, and are refused by this
+
+
+def _ids_of(images: list[Path], depth: int) -> list[str]:
+    parts = [image.parts[max(1, len(image.parts) - depth) : -1] for image in images]
+    return ["/".join((*above, image.stem)) for above, image in zip(parts, images, strict=True)]
 
 
 def _picture(image: Path, stated: str) -> Path:

@@ -4,6 +4,7 @@ data.yaml           path, train, val, test, names      ultralytics, Roboflow
 images/  labels/    perhaps with a folder per set, and classes.txt
 train/images/  train/labels/
 *.txt beside their images, and classes.txt             labelImg
+train/*.txt beside their images, and _darknet.labels   Roboflow
 obj.names  train.txt  obj_train_data/                  CVAT, Darknet
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 import yaml
 
 from common.errors import InputError
-from common.images.hidden import children
+from common.images.hidden import children, descendants
 from detect.data.dataset import class_name, listed, quoted, shown
 from detect.data.splits import ALL
 from detect.data.voc import read_class_list, read_lines
@@ -186,10 +187,11 @@ def find_folders(root: Path) -> Layout | None:
     """Return the layout of YOLO data without a data.yaml; None where there is none."""
     sets: dict[str, Source] = {}
     for name in ("train", "training", "val", "valid", "validation", "test"):
+        of_set = _inside(root, name)
         for images, labels in (
-            (root / "images" / name, root / "labels" / name),
-            (root / name / "images", root / name / "labels"),
-            (root / name, root / name),
+            (_inside(root, "images", name), _inside(root, "labels", name)),
+            (_inside(of_set, "images"), _inside(of_set, "labels")),
+            (of_set, of_set),
         ):
             if images.is_dir() and labels.is_dir() and _has_labels(labels):
                 sets[name] = (images,)
@@ -199,20 +201,29 @@ def find_folders(root: Path) -> Layout | None:
         sets = {name: (file,) for name, file in lists.items() if file.is_file()}
         sets = sets or {ALL: (root / "obj_train_data",)}
     if not sets:
-        for images, labels in ((root / "images", root / "labels"), (root, root)):
+        for images, labels in ((_inside(root, "images"), _inside(root, "labels")), (root, root)):
             if images.is_dir() and labels.is_dir() and _has_labels(labels):
                 sets[ALL] = (images,)
                 break
     if not sets:
         return None
-    for name in _CLASS_FILES:
-        if (root / name).is_file():
-            names = dict(enumerate(read_class_list(root / name, _numbered(root / name))))
-            return Layout(root, names, sets, notes=(f"classes from {name}",))
+    beside = [place / "_darknet.labels" for source in sets.values() for place in source]
+    for file in [*(_inside(root, name) for name in _CLASS_FILES), *beside]:
+        if file.is_file():
+            names = dict(enumerate(read_class_list(file, _numbered(file))))
+            return Layout(root, names, sets, notes=(f"classes from {file.name}",))
     raise InputError(
         f"{root} has YOLO labels, but neither data.yaml nor classes.txt says what they are called: "
         "write classes.txt, one name per line, in the order of the numbers"
     )
+
+
+def _inside(folder: Path, *names: str) -> Path:
+    """Return a path in a folder, with capital letters where it is so written: Images, IMAGES."""
+    for name in names:
+        ways = (folder / way for way in (name, name.capitalize(), name.upper()))
+        folder = next((path for path in ways if path.exists()), folder / name)
+    return folder
 
 
 def _numbered(file: Path) -> list[str]:
@@ -240,7 +251,10 @@ def label_files(folder: Path) -> list[Path]:
 
 def _has_labels(folder: Path) -> bool:
     """Tell whether a folder holds a label file, by the first lines of some."""
-    files = [p for p in label_files(folder) if not p.name.lower().startswith(NOT_LABELS)]
+    named = folder.name.lower() == "labels"
+    inside = descendants(folder) if named else children(folder)
+    files = [file for file in inside if file.suffix in SUFFIXES]
+    files = [file for file in files if not file.name.lower().startswith(NOT_LABELS)]
     for file in files[:20]:
         try:
             fields = [line.split() for line in read_lines(file) if line]
@@ -248,7 +262,7 @@ def _has_labels(folder: Path) -> bool:
             continue
         if fields:
             return all(len(line) >= 5 and all(map(_is_number, line)) for line in fields[:5])
-    return bool(files) and folder.name == "labels"
+    return bool(files) and named
 
 
 def _is_number(text: str) -> bool:
