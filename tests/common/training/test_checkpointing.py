@@ -1,5 +1,6 @@
 """The state of a training by itself: how it begins, what a checkpoint keeps, what comes back."""
 
+import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,22 @@ def test_what_older_checkpoints_lack(folder: RunFolder, capsys: pytest.CaptureFi
     assert told in " ".join(capsys.readouterr().out.split())
     assert resume(made(), folder, "auto", OTHER) == 2
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("images", "cut"), [(0, False), (1, True)])
+def test_an_epoch_of_which_an_image_was_seen_was_cut_short(
+    folder: RunFolder, images: int, cut: bool
+) -> None:
+    save(moved(made()), folder, MAIN)
+    changed(folder, sums={"images": images, "sums": {"loss": 2.0}})
+    state = made()
+    resume(state, folder, "auto", MAIN)
+    assert (state.cut_short, state.sums.images) == (cut, images)
+
+
+def test_parts_of_a_state_are_given_by_their_names() -> None:
+    given = inspect.signature(TrainingState).parameters.values()
+    assert {parameter.kind for parameter in given} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @pytest.mark.parametrize(
