@@ -10,6 +10,7 @@ EXPECTED = "a .safetensors file, or a .pth with a state dict of tensors"
 _TORCH_PICKLE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # what old torch.save begins with
 _PICKLE = b"\x80"
 _ZIP = b"PK\x03\x04"
+_PACKED = "an archive: unpack it, and give what is in it"
 _NOT_TORCH = (".safetensors", ".pkl")
 """Endings of files that torch does not write."""
 _BEGINNINGS = {
@@ -18,6 +19,8 @@ _BEGINNINGS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file (run git lfs pull)",
     b"\xff\xd8\xff": "a picture",
     b"\x89PNG": "a picture",
+    b"GGUF": "a GGUF file",
+    b"{": "JSON, such as the settings or the index of weights: give the weights, all in one file",
     b"\x1f\x8b": "an archive of gzip: unpack it, and give what is in it",
     b"<": "a web page, as a failed download leaves it",
     _PICKLE: "a pickle, such as detectron2's, which could run code",
@@ -27,6 +30,11 @@ _ENDINGS = {
     ".keras": "a Keras archive",
     ".npz": "a NumPy archive",
     ".pb": "a TensorFlow graph",
+    ".index": "a part of a TensorFlow checkpoint",
+    ".data-00000-of-00001": "a part of a TensorFlow checkpoint",
+    ".engine": "a TensorRT engine",
+    ".distcp": "a part of a distributed checkpoint: put it together, python -m "
+    "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE.pth",
     ".tflite": "a TensorFlow graph",
     ".msgpack": "a Flax file",
 }
@@ -46,7 +54,7 @@ def refuse_foreign(path: Path) -> None:
 def _foreign_kind(path: Path) -> str | None:
     """Name the format of a file that is not what its ending says; None: not known."""
     with path.open("rb") as file:
-        start = file.read(32)
+        start = file.read(512)
     if start[8:9] == b"{" and start[4:8] == bytes(4) and path.suffix != ".safetensors":
         return "a safetensors file under another name: rename it to end in .safetensors"
     kind = _archive_kind(path) if is_archive(path) else None
@@ -58,7 +66,10 @@ def _foreign_kind(path: Path) -> str | None:
         for beginning, kind in _BEGINNINGS.items():
             if start.startswith(beginning) and (beginning, path.suffix) != (_PICKLE, ".pkl"):
                 return kind
-    return _ENDINGS.get(path.suffix.lower())
+        if start[257:262] == b"ustar":
+            return _PACKED
+    buffer = "an ONNX graph, or another protocol buffer" if start.startswith(b"\x08") else None
+    return _ENDINGS.get(path.suffix.lower(), buffer)
 
 
 def is_archive(path: Path) -> bool:
@@ -81,4 +92,8 @@ def _archive_kind(path: Path) -> str | None:
         return "a Keras archive"
     if any(name.endswith("/constants.pkl") for name in names):
         return "a TorchScript program, which carries code"
-    return None
+    if any(
+        name.endswith(("/archive_format", "/serialized_exported_program.json")) for name in names
+    ):
+        return "a program of torch.export: give the state_dict() that it was made of"
+    return None if any(name.endswith("data.pkl") for name in names) else _PACKED

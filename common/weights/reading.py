@@ -164,14 +164,25 @@ def check_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Check that weights are numbers.
 
     Raises:
-        InputError: If one is NaN or infinite; the message names the first tensor that holds some.
+        InputError: If one is NaN or infinite, or a convolution has whole numbers, as quantised ones
+            have; the message names the first tensor.
     """
+    whole = next((n for n, value in tensors.items() if value.ndim == 4 and _is_whole(value)), None)
+    if whole:
+        raise InputError(
+            f"{path} holds whole numbers ({str(tensors[whole].dtype)[6:]}), first in "
+            f"{in_line(whole)}: give the weights as they were before they were quantised"
+        )
     bad = first_not_finite(tensors)
     if bad:
         raise InputError(
             f"{path} holds NaN or infinite numbers, first in {in_line(bad)}: give an earlier "
             "checkpoint of that training"
         )
+
+
+def _is_whole(value: Tensor) -> bool:
+    return not (value.is_floating_point() or value.is_complex())
 
 
 def _finite(value: Tensor) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import io
 import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from common.errors import InputError
-from common.weights.reading import Weights, is_checkpoint, read_content, read_weights
+from common.weights.reading import (
+    Weights,
+    check_finite,
+    is_checkpoint,
+    read_content,
+    read_weights,
+)
 
 
 def network() -> nn.Module:
@@ -156,6 +163,8 @@ def safetensors_bytes(tmp_path: Path) -> bytes:
         (b"<!doctype html>", "a web page"),
         (b"\xff\xd8\xff\xe0" + bytes(99), "a picture"),
         (b"\x89PNG\r\n" + bytes(99), "a picture"),
+        (b"GGUF\3" + bytes(99), "a GGUF file"),
+        (b"\x08\x0a\x12\x07pytorch", "an ONNX graph, or another"),
         (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         (pickle.dumps({"model": {"a": np.zeros(1)}, "__author__": "x"}), "a pickle, such as det"),
     ],
@@ -166,6 +175,50 @@ def test_files_of_others_are_named(tmp_path: Path, suffix: str, content: bytes, 
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"is {kind}.*: give a .safetensors file, or a .pth"):
         read_content(path)
+
+
+def packed(names: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo(names))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt2", ".json", ".zip", ".tar"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (zipped("w/net.pth"), "is an archive: unpack it, and give what is in it"),
+        (packed("net.pth"), "is an archive: unpack it, and give what is in it"),
+        (
+            zipped("net/data/weights/weight_0", "net/archive_format"),
+            r"is a program of torch.export: give the state_dict\(\) that it was made of",
+        ),
+        (b'{"weight_map": {}}', "is JSON, such as the settings or the index of weights: give the"),
+    ],
+    ids=["zip", "tar", "export", "index"],
+)
+def test_what_holds_weights_elsewhere(
+    tmp_path: Path, suffix: str, content: bytes, told: str
+) -> None:
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"{path} {told}"):
+        read_content(path)
+
+
+def test_a_part_of_a_distributed_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "__0_0.distcp").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"distributed checkpoint: put it together, .*dcp_to"):
+        read_content(tmp_path / "__0_0.distcp")
+
+
+def test_quantised_weights_are_no_weights(tmp_path: Path) -> None:
+    tensors = {"conv1.weight": torch.ones(2, 2, 1, 1), "bn1.num_batches_tracked": torch.tensor(3)}
+    check_finite(tensors, tmp_path)
+    tensors["conv1.weight"] = tensors["conv1.weight"].to(torch.int8)
+    with pytest.raises(InputError, match=r"whole numbers \(int8\), first in conv1.weight: give"):
+        check_finite(tensors, tmp_path)
 
 
 @pytest.mark.parametrize(("suffix", "kind"), [(".onnx", "ONNX"), (".msgpack", "Flax")])
