@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from common.errors import InputError
 from common.storage import decode_text, open_regular, parse_json
+from common.text import shown
 from detect.scoring.detections import Detections, GroundTruth, integer_ids
 from detect.scoring.formats.boxes import are_finite, read_boxes
 from detect.scoring.formats.memory import uncollected
@@ -132,6 +133,11 @@ def _columns(
     raise _first_fault(entries, file)
 
 
+def _lacking(entry: dict[str, Any]) -> str | None:
+    image = "image_id" if "file_name" not in entry else "file_name"
+    return next((k for k in (image, "category_id", "bbox", "score") if k not in entry), None)
+
+
 def _first_fault(entries: list[Any], file: Path) -> InputError:
     """Say what is wrong with the first faulty entry."""
     for number, entry in enumerate(entries, start=1):
@@ -148,6 +154,9 @@ def _first_fault(entries: list[Any], file: Path) -> InputError:
             hint = ""
             if isinstance(entry, dict) and "bbox" in entry and "score" not in entry:
                 hint = "; annotations have no score, detections do"
+            elif isinstance(entry, dict) and (lacking := _lacking(entry)):
+                keys = ", ".join(map(shown, map(str, list(entry)[:8])))
+                hint = f"; it has no {lacking}, but {keys or 'nothing'}"
             return InputError(
                 f"{where}: not a detection with numbers for image_id, category_id, "
                 f"bbox [x, y, width, height] and score{hint}: write it again"

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.hidden import children
+from common.text import shown
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.formats.boxes import faults
 from detect.scoring.formats.class_texts import class_files, read_class_texts
@@ -55,6 +56,9 @@ def _read(path: Path, truth: GroundTruth, notes: list[str]) -> Detections:
         results = results or children(path, "*.json")
         if len(results) == 1:
             return read_coco_json(results[0], truth, notes)
+        if results:
+            told = ", ".join(shown(file.name) for file in results[:5])
+            raise InputError(f"{path} holds {len(results)} .json files ({told}): give one of them")
         raise InputError(
             f"{path} holds no comp4_det_test_<class>.txt, no text file of an image and no COCO "
             ".json file: give the folder or file that does"
@@ -68,7 +72,9 @@ def _read(path: Path, truth: GroundTruth, notes: list[str]) -> Detections:
         )
     if path.name.lower().endswith((".json", ".json.gz")):
         return read_coco_json(path, truth, notes)
-    raise InputError(f"{path} is neither {_FORMS}; write one of these")
+    if path.suffix.lower() == ".txt":
+        raise InputError(f"{path} is one of several texts: give the folder that it lies in")
+    raise InputError(f"{path} is not {_FORMS}; write one of these")
 
 
 def _remarks(truth: GroundTruth, detections: Detections) -> list[str]:

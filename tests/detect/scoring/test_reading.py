@@ -180,6 +180,31 @@ def test_packed_wrapped_and_in_a_folder(tmp_path):
     assert_all_found(folder, truth)
 
 
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"name": "car", "class": 0, "box": {}}, "it has no image_id, but name, class, box"),
+        ({"image_id": 3, "category_id": 1, "score": 1, "segmentation": {}}, "it has no bbox, but"),
+        ({"file_name": "3", "category_name": "car", "score": 1}, "it has no category_id, but file"),
+    ],
+)
+def test_what_an_entry_lacks(tmp_path, entry, told):
+    (tmp_path / "x.json").write_text(json.dumps([entry]))
+    with pytest.raises(InputError, match=f"x.json, entry 1: not a detection .*; {told}.*again"):
+        read_detections(tmp_path / "x.json", split(("3",), ("car",)))
+
+
+def test_which_of_several_files(tmp_path):
+    for name in ("a.bbox.json", "a.segm.json"):
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "3.txt").write_text("0 0.9 1 2 30 40\n")
+    with pytest.raises(InputError, match=r"2 .json files \(a.bbox.json, a.segm.json\): give one"):
+        read_detections(tmp_path, split(("3",), ("car",)))
+    with pytest.raises(InputError, match="3.txt is one of several texts: give the folder that it"):
+        read_detections(tmp_path / "texts" / "3.txt", split(("3",), ("car",)))
+
+
 def test_annotations_for_detections_are_refused(tmp_path):
     given = entries(split())
     for entry in given:
