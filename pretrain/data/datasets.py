@@ -4,7 +4,8 @@ Classes are numbered in the order of their names. A split is "train" or "val"; "
 name for the latter where a data set calls it so. How images may be kept is in `layout`.
 """
 
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -196,17 +197,25 @@ def _check_same_classes(
     findings: Findings,
 ) -> None:
     others, other = trained
-    for here, there, missing in (
-        (folder, other, sorted(set(classes) - set(others))),
-        (other, folder, sorted(set(others) - set(classes))),
+    for here, there, missing, known in (
+        (folder, other, sorted(set(classes) - set(others)), others),
+        (other, folder, sorted(set(others) - set(classes)), classes),
     ):
         if missing and not findings.keep_faults:
             raise InputError(
-                f"class {in_line(missing[0])} is in {here} but not in {there} "
-                f"({len(missing)} such in all): give both splits the same class folders"
+                f"class {in_line(missing[0])} is in {here} but not in {there}"
+                f"{_near(missing[0], known)} ({len(missing)} such in all): "
+                "give both splits the same class folders"
             )
         for name in missing:
-            findings.fault(here / name, f"{there} has no such class")
+            findings.fault(here / name, f"{there} has no such class{_near(name, known)}")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    """Say which class has the same name but for capitals, or for the coding of its accents."""
+    plain = unicodedata.normalize("NFC", name).casefold()
+    other = next((n for n in known if unicodedata.normalize("NFC", n).casefold() == plain), None)
+    return f", but {other!a} for {name!a}" if other else ""
 
 
 def cifar10(

@@ -18,7 +18,7 @@ from pretrain.data.listing import is_image
 
 _SPLIT_WORDS = {"train": "train(ing)?", "val": "val(id(ation)?)?", "test": "test(ing)?"}
 _KINDS = "labels?|annotations?|solution|images?|map|list|data|metadata|ground_?truth"
-_GENERAL = re.compile(rf"_?({_KINDS})", re.IGNORECASE)
+_GENERAL = re.compile(rf"_?({_KINDS})|_classes", re.IGNORECASE)  # the latter is Roboflow's
 _SUFFIXES = (".csv", ".tsv", ".txt")
 _IMAGE_COLUMNS = (
     "image_id imageid id filename file_name file image name image_name path img image_path".split()

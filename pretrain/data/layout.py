@@ -98,6 +98,12 @@ def find_place(root: Path, split: str) -> Place | None:
 def no_train(root: Path) -> InputError:
     """Make the error of a folder without training images."""
     tars = [path.name for path in children(root, "*.tar")]
+    if any(name.startswith("ILSVRC2012_img_") for name in tars):
+        return InputError(
+            f"{root} holds ImageNet's archives as published: unpack them, python -c \"from "
+            f"torchvision.datasets import ImageNet; [ImageNet({str(root)!r}, s) for s in "
+            "('train', 'val')]\""
+        )
     if any(map(split_in, tars)):
         return InputError(
             f"{root} holds tar files without an index: python scripts/make_shards.py --index {root}"

@@ -8,7 +8,7 @@ import pytest
 from litter import litter
 
 from common.errors import InputError
-from pretrain.data.datasets import load
+from pretrain.data.datasets import class_folders, load
 from pretrain.data.image_sets import FileSet
 from pretrain.data.listing import Findings
 
@@ -365,3 +365,32 @@ def test_an_archive_of_cifar_wants_its_name(tmp_path: Path) -> None:
     told = refused(archive, "train")
     assert told.startswith(f"{archive} can be read as it is")
     assert "verify --dataset cifar100, or train --images.dataset cifar100" in told
+
+
+def test_roboflows_list_of_classes(tmp_path: Path) -> None:
+    write(tmp_path, "train/1.jpg", "train/2.jpg", "valid/3.jpg", "valid/4.jpg")
+    for split, numbers in (("train", "12"), ("valid", "34")):
+        lines = [f"{n}.jpg, {m}, {1 - m}" for m, n in enumerate(numbers)]
+        text = "\n".join(["filename, ant, bee", *lines])
+        (tmp_path / split / "_classes.csv").write_text(text)
+    assert read(tmp_path, "train")[0] == {"train/1.jpg": "bee", "train/2.jpg": "ant"}
+    assert read(tmp_path, "val")[0] == {"valid/3.jpg": "bee", "valid/4.jpg": "ant"}
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "told"),
+    [("Cat", "cat", "'Cat' for 'cat'"), ("\u00e9", "e\u0301", r"'\xe9' for 'e\u0301'")],
+)
+def test_the_same_class_written_otherwise(tmp_path: Path, here: str, there: str, told: str) -> None:
+    write(tmp_path, f"train/{here}/1.jpg", f"val/{there}/2.jpg", "train/b/1.jpg", "val/b/2.jpg")
+    assert f"but not in {tmp_path}/train, but {told} (1 such" in refused(tmp_path, "val")
+    findings = Findings(tmp_path, keep_faults=True)
+    class_folders(tmp_path, "val", findings)
+    assert [text.endswith(f", but {told}") for _, text in findings.faults] == [True, False]
+
+
+def test_imagenets_archives_are_no_shards(tmp_path: Path) -> None:
+    (tmp_path / "ILSVRC2012_img_train.tar").touch()
+    message = refused(tmp_path, "train")
+    assert "archives as published: unpack them" in message and "ImageNet(" in message
+    assert "make_shards" not in message
