@@ -310,8 +310,10 @@ def voc_entries(
 def _xml_of(folder: Path, image_id: str) -> Path:
     """Return the annotation of an image, which may end in .XML."""
     path = folder / f"{image_id}.xml"
+    if os.path.lexists(path):
+        return path
     upper = folder / f"{image_id}.XML"
-    return upper if not os.path.lexists(path) and upper.exists() else path
+    return upper if upper.exists() else path
 
 
 def _annotate(
