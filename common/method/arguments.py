@@ -1,5 +1,6 @@
 """Checks of the arguments that users of the method give; each error names the argument."""
 
+from collections.abc import Sequence
 from numbers import Real
 from operator import index
 from typing import Any, get_args
@@ -52,6 +53,23 @@ def check_choice(name: str, value: str, choices: Any) -> None:
     """
     if value not in get_args(choices):
         raise ValueError(f"{name} must be one of {', '.join(get_args(choices))}, not {value!r}")
+
+
+def gamma_range(gamma: Any) -> tuple[float, float]:
+    """Return the range of gamma that a layer is given, of which one number is both ends.
+
+    Raises:
+        TypeError: If it is neither a number nor a pair of numbers.
+        ValueError: If not 0 <= low <= high < 1.
+    """
+    ends: Any = (gamma, gamma) if isinstance(gamma, Real) else gamma
+    numbers = isinstance(ends, Sequence) and all(isinstance(end, Real) for end in ends)
+    if not numbers or len(ends) != 2:
+        raise TypeError(f"gamma must be a number or a pair of numbers, (low, high), not {gamma!r}")
+    low, high = ends
+    if not 0 <= low <= high < 1:
+        raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not ({low}, {high})")
+    return float(low), float(high)
 
 
 def check_module(name: str, value: object) -> None:

@@ -10,13 +10,12 @@ zeroed.
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Real
 from typing import Any, Literal, Self, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-from .arguments import check_choice, check_flag, check_number
+from .arguments import check_choice, check_flag, check_number, gamma_range
 from .draws import derived, uniform
 
 Gamma = float | Tensor
@@ -142,18 +141,6 @@ def _check_gamma(gamma: Gamma, x: Tensor) -> None:
         raise ValueError(f"gamma must lie in [0, 1), not {gamma}: at 1 no unit would be kept")
 
 
-def _range_of(gamma: Any) -> tuple[float, float]:
-    """Return the range that a layer is given, of which one number is both ends."""
-    ends: Any = (gamma, gamma) if isinstance(gamma, Real) else gamma
-    numbers = isinstance(ends, Sequence) and all(isinstance(end, Real) for end in ends)
-    if not numbers or len(ends) != 2:
-        raise TypeError(f"gamma must be a number or a pair of numbers, (low, high), not {gamma!r}")
-    low, high = ends
-    if not 0 <= low <= high < 1:
-        raise ValueError(f"gamma must satisfy 0 <= low <= high < 1, not ({low}, {high})")
-    return float(low), float(high)
-
-
 def _in_function_transform() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None  # torch.func has no such name
 
@@ -214,7 +201,7 @@ class FocusedDropout(nn.Module):
         check_flag("opposite", opposite, ": a range is a pair, FocusedDropout((low, high))")
         check_flag("signed", signed)
         check_choice("gamma_per", gamma_per, GammaPer)
-        self.gamma = _range_of(gamma)
+        self.gamma = gamma_range(gamma)
         self.opposite = opposite
         self.signed = signed
         self.gamma_per = gamma_per
