@@ -116,7 +116,7 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
         code = error.code
         return (code, None) if isinstance(code, int) else (int(code is not None), None)
     if isinstance(error, Exception):
-        error = _named(error)
+        error = named(error)
     code = getattr(error, "exit_code", None)
     return (1, None) if code is None else (int(code), f"{type(error).__name__}: {error}")
 
@@ -147,8 +147,8 @@ _BUS_ERROR = "Bus error"
 _NO_MEMORY = ("can't allocate memory", "Caught MemoryError in DataLoader worker")
 
 
-def _named(error: Exception) -> Exception:
-    """Name what torch raises wherever the main process happens to be."""
+def named(error: Exception) -> Exception:
+    """Name what torch raises wherever the main process happens to be; return others as they are."""
     text = str(error)
     if _KILLED in text:
         return SharedMemoryFull() if _BUS_ERROR in text else ReaderKilled()

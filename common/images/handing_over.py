@@ -9,7 +9,6 @@ import multiprocessing
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn, TypeAlias
@@ -18,7 +17,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 from torch.utils.data import DataLoader
 
-from common.errors import ReaderKilled, SharedMemoryFull
+from common.errors import ReaderKilled, SharedMemoryFull, named
 from common.processes.signals import Terminated, stop_asked
 
 POLL = 2.0
@@ -57,6 +56,18 @@ def received(loader: DataLoader[Any]) -> Iterator[Any]:
         OSError: Too many files are open, or no more processes can be started.
         Terminated: The training was asked to end, and a batch does not come.
     """
+    try:
+        yield from _received(loader)
+    except RuntimeError as error:
+        # torch's handler reports a death once, whichever statement it interrupts: the search for
+        # the name of the same death included.
+        known = named(error)
+        if known is error:
+            raise
+        raise known from error
+
+
+def _received(loader: DataLoader[Any]) -> Iterator[Any]:
     try:
         if loader.num_workers:
             multiprocessing.Lock()  # first: a loader that fails half-way prints a traceback, too
@@ -104,17 +115,11 @@ def _raise_named(error: Exception, workers: Sequence[BaseProcess]) -> NoReturn:
     ending = wait([worker.sentinel for worker in workers], timeout=1.0)
     if not ending:
         raise error
-    codes = [_exit_code(worker) for worker in workers if worker.sentinel in ending]
-    raise (SharedMemoryFull if -signal.SIGBUS in codes else ReaderKilled) from error
-
-
-def _exit_code(worker: BaseProcess) -> int | None:
-    """Wait for the end of a process whose connections are closed: it is near, but not there yet."""
-    until = time.monotonic() + 5.0
-    while worker.exitcode is None and time.monotonic() < until:
-        with suppress(RuntimeError):  # torch's handler reports the death; here, not later anywhere
-            worker.join(timeout=0.1)
-    return worker.exitcode
+    dying = [worker for worker in workers if worker.sentinel in ending]
+    for worker in dying:  # its connections are closed: its end is near, but not there yet
+        worker.join(timeout=5.0)
+    bus_error = any(worker.exitcode == -signal.SIGBUS for worker in dying)
+    raise (SharedMemoryFull if bus_error else ReaderKilled) from error
 
 
 def kill_workers() -> None:

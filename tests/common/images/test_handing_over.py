@@ -66,37 +66,67 @@ def end_by(number: int) -> Callable[[int, int], Tensor]:
     return read
 
 
-@pytest.mark.parametrize(
-    ("number", "kind"), [(signal.SIGBUS, SharedMemoryFull), (signal.SIGKILL, ReaderKilled)]
-)
+DEATHS = [(signal.SIGBUS, SharedMemoryFull), (signal.SIGKILL, ReaderKilled)]
+
+
+@pytest.mark.parametrize(("number", "kind"), DEATHS)
 def test_a_process_that_was_killed(number: int, kind: type[Exception]) -> None:
     """A system that promised the memory kills by SIGBUS, one that is out of it by SIGKILL."""
     with pytest.raises(kind):
         list(batches(end_by(number)))
 
 
-def test_a_process_that_closes_its_connections_before_it_is_gone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As each does, for a moment: nothing tells yet how it ended, and torch's word comes later."""
-    children = multiprocessing.active_children
-
-    def late() -> list[multiprocessing.process.BaseProcess]:
-        time.sleep(0.4)  # the main process finds its first batch behind a closed connection
-        return children()
-
-    monkeypatch.setattr(multiprocessing, "active_children", late)
+def dying_slowly(number: int) -> Callable[[int, int], Tensor]:
+    """Close all connections half a second before the end, as the system does just before it."""
 
     def read(epoch: int, position: int) -> Tensor:
         if position == 2:
             time.sleep(0.1)  # the batch before it is on its way
             os.closerange(3, 1024)
             time.sleep(0.5)
-            os.kill(os.getpid(), signal.SIGBUS)
+            os.kill(os.getpid(), number)
         return torch.zeros(3)
 
-    with pytest.raises(SharedMemoryFull):
-        list(batches(read))
+    return read
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the main process find its first batch behind a closed connection."""
+    children = multiprocessing.active_children
+
+    def slow() -> list[multiprocessing.process.BaseProcess]:
+        time.sleep(0.4)
+        return children()
+
+    monkeypatch.setattr(multiprocessing, "active_children", slow)
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize(("number", "kind"), DEATHS)
+def test_a_process_that_closes_its_connections_before_it_is_gone(
+    number: int, kind: type[Exception]
+) -> None:
+    """As each does, for a moment: nothing tells yet how it ended, and torch's word comes later."""
+    with pytest.raises(kind):
+        list(batches(dying_slowly(number)))
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize(("number", "kind"), DEATHS)
+def test_the_word_of_torch_comes_while_the_dead_are_looked_for(
+    number: int, kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is raised by a handler of a signal, out of whichever statement runs just then."""
+
+    def interrupted(sentinels: list[int], timeout: float) -> list[int]:
+        time.sleep(3.0)
+        return []
+
+    monkeypatch.setattr(handing_over, "wait", interrupted)
+    with pytest.raises(kind) as caught:
+        list(batches(dying_slowly(number)))
+    assert "killed by signal" in str(caught.value.__cause__)
 
 
 def test_open_files_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
