@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 def find_table(
-    split: str, folders: Sequence[Path], images: Mapping[str, str]
+    split: str, folders: Sequence[Path], images: Mapping[str, str], *, general: bool = True
 ) -> tuple[Path | None, Path | None]:
     """Find the list of a split's classes: one named after the split, else `labels.csv` or so.
 
@@ -46,23 +46,42 @@ def find_table(
         split: "train", "val" or "test".
         folders: Where it may lie; the first counts most.
         images: Image by name with and without suffix, as `by_name` returns.
+        general: Take one that is named after no split, too.
 
     Returns:
         The list, and one of that name that names none of these images.
     """
     other = None
-    word = _SPLIT_WORDS[split]
-    special = re.compile(rf"(loc_)?{word}([_-]?({_KINDS}))?", re.IGNORECASE)
-    for name in (special, _GENERAL):
-        for folder in folders:
-            for path in children(folder):
-                fits = name.fullmatch(path.stem) and path.suffix.lower() in _SUFFIXES
-                if not (fits and path.is_file()):
-                    continue
-                if next(_known(path, images), None):
-                    return path, None
-                other = other or path
+    for kind in (_of_split(split), _GENERAL)[: 1 + general]:
+        for path in _lists(kind, folders):
+            if any(row.label for row in _known(path, images)):
+                return path, None
+            other = other or path
     return None, other
+
+
+def named_by_lists(split: str, folders: Sequence[Path], images: Mapping[str, str]) -> set[str]:
+    """Return the images that the lists of a split name, whether with their classes or without.
+
+    Args:
+        split: "train", "val" or "test".
+        folders: As for `find_table`.
+        images: As for `find_table`.
+    """
+    lists = _lists(_of_split(split), folders)
+    return {images[row.image] for path in lists for row in _known(path, images, None)}
+
+
+def _of_split(split: str) -> re.Pattern[str]:
+    return re.compile(rf"(loc_)?{_SPLIT_WORDS[split]}([_-]?({_KINDS}))?", re.IGNORECASE)
+
+
+def _lists(kind: re.Pattern[str], folders: Sequence[Path]) -> Iterator[Path]:
+    for folder in folders:
+        for path in children(folder):
+            fits = kind.fullmatch(path.stem) and path.suffix.lower() in _SUFFIXES
+            if fits and path.is_file():
+                yield path
 
 
 def by_name(names: Sequence[str]) -> dict[str, str]:
@@ -74,12 +93,12 @@ def by_name(names: Sequence[str]) -> dict[str, str]:
     return {**{stem: name for stem, name in stems.items() if name}, **{n: n for n in names}}
 
 
-def _known(path: Path, images: Mapping[str, str]) -> Iterator[Row]:
+def _known(path: Path, images: Mapping[str, str], lines: int | None = _TRIED) -> Iterator[Row]:
     try:
         rows = _rows(path)
     except InputError:
         return
-    yield from (row for row in rows[:_TRIED] if row.image in images and row.label)
+    yield from (row for row in rows[:lines] if row.image in images)
 
 
 def read_table(path: Path, images: Mapping[str, str]) -> list[Row]:

@@ -9,15 +9,21 @@ names, in any case: `train`, `Training`, `train_images`; `val`, `valid`, `valida
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
 from common.images.hidden import children, is_hidden
 from common.text import counted, in_line
-from pretrain.data.label_tables import by_name, find_table
-from pretrain.data.listing import Findings, is_folder, is_image, scan
+from pretrain.data.label_tables import by_name, find_table, named_by_lists
+from pretrain.data.listing import Findings, folder_names, holds_images, is_folder, is_image, scan
+from pretrain.data.other_forms import (
+    OF_IMAGES,
+    check_class_folders,
+    detector_annotation,
+    for_a_detector,
+)
 
 _INNER = ("tiny-imagenet-200", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 _WORDS = {
@@ -89,10 +95,14 @@ def find_place(root: Path, split: str) -> Place | None:
         problem = found if split == "test" else ""
     if problem:
         raise InputError(problem)
-    if split == "train" and not splits:
-        found = _place(root, inner, "", _classes_alone(_unwrapped(inner)))
-        return found if isinstance(found, Place) else None
-    return None
+    if splits:
+        return None
+    found = _place(root, inner, "", _classes_alone(_unwrapped(inner)))
+    return (
+        _of_lists(found, wanted, _around(root, inner, found.folder))
+        if isinstance(found, Place)
+        else None
+    )
 
 
 def no_train(root: Path) -> InputError:
@@ -150,7 +160,7 @@ def data_folder(root: Path) -> Path:
             return folder
     inner = root
     for _ in range(_DEEPEST):
-        folders = _folders(inner)
+        folders = folder_names(inner)
         if len(folders) != 1:
             break
         inner = inner / folders[0]
@@ -168,16 +178,8 @@ def other_folders(root: Path) -> list[Path]:
         return []
     inner = data_folder(root)
     splits = split_folders(inner).values()
-    others = [inner / name for name in _folders(inner) if splits]
-    return [folder for folder in others if folder not in splits and _holds_images(folder)]
-
-
-def _holds_images(folder: Path, below: int = 2) -> bool:
-    entries = scan(folder)
-    if any(is_image(entry.name) for entry in entries):
-        return True
-    inner = (entry for entry in entries if is_folder(entry) and not is_hidden(entry.name))
-    return below > 0 and any(_holds_images(Path(entry.path), below - 1) for entry in inner)
+    others = [inner / name for name in folder_names(inner) if splits]
+    return [folder for folder in others if folder not in splits and holds_images(folder)]
 
 
 def split_folders(folder: Path) -> dict[str, Path]:
@@ -187,7 +189,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
         InputError: If two have names of the same split.
     """
     found: dict[str, Path] = {}
-    for name in _folders(folder):
+    for name in folder_names(folder):
         split = _split_of(name)
         if split is None or (split in found and found[split].name == split):
             continue
@@ -213,17 +215,11 @@ def _split_of(name: str) -> str | None:
     return splits.pop() if len(splits) == 1 and not others else None
 
 
-def _folders(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        return []
-    return sorted(e.name for e in scan(folder) if not is_hidden(e.name) and is_folder(e))
-
-
 def _unwrapped(folder: Path) -> Path:
-    """Go into the only folder of a folder, if it is called `images` or as the one around it."""
+    """Go into the only folder of a folder, if it is called `images`, `jpg` or as that around it."""
     while True:
-        folders = _folders(folder)
-        if len(folders) != 1 or folders[0].lower() not in ("images", folder.name.lower()):
+        folders = folder_names(folder)
+        if len(folders) != 1 or folders[0].lower() not in {*OF_IMAGES, folder.name.lower()}:
             return folder
         if any(is_image(entry.name) for entry in scan(folder)):
             return folder
@@ -232,25 +228,25 @@ def _unwrapped(folder: Path) -> Path:
 
 def _classes_alone(folder: Path) -> Path:
     """Go into the only folder of a folder, if that holds several and no images: the classes."""
-    folders = _folders(folder)
+    folders = folder_names(folder)
     inner = folder / folders[0] if len(folders) == 1 else folder
     images = any(is_image(entry.name) for entry in (*scan(folder), *scan(inner)))
-    return inner if len(_folders(inner)) > 1 and not images else folder
+    return inner if len(folder_names(inner)) > 1 and not images else folder
 
 
 def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
     """Return where a split's images are, or a text that says why their classes are not known."""
     entries = [entry for entry in scan(folder) if not is_hidden(entry.name)]
     if any(is_folder(e) or (e.is_symlink() and not is_image(e.name)) for e in entries):
+        check_class_folders(folder)
         return Place(split, folder)
     names = sorted(entry.name for entry in entries if is_image(entry.name))
     if not names:
         return f"{folder} holds {_instead(folder, entries)}"
-    around = [folder, folder.parent, inner, root, *_above_kaggle(inner)]
-    places = list(dict.fromkeys(path for path in around if path == root or root in path.parents))
-    places += [path for path in _above_kaggle(inner) if path not in places]
-    table, other = find_table(split or "train", places, by_name(names))
+    table, other = find_table(split or "train", _around(root, inner, folder), by_name(names))
     held = f"{folder} holds {counted(len(names), 'image')}"
+    if table is None and (annotation := detector_annotation(folder)):
+        raise InputError(for_a_detector(folder, annotation))
     if table is None and other is not None:
         return (
             f"{held} in no class folder, and {in_line(str(other))} names none of them: correct it "
@@ -263,6 +259,35 @@ def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
             f"{split or 'train'}.csv there (lines of file name,class)"
         )
     return Place(split, folder, table, tuple(names))
+
+
+def _of_lists(whole: Place, wanted: Sequence[str], folders: Sequence[Path]) -> Place | None:
+    """Keep of images that no folder splits those that belong to a split by the lists beside them.
+
+    Args:
+        whole: Of all images.
+        wanted: The split's names.
+        folders: Where the lists may lie.
+    """
+    if whole.table is None:
+        return whole if "train" in wanted else None
+    images = by_name(whole.images)
+    named = {split: named_by_lists(split, folders, images) for split in ("val", "test")}
+    if "train" in wanted:
+        others = named["val"].union(named["test"]) - named_by_lists("train", folders, images)
+        return replace(whole, images=tuple(name for name in whole.images if name not in others))
+    for split in wanted:
+        table, _ = find_table(split, folders, images, general=False)
+        if table:
+            return Place(split, whole.folder, table, tuple(sorted(named[split])))
+    return None
+
+
+def _around(root: Path, inner: Path, folder: Path) -> list[Path]:
+    """Return where the lists of the images in a folder may lie; the first counts most."""
+    around = [folder, folder.parent, inner, root, *_above_kaggle(inner)]
+    places = list(dict.fromkeys(path for path in around if path == root or root in path.parents))
+    return places + [path for path in _above_kaggle(inner) if path not in places]
 
 
 def _above_kaggle(inner: Path) -> list[Path]:

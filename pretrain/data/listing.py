@@ -86,6 +86,22 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def folder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in a folder that are not hidden, in order."""
+    if not folder.is_dir():
+        return []
+    return sorted(e.name for e in scan(folder) if not is_hidden(e.name) and is_folder(e))
+
+
+def holds_images(folder: Path, below: int = 2) -> bool:
+    """Tell whether there are images in a folder, or so many folders below it."""
+    entries = scan(folder)
+    if any(is_image(entry.name) for entry in entries):
+        return True
+    inner = (entry for entry in entries if is_folder(entry) and not is_hidden(entry.name))
+    return below > 0 and any(holds_images(Path(entry.path), below - 1) for entry in inner)
+
+
 def is_image(name: str) -> bool:
     """Tell by its name whether a file is of a format that is read."""
     return PurePath(name).suffix.lower() in SUFFIXES

@@ -394,3 +394,98 @@ def test_imagenets_archives_are_no_shards(tmp_path: Path) -> None:
     message = refused(tmp_path, "train")
     assert "archives as published: unpack them" in message and "ImageNet(" in message
     assert "make_shards" not in message
+
+
+@pytest.mark.parametrize("titles", ["image,label\n", ""])
+def test_lists_that_split_one_folder(tmp_path: Path, titles: str) -> None:
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(6)))
+    (tmp_path / "train.csv").write_text(f"{titles}0.jpg,a\n1.jpg,b\n2.jpg,a\n")
+    (tmp_path / "val.csv").write_text(f"{titles}3.jpg,a\n4.jpg,b\n")
+    assert "images/5.jpg: " in refused(tmp_path, "train")  # no list names it
+    (tmp_path / "images" / "5.jpg").unlink()
+    # The lists say what validates: no share of the training images does.
+    for share in (None, 0.5):
+        train, _ = read(tmp_path, "train", split_by=share)
+        assert train == {"images/0.jpg": "a", "images/1.jpg": "b", "images/2.jpg": "a"}
+        val, _ = read(tmp_path, "val", split_by=share)
+        assert val == {"images/3.jpg": "a", "images/4.jpg": "b"}
+
+
+def test_a_list_of_test_images_without_classes_is_no_validation(tmp_path: Path) -> None:
+    """As competitions have it: these are neither trained on nor a fault."""
+    write(tmp_path, *(f"images/{kind}_{n}.jpg" for kind in ("Train", "Test") for n in range(3)))
+    (tmp_path / "train.csv").write_text(
+        "image_id,healthy,rust\nTrain_0,1,0\nTrain_1,0,1\nTrain_2,1,0\n"
+    )
+    (tmp_path / "test.csv").write_text("image_id\nTest_0\nTest_1\nTest_2\n")
+    train, _ = read(tmp_path, "train")
+    assert train == {
+        "images/Train_0.jpg": "healthy",
+        "images/Train_1.jpg": "rust",
+        "images/Train_2.jpg": "healthy",
+    }
+    assert "no validation images" in refused(tmp_path, "val")
+
+
+VOC_BOX = "<annotation><object><bndbox><xmin>1</xmin></bndbox></object></annotation>"
+
+
+@pytest.mark.parametrize(
+    ("image", "file", "text"),
+    [
+        ("JPEGImages/1.jpg", "Annotations/1.xml", VOC_BOX),
+        ("VOC2007/JPEGImages/1.jpg", "VOC2007/Annotations/1.xml", VOC_BOX),
+        ("train/1.jpg", "train/1.xml", VOC_BOX),
+        ("images/train/1.jpg", "labels/train/1.txt", "0 0.5 0.5 0.2 0.2\n"),
+        ("train/images/1.jpg", "train/labels/1.txt", "3 0.5 0.5 2e-1 0.2"),
+        ("train2017/1.jpg", "annotations/instances_train2017.json", '{"images": []}'),
+        ("train/1.jpg", "train/_annotations.coco.json", '{"images": []}'),
+    ],
+)
+def test_boxes_are_for_the_detector(tmp_path: Path, image: str, file: str, text: str) -> None:
+    write(tmp_path, image)
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text(text)
+    message = refused(tmp_path, "train")
+    assert "boxes for a detector" in message
+    assert Path(file).name in message
+    assert "python -m detect" in message
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        ("meta/train.txt", "a/1\nb/1\n"),  # Food-101
+        ("labels/train1.txt", "a/1.jpg\n"),  # DTD
+        ("attributes/a.txt", "1 2 3\n"),  # CUB
+    ],
+)
+def test_class_folders_beside_lists_of_their_own(tmp_path: Path, other: str, text: str) -> None:
+    write(tmp_path, *(f"images/{name}/{number}.jpg" for name in "ab" for number in range(2)))
+    (tmp_path / other).parent.mkdir()
+    (tmp_path / other).write_text(text)
+    message = refused(tmp_path, "train")
+    assert f"{Path(other).parent}/ beside it is not read" in message
+    assert f"--data {tmp_path / 'images'}" in message
+    pairs, _ = read(tmp_path / "images", "train")  # as it says
+    assert set(pairs.values()) == {"a", "b"}
+
+
+def test_images_beside_annotations_of_their_own(tmp_path: Path) -> None:
+    """As Oxford's pets are kept."""
+    write(tmp_path, "images/beagle_1.jpg", "images/pug_1.jpg")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "list.txt").write_text("beagle_1 1 2 1\npug_1 2 2 2\n")
+    message = refused(tmp_path, "train")
+    assert f"put {tmp_path / 'images' / 'train.csv'} there" in message
+    assert f"--data {tmp_path / 'images'}" in message
+    (tmp_path / "images" / "train.csv").write_text("beagle_1.jpg,beagle\npug_1.jpg,pug\n")
+    assert set(read(tmp_path / "images", "train")[0].values()) == {"beagle", "pug"}
+
+
+@pytest.mark.parametrize("name", ["labels", "images"])
+def test_a_class_may_be_called_so(tmp_path: Path, name: str) -> None:
+    write(
+        tmp_path, f"train/{name}/1.jpg", "train/other/1.jpg", "val/other/1.jpg", f"val/{name}/1.jpg"
+    )
+    assert set(read(tmp_path, "train")[0].values()) == {name, "other"}

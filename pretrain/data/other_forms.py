@@ -1,0 +1,89 @@
+"""Folders of images that are kept for something else: what they are, and what can be done."""
+
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from common.errors import InputError
+from common.images.hidden import children
+from common.text import in_line
+from pretrain.data.listing import folder_names, holds_images, is_image
+
+OF_IMAGES = {"images", "image", "imgs", "img", "jpg", "jpegs", "jpegimages", "photos", "pictures"}
+"""What a folder of all images is called, and no class."""
+_OF_ANNOTATIONS = {"annotations", "labels"}
+_HEAD = 65_536  # bytes
+_MOST_FILES = 20
+_YOLO = re.compile(rb"\s*\d+( [-+.\deE]+){4,}\s*[\r\n]")
+
+
+def check_class_folders(folder: Path) -> None:
+    """See that folders are classes, not the images, the lists and the annotations of a data set.
+
+    Raises:
+        InputError: If they are not.
+    """
+    names = folder_names(folder)
+    known = {name.lower() for name in names}
+    if known.isdisjoint(OF_IMAGES | _OF_ANNOTATIONS):
+        return
+    if annotation := detector_annotation(folder):
+        raise for_a_detector(folder, annotation)
+    holding = [name for name in names if holds_images(folder / name)]
+    if len(names) == 1 or len(holding) != 1 or holding[0].lower() not in OF_IMAGES:
+        return
+    images = folder / holding[0]
+    other = next(name for name in names if name != holding[0])
+    inside = children(images)
+    if any(is_image(path.name) for path in inside):
+        raise InputError(
+            f"{images} holds images in no class folder, and {in_line(other)}/ beside it is not "
+            f"read: put {images / 'train.csv'} there (lines of file name,class) and give --data "
+            f"{images}"
+        )
+    raise InputError(
+        f"{folder} holds class folders in {holding[0]}/, and {in_line(other)}/ beside it is not "
+        f"read: move the images of each split into {folder / 'train'}/CLASS/ and "
+        f"{folder / 'test'}/CLASS/, or give --data {images}, of which a share validates"
+    )
+
+
+def for_a_detector(folder: Path, annotation: Path) -> InputError:
+    """Make the error of images with boxes instead of classes."""
+    return InputError(
+        f"{folder} holds boxes for a detector ({in_line(str(annotation.relative_to(folder)))}): "
+        "python -m detect trains on it; here, put the images into train/CLASS/"
+    )
+
+
+def detector_annotation(folder: Path) -> Path | None:
+    """Return a file that says where objects are in the images of a folder, if there is one."""
+    inner = [folder / name for name in folder_names(folder) if name.lower() in _OF_ANNOTATIONS]
+    return next((path for path in (*_some_files(folder), *_below(inner)) if _has_boxes(path)), None)
+
+
+def _below(folders: list[Path]) -> Iterator[Path]:
+    for folder in folders:
+        yield from _some_files(folder)
+        for name in folder_names(folder):
+            yield from _some_files(folder / name)
+
+
+def _some_files(folder: Path) -> Iterator[Path]:
+    for suffix in (".json", ".xml", ".txt"):
+        files = (path for path in children(folder, f"*{suffix}") if path.is_file())
+        yield from islice(files, _MOST_FILES)
+
+
+def _has_boxes(path: Path) -> bool:
+    try:
+        with path.open("rb") as opened:
+            head = opened.read(_HEAD)
+    except OSError:  # it is not what was asked for
+        return False
+    if path.suffix == ".xml":
+        return b"<bndbox>" in head
+    if path.suffix == ".txt":
+        return _YOLO.match(head + b"\n") is not None
+    return b'"images"' in head or b'"bbox"' in head
