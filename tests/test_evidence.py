@@ -238,6 +238,16 @@ def test_the_planned_trainings() -> None:
         assert cells == held_out_cells(arm, flags, 300), (arm, flags)
 
 
+def test_summary_of_the_planned_trainings() -> None:
+    (row,) = (row for row in table(CLAIMS) if "the plan" in row[0] or "[plan]" in row[0])
+    pairs = [few_images(arm, "", 300) for arm in ("baseline", FD)]
+    before, after = (values(rows, "last_accuracy") for rows in pairs)
+    means = " -> ".join(f"{statistics.fmean(found.values()):.2f}" for found in (before, after))
+    entropy = difference(*(values(rows, "last_loss") for rows in reversed(pairs)))
+    assert row[2] == f"{means}, {difference(after, before)}; cross-entropy x 100 {entropy}"
+    assert row[3].startswith(f"{len(after)} seeds,")
+
+
 def test_all_runs_on_few_images_are_shown() -> None:
     shown = sum(int(row[-1]) for name in LEARNT.values() for row in table(f"**ResNet-20 on {name}"))
     assert shown == sum(row["train_images"] == "5000" for row in rows_of("pretrain"))
@@ -297,6 +307,8 @@ def test_the_short_answer() -> None:
         if int(needed) > 2:
             assert found_power(gain / deviation, int(needed) - 1) < 0.8
         assert f"(scripts/evidence/{name}.png)" in README
+    before, after, _ = pairs_of("cifar10-tenth-60-epochs")
+    assert f"{len(after)} seeds: {difference(after, before)}, a loss" in README
     assert (f"epochs: {len(both)} of 8\npairs" in README) == (len(both) < 8)
 
 

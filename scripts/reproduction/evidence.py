@@ -112,8 +112,21 @@ def short_answer(rows: Mapping[str, Sequence[Row]]) -> str:
             "pairs are done. No verdict before all are.",
             "",
         ]
+    else:
+        lines += [
+            "The second row was [planned beforehand](pretrain/plan-tenth-of-cifar10.md).",
+            _shorter(rows),
+            "",
+        ]
     lines += [f"![{_alternative(claim)}]({PICTURES}/{claim.name}.png)" for claim in claims]
     return "\n".join([*lines, ""])
+
+
+def _shorter(rows: Mapping[str, Sequence[Row]]) -> str:
+    found = TENTH_SHORT.difference(rows["pretrain"])
+    if found is None or found.low is None:
+        return ""
+    return f"In 60 epochs, {found.n} seeds: {found}, {verdict(TENTH_SHORT, found)}."
 
 
 def _answer(claim: Claim, rows: Sequence[Row]) -> str:

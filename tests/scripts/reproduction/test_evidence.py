@@ -1,5 +1,6 @@
 """`reproduce.py evidence`: verdicts, texts and arguments; the rows in tests/test_evidence.py."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,7 @@ def test_the_planned_trainings_are_shown_once_all_are_done() -> None:
     assert "8 seeds | +0.45 [+0.25, +0.65] (p 0.0078): a gain |" in text
     assert "No verdict" not in text
     assert text.count("\n| ") == 3  # a row a claim, behind the header
+    assert re.search(r"In 60 epochs, 3 seeds: -1\.26 \[.*\], a loss\.", text)  # beside the gain
 
 
 def test_the_table_of_the_planned_trainings() -> None:
