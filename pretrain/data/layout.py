@@ -19,7 +19,6 @@ from common.text import counted, in_line
 from pretrain.data.label_tables import by_name, find_table, named_by_lists
 from pretrain.data.listing import Findings, folder_names, holds_images, is_folder, is_image, scan
 from pretrain.data.other_forms import (
-    OF_IMAGES,
     check_class_folders,
     detector_annotation,
     for_a_detector,
@@ -216,10 +215,10 @@ def _split_of(name: str) -> str | None:
 
 
 def _unwrapped(folder: Path) -> Path:
-    """Go into the only folder of a folder, if it is called `images`, `jpg` or as that around it."""
+    """Go into the only folder of a folder, if it is called `images` or as the one around it."""
     while True:
         folders = folder_names(folder)
-        if len(folders) != 1 or folders[0].lower() not in {*OF_IMAGES, folder.name.lower()}:
+        if len(folders) != 1 or folders[0].lower() not in ("images", folder.name.lower()):
             return folder
         if any(is_image(entry.name) for entry in scan(folder)):
             return folder

@@ -10,7 +10,7 @@ from common.images.hidden import children
 from common.text import in_line
 from pretrain.data.listing import folder_names, holds_images, is_image
 
-OF_IMAGES = {"images", "image", "imgs", "img", "jpg", "jpegs", "jpegimages", "photos", "pictures"}
+_OF_IMAGES = {"images", "image", "imgs", "img", "jpg", "jpegs", "jpegimages", "photos", "pictures"}
 """What a folder of all images is called, and no class."""
 _OF_ANNOTATIONS = {"annotations", "labels"}
 _HEAD = 65_536  # bytes
@@ -26,12 +26,12 @@ def check_class_folders(folder: Path) -> None:
     """
     names = folder_names(folder)
     known = {name.lower() for name in names}
-    if known.isdisjoint(OF_IMAGES | _OF_ANNOTATIONS):
+    if known.isdisjoint(_OF_IMAGES | _OF_ANNOTATIONS):
         return
     if annotation := detector_annotation(folder):
         raise for_a_detector(folder, annotation)
     holding = [name for name in names if holds_images(folder / name)]
-    if len(names) == 1 or len(holding) != 1 or holding[0].lower() not in OF_IMAGES:
+    if len(names) == 1 or len(holding) != 1 or holding[0].lower() not in _OF_IMAGES:
         return
     images = folder / holding[0]
     other = next(name for name in names if name != holding[0])

@@ -252,12 +252,12 @@ def test_parts_of_one_image_are_refused_where_batchnorm_needs_two(
 
 
 def test_a_folder_of_another_form_is_refused_by_what_it_lacks(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "data" / "birds").mkdir(parents=True)
+    (tmp_path / "data" / "pictures").mkdir(parents=True)
     words = ("train", "toy-resnet18", "--data", tmp_path / "data", "--out", tmp_path / "run", *TINY)
     code, _, err = run(*words)
     assert code == 2
-    assert "birds: a class folder that holds no .jpg" in one_line(err)
-    (tmp_path / "data" / "birds").rmdir()
+    assert "pictures: a class folder that holds no .jpg" in one_line(err)
+    (tmp_path / "data" / "pictures").rmdir()
     code, _, err = run(*words)
     assert code == 2
     assert err.startswith("error: ") and err.count("\n") == 2

@@ -109,8 +109,8 @@ def test_each_benchmark_runs_at_its_smallest(
         flags += ["--runs", str(write_detector_run(tmp_path / "run"))]
         for side in ("in_onnxruntime", "as_program"):
             monkeypatch.setattr(part("export"), side, in_pytorch)
-    code, out, _ = here(name, *flags, "--json", str(path), "--lines", str(lines))
-    assert code == 0
+    code, out, err = here(name, *flags, "--json", str(path), "--lines", str(lines))
+    assert code == 0, err
     record = json.loads(path.read_text())
     assert record["threads"] == 1
     assert record["torch"] == torch.__version__

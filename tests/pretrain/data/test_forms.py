@@ -483,6 +483,13 @@ def test_images_beside_annotations_of_their_own(tmp_path: Path) -> None:
     assert set(read(tmp_path / "images", "train")[0].values()) == {"beagle", "pug"}
 
 
+@pytest.mark.parametrize("split", ["", "train/"])
+@pytest.mark.parametrize("name", ["photos", "pictures", "jpg"])
+def test_a_single_class_may_be_called_so(tmp_path: Path, split: str, name: str) -> None:
+    write(tmp_path, f"{split}{name}/1.jpg")
+    assert read(tmp_path, "train")[0] == {f"{split}{name}/1.jpg": name}
+
+
 @pytest.mark.parametrize("name", ["labels", "images"])
 def test_a_class_may_be_called_so(tmp_path: Path, name: str) -> None:
     write(
