@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from common.errors import InputError, os_reason
+from common.errors import InputError, os_reason, summary
 from common.storage import open_regular
 from common.weights.pickles import load_arrays
 
@@ -227,7 +227,7 @@ def _read_members(
     except InputError:
         raise
     except Exception as error:  # hostile bytes can raise nearly anything
-        raise InputError(f"cannot read {archive} ({error}): fetch it again") from error
+        raise InputError(f"cannot read {archive} ({summary(error)}): fetch it again") from error
     return {f"{name} in {archive}": members[name] for name in names}
 
 
@@ -309,7 +309,7 @@ def _parse_pickle(
         planes = pixels.reshape(-1, 3, _SIDE, _SIDE)
         labels = np.asarray(values[published.label_key], np.int64).reshape(-1)
     except Exception as error:  # hostile bytes can raise nearly anything
-        raise ValueError(f"is no batch of {published.name} ({error})") from error
+        raise ValueError(f"is no batch of {published.name} ({summary(error)})") from error
     return planes, labels
 
 

@@ -154,6 +154,9 @@ INPUTS = {
         b"3\n",
     ],
     "recipe": [b'{"a": 1' + b"0" * 5000 + b"}", b"[" * 100_000, b"\xff"],
+    "cifar-batch": [
+        b"\x80\x02c" + b"x" * 5000 + b"\nndarray\n.",
+    ],
     "shard-tar": [
         shard_tar(f"a/{'x' * 5000}.cls", b"none"),
         shard_tar(f"a/{'x' * 5000}.cls", b"0"),
