@@ -44,6 +44,7 @@ TESTS: dict[str, str] = {
     f"{METHOD}/test_foreign_hands.py",
     "common/method/stages.py": f"{METHOD}/test_stages.py {METHOD}/test_penultimate.py",
     "common/method/controls.py": f"{METHOD}/test_controls.py tests/pretrain/test_recipes.py",
+    "common/method/arguments.py": f"{METHOD}/test_arguments.py",
     "common/images/sampling.py": "tests/common/images/test_sampling.py",
     "detect/data/batches.py": "tests/detect/data/test_batches.py",
     "common/runs/checkpoints.py": "tests/common/runs/test_checkpoints.py "
@@ -60,6 +61,13 @@ TESTS: dict[str, str] = {
     "common/training/steps.py": "tests/common/training/test_loop.py "
     "tests/common/training/test_resume.py tests/common/optimization/test_cuda_graphs.py "
     "tests/common/training/test_world_sizes.py",
+    "common/training/non_finite.py": "tests/common/training/test_loop.py "
+    "tests/common/training/test_faults.py",
+    "common/training/check.py": "tests/pretrain/test_check.py",
+    "common/training/certifying.py": "tests/pretrain/test_check.py "
+    "tests/common/runs/test_certificate.py",
+    "common/training/assembly.py": "tests/common/training/test_resume.py "
+    "tests/common/training/test_loop.py tests/common/training/test_resume_place.py",
     "common/recipe.py": "tests/common/test_recipe.py tests/test_recipe_tables.py",
     "pretrain/recipes/recipe.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
     "pretrain/recipes/tables.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
@@ -70,6 +78,7 @@ TESTS: dict[str, str] = {
     "detect/scoring/voc.py": f"{SCORING}/test_voc.py",
     "detect/scoring/matches.py": f"{SCORING}/test_voc.py {SCORING}/test_matches_file.py",
     "detect/scoring/coco.py": f"{SCORING}/test_coco.py",
+    "detect/scoring/coco_by_pycocotools.py": f"{SCORING}/test_coco.py {SCORING}/test_metrics.py",
     "detect/scoring/sizes.py": f"{SCORING}/test_coco.py {SCORING}/test_analysis.py",
     "detect/scoring/metrics.py": f"{SCORING}/test_metrics.py {SCORING}/test_scored_folder.py",
     "detect/scoring/bootstrap.py": f"{SCORING}/test_bootstrap.py",
@@ -87,6 +96,7 @@ TESTS: dict[str, str] = {
     "common/runs/over_seeds.py": "tests/common/runs/test_over_seeds.py",
     "common/runs/certificate.py": "tests/common/runs/test_certificate.py "
     "tests/pretrain/test_check.py",
+    "common/runs/trackers.py": "tests/common/runs/test_trackers.py",
     "common/runs/data_parts.py": "tests/common/runs/test_data_parts.py",
     "common/runs/epoch_lines.py": "tests/common/runs/test_epoch_lines.py "
     "tests/common/runs/test_progress.py",

@@ -33,6 +33,8 @@ _COMPUTED = {
     ast.LShift: ast.RShift,
     ast.RShift: ast.LShift,
 }
+_GUARDS = {"dataclass": ("frozen", "kw_only", "slots"), "zip": ("strict",)}
+"""Arguments that keep a programmer from a mistake: a right program does the same without them."""
 _NAMES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 
 
@@ -87,12 +89,14 @@ def _short(text: str) -> str:
 
 
 def _places(tree: ast.AST) -> Iterator[ast.AST]:
-    """Walk what is computed: no docstring, annotation or message of an error."""
+    """Walk what is computed: no docstring, annotation, guard or message of an error."""
     for name, value in ast.iter_fields(tree):
         if name in ("annotation", "returns", "type_params") or isinstance(tree, ast.Assert):
             continue
         for node in value if isinstance(value, list) else [value]:
             if not isinstance(node, ast.AST) or _is_text(node) or _is_for_types(node):
+                continue
+            if isinstance(tree, ast.Call) and _is_guard(tree, node):
                 continue
             yield node
             if not isinstance(node, ast.Raise):
@@ -103,6 +107,10 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.JoinedStr) or (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     )
+
+
+def _is_guard(call: ast.Call, node: ast.AST) -> bool:
+    return isinstance(node, ast.keyword) and node.arg in _GUARDS.get(ast.unparse(call.func), ())
 
 
 def _is_for_types(node: ast.AST) -> bool:

@@ -60,6 +60,12 @@ def test_equal_changes_of_a_line_are_told_apart() -> None:
     assert [m.column for m in drawn if m.before == "True"] == [8, 16]
 
 
+def test_guards_against_mistakes_of_a_programmer_stay() -> None:
+    source = "@dataclass(frozen=True, order=True)\nclass A:\n    pass\nzip(a, b, strict=True)\n"
+    drawn = mutants(f"{source}net.load_state_dict(c, strict=True)", "f.py", 100, seed=0)
+    assert [m.line for m in drawn if m.before == "True"] == [1, 5]
+
+
 def test_lines_keep_their_numbers() -> None:
     drawn = mutants("def f(x):\n    # why\n\n    return x < g(\n        3)\n", "f.py", 100, seed=0)
     assert [m.before for m in drawn] == ["return x < g(3)", "x < g(3)", "3", "3"]

@@ -88,6 +88,25 @@ def test_a_wrong_type_is_named(call: Callable[[], object], message: str) -> None
         call()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"gamma_per": "images"}, "gamma_per must be one of image, unit, batch, not 'images'"),
+        ({"gamma": (0.6, 0.3)}, "gamma must satisfy 0 <= low <= high < 1, not (0.6, 0.3)"),
+        ({"gamma": 1}, "not (1, 1)"),
+    ],
+)
+def test_a_wrong_value_is_named(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        FocusedDropout(**arguments)
+
+
+def test_a_value_of_sixty_characters_is_shown_a_longer_one_by_its_type() -> None:
+    for text, shown in (("x" * 58, repr("x" * 58)), ("x" * 59, "a str")):
+        with pytest.raises(TypeError, match=f"not {shown}$"):
+            focused_dropout(X, text)  # type: ignore[arg-type]
+
+
 def sgd() -> torch.optim.Optimizer:
     return torch.optim.SGD(network().parameters(), lr=0.1, weight_decay=1e-4)
 
