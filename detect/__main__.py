@@ -161,10 +161,9 @@ def _export(argv: list[str]) -> None:
     card, lines = export_run(
         flags.run, flags.format, flags.out, flags.checkpoint, preprocessing=flags.preprocessing
     )
-    say(
-        f"wrote {flags.out}: {card['architecture']}, {flags.checkpoint} checkpoint of epoch "
-        f"{card['epoch']}, {' '.join(f'{k} {v:.4f}' for k, v in card['metrics'].items())}"
-    )
+    origin = f"{card['architecture']}, {flags.checkpoint} checkpoint of epoch {card['epoch']}"
+    metrics = [f"{name} {value:.4f}" for name, value in card["metrics"].items()]
+    say(f"wrote {flags.out}: {', '.join([origin, *metrics])}")
     say(f"to use it with {flags.format}:\n")
     print("\n".join(f"  {line}" if line else "" for line in lines))
 

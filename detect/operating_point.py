@@ -28,7 +28,7 @@ def best_threshold(run: FinishedRun[Recipe]) -> tuple[float, str]:
     Evaluations of these weights are looked for in the run's folder, beside it, and where
     `detect evaluate` noted that it wrote them; the newest counts.
     """
-    found = []
+    found, without = [], []
     for folder in _evaluations(run.folder):
         try:
             evaluation = read_json(folder / "evaluation.json")
@@ -39,11 +39,18 @@ def best_threshold(run: FinishedRun[Recipe]) -> tuple[float, str]:
         within = run.folder.resolve() in folder.resolve().parents
         ours = within or evaluation.get("training") == str(run.folder.resolve())
         score: Any = confusion.get("score_threshold") if isinstance(confusion, dict) else None
-        if ours and evaluation.get("epoch") == run.state["epoch"] and isinstance(score, float):
-            found.append((when, score, f"the best F1 on {evaluation.get('split')} ({folder})"))
+        if not ours or evaluation.get("epoch") != run.state["epoch"]:
+            continue
+        split = evaluation.get("split")
+        if isinstance(score, float):
+            found.append((when, score, f"the best F1 on {split} ({folder})"))
+        elif isinstance(confusion, dict):
+            without.append((when, f"no detection on {split} was a hit ({folder})"))
     if found:
         _, score, origin = max(found)
         return score, origin
+    if without:
+        return UNKNOWN, max(without)[1]
     return (
         UNKNOWN,
         "no evaluation of these weights is known (detect evaluate finds their threshold)",

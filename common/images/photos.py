@@ -122,11 +122,17 @@ def read_each(
     """
     if isinstance(photos, (str, Path)):
         photos = find_photos([Path(photos)]).paths
-    elif not isinstance(photos, Iterable) or getattr(photos, "ndim", 4) < 4:
+    elif (
+        not isinstance(photos, Iterable)
+        or isinstance(photos, bytes)
+        or getattr(photos, "ndim", 4) < 4
+    ):
         photos = [photos]
     for number, photo in enumerate(photos):
         path = Path(photo) if isinstance(photo, (str, Path)) else None
         try:
+            if path is not None and path.is_dir():
+                raise InputError(f"{in_line(str(path))} is a folder: give it alone, or its files")
             found: NDArray[np.uint8] | Unreadable = read_photo(photo, f"photo {number}")
         except InputError as error:
             if not keep_going:
@@ -156,6 +162,11 @@ def read_photo(photo: Any, name: str = "the image") -> NDArray[np.uint8]:
     if isinstance(photo, Tensor):
         if photo.ndim != 3 or len(photo) not in (1, 3):
             raise InputError(f"{name} is a tensor of shape {tuple(photo.shape)}: give (3, H, W)")
+        photo = photo.detach()
+        if photo.dtype != torch.uint8 and not photo.is_floating_point():
+            raise InputError(
+                f"{name} is a tensor of {photo.dtype}: give uint8, or floats in [0, 1]"
+            )
         if photo.is_floating_point():
             low, high = (float(value) for value in photo.aminmax()) if photo.numel() else (0, 0)
             if not 0 <= low <= high <= 1:
@@ -163,7 +174,9 @@ def read_photo(photo: Any, name: str = "the image") -> NDArray[np.uint8]:
             photo = (photo.float() * 255).round().byte()
         photo = photo.permute(1, 2, 0).cpu().numpy()
     if not isinstance(photo, np.ndarray):
-        raise InputError(f"{name} is a {type(photo).__name__}: give a path, array, tensor or image")
+        raise InputError(
+            f"{name} is of type {type(photo).__name__}: give a path, array, tensor or image"
+        )
     if photo.ndim == 3 and photo.shape[2] == 1:
         photo = photo[..., 0]
     shaped = photo.ndim == 2 or (photo.ndim == 3 and photo.shape[2] in (3, 4))

@@ -94,9 +94,10 @@ def refuse_unreadable(number: int, photos: Photos) -> None:
         InputError: There are some.
     """
     if number:
+        total = len(photos.paths)
         raise InputError(
-            f"{number} of {counted(len(photos.paths), 'photo')} could not be read: mend "
-            "or remove those named above; the others are done"
+            f"{number} of {counted(total, 'photo')} could not be read: mend or remove those named "
+            f"above{'; the others are done' if number < total else ''}"
         )
 
 

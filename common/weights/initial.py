@@ -4,6 +4,7 @@ Tensors of the same name and shape are taken. Of a layer with a row for each cla
 classes that both know by name are taken; the others stay as they were initialised.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -289,9 +290,13 @@ def _copy_rows(
     """Copy the rows of the classes that both know; return these."""
     if before is None:
         return []
-    places = {_plain(name): index for index, name in enumerate(before)}
-    pairs = [(i, places[_plain(n)]) for i, n in enumerate(classes) if _plain(n) in places]
-    ours, theirs = [i for i, _ in pairs], [j for _, j in pairs]
+    same = {i: before.index(name) for i, name in enumerate(classes) if name in before}
+    # Other spellings of a name, where one class alone is meant on either side: 1.5 is not 15.
+    rest = _only([(i, name) for i, name in enumerate(classes) if i not in same])
+    left = _only([(j, name) for j, name in enumerate(before) if j not in same.values()])
+    same |= {i: left[plain] for plain, i in rest.items() if plain in left}
+    ours = sorted(same)
+    theirs = [same[i] for i in ours]
     fitting = []
     for name in layers:
         if name not in wanted or name not in given:
@@ -306,6 +311,12 @@ def _copy_rows(
     for new, old in fitting:
         new[:, ours] = old[:, theirs].to(new)
     return [classes[i] for i in ours] if fitting else []
+
+
+def _only(names: Sequence[tuple[int, str]]) -> dict[str, int]:
+    """Return the places of names without their signs, those that only one has."""
+    counts = Counter(_plain(name) for _, name in names)
+    return {plain: i for i, name in names if counts[plain := _plain(name)] == 1 and plain}
 
 
 def _plain(name: str) -> str:

@@ -41,7 +41,7 @@ def verify(
     data = open_data(path, options)
     say(f"{in_line(str(path))}: {data.kind}, {counted(len(data.classes), 'class')}")
     names = [data.set_called(n.strip()) for n in split.split(",")] if split else list(data.sets)
-    report, sets = Report(), []
+    report, sets, unlabelled = Report(), [], set()
     if not names:
         report.fault(path, "has no set of images: add lists, such as ImageSets/Main/train.txt")
     for name in names:
@@ -61,6 +61,7 @@ def verify(
             report.fault(
                 folder, f"has none of the annotations of {name}: add them, or only predict"
             )
+            unlabelled.add(name)
             entries = [replace(e, annotate=partial(_without, e.unlabelled)) for e in entries]
         sets.append(found := CheckedSet(name, entries))
         sources = [entry.source for entry in entries]
@@ -68,7 +69,8 @@ def verify(
     counts = [count(found.annotations, data.classes) for found in sets]
     for found, one in zip(sets, counts, strict=True):
         why = why_useless(one, difficult=False)
-        if why and one.images == len(found.entries):  # else the reasons are listed
+        told = found.name in unlabelled or one.images != len(found.entries)
+        if why and not told:
             report.fault(path, f"{found.name} offers nothing to learn: {why}")
         elif look_normalised(found.annotations):
             report.fault(path, f"{found.name}: all boxes lie between 0 and 1: give pixels")

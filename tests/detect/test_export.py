@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import detect
 from common.errors import InputError
+from common.runs import checkpoints
 from detect import __main__ as command
 from detect.data.batches import ImageBatch, padded_shape, resized_shape, to_original
 from detect.export import onnx as onnx_export
@@ -111,6 +112,22 @@ def test_a_torchvision_file_and_its_card(
         exec("\n".join(card["use"]), {})
     finally:
         os.chdir(before)
+
+
+def test_a_run_without_validation_has_no_metrics_to_tell(
+    tmp_path: Path, call_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    folder = write_detector_run(tmp_path / "run")
+    for metrics, end in (
+        ({}, "epoch 1\n"),
+        ({"val_coco_ap": 0.25}, "epoch 1, val_coco_ap 0.2500\n"),
+    ):
+        checkpoints.save(
+            checkpoints.load(folder / "last.pt") | {"metrics": metrics}, folder / "last.pt"
+        )
+        out = tmp_path / "d.pth"
+        code, told, _ = call_command(command, "export", "--run", folder, "--out", out)
+        assert code == 0 and f"last checkpoint of {end}" in told
 
 
 def test_what_cannot_be_exported(

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -158,6 +159,17 @@ def test_the_threshold_is_that_of_the_best_f1(
     assert detect.load(tmp_path / "moved", device="cpu").threshold == 0.5
     _, out, _ = run("--run", detector, "--images", tmp_path / "a.png", "--out", tmp_path / "o")
     assert "from score 0.5 on: no evaluation of these weights is known" in out
+    # One without a hit knows no best F1; one with it, older or newer, does.
+    analysis["confusion"]["score_threshold"] = None
+    (evaluation / "analysis.json").write_text(json.dumps(analysis))
+    opened = detect.load(folder, device="cpu")
+    assert opened.threshold == 0.5
+    assert opened.threshold_origin == f"no detection on 2007:test was a hit ({evaluation})"
+    analysis["confusion"]["score_threshold"] = 0.75
+    shutil.copytree(evaluation, folder / "older")
+    (folder / "older/analysis.json").write_text(json.dumps(analysis))
+    os.utime(folder / "older/evaluation.json", (0, 0))
+    assert detect.load(folder, device="cpu").threshold == 0.75
 
 
 # ---- photos of every kind -----------------------------------------------------------------------
@@ -191,7 +203,10 @@ def test_a_path_an_array_a_tensor_and_an_image_give_the_same(
         (np.zeros((3, 48, 64), np.uint8), r"shape \(3, 48, 64\): give \(H, W, 3\)"),
         (torch.zeros(48, 64, 3), r"tensor of shape \(48, 64, 3\): give \(3, H, W\)"),
         (torch.full((3, 8, 8), 255.0), r"floats from 255 to 255"),
-        ([scene(), None], "photo 1 is a NoneType"),
+        (torch.zeros(3, 8, 8, dtype=torch.int32), r"tensor of torch.int32: give uint8, or"),
+        ([scene(), None], "photo 1 is of type NoneType"),
+        (b"\xff\xd8\xff", "photo 0 is of type bytes: give a path"),
+        ([Path(__file__).parent], "detect is a folder: give it alone, or its files"),
         ("no/such.jpg", "no/such.jpg is not there"),
     ],
 )
@@ -322,8 +337,13 @@ def test_a_broken_photo_is_named_and_the_others_are_done(
     assert "b\\n.jpg is cut off" in first and "c.jpg is damaged or not an image" in second
     assert last.startswith("error: 2 of 4 photos could not be read")
     assert "on 2 photos" in printed
+    assert last.endswith("the others are done")
     assert {entry["file_name"] for entry in results(out)} == {"a.jpg", "d.jpg"}
     assert sorted(path.name for path in (out / "pictures").iterdir()) == ["a.jpg", "d.jpg"]
+    code, _, err = run("--run", detector, "--images", photos / "c.jpg", "--out", out)
+    assert code == 2 and err.splitlines()[-1] == (
+        "error: 1 of 1 photo could not be read: mend or remove those named above"
+    )
 
 
 def test_the_same_name_in_two_folders(run: Run, detector: Path, tmp_path: Path) -> None:

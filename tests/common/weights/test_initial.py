@@ -68,6 +68,17 @@ def test_rows_go_by_the_names_of_the_classes(tmp_path: Path) -> None:
             assert torch.equal(network.state_dict()[name], value), name
 
 
+def test_names_that_differ_in_signs_alone_are_told_apart(tmp_path: Path) -> None:
+    before, network = Detector(3), Detector(4)
+    anew = logits_of(network).detach().clone().view(9, 4)
+    folder = run_of(before, tmp_path / "run", ["1.5", "15", "dining table"])
+    told = load_initial(network, read_initial(folder), ["15", "1-5", "1.5", "diningtable"], HEAD)
+    assert "the head of 3 of 4 classes ('15', '1.5', 'diningtable'), the others new" in told
+    rows, old = logits_of(network).view(9, 4), logits_of(before).view(9, 3)
+    assert torch.equal(rows[:, [0, 2, 3]], old[:, [1, 0, 2]])
+    assert torch.equal(rows[:, 1], anew[:, 1])  # of two that it may be, neither
+
+
 @pytest.mark.parametrize(
     ("classes", "words"),
     [

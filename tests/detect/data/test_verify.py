@@ -349,3 +349,14 @@ def test_a_set_that_is_not_there_is_the_usual_error(devkit: Path, split: str) ->
     with pytest.raises(InputError) as caught:
         verify(devkit, split, 0)
     assert str(caught.value) == str(usual.value)
+
+
+def test_annotations_that_are_not_there_are_one_fault_a_set(
+    helmets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("train", "val"):  # of one image, a fault of its own is as short
+        (helmets / f"VOC2007/ImageSets/Main/{name}.txt").write_text("1\n2\n3\n")
+    for path in (helmets / "VOC2007/Annotations").iterdir():
+        path.unlink()
+    faults = faults_of(helmets, capsys)
+    assert len(faults) == 2 and all("has none of the annotations of 2007:" in f for f in faults)
