@@ -213,12 +213,20 @@ def read_text(path: Path) -> str:
     return decode_text(content, path)
 
 
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def is_utf16(content: bytes) -> bool:
+    """Tell text in UTF-16, with or without its mark; no text in UTF-8 begins with a zero byte."""
+    return content.startswith(_UTF16_MARKS) or (len(content) > 1 and 0 in content[:2])
+
+
 def decode_text(content: bytes, path: Path) -> str:
     """Decode what `path` holds, as `read_text` does."""
     encoding = "utf-8-sig"
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+    if content.startswith(_UTF16_MARKS):
         encoding = "utf-16"
-    elif len(content) > 1 and 0 in content[:2]:  # no text in UTF-8 begins so
+    elif is_utf16(content):
         encoding = "utf-16-be" if content[0] == 0 else "utf-16-le"
     try:
         return content.decode(encoding)

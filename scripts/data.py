@@ -139,8 +139,8 @@ def show_counts(name: str, root: Path) -> None:
         raise InputError(f"{root} holds nothing of {name}: {PROGRAM} tree {name} shows its files")
     if differing or reasons:
         raise InputError(
-            f"{root} does not hold {name} as it was published: a part of it, or a version of one's "
-            "own, can be trained on, but its scores compare with no published ones"
+            f"{root} does not hold {name} as it was published: fetch it again; it can be "
+            "trained on, but its scores compare with no published ones"
         )
 
 

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-KINDS = ("InputError", "SourceError", "PeerFailed", "ReaderKilled", "SharedMemoryFull")
+KINDS = {"InputError", "PeerFailed", "ReaderKilled", "SharedMemoryFull"}
+"""Exceptions whose message is the line that a user sees; what derives from them is added."""
 REMEDIES = set(
     """
-    add call change check choose close compare copy correct define delete draw enlarge evaluate
+    add call change check choose close compare convert copy correct define delete download draw
+    enlarge evaluate
     export fetch fetches first follow free give install keep label leave lower make mend
     move name number
     pass pip put raise rebuild remedy remove rename repair repeat run save say score see set shows
@@ -36,16 +38,41 @@ def template(node: ast.expr) -> str:
     return PUT_IN
 
 
-def messages() -> Iterator[tuple[str, str]]:
+def parsed() -> Iterator[tuple[Path, ast.AST]]:
     for top in ("common", "pretrain", "detect", "scripts"):
         for path in sorted((ROOT / top).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
-                if not (isinstance(node, ast.Call) and node.args):
-                    continue
-                if getattr(node.func, "id", "") in KINDS:
-                    text = template(node.args[0])
-                    if re.search("[a-z]", text.replace("remedy", "")):
-                        yield f"{path.relative_to(ROOT)}: {text.replace(PUT_IN, '{}')}", text
+                yield path, node
+
+
+def kinds() -> set[str]:
+    """Return the names of `KINDS` and of all classes that derive from them."""
+    bases = {
+        node.name: {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+        for _, node in parsed()
+        if isinstance(node, ast.ClassDef)
+    }
+    found = set(KINDS)
+    while more := {name for name, above in bases.items() if above & found} - found:
+        found |= more
+    return found
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Yield the texts of errors, and of the faults that `verify` lists."""
+    errors = kinds()
+    for path, node in parsed():
+        if not (isinstance(node, ast.Call) and node.args):
+            continue
+        called, text = ast.unparse(node.func), None
+        if called.rpartition(".")[2] in errors:
+            text = template(node.args[0])
+        elif called.endswith(".fault"):
+            text = template(node.args[-1])
+        elif called.endswith("faults.append") and isinstance(node.args[0], ast.Tuple):
+            text = template(node.args[0].elts[-1])
+        if text and re.search("[a-z]", text.replace("remedy", "")):
+            yield f"{path.relative_to(ROOT)}: {text.replace(PUT_IN, '{}')}", text
 
 
 ALL = dict(messages())
@@ -85,5 +112,5 @@ def fits(shown: str, text: str) -> bool:
     if len(line.replace(PUT_IN, "")) > MOST or tree.strip() not in ("", PUT_IN):
         return False
     behind = re.split(r"[:;,(?]| or ", line)[1:] or [line]
-    words = [set(re.findall("[a-z]+", part)[:4]) for part in behind]
+    words = [set(re.findall("[a-z]+", part)[:3]) for part in behind]
     return bool(tree) or shown in ELSEWHERE or any(some & REMEDIES for some in words)

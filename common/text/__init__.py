@@ -12,6 +12,7 @@ from common.text.escaping import (
     shown,
 )
 from common.text.saying import say
+from common.text.spelling import respelt
 
 __all__ = [
     "counted",
@@ -22,6 +23,7 @@ __all__ = [
     "in_lines",
     "in_markdown",
     "no_name",
+    "respelt",
     "say",
     "shown",
 ]

@@ -259,7 +259,7 @@ def _progress(
     steps = recipe.optimization.epochs * sampling.steps_per_epoch
     if 2 * (warmup := recipe.optimization.warmup_steps) > steps:
         progress.say(
-            f"warning: the learning rate rises for {warmup} of the {steps} steps of this training: "
+            f"warning: the learning rate rises for {warmup} steps, and this training has {steps}: "
             f"give more --optimization.epochs, or --optimization.warmup-steps {steps // 10}"
         )
     return progress

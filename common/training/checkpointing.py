@@ -182,6 +182,8 @@ def resume(state: TrainingState, folder: RunFolder | None, asked: str, world: Wo
     content = broadcast(_read(folder, asked))
     if content is None:
         return None
+    if asked not in ("auto", "never"):
+        _check_network(state, content, asked)
     _check_data(state, content)
     try:
         _restore(state, content, world)
@@ -211,6 +213,16 @@ def _read(folder: RunFolder | None, asked: str) -> dict[str, Any] | None:
     if content is not None and not folder.best.exists():
         content["best"] = float("-inf")  # of another folder, which kept its best.pt
     return content
+
+
+def _check_network(state: TrainingState, content: Mapping[str, Any], asked: str) -> None:
+    """Refuse the checkpoint of another network in a sentence of its own: its data differ, too."""
+    own, other = state.model.state_dict().keys(), content["model"].keys()
+    if own != other:
+        raise InputError(
+            f"--resume {asked} is of another network ({len(own & other)} of {len(own)} weights "
+            "have the same names): give the last.pt of a run of this recipe"
+        )
 
 
 def _check_data(state: TrainingState, content: Mapping[str, Any]) -> None:

@@ -115,6 +115,8 @@ def fingerprint(path: Path) -> str:
             f"{path} is a folder, not a file of weights: of a pretraining run, export them with "
             f"`python -m pretrain export --run {quote(str(path))} --out {quote(out)}`"
         )
+    if path.parts[:1] in (("http:",), ("https:",)):
+        raise InputError(f"{path} is an address: download it first, and give the file")
     if not path.is_file():
         raise InputError(f"{path} is not there: export a backbone with `python -m pretrain export`")
     with path.open("rb") as file:
@@ -202,7 +204,8 @@ def load_body(body: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) 
     if given and not wanted.keys() & given.keys():
         raise InputError(
             f"{path} is the backbone of another architecture: of its {len(given)} weights, "
-            f"{next(iter(given))} and so on, none has the name of a torchvision ResNet's"
+            f"{next(iter(given))} and so on, none is called as in torchvision's ResNets: give "
+            "another file"
         )
     problems = [f"missing {name}" for name in wanted if name not in given]
     problems += [f"unexpected {name}" for name in given if name not in wanted]
@@ -215,6 +218,8 @@ def load_body(body: torch.nn.Module, weights: Mapping[str, Tensor], path: Path) 
         name = recognise(weights)
         what = f"a {name}" if name else "the backbone of another architecture"
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        remedy = f": add --body {name}, or give another file" if name in TORCHVISION else ""
-        raise InputError(f"{path} is {what} ({'; '.join(problems[:3])}{more}){remedy}")
+        other = f"add --body {name}, or " if name in TORCHVISION else ""
+        raise InputError(
+            f"{path} is {what} ({'; '.join(problems[:3])}{more}): {other}give another file"
+        )
     body.load_state_dict(given, strict=False)

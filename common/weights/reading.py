@@ -5,6 +5,7 @@ Nothing that a file holds is run: torch files are read with `weights_only=True`.
 
 import argparse
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +102,10 @@ def read_content(path: Path) -> dict[str, Any]:
             check_names(_start(path, _MOST_PICKLED), 4)  # magic number, version, machine, content
         # timm's and torchvision's training scripts keep their arguments: a class without code.
         # So are numpy's numbers, as which an accuracy is kept.
-        with torch.serialization.safe_globals([argparse.Namespace, *_numbers()]):
+        with (
+            torch.serialization.safe_globals([argparse.Namespace, *_numbers()]),
+            warnings.catch_warnings(action="ignore"),  # of sparse tensors, which are refused
+        ):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or foreign file
         if "central directory" in str(error):
@@ -222,6 +226,11 @@ def weights_of(content: Mapping[str, Any], path: Path, part: str | None = None) 
     tensors = under_torchvisions_names(
         {name: value for name, value in state.items() if name != _AVERAGED}
     )
+    sparse = next((n for n, value in tensors.items() if value.layout != torch.strided), None)
+    if sparse is not None:
+        raise InputError(
+            f"{path} holds a sparse tensor, {in_line(sparse)}: save it by to_dense() instead"
+        )
     prefix = find_prefix(tensors, path, part)
     found = {
         name.removeprefix(prefix): value

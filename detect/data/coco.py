@@ -173,7 +173,8 @@ def _refuse_corners(
     """
     beyond = total = 0
     for number, items in objects.items():
-        width, height = images[number].get("width"), images[number].get("height")
+        image = images.get(number, {})  # none that was refused
+        width, height = image.get("width"), image.get("height")
         for item in items:
             try:
                 x, y, w, h = map(float, item["bbox"])

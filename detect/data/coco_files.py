@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from common.errors import InputError
 from common.images.hidden import children
-from common.storage import parse_json
+from common.storage import decode_text, is_utf16, parse_json
 from detect.data.dataset import class_name, quoted, shown
 from detect.data.splits import ALL
 from detect.data.voc_xml import read_bytes
@@ -91,8 +91,9 @@ def set_of(file: Path) -> str:
 
 
 def read(file: Path) -> bytes:
-    """Read a file as it is."""
-    return read_bytes(file, "COCO annotation file", _MAX_JSON_BYTES)
+    """Read a file, of UTF-16 as UTF-8."""
+    data = read_bytes(file, "COCO annotation file", _MAX_JSON_BYTES)
+    return decode_text(data, file).encode() if is_utf16(data) else data
 
 
 def _parse(file: Path) -> Any:

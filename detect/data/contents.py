@@ -18,7 +18,7 @@ from detect.data.dataset import Annotation, DetectionData, Entry, find_set, show
 from detect.data.heads import repeats
 from detect.data.options import DataOptions
 from detect.data.pictures import is_picture
-from detect.data.voc import devkit_root, lists_of_one_class, read_lines
+from detect.data.voc import devkit_root, lists_of_one_class, read_lines, without_suffix
 
 _LISTS = "ImageSets/Main"
 _MOST_SIZES = 3
@@ -211,8 +211,8 @@ def _unnamed(year: Path) -> list[str]:
             lines = read_lines(path)
         except InputError:
             continue  # told where it was asked for
-        stems = (line.rpartition(".")[0] for line in lines if is_picture(line))
-        named |= {*lines, *stems, *(line.partition(" ")[0] for line in lines)}
+        firsts = (line.partition(" ")[0] for line in lines)
+        named |= {*lines, *firsts, *(without_suffix(year / "Annotations", line) for line in lines)}
     images = [path for path in children(year / "JPEGImages") if is_picture(path.name)]
     annotations = children(year / "Annotations", "*.xml")
     rest = [sum(path.stem not in named for path in paths) for paths in (images, annotations)]

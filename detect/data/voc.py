@@ -6,7 +6,6 @@ DEVKIT/VOC<year>/JPEGImages/<id>.jpg          or another suffix
 DEVKIT/classes.txt                            optional: one class name per line
 """
 
-import codecs
 import os
 import re
 from collections import Counter
@@ -17,7 +16,8 @@ from pathlib import Path
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
 from common.images.hidden import children, descendants
-from common.text import no_name
+from common.storage import decode_text
+from common.text import no_name, respelt
 from detect.data.dataset import (
     Annotation,
     Entry,
@@ -78,12 +78,9 @@ def read_lines(path: Path) -> list[str]:
         InputError: The file cannot be read, is too large or not text.
     """
     data = read_bytes(path, "list", _MAX_LIST_BYTES)
-    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        text = data.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not a text file: save it as UTF-8") from error
-    return [line.strip() for line in text.splitlines()]
+    if data.startswith(b"\0\0"):  # as a machine that loses its power leaves a file
+        raise InputError(f"{path} holds zero bytes, so it is no text: fetch or save it again")
+    return [line.strip() for line in decode_text(data, path).splitlines()]
 
 
 def read_class_list(path: Path, lines: Iterable[str] | None = None) -> tuple[str, ...]:
@@ -137,7 +134,7 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
                     raise
                 faults.append((path, reason_of(error, path)))
                 continue
-            ids.append(_without_suffix(annotations, line))
+            ids.append(without_suffix(annotations, line))
     except InputError as error:
         if faults is None:
             raise
@@ -145,7 +142,7 @@ def read_ids(path: Path, faults: Faults | None = None) -> list[str]:
     return ids
 
 
-def _without_suffix(annotations: Path, line: str) -> str:
+def without_suffix(annotations: Path, line: str) -> str:
     """Return the id of a line that is a file name or a path, as some tools write lists."""
     if (annotations / f"{line}.xml").exists():
         return line
@@ -330,7 +327,7 @@ def _annotate(
         picture = partial(pictures.find, image_id)
         found = read_voc(path, image_id, label_of, coordinates, picture)
     except UnknownClassError as error:
-        if tuple(label_of) != VOC_CLASSES:
+        if tuple(label_of) != VOC_CLASSES or respelt(error.name, label_of):
             raise
         offer = UnknownClassError(_offer_classes(folder, error), error.name)
         offer.others, offer.sound = error.others, error.sound

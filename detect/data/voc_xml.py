@@ -3,11 +3,10 @@
 It may come from anyone: a file is small, declares no entities, and leads to no other file.
 """
 
-import codecs
 import math
 import stat
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 
 from common.errors import InputError, os_reason
 from common.images.orientation import upright_size
-from common.storage import decode_text
+from common.storage import decode_text, is_utf16
+from common.text import respelt
 from detect.data.dataset import (
     LARGEST,
     MOST_PIXELS_A_SIDE,
@@ -103,11 +103,32 @@ def _size(root: ET.Element, where: str, picture: Callable[[str], Path] | None) -
     return int(width), int(height)
 
 
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FIELDS = ("name", "bndbox", "difficult")
+
+
+def _refuse_doubles(parent: ET.Element, tags: Sequence[str], where: str) -> None:
+    """Refuse tags that would be passed over: in other letters, or a second time."""
+    seen = set()
+    for child in parent:
+        plain = child.tag.rpartition("}")[2].lower()
+        if plain not in tags:
+            continue
+        if child.tag != plain:
+            shown_tag = quoted(child.tag)[1:-1]
+            raise InputError(f"{where}: <{shown_tag}> is not <{plain}>: rename the tag")
+        if plain in seen:
+            remedy = "give each box an <object>" if plain == "bndbox" else "remove one"
+            raise InputError(f"{where} has two <{plain}>: {remedy}")
+        seen.add(plain)
+
+
 def _box(item: ET.Element, coordinates: Coordinates, where: str) -> tuple[float, ...]:
     if item.find("bndbox") is None and (others := {c.tag for c in item} & _NO_BOXES):
         raise InputError(f"{where} is a <{min(others)}>, not a <bndbox>: export upright boxes")
     corners = _child(item, "bndbox", where)
-    xmin, ymin, xmax, ymax = [_number(corners, t, where) for t in ("xmin", "ymin", "xmax", "ymax")]
+    _refuse_doubles(corners, _CORNERS, where)
+    xmin, ymin, xmax, ymax = [_number(corners, tag, where) for tag in _CORNERS]
     if xmin > xmax or ymin > ymax:
         text = f"the box xmin {xmin:g}, ymin {ymin:g}, xmax {xmax:g}, ymax {ymax:g}"
         raise InputError(f"{where}: {text} is inverted: swap them")
@@ -150,7 +171,7 @@ def parse(path: Path) -> ET.Element:
         InputError: It is unreadable, hostile, malformed or no annotation.
     """
     data: str | bytes = (content := read_bytes(path, "VOC annotation", MAX_XML_BYTES))
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in content[:2]:
+    if is_utf16(content):
         data = decode_text(content, path)  # a text's own declaration of bytes is passed over
         content = data.encode()
     for token in _FORBIDDEN:
@@ -213,14 +234,17 @@ def read_voc(
     for number, item in enumerate(items, start=1):
         where, name, box, hard = f"{path}, object {number}", "", None, False
         with together:
+            _refuse_doubles(item, _FIELDS, where)
             name = _text(item, "name", where)
             where = f"{where} ({shown(name)})" if name in label_of else where
             if name not in label_of and name not in unknown:
                 unknown.add(name)
+                other = respelt(name, label_of)
+                remedy = f"the classes are {listed(label_of)}: correct either"
+                if other is not None:
+                    remedy = f"{other!a} is one, not {name!a}: write both in one way"
                 raise UnknownClassError(
-                    f"{where}: {quoted(name)} is an unknown class; the classes are "
-                    f"{listed(label_of)}",
-                    name,
+                    f"{where}: {quoted(name)} is an unknown class; {remedy}", name
                 )
         with together:
             box = _box(item, coordinates, where)

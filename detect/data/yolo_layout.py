@@ -18,6 +18,7 @@ import yaml
 
 from common.errors import InputError
 from common.images.hidden import children, descendants
+from common.storage import decode_text
 from detect.data.dataset import class_name, listed, quoted, shown
 from detect.data.splits import ALL
 from detect.data.voc import read_class_list, read_lines
@@ -58,8 +59,10 @@ def find_yaml(path: Path) -> Path | None:
     candidates = [path / "data.yaml", path / "data.yml", path / "dataset.yaml"]
     candidates += (p for p in children(path) if p.suffix.lower() in (".yaml", ".yml"))
     for file in candidates:
-        if file.is_file() and b"names" in read_bytes(file, "data.yaml", _MAX_YAML_BYTES):
-            return file
+        if file.is_file():
+            data = read_bytes(file, "data.yaml", _MAX_YAML_BYTES)
+            if b"names" in data.replace(b"\0", b""):  # of UTF-16, too
+                return file
     return None
 
 
@@ -79,9 +82,9 @@ def read_yaml(file: Path) -> Layout:
     Raises:
         InputError: It is malformed, or a path of it leads nowhere.
     """
-    data = read_bytes(file, "data.yaml", _MAX_YAML_BYTES)
+    text = decode_text(read_bytes(file, "data.yaml", _MAX_YAML_BYTES), file)
     try:
-        content = yaml.load(data.decode("utf-8-sig"), _Plain)
+        content = yaml.load(text, _Plain)
     except Exception as error:  # odd dates, numbers and tags raise nearly anything
         raise InputError(
             f"{file} is not YAML: correct it ({' '.join(str(error).split())})"[:300]

@@ -4,7 +4,6 @@ Classes are numbered in the order of their names. A split is "train" or "val"; "
 name for the latter where a data set calls it so. How images may be kept is in `layout`.
 """
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.images.folder_trees import compare_trees
-from common.text import in_line, shown
+from common.text import in_line, respelt, shown
 from pretrain.data import cifar
 from pretrain.data.file_paths import Paths, encode
 from pretrain.data.image_sets import FileSet, ImageSet, PixelSet, select_classes, split_by_name
@@ -161,7 +160,8 @@ def _in_one_folder(
         elif row.label not in numbers:
             label = shown(row.label)
             where = f"{trained[1]} does not have" if trained else "is none"
-            findings.fault(place.table, f"{line}: {image} has the class {label!r}, which {where}")
+            reason = f"{line}: {image} has the class {label!r}, which {where}: correct the line"
+            findings.fault(place.table, reason)
         else:
             taken.append(row)
         unseen.discard(row.image)
@@ -170,7 +170,8 @@ def _in_one_folder(
     labels = np.array([numbers[row.label] for row in taken], np.int64)
     absent = set() if all_known else set(range(len(classes))) - set(labels.tolist())
     for number in sorted(absent):
-        findings.fault(place.table, f"names no image of the class {in_line(classes[number])}")
+        reason = f"names no image of the class {in_line(classes[number])}: add a line for one"
+        findings.fault(place.table, reason)
     paths = Paths.in_folders([place.folder], [encode(row.image for row in taken)])
     return FileSet(paths, labels, classes, describe(place, findings), findings.passed_over)
 
@@ -208,13 +209,13 @@ def _check_same_classes(
                 "give both splits the same class folders"
             )
         for name in missing:
-            findings.fault(here / name, f"{there} has no such class{_near(name, known)}")
+            remedy = "add it there, or rename or remove it here"
+            findings.fault(here / name, f"{there} has no such class{_near(name, known)}: {remedy}")
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    """Say which class has the same name but for capitals, or for the coding of its accents."""
-    plain = unicodedata.normalize("NFC", name).casefold()
-    other = next((n for n in known if unicodedata.normalize("NFC", n).casefold() == plain), None)
+    """Say which class has the same name, spelt in another way."""
+    other = respelt(name, known)
     return f", but {other!a} for {name!a}" if other else ""
 
 

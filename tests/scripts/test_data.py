@@ -328,7 +328,7 @@ def test_counts_of_a_part(call: Call, mirror: Mirror, sources: Path, tmp_path: P
     (year / "JPEGImages" / "000007.jpg").unlink()
     (year / "Annotations" / "000009.xml").write_text("<")
     code, out, err = call("counts", "voc2007", "--data", data / "VOCdevkit")
-    assert code == 2 and "does not hold voc2007 as it was published: a part of it" in err
+    assert code == 2 and "does not hold voc2007 as it was published: fetch it again" in err
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert lines[1:4] == [
         "2007:trainval images 2 3 differs",

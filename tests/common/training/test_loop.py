@@ -646,7 +646,7 @@ def test_a_warm_up_of_more_than_half_of_the_steps_is_told(
     """As that of a recipe for many images is on a few."""
     train(tmp_path, stage(network()), replace(SETTINGS, epochs=4, warmup_steps=warmup))
     said = (
-        f"warning: the learning rate rises for {warmup} of the 12 steps of this training: "
+        f"warning: the learning rate rises for {warmup} steps, and this training has 12: "
         "give more --optimization.epochs, or --optimization.warmup-steps 1\n"
     )
     assert (said in capsys.readouterr().out) == told

@@ -242,6 +242,14 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_of_another_stage_is_named_for_what_it_is(tmp_path: Path) -> None:
+    train(tmp_path, stage(network()))
+    other = stage(nn.Sequential(network()))
+    message = r"last\.pt is of another network \(0 of \d+ weights have the same names\): give"
+    with pytest.raises(InputError, match=message):
+        train(tmp_path / "new", other, resume=str(tmp_path / "last.pt"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

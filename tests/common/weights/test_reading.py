@@ -221,6 +221,13 @@ def test_quantised_weights_are_no_weights(tmp_path: Path) -> None:
         check_finite(tensors, tmp_path)
 
 
+def test_sparse_weights_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"conv1.weight": torch.ones(1, 1).to_sparse(), "fc.bias": torch.ones(1)}, path)
+    with pytest.raises(InputError, match=r"sparse tensor, conv1.weight: save it by to_dense\(\)"):
+        read_weights(path)
+
+
 @pytest.mark.parametrize(("suffix", "kind"), [(".onnx", "ONNX"), (".msgpack", "Flax")])
 def test_endings_of_others(tmp_path: Path, suffix: str, kind: str) -> None:
     (tmp_path / f"x{suffix}").write_bytes(b"\x08\x07")

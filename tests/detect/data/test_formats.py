@@ -311,11 +311,40 @@ def test_names_with_odd_blanks_and_joiners(copied: dict[str, Path], name: str) -
     assert open_data(copied["yolo"]).classes[0] == name
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
 def test_lists_of_windows(copied: dict[str, Path], encoding: str) -> None:
     path = copied["devkit"] / "VOC2024/ImageSets/Main/train.txt"
     path.write_bytes("img_000\r\nimg_001\r\n".encode(encoding))
     assert ids(open_data(copied["devkit"]).read("2024:train")) == ["img_000", "img_001"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig"])
+def test_descriptions_of_windows(copied: dict[str, Path], encoding: str) -> None:
+    files = {
+        "coco": copied["coco"] / "annotations/instances_train.json",
+        "yolo": copied["yolo"] / "data.yaml",
+    }
+    for kind, path in files.items():
+        expected = content(open_data(copied[kind]).read("train"))
+        path.write_bytes(path.read_text().encode(encoding))
+        assert content(open_data(copied[kind]).read("train")) == expected
+
+
+def test_zero_bytes_are_no_list(copied: dict[str, Path]) -> None:
+    path = copied["devkit"] / "VOC2024/ImageSets/Main/train.txt"
+    path.write_bytes(bytes(9))  # as a machine that lost its power leaves it
+    with pytest.raises(InputError, match=r"train\.txt holds zero bytes, so it is no text: fetch"):
+        open_data(copied["devkit"]).read("2024:train")
+
+
+@pytest.mark.parametrize("name", ["caf\u00c9", "cafe\u0301", "CAFE\u0301"])
+def test_a_class_that_is_spelt_otherwise(copied: dict[str, Path], name: str) -> None:
+    (copied["devkit"] / "classes.txt").write_text("caf\u00e9\nvest\nhead gear")
+    path = copied["devkit"] / "VOC2024/Annotations/img_000.xml"
+    path.write_text(path.read_text().replace("<name>helmet", f"<name>{name}"))
+    told = r"unknown class; 'caf\\xe9' is one, not .*: write both in one way"
+    with pytest.raises(InputError, match=told):
+        open_data(copied["devkit"]).read("2024:train")
 
 
 def test_lists_of_file_names(copied: dict[str, Path]) -> None:

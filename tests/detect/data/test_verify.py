@@ -1,5 +1,6 @@
 """`detect verify` finds every planted fault, and none where a training would read on."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ def test_an_empty_list_and_one_that_is_no_text(
     lines, _ = faults(capsys, devkit, "2007:val,2007:test,2007:trainval")
     assert lines == [
         "ImageSets/Main/val.txt: lists no images: write one image id per line",
-        "ImageSets/Main/test.txt: is not a text file: save it as UTF-8",
+        "ImageSets/Main/test.txt: is no text in UTF-8 or UTF-16 (byte 2): save it as UTF-8",
     ]
 
 
@@ -360,3 +361,26 @@ def test_annotations_that_are_not_there_are_one_fault_a_set(
         path.unlink()
     faults = faults_of(helmets, capsys)
     assert len(faults) == 2 and all("has none of the annotations of 2007:" in f for f in faults)
+
+
+@pytest.mark.parametrize("name", [None, 12])
+def test_a_coco_image_without_a_file_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: object
+) -> None:
+    root = formats.write_coco(tmp_path, formats.draw_objects())
+    path = root / "annotations/instances_train.json"
+    value = json.loads(path.read_text())
+    value["images"][0]["file_name"] = name
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"^1 fault, listed above"):
+        verify(root, None, 0)
+    assert f"{path}: image 1 has no file_name: export it again" in capsys.readouterr().out
+
+
+def test_images_that_lists_name_by_their_paths_are_named(
+    devkit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (devkit / "classes.txt").write_text("dog\n")
+    listed(devkit, "JPEGImages/1.jpg", "Annotations/2.xml", "3")
+    verify(devkit, None, 0)
+    assert "none of its lists" not in capsys.readouterr().out

@@ -169,6 +169,12 @@ def test_width_and_height_count_inclusive_pixels(tmp_path_factory, corners, diff
 
 BAD_OBJECTS = [
     ("unknown class; the classes are aeroplane, ", thing("unicorn")),
+    ("tvmonitor: correct either", thing("unicorn")),
+    ("unknown class; 'dog' is one, not 'Dog': write both in one way", thing("Dog")),
+    ("<Difficult> is not <difficult>: rename", thing(rest="<Difficult>1</Difficult>")),
+    ("<Xmin> is not <xmin>: rename", thing(box=BOX.replace("xmin", "Xmin"))),
+    ("has two <bndbox>: give each box an <object>", thing(rest=BOX)),
+    ("has two <difficult>: remove one", thing(rest="<difficult>0</difficult>" * 2)),
     ("<name> is missing", "<object>" + BOX + "</object>"),
     ("<bndbox> is missing", thing(box="")),
     ("<xmax> is missing", thing(box=BOX.replace("xmax>", "xmux>"))),

@@ -173,10 +173,10 @@ def test_tiny_imagenet(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "fill it, or remove it from every split",
         "line 2: the image 'val_0.JPEG' came before: correct the line",
         f"line 3: the image 'x.JPEG' is not in {tiny}/val/images: correct the line",
-        f"line 4: val_1.JPEG has the class '', which {tiny}/train does not have",
+        f"line 4: val_1.JPEG has the class '', which {tiny}/train does not have: correct the line",
         f"val/images/val_2.JPEG: {tiny}/{table} does not say its class: add a line",
-        "names no image of the class n02",
-        "names no image of the class n03",
+        "names no image of the class n02: add a line for one",
+        "names no image of the class n03: add a line for one",
     ]
     assert summary.startswith("7 faults, listed above; 5 images")
 
