@@ -190,8 +190,9 @@ def parse(path: Path) -> ET.Element:
             f"{path}: the outer tag is {quoted(root.tag)}, not <annotation>: give a VOC file"
         )
     for child in root:
-        plain = child.tag.rpartition("}")[2].lower().removesuffix("s")
-        if plain == "object" and child.tag != "object":
+        if child.tag == "object":
+            continue
+        if child.tag.rpartition("}")[2].lower().removesuffix("s") == "object":
             raise InputError(
                 f"{path} holds <{quoted(child.tag)[1:-1]}>, which is not <object>: rename the tag, "
                 "or its objects are ignored"

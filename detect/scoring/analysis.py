@@ -77,7 +77,7 @@ class Analysis:
             resampled: What `resampled_ap` gives of them; None for no intervals.
         """
         matches = matches or match(truth, detections)
-        overall = operating_point(pooled(result, detections))
+        overall = operating_point(pooled(result, detections, matches))
         return Analysis(
             overall=overall,
             by_class={name: operating_point(score) for name, score in result.per_class.items()},

@@ -24,20 +24,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.matches import Matches, match
-from detect.scoring.voc import FLOAT_RECALLS, Recall, score_voc
+from detect.scoring.voc import Recall, least_true, score_voc
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 MAPS = {"map_11point": "11-point", "map_area": "area"}
 """The two mAPs, and what they are called."""
 SEED = 0
 """Of the draws behind what is written and reported: every run is scored on the same resamples."""
 _ENDS = (2.5, 97.5)
-_BLOCK = 2**20
+_BLOCK = 2**18
 """Copies at a time: (true positives of a class, resamples) should stay near the processor."""
 _EXACT = 2**20
 _THREADS = 4
@@ -92,7 +96,7 @@ def bootstrap_map(
 def resampled_ap(
     truth: GroundTruth,
     detections: Detections,
-    draws: NDArray[np.int64],
+    draws: NDArray[np.integer],
     iou: float,
     matches: Matches | None = None,
     recall: Recall = "integer",
@@ -113,24 +117,24 @@ def resampled_ap(
     matches = matches or match(truth, detections)
     result = score_voc(truth, detections, iou, matches)
     ap = np.full((len(draws), len(truth.classes), 2), np.nan)
-    counted = []  # detections of each class that are not ignored, and which of them are true
-    for start, stop in pairwise(matches.bounds.tolist()):
-        rows = matches.order[start:stop]
-        rows = rows[~result.ignored[rows]]
-        counted.append((detections.image[rows], np.flatnonzero(result.true_positive[rows])))
     # float32 is exact below 2**24 copies, and no resample has sixteen times what the split has.
     most = int(np.diff(matches.bounds).max(initial=0))
     exact: type[np.floating] = np.float32 if most < _EXACT else np.float64
+    found = []  # of each class: see _average_precision
+    for start, stop in pairwise(matches.bounds.tolist()):
+        rows = matches.order[start:stop]
+        rows = rows[~result.ignored[rows]]
+        image, true = detections.image[rows], np.flatnonzero(result.true_positive[rows])
+        found.append((image[true], _between(image, true, len(truth.image_ids), exact)))
     objects = _per_class_and_image(truth).astype(exact)
-    step = max(1, _BLOCK // max(1, *(len(true) for _, true in counted)))
-    for start in range(0, len(draws), step):
-        block = slice(start, start + step)
-        copies: NDArray[np.floating] = np.ascontiguousarray(draws[block].T, dtype=exact)
-        of_class: NDArray[np.floating] = np.asarray(objects @ copies)
-        score = partial(_average_precision, copies, recall)
-        with ThreadPoolExecutor(_THREADS) as pool:  # numpy and scipy let go of the interpreter
-            found = pool.map(score, *zip(*counted, strict=True), of_class)
-            for label, values in enumerate(found):
+    step = max(1, _BLOCK // max(1, *(len(image) for image, _ in found)))
+    with ThreadPoolExecutor(_THREADS) as pool:  # numpy and scipy let go of the interpreter
+        for start in range(0, len(draws), step):
+            block = slice(start, start + step)
+            copies: NDArray[np.floating] = np.ascontiguousarray(draws[block].T, dtype=exact)
+            of_class: NDArray[np.floating] = np.asarray(objects @ copies)
+            score = partial(_average_precision, copies, recall)
+            for label, values in enumerate(pool.map(score, *zip(*found, strict=True), of_class)):
                 ap[block, label] = np.where(of_class[label, :, None] > 0, values, np.nan)
     return ap
 
@@ -152,7 +156,7 @@ def mean_of_classes(ap: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.where(classes > 0, total / np.maximum(classes, 1), np.nan)
 
 
-def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np.int64]:
+def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np.int32]:
     """Draw resamples of the images of a split: as many as there are, with replacement.
 
     Returns:
@@ -165,7 +169,7 @@ def split_and_draws(truth: GroundTruth, resamples: int, seed: int) -> NDArray[np
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; at least 1 is needed")
     images = len(truth.image_ids)
-    draws = np.ones((resamples + 1, images), np.int64)
+    draws = np.ones((resamples + 1, images), np.int32)
     rng = np.random.default_rng(seed)
     for row in draws[1:] if images else ():
         row[:] = np.bincount(rng.integers(images, size=images), minlength=images)
@@ -203,7 +207,7 @@ def _average_precision(
     copies: NDArray[np.floating],
     recall: Recall,
     image: NDArray[np.int64],
-    true: NDArray[np.int64],
+    between: "csr_array",
     objects: NDArray[np.floating],
 ) -> NDArray[np.float64]:
     """Return 11-point AP and area (resamples, 2) of one class, for resamples with counted objects.
@@ -211,41 +215,54 @@ def _average_precision(
     Args:
         copies: (images, resamples) how often each image is there.
         recall: How the 11 points compare recall.
-        image: (points,) of each counted detection, by falling score.
-        true: (t,) which of them are true positives.
+        image: (t,) of each true positive, by falling score.
+        between: (t, images) as `_between` gives it.
         objects: (resamples,) counted objects.
     """
-    true_copies = copies[image[true]]
+    true_copies = copies[image]
     hits = np.cumsum(true_copies, axis=0)
-    found = np.cumsum(_found_between(copies, image, true), axis=0)
+    found = np.asarray(between @ copies)
+    np.cumsum(found, axis=0, out=found)
     precision = hits.astype(np.float64)
     precision /= np.maximum(found, 1, out=found)
     envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    ap_area = np.einsum("ij,ij->j", true_copies, envelope) / np.maximum(objects, 1)
-    ap_11point = np.zeros(len(objects))
+    objects = np.maximum(objects, 1)
+    ap_area = np.einsum("ij,ij->j", true_copies, envelope) / objects
+    counts, which = np.unique(objects.astype(np.int64), return_inverse=True)
+    least = np.stack([least_true(count, recall) for count in counts.tolist()], axis=1)
+    reached = _first_at(hits, least[:, which])
     ended = np.vstack([envelope, np.zeros((1, len(objects)))])
-    if recall == "float":
-        reached = np.divide(hits, np.maximum(objects, 1), dtype=np.float64)
-    else:
-        reached = 10.0 * hits
-    for tenths in range(11):  # the first point at recall tenths/10
-        least = FLOAT_RECALLS[tenths] if recall == "float" else tenths * objects
-        below = np.count_nonzero(reached < least, axis=0)
-        ap_11point += ended[below, np.arange(len(objects))]
-    return np.stack([ap_11point / 11, ap_area], axis=1)
+    return np.stack([ended[reached, np.arange(len(objects))].sum(axis=0) / 11, ap_area], axis=1)
 
 
-def _found_between(
-    copies: NDArray[np.floating], image: NDArray[np.int64], true: NDArray[np.int64]
-) -> NDArray[np.floating]:
-    """Count the copies (t, resamples) of the detections after one true positive up to the next."""
-    if not len(true):
-        return copies[:0]
+def _first_at(rising: NDArray[np.floating], least: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first row (k, n) where a column of `rising` (t, n) is at `least` (k, n), else t.
+
+    All columns are bisected at once.
+    """
+    rows, columns = len(rising), np.arange(rising.shape[1])
+    below = np.zeros(least.shape, np.int64)
+    for power in reversed(range(rows.bit_length())):
+        ahead = below + 2**power
+        lower = (ahead <= rows) & (rising[np.minimum(ahead, rows) - 1, columns] < least)
+        below = np.where(lower, ahead, below)
+    return below
+
+
+def _between(
+    image: NDArray[np.int64], true: NDArray[np.int64], images: int, dtype: type[np.floating]
+) -> "csr_array":
+    """Return how many detections (t, images) follow one true positive up to the next, itself too.
+
+    Args:
+        image: (points,) of each counted detection of a class, by falling score.
+        true: (t,) which of them are true positives.
+        images: Of the split.
+        dtype: Of the counts.
+    """
     from scipy.sparse import csr_array
 
     bounds = np.append(0, true + 1)
-    counts = csr_array(
-        (np.ones(bounds[-1], copies.dtype), image[: bounds[-1]], bounds),
-        shape=(len(true), len(copies)),
+    return csr_array(
+        (np.ones(bounds[-1], dtype), image[: bounds[-1]], bounds), shape=(len(true), images)
     )
-    return np.asarray(counts @ copies)

@@ -22,12 +22,13 @@ are kept as the bits of one integer, bit 10 * range + threshold.
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detect.scoring.detections import Detections, GroundTruth
-from detect.scoring.matches import Matches, match
+from detect.scoring.matches import Matches, by_label, match
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
 _OVERLAPS = np.linspace(0.5, 0.95, 10)
@@ -56,7 +57,7 @@ def score_coco(
         Fractions by name; None where no class has counted objects of that size.
     """
     matches = matches or match(truth, detections)
-    kept = _highest(truth, detections)
+    kept = _highest(truth, detections, matches)
     outside = _outside(_area(truth.box) if truth.area is None else truth.area)
     true, ignored = _take(truth, detections, matches, kept, outside)
     false = ~(true | ignored | _outside(_area(detections.box)))
@@ -69,14 +70,14 @@ def score_coco(
     # Recall is reached at true detections alone, so precision is asked for only there.
     precision = np.full((len(_AREAS), len(_OVERLAPS), len(truth.classes), len(_RECALLS)), -1.0)
     precision[np.broadcast_to(objects[:, None] > 0, precision.shape[:3])] = 0.0
-    order = kept[np.lexsort((detections.image[kept], -detections.score[kept]))]
-    order = order[np.argsort(detections.label[order], kind="stable")]
+    order = _by_class(detections, matches, kept)
     label = detections.label[order]
     starts = np.searchsorted(label, np.arange(len(truth.classes)))
     found_true, found_false = true[order], false[order]
+    somewhere = np.flatnonzero(found_true)
     for bit in range(_BITS):
         area, overlap = divmod(bit, len(_OVERLAPS))
-        rows = np.flatnonzero(found_true >> bit & 1)
+        rows = somewhere[(found_true[somewhere] >> bit & 1).astype(np.bool_)]
         wrong = np.append(0, np.cumsum(found_false >> bit & 1, dtype=np.int64))
         for name, part in _runs(label[rows], rows):
             if objects[area, name]:
@@ -91,15 +92,34 @@ def score_coco(
     }
 
 
-def _highest(truth: GroundTruth, detections: Detections) -> NDArray[np.int64]:
+def _highest(truth: GroundTruth, detections: Detections, matches: Matches) -> NDArray[np.int64]:
     """Return the detections that count, by image and class, then by falling score."""
-    cell = detections.image * len(truth.classes) + detections.label
-    order = np.lexsort((-detections.score, cell))
-    sorted_cell = cell[order]
-    first = np.append(True, sorted_cell[1:] != sorted_cell[:-1])[: len(order)]
+    by_image, _ = by_label(detections.image[matches.order], len(truth.image_ids))
+    order = matches.order[by_image]
+    first = _changes(detections.image[order], detections.label[order])
     place = np.arange(len(order))
     rank = place - np.maximum.accumulate(np.where(first, place, 0))
     return order[rank < _MOST]
+
+
+def _by_class(
+    detections: Detections, matches: Matches, kept: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the detections that count by class, then by falling score, equals by image."""
+    counts = np.zeros(len(detections.score), np.bool_)
+    counts[kept] = True
+    order = matches.order[counts[matches.order]]
+    first = _changes(detections.label[order], detections.score[order])
+    tied = np.flatnonzero(~(first & np.append(first[1:], True)[: len(first)]))
+    rows = order[tied]
+    order[tied] = rows[np.lexsort((detections.image[rows], np.cumsum(first)[tied]))]
+    return order
+
+
+def _changes(*columns: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return where (n,) a row differs from the one before; the first does."""
+    different = [column[1:] != column[:-1] for column in columns]
+    return np.append(True, np.logical_or.reduce(different))[: len(columns[0])]
 
 
 def _take(

@@ -114,7 +114,9 @@ def analyse_errors(
     return ErrorAnalysis(
         kind=kind,
         missed=missed,
-        delta_ap=_gains(truth, detections, result, kind, np.where(points, meant, -1), lost, missed),
+        delta_ap=_gains(
+            truth, detections, matches, result, kind, np.where(points, meant, -1), lost, missed
+        ),
         counts={
             **{name: int(np.count_nonzero(kind == k)) for k, name in enumerate(ERROR_KINDS[:5])},
             ERROR_KINDS[5]: int(np.count_nonzero(missed)),
@@ -125,6 +127,7 @@ def analyse_errors(
 def _gains(
     truth: GroundTruth,
     detections: Detections,
+    matches: Matches,
     result: VocScore,
     kind: NDArray[np.int64],
     meant: NDArray[np.int64],
@@ -132,8 +135,7 @@ def _gains(
     missed: NDArray[np.bool_],
 ) -> dict[str, float]:
     """Return the gains of mAP; `meant` (d,) is the object in `lost` an error points at, else -1."""
-    falling = np.argsort(-detections.score, kind="stable")
-    judged = falling[~result.ignored[falling]]
+    judged = matches.falling[~result.ignored[matches.falling]]
     label, true = detections.label[judged], result.true_positive[judged]
     kind, meant = kind[judged], meant[judged]
     counted = _per_class(truth, ~truth.difficult)
@@ -204,8 +206,8 @@ def confusion_matrix(
     matches = matches or match(truth, detections)
     # Who takes an object has the highest score of those who hit it, so a threshold changes nothing.
     result = score_voc(truth, detections, iou, matches)
-    kept = np.flatnonzero((detections.score >= score_threshold) & ~result.ignored)
-    kept = kept[np.argsort(-detections.score[kept], kind="stable")]
+    counted = (detections.score >= score_threshold) & ~result.ignored
+    kept = matches.falling[counted[matches.falling]]
     true = result.true_positive[kept]
     object_of = np.where(true, result.match[kept], -1)
     free = ~truth.difficult
@@ -246,10 +248,9 @@ def best_f1(score: ClassScore) -> tuple[float, float, float, float] | None:
     return *found, float(score.precision[end]), float(score.recall[end])
 
 
-def pooled(result: VocScore, detections: Detections) -> ClassScore:
+def pooled(result: VocScore, detections: Detections, matches: Matches) -> ClassScore:
     """Put the detections of all classes on one curve, for a threshold that serves all."""
-    counted = np.flatnonzero(~result.ignored)
-    counted = counted[np.argsort(-detections.score[counted], kind="stable")]
+    counted = matches.falling[~result.ignored[matches.falling]]
     classes = result.per_class.values()
     return class_score(
         result.true_positive[counted],

@@ -149,8 +149,8 @@ def _trust(detections: Detections, matches: Matches) -> NDArray[np.float64]:
     trust = np.ones(len(hit))
     if not hit.any():
         return trust
-    every = np.argsort(-detections.score, kind="stable")
-    trust[every] = np.cumsum(hit[every]) / np.arange(1, len(hit) + 1)
+    falling = matches.falling
+    trust[falling] = np.cumsum(hit[falling]) / np.arange(1, len(hit) + 1)
     for start, stop in pairwise(matches.bounds.tolist()):
         rows = matches.order[start:stop]
         right = np.cumsum(hit[rows]) + _PRIOR * trust[rows]

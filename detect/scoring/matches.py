@@ -14,7 +14,6 @@ the threshold.
 """
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +30,10 @@ _BLOCK = 2**15
 class Matches:
     """Overlaps of the detections of a split with its objects."""
 
+    falling: NDArray[np.int64]
+    """(d,) detections by falling score; equals in the order of the file."""
     order: NDArray[np.int64]
-    """(d,) detections by class, then by falling score; equals in the order of the file."""
+    """(d,) the same by class first."""
     bounds: NDArray[np.int64]
     """(classes + 1,) between which a class lies in `order`."""
     overlap: NDArray[np.float64]
@@ -54,6 +55,7 @@ class Matches:
         before = np.append(0, np.cumsum(rows[self.order]))
         pairs = self.pairs[rows[self.pairs[:, 0]]]
         return Matches(
+            falling=place[self.falling[rows[self.falling]]],
             order=place[order],
             bounds=before[self.bounds],
             overlap=self.overlap[rows],
@@ -102,8 +104,18 @@ def match(truth: GroundTruth, detections: Detections) -> Matches:
                 near = of_class & (share >= COCO_LOWEST - _SLACK)
                 pairs.append(np.stack([found[near], objects[candidate[near]]], axis=1))
             rows = rows[place[rows] < stop[rows]]
-    order, bounds = by_class(detections.label, detections.score, len(truth.classes))
-    return Matches(order, bounds, overlap[0], nearest[0], overlap[1], nearest[1], np.vstack(pairs))
+    falling = np.argsort(-detections.score, kind="stable")
+    order, bounds = by_label(detections.label[falling], len(truth.classes))
+    return Matches(
+        falling=falling,
+        order=falling[order],
+        bounds=bounds,
+        overlap=overlap[0],
+        nearest=nearest[0],
+        other_overlap=overlap[1],
+        other_nearest=nearest[1],
+        pairs=np.vstack(pairs),
+    )
 
 
 def paired_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -118,23 +130,12 @@ def paired_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.flo
     return iou
 
 
-def by_class(
-    label: NDArray[np.int64], score: NDArray[np.float64], classes: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sort detections by class, then by falling score; equals keep their order.
+def by_label(label: NDArray[np.int64], labels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sort rows by labels in [0, labels); equals keep their order.
 
     Returns:
-        Order (d,), and bounds (classes + 1,) between which a class lies in it.
+        Order (rows,), and bounds (labels + 1,) between which a label lies in it.
     """
-    order, bounds = by_label(label, classes)
-    for start, stop in pairwise(bounds.tolist()):
-        rows = order[start:stop]
-        order[start:stop] = rows[np.argsort(-score[rows], kind="stable")]
-    return order, bounds
-
-
-def by_label(label: NDArray[np.int64], labels: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sort rows by labels in [0, labels), equals in their order; returns as `by_class`."""
     bounds = np.append(0, np.cumsum(np.bincount(label, minlength=labels)))
     # Integers of up to 16 bits are sorted by radix: time linear in the rows.
     return np.argsort(label.astype(np.min_scalar_type(labels)), kind="stable"), bounds

@@ -19,7 +19,7 @@ from detect.scoring.matches import Matches
 from detect.scoring.voc import Recall
 
 NAME = "matches.npz"
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ def _check(scored: Scored, truth: GroundTruth) -> None:
     indices = {
         "image": (found.image, (count,), 0, len(truth.image_ids)),
         "label": (found.label, (count,), 0, classes),
+        "falling": (matches.falling, (count,), 0, count),
         "order": (matches.order, (count,), 0, count),
         "bounds": (matches.bounds, (classes + 1,), 0, count + 1),
         "nearest": (matches.nearest, (count,), -1, objects),

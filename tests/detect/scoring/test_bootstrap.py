@@ -214,7 +214,7 @@ def test_draws_are_images_with_replacement():
     whole, *drawn = split_and_draws(truth_of([], 50), 4000, seed=1)
     assert whole.tolist() == [1] * 50
     draws = np.array(drawn)
-    assert draws.shape == (4000, 50) and draws.dtype == np.int64
+    assert draws.shape == (4000, 50) and draws.dtype == np.int32
     assert (draws.sum(axis=1) == 50).all()
     # Binomial(50, 1/50): mean 1, variance 0.98; the mean of 4000 has a deviation of 0.016.
     np.testing.assert_allclose(draws.mean(axis=0), 1, atol=0.08)

@@ -14,6 +14,7 @@ from detect.scoring.error_kinds import (
     confusion_matrix,
     pooled,
 )
+from detect.scoring.matches import match
 from detect.scoring.voc import score_voc
 
 CLASSES = ("cat", "dog", "emu")
@@ -497,7 +498,7 @@ def test_pooled_curve_by_hand():
         (0, CAT, 0.6, A),
     ]
     truth, found = truth_of(objects), detections_of(rows)
-    curve = pooled(score_voc(truth, found), found)
+    curve = pooled(score_voc(truth, found), found, match(truth, found))
     assert curve.score.tolist() == [0.8, 0.7, 0.6]
     assert curve.precision.tolist() == [1, 1 / 2, 2 / 3]
     assert (curve.objects, curve.difficult, curve.detections) == (3, 1, 4)
@@ -511,7 +512,7 @@ def test_best_f1_agrees_with_trying_every_threshold(objects, rows):
     result = score_voc(truth, found)
     curves = {
         **{i: (result.per_class[name], found.label == i) for i, name in enumerate(CLASSES)},
-        None: (pooled(result, found), np.full(len(rows), True)),
+        None: (pooled(result, found, match(truth, found)), np.full(len(rows), True)),
     }
     for label, (curve, of_class) in curves.items():
         npos = sum(not o[3] for o in objects if label in (o[1], None))

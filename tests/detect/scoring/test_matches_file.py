@@ -55,7 +55,7 @@ def test_everything_returns_unchanged(tmp_path, source, scored):
     assert read_scored(tmp_path, TRUTH, None, 0.5)
     assert read_scored(tmp_path, TRUTH, source, 0.5) is None
     with np.load(tmp_path / NAME) as file:
-        assert file["of"].tolist() == ["1", truth_digest(TRUTH), "0.5", "integer", ""]
+        assert file["of"].tolist() == ["2", truth_digest(TRUTH), "0.5", "integer", ""]
 
 
 def test_it_is_read_for_nothing_else(tmp_path, source, scored):
@@ -105,6 +105,7 @@ def first(value):
         # Of three images, two classes, three objects; five detections and three pairs.
         ("detections_image", 0, 2),
         ("detections_label", 0, 1),
+        ("matches_falling", 0, 4),
         ("matches_order", 0, 4),
         ("matches_bounds", 0, 5),
         ("matches_nearest", -1, 2),

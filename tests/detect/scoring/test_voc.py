@@ -403,6 +403,7 @@ def test_matches_by_hand():
         (1, 0, 0.5, (1, 1, 10, 4)),
     ]
     found = match(truth_of(objects), detections_of(rows))
+    assert found.falling.tolist() == [1, 2, 3, 5, 0, 4]
     assert found.order.tolist() == [2, 3, 5, 0, 1, 4] and found.bounds.tolist() == [0, 4, 5, 6]
     assert found.overlap.tolist() == [1, 0.5, 1 / 3, 0, 0, 0.4]
     assert found.nearest.tolist() == [0, 1, 0, -1, -1, 3]
