@@ -61,13 +61,16 @@ TESTS: dict[str, str] = {
     "common/training/steps.py": "tests/common/training/test_loop.py "
     "tests/common/training/test_resume.py tests/common/optimization/test_cuda_graphs.py "
     "tests/common/training/test_world_sizes.py",
-    "common/training/non_finite.py": "tests/common/training/test_loop.py "
-    "tests/common/training/test_faults.py",
-    "common/training/check.py": "tests/pretrain/test_check.py",
-    "common/training/certifying.py": "tests/pretrain/test_check.py "
-    "tests/common/runs/test_certificate.py",
-    "common/training/assembly.py": "tests/common/training/test_resume.py "
-    "tests/common/training/test_loop.py tests/common/training/test_resume_place.py",
+    "common/training/assembly.py": "tests/common/training/test_assembly.py "
+    "tests/common/training/test_epoch_ends.py tests/common/training/test_loop.py "
+    "tests/common/training/test_resume.py",
+    "common/training/certifying.py": "tests/common/training/test_certifying.py "
+    "tests/pretrain/test_check.py",
+    "common/training/check.py": "tests/common/training/test_check.py tests/pretrain/test_check.py",
+    "common/training/launch.py": "tests/common/training/test_launch.py",
+    "common/training/non_finite.py": "tests/common/training/test_non_finite.py "
+    "tests/common/training/test_loop.py",
+    "common/training/task.py": "tests/common/training/test_loop.py",
     "common/recipe.py": "tests/common/test_recipe.py tests/test_recipe_tables.py",
     "pretrain/recipes/recipe.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
     "pretrain/recipes/tables.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
@@ -78,7 +81,7 @@ TESTS: dict[str, str] = {
     "detect/scoring/voc.py": f"{SCORING}/test_voc.py",
     "detect/scoring/matches.py": f"{SCORING}/test_voc.py {SCORING}/test_matches_file.py",
     "detect/scoring/coco.py": f"{SCORING}/test_coco.py",
-    "detect/scoring/coco_by_pycocotools.py": f"{SCORING}/test_coco.py {SCORING}/test_metrics.py",
+    "detect/scoring/coco_by_pycocotools.py": f"{SCORING}/test_coco.py",
     "detect/scoring/sizes.py": f"{SCORING}/test_coco.py {SCORING}/test_analysis.py",
     "detect/scoring/metrics.py": f"{SCORING}/test_metrics.py {SCORING}/test_scored_folder.py",
     "detect/scoring/bootstrap.py": f"{SCORING}/test_bootstrap.py",
@@ -96,7 +99,6 @@ TESTS: dict[str, str] = {
     "common/runs/over_seeds.py": "tests/common/runs/test_over_seeds.py",
     "common/runs/certificate.py": "tests/common/runs/test_certificate.py "
     "tests/pretrain/test_check.py",
-    "common/runs/trackers.py": "tests/common/runs/test_trackers.py",
     "common/runs/data_parts.py": "tests/common/runs/test_data_parts.py",
     "common/runs/epoch_lines.py": "tests/common/runs/test_epoch_lines.py "
     "tests/common/runs/test_progress.py",
@@ -105,6 +107,11 @@ TESTS: dict[str, str] = {
     "common/runs/metrics_log.py": "tests/common/runs/test_metrics_log.py "
     "tests/common/training/test_loop.py tests/common/training/test_resume.py",
     "common/runs/progress.py": "tests/common/runs/test_progress.py",
+    "common/runs/ending.py": "tests/common/runs/test_ending.py",
+    "common/runs/environment.py": "tests/common/runs/test_environment.py",
+    "common/runs/finished.py": "tests/common/runs/test_finished.py",
+    "common/runs/terminal.py": "tests/common/runs/test_terminal.py",
+    "common/runs/trackers.py": "tests/common/runs/test_trackers.py",
     "pretrain/results.py": "tests/pretrain/test_results.py",
     "detect/results.py": "tests/detect/test_results.py",
     "scripts/reproduction/tables.py": "tests/scripts/reproduction/test_tables.py",

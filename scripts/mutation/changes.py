@@ -159,7 +159,7 @@ def _changes(node: Any) -> list[ast.AST]:
         case ast.Name(id=name) if name in _NAMES:
             return [ast.Name(_NAMES[name], ast.Load())]
         case ast.Call(keywords=keywords):
-            numbers = range(len(keywords))
+            numbers = [n for n, one in enumerate(keywords) if not _is_guard(node, one)]
             return [_with(node, keywords=keywords[:n] + keywords[n + 1 :]) for n in numbers]
     return []
 

@@ -101,6 +101,12 @@ CHANGES = {
     "all(a)": ["any(a)"],
     "f(a, k=b, m=c)": ["f(a, m=c)", "f(a, k=b)"],
     "f'{a + 1}'": [],
+    "zip(a, strict=True)": [],
+    "load(a, strict=True)": ["load(a)", "load(a, strict=False)"],
+    "dataclass(frozen=True, slots=True, kw_only=True, eq=True)": [
+        "dataclass(frozen=True, slots=True, kw_only=True)",
+        "dataclass(frozen=True, slots=True, kw_only=True, eq=False)",
+    ],
 }
 
 

@@ -3,9 +3,10 @@
 Python's own errors come from deep within, or not at all: most texts and numbers count as true.
 """
 
+import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torch import nn
 from common.method import (
     FocusedDropout,
     FocusedTraining,
+    arguments,
     focus_mask,
     focused_dropout,
     insert_after,
@@ -117,6 +119,45 @@ def test_numbers_of_other_types_will_do() -> None:
     numbers = focus(seed=np.int64(3), steps_per_epoch=np.int64(50), weight_decay=1)
     assert (numbers.seed, numbers.steps_per_epoch) == (3, 50)
     assert numbers.participates(np.int64(7)) == numbers.participates(7)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("x" * 58, repr("x" * 58)),  # 60 characters with its quotes
+        ("x" * 59, "a str"),
+        ([1, 2], "[1, 2]"),
+        ({1: 2}, "a dict"),
+        (None, "None"),
+        (nn.Dropout, "the class Dropout: build one, Dropout(...)"),
+    ],
+)
+def test_short_values_are_shown_and_others_by_their_type(value: object, told: str) -> None:
+    assert arguments._described(value) == told
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1, (0.6, 0.3), (0.3, 1.0), (-0.1, 0.5), math.nan])
+def test_a_range_of_gamma_is_between_0_and_1(gamma: Any) -> None:
+    with pytest.raises(ValueError, match=r"^gamma must satisfy 0 <= low <= high < 1, not \("):
+        arguments.gamma_range(gamma)
+
+
+def test_the_ends_of_a_range_of_gamma() -> None:
+    assert arguments.gamma_range((0, 0.999)) == (0.0, 0.999)
+    assert arguments.gamma_range(0.25) == arguments.gamma_range((0.25, 0.25)) == (0.25, 0.25)
+    assert all(type(end) is float for end in arguments.gamma_range(0))
+
+
+def test_choices_and_flags() -> None:
+    choices = Literal["image", "batch"]
+    arguments.check_choice("per", "batch", choices)
+    with pytest.raises(ValueError, match=r"^per must be one of image, batch, not 'unit'$"):
+        arguments.check_choice("per", "unit", choices)
+    arguments.check_flag("exact", False)
+    with pytest.raises(TypeError, match=r"^exact must be True or False, not 0$"):
+        arguments.check_flag("exact", 0)
+    assert arguments.whole_number("seed", np.int8(-3)) == -3
+    arguments.check_module("model", nn.Identity())
 
 
 def test_the_checks_are_part_of_no_graph() -> None:

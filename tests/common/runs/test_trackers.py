@@ -1,11 +1,13 @@
 """Trackers: the same numbers as metrics.jsonl, resumed, and no training ends for one."""
 
 import json
+import math
 import os
 import sqlite3
 import struct
 import sys
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -252,3 +254,252 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
         chosen("mlflow")
     monkeypatch.setattr(trackers, "_installed", lambda package: False)
     assert chosen(None) == ()
+
+
+class Recorder(types.ModuleType):
+    """A library that notes how it is called; what it returns notes its calls, too."""
+
+    def __init__(self, name: str, **fields: Any) -> None:
+        super().__init__(name)
+        self.calls: list[tuple[Any, ...]] = []
+        self.__dict__.update(fields)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def called(*given: Any, **named: Any) -> Any:
+            self.calls.append((name, *given, named) if named else (name, *given))
+            return self if name == "init" else (name, *given)
+
+        return called
+
+
+def run_of(folder: Path, step: int = 10) -> Tracked:
+    return Tracked(folder=folder, name="toy", step=step, config={"seed": 0}, id="ab12")
+
+
+@pytest.mark.parametrize("project", [None, "mine"])
+@pytest.mark.parametrize("package", ["wandb", "trackio"])
+def test_how_a_library_is_called(
+    package: str, project: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Recorder(package)
+    monkeypatch.setitem(sys.modules, package, library)
+    variable = f"{package.upper()}_PROJECT"
+    if project:
+        monkeypatch.setenv(variable, project)
+    else:
+        monkeypatch.delenv(variable, raising=False)
+    tracker = trackers.TRACKERS[package][0](run_of(tmp_path))
+    tracker.numbers(11, {"train/loss": 0.5})
+    tracker.pictures(12, {"samples/a": PICTURE})
+    tracker.close()
+    begun = {
+        "wandb": {
+            "project": project or "focused-dropout",
+            "name": f"toy {tmp_path.name}",
+            "id": "ab12",
+            "resume": "allow",
+            "dir": str(tmp_path),
+            "config": {"seed": 0},
+            "settings": ("Settings",),
+        },
+        "trackio": {
+            "project": project or "focused-dropout",
+            "name": "toy-ab12",
+            "config": {"seed": 0},
+            "resume": "allow",
+            "embed": False,
+            "auto_log_gpu": False,
+            "auto_log_cpu": False,
+        },
+    }[package]
+    calls = library.calls
+    if package == "wandb":
+        assert calls.pop(0) == ("Settings", {"console": "off", "quiet": True})
+    assert calls[0] == ("init", begun)
+    assert calls[1] == ("log", {"train/loss": 0.5}, {"step": 11})
+    assert calls[2] == ("Image", PICTURE)
+    assert calls[3] == ("log", {"samples/a": ("Image", PICTURE)}, {"step": 12})
+    assert calls[4:] == [("finish",)]
+
+
+class Client(Recorder):
+    """MLflow's client, of a server that may know the experiment and the run."""
+
+    def __init__(self, experiment: object, known: list[Any]) -> None:
+        super().__init__("client")
+        self.experiment, self.known = experiment, known
+
+    def get_experiment_by_name(self, name: str) -> object:
+        self.calls.append(("get_experiment_by_name", name))
+        return self.experiment
+
+    def get_experiment(self, number: object) -> object:
+        return types.SimpleNamespace(experiment_id=number)
+
+    def create_run(self, *given: Any, **named: Any) -> object:
+        self.calls.append(("create_run", *given, named))
+        return types.SimpleNamespace(info=types.SimpleNamespace(run_id="new"))
+
+    def search_runs(self, *given: Any) -> list[Any]:
+        self.calls.append(("search_runs", *given))
+        return self.known
+
+
+def mlflow(
+    patch: pytest.MonkeyPatch, folder: Path, experiment: object, known: list[Any]
+) -> tuple[Any, list[tuple[Any, ...]], list[str]]:
+    client, places = Client(experiment, known), []
+
+    def connect(uri: str) -> Client:
+        places.append(uri)
+        return client
+
+    entities = Recorder("mlflow.entities", Metric=lambda *given: given)
+    tracking = Recorder("mlflow.tracking", MlflowClient=connect)
+    patch.setitem(sys.modules, "mlflow", Recorder("mlflow", entities=entities, tracking=tracking))
+    patch.setitem(sys.modules, "mlflow.entities", entities)
+    patch.setitem(sys.modules, "mlflow.tracking", tracking)
+    patch.setattr(time, "time", lambda: 1.5)
+    return trackers.MLflow(run_of(folder)), client.calls, places
+
+
+def test_mlflow_begins_a_run_in_a_database_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    tracker, calls, places = mlflow(monkeypatch, tmp_path, None, [])
+    assert places == [f"sqlite:///{tmp_path}/mlflow.db"]
+    tracker.numbers(11, {"train/loss": 0.5})
+    tracker.pictures(12, {"samples/a": PICTURE})
+    tracker.close()
+    created = ("create_experiment", "focused-dropout", (tmp_path / "mlflow").as_uri())
+    assert calls == [
+        ("get_experiment_by_name", "focused-dropout"),
+        created,
+        ("search_runs", [created], "tags.focused_dropout_run = 'ab12'"),
+        (
+            "create_run",
+            created,
+            {"tags": {"focused_dropout_run": "ab12"}, "run_name": f"toy {tmp_path.name}"},
+        ),
+        ("log_param", "new", "seed", 0),
+        ("log_batch", "new", [("train/loss", 0.5, 1500, 11)]),
+        ("log_image", "new", PICTURE, {"key": "samples-a", "step": 12}),
+        ("set_terminated", "new"),
+    ]
+
+
+def test_mlflow_goes_on_with_a_run_that_a_server_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    old = types.SimpleNamespace(info=types.SimpleNamespace(run_id="old"))
+    experiment = types.SimpleNamespace(experiment_id="7")
+    tracker, calls, places = mlflow(monkeypatch, tmp_path, experiment, [old])
+    tracker.close()
+    assert places == ["http://here"]
+    assert calls == [
+        ("get_experiment_by_name", "mine"),
+        ("search_runs", ["7"], "tags.focused_dropout_run = 'ab12'"),
+        ("update_run", "old", {"status": "RUNNING"}),
+        ("set_terminated", "old"),
+    ]
+    _, calls, _ = mlflow(monkeypatch, tmp_path, None, [old])
+    assert calls[1] == ("create_experiment", "mine", None)
+
+
+class Kept:
+    """A tracker that keeps what it is sent."""
+
+    sent: list[tuple[int, Any]]
+
+    def __init__(self, run: Tracked) -> None:
+        self.run, self.sent = run, []
+
+    def numbers(self, step: int, values: Mapping[str, float]) -> None:
+        self.sent.append((step, dict(values)))
+
+    def pictures(self, step: int, pictures: Mapping[str, Picture]) -> None:
+        self.sent.append((step, list(pictures)))
+
+    def close(self) -> None:
+        self.sent.append((-1, "closed"))
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("wandb", "tensorboard"):
+        monkeypatch.setitem(trackers.TRACKERS, name, (Kept, "json"))
+
+
+@pytest.mark.usefixtures("kept")
+def test_a_point_is_sent_once_but_to_those_that_take_points_back(tmp_path: Path) -> None:
+    (tmp_path / "trackers.json").write_text('{"id": "cd34", "step": 20}')
+    both = Trackers(("wandb", "tensorboard"), tmp_path, "toy", 10, {"seed": 0}, print)
+    one, other = (both._open[name] for name in ("wandb", "tensorboard"))
+    assert isinstance(one, Kept) and isinstance(other, Kept)
+    assert one.run == Tracked(folder=tmp_path, name="toy", step=10, config={"seed": 0}, id="cd34")
+    for step in (19, 20, 21):
+        both.within_epoch(step, {"loss": float(step), "gone": math.nan, "far": math.inf})
+    both.epoch({"step": 20, "train_loss": 0.5})
+    assert json.loads((tmp_path / "trackers.json").read_text())["step"] == 20
+    both.epoch({"step": 30, "train_loss": 0.25})
+    both.pictures(30, lambda: {"samples/a": PICTURE})
+    both.close()
+    assert not both
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"id": "cd34", "step": 30}
+    late = [
+        (21, {"steps/loss": 21.0}),
+        (30, {"train/loss": 0.25}),
+        (30, ["samples/a"]),
+        (-1, "closed"),
+    ]
+    assert one.sent == late
+    early = [(19, {"steps/loss": 19.0}), (20, {"steps/loss": 20.0})]
+    assert other.sent == [*early, late[0], (20, {"train/loss": 0.5}), *late[1:]]
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(
+    ("content", "step", "sent"),
+    [
+        ('{"id": "cd34", "step": 20}', 10, 20),
+        ('{"id": "cd34", "step": 20}', 30, 30),
+        ('{"id": "cd34", "step": 20}', 0, None),  # a new run in the folder
+        ("{}", 10, None),
+        ("[", 10, None),
+        ('{"id": "cd34", "step": "x"}', 10, None),
+        ("[1]", 10, None),
+    ],
+)
+def test_what_a_resumed_run_remembers(
+    content: str, step: int, sent: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "trackers.json").write_text(content)
+    run = Trackers(("wandb",), tmp_path, "toy", step, {}, print)
+    if sent is None:
+        assert run._id != "cd34" and len(run._id) == 8 and run._id.isalnum()
+        assert run._sent == step
+    else:
+        assert (run._id, run._sent) == ("cd34", sent)
+
+
+def test_groups_of_names() -> None:
+    named = {"train_loss": 1, "train": 2, "train_": 3, "other_loss": 4.0, "val_a_b": 5, "epoch": 6}
+    assert grouped({**named, "step": 7, "on": True, "text": "x", "none": None}) == {
+        "train/loss": 1,
+        "training/train": 2,
+        "training/train_": 3,
+        "training/other_loss": 4.0,
+        "val/a_b": 5,
+    }
+
+
+def test_a_reason_is_one_line_of_160_characters() -> None:
+    assert trackers._reason(ValueError("a\n  b")) == "ValueError: a b"
+    assert trackers._reason(ValueError("x" * 200)) == f"ValueError: {'x' * 148}"
