@@ -103,7 +103,7 @@ def evaluate_run(
             say(
                 f"{counted(len(detections.score), 'detection')} on "
                 f"{counted(len(test.images), 'image')}, in {out / 'detections.json'}; without "
-                "annotations they are not scored"
+                "annotated objects they are not scored"
             )
             return {}
         facts = {

@@ -39,12 +39,13 @@ def children(folder: Path, pattern: str = "*") -> list[Path]:
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder and of those below it that are not hidden.
 
-    Each folder once, whatever links say.
+    Each folder once, whatever links say; a link to a folder above leads to what is not below.
     """
-    seen = set()
+    seen = set[Path]()
+    top = folder.resolve()
     for root, folders, files in os.walk(folder, followlinks=True):
         real = Path(root).resolve()
-        if real in seen:
+        if real in seen or (seen and top.is_relative_to(real)):
             folders.clear()
             continue
         seen.add(real)

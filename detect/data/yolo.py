@@ -34,7 +34,14 @@ from detect.data.faults import Faults, Together
 from detect.data.options import DataOptions
 from detect.data.pictures import check_image_id, is_picture, spellings
 from detect.data.voc import read_lines
-from detect.data.yolo_layout import NOT_LABELS, SUFFIXES, Layout, Source, label_files
+from detect.data.yolo_layout import (
+    NOT_LABELS,
+    SUFFIXES,
+    Layout,
+    Source,
+    is_label,
+    label_files,
+)
 from detect.data.yolo_pose import suspected_key_points
 
 _WRITTEN = 1e-6
@@ -81,9 +88,10 @@ def open_yolo(path: Path, layout: Layout, options: DataOptions) -> DetectionData
             )
     if not layout.key_points and (doubt := suspected_key_points(sorted(labelled), path)):
         notes.append(doubt)
-    folders = sorted({file.parent for file in labelled} - {layout.root})
+    folders = {file.parent for file in labelled}
     lone = sorted({file for folder in folders for file in label_files(folder)} - labelled)
     lone = [file for file in lone if not file.name.lower().startswith(NOT_LABELS)]
+    lone = [file for file in lone if file.parent != layout.root or is_label(file)]  # lists are too
     if lone:
         notes.append(f"label files without an image: {len(lone)}, such as {shown(lone[0].name)}")
     return DetectionData(
@@ -135,6 +143,11 @@ def _entries(
 ) -> list[Entry]:
     source = layout.sets[name]
     images = _images(source)
+    if images and not any(image.is_file() for image in images):  # so lists named them
+        raise InputError(
+            f"{source[0]} names {counted(len(images), 'image')}, none of which is there, such as "
+            f"{shown(str(images[0]))}: export the images, too, or put them there"
+        )
     return [
         Entry(
             image_id,
@@ -217,7 +230,7 @@ def _object(
     if index not in label_of:
         raise InputError(
             f"{where}: class {index} is none of {min(label_of)} to {max(label_of)}: "
-            "add it to the classes"
+            "add it to the classes, or count them from 0"
         )
     if shape and len(shares) != 4 + shape[0] * shape[1]:
         raise InputError(

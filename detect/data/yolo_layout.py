@@ -258,14 +258,19 @@ def _has_labels(folder: Path) -> bool:
     inside = descendants(folder) if named else children(folder)
     files = [file for file in inside if file.suffix in SUFFIXES]
     files = [file for file in files if not file.name.lower().startswith(NOT_LABELS)]
-    for file in files[:20]:
-        try:
-            fields = [line.split() for line in read_lines(file) if line]
-        except InputError:
-            continue
-        if fields:
-            return all(len(line) >= 5 and all(map(_is_number, line)) for line in fields[:5])
-    return bool(files) and named
+    told = (found for found in map(is_label, files[:20]) if found is not None)
+    return next(told, bool(files) and named)
+
+
+def is_label(file: Path) -> bool | None:
+    """Tell a label file by its first lines; None: it is empty, or cannot be read."""
+    try:
+        fields = [line.split() for line in read_lines(file) if line]
+    except InputError:
+        return None
+    if not fields:
+        return None
+    return all(len(line) >= 5 and all(map(_is_number, line)) for line in fields[:5])
 
 
 def _is_number(text: str) -> bool:

@@ -483,7 +483,7 @@ def test_images_without_annotations_are_detected_on_and_not_scored(
         *("--out", tmp_path / "found", "--device", "cpu", "--workers", 0),
     )
     assert code == 0, err
-    assert "without annotations they are not scored" in out
+    assert "without annotated objects they are not scored" in out
     assert not (tmp_path / "found/metrics.json").exists()
     code, _, err = call_command(
         *(command, "score", "--detections", tmp_path / "found/detections.json", "--data", devkit),

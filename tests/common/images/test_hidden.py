@@ -40,6 +40,11 @@ def test_listings_leave_hidden_files_and_folders_out(tmp_path: Path) -> None:
     assert children(tmp_path) == [tmp_path / name for name in ("A.TXT", "a.txt", "b")]
     assert children(tmp_path, "*.txt") == [tmp_path / "a.txt"]
     assert descendants(tmp_path, "*.txt") == [tmp_path / "a.txt", tmp_path / "b/c.txt"]
+    (tmp_path / "b/up").symlink_to("..")
+    (tmp_path / "b/itself").symlink_to(".")
+    assert descendants(tmp_path / "b", "*.txt") == [tmp_path / "b/c.txt"]
+    for link in ("b/up", "b/itself"):
+        (tmp_path / link).unlink()
     assert children(tmp_path / ".x") == [tmp_path / ".x/d.txt"]  # what a user names is meant
     assert children(tmp_path / "nowhere") == children(tmp_path / "a.txt") == []
     assert compare_trees(tmp_path, "a/").endswith(f"Found in {tmp_path}: b/ (c.txt), A.TXT, a.txt")

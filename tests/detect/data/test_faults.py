@@ -48,7 +48,7 @@ def voc(root: Path) -> tuple[Path, list[str]]:
     write(root / "classes.txt", "dog\n")
     return root / "VOC2007/Annotations/1.xml", [
         "the image size 40.5 x 30 is not whole pixels: correct it",
-        "object 2: 'unicorn' is an unknown class; the classes are dog",
+        "object 2: 'unicorn' is an unknown class; the classes are dog: correct either",
         "object 4 (dog): the box xmin 9, ymin 2, xmax 1, ymax 8 is inverted: swap them",
         "object 4 (dog): <difficult> is 'maybe': write 0 or 1",
         "object 5 (dog): <bndbox> is missing: write it",
@@ -62,7 +62,7 @@ def yolo(root: Path) -> tuple[Path, list[str]]:
     write(root / "images/train/1.jpg", PHOTO[:-2])  # told beside them
     label = write(root / "labels/train/1.txt", "\n".join(lines))
     return label, [
-        "line 2: class 7 is none of 0 to 0: add it to the classes",
+        "line 2: class 7 is none of 0 to 0: add it to the classes, or count them from 0",
         "line 4: width -0.2 or height 0.2 is negative: correct it",
         "line 5: 'dog .5' is not 'class x y width height' in numbers: correct it",
         "line 6: the box lies outside the image: write shares of its width and height, from 0 to "

@@ -552,6 +552,21 @@ def test_yolo_without_a_data_yaml(copied: dict[str, Path], tmp_path: Path) -> No
     data = open_data(flat)
     assert data.sets == ("all",)
     assert content(data.read("all")) == expected
+    (flat / "img_000.jpg").unlink()
+    (flat / "list.txt").write_text("img_001.jpg\n")
+    assert open_data(flat).notes[-1] == "label files without an image: 1, such as img_000.txt"
+
+
+def test_a_list_of_images_that_were_not_exported(copied: dict[str, Path], tmp_path: Path) -> None:
+    """As CVAT writes it without "Save images"."""
+    root = tmp_path / "cvat"
+    shutil.copytree(copied["yolo"] / "labels/train", root / "obj_train_data")
+    (root / "obj.names").write_text("helmet\nvest\nhead gear\n")
+    names = [f"data/obj_train_data/{path.stem}.jpg" for path in root.rglob("img_*")]
+    (root / "train.txt").write_text("\n".join(names))
+    told = r"train\.txt names 4 images, none of which is there, such as .*: export the images, too"
+    with pytest.raises(InputError, match=told):
+        open_data(root).annotations("train")
 
 
 def test_polygons_become_boxes_and_images_without_labels_are_empty(copied: dict[str, Path]) -> None:
@@ -613,7 +628,7 @@ def test_a_yolo_box_over_the_edge_is_as_annotated(copied: dict[str, Path]) -> No
     ("line", "told"),
     [
         ("1 32 24 10 10", "lies outside the image: write shares .* not pixels"),
-        ("3 0.5 0.5 0.1 0.1", "class 3 is none of 0 to 2"),
+        ("3 0.5 0.5 0.1 0.1", "class 3 is none of 0 to 2: add it .*, or count them from 0"),
         ("1 0.5 0.5 0.1", "is not 'class x y width height'"),
         ("1 0.5 0.5 0.1 nan", "is not 'class x y width height'"),
         ("1.5 0.5 0.5 0.1 0.1", "is not 'class x y width height'"),
