@@ -6,6 +6,7 @@ the few steps, and their magnified decay. A ControlDropout draws from where its 
 the other dropouts draw from the default generator.
 """
 
+import math
 from typing import Literal
 
 import torch
@@ -56,7 +57,7 @@ class ControlDropout(FocusedDropout):
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.reference == "random":
             draw = self._draw(x, 1, x.shape[1:2])
-            channel = torch.where(x.amax(dim=(2, 3)) > 0, draw, -1.0).argmax(dim=1)
+            channel = torch.where(x.amax(dim=(2, 3)) > 0, draw, -math.inf).argmax(dim=1)
         mask, empty, signed = super()._find_mask(x, gamma, channel)
         if self.places == "shuffled":
             flat = mask.flatten(1)

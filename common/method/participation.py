@@ -17,7 +17,7 @@ def _uniform(seed: int, step: int) -> float:
     return (int.from_bytes(digest, "big") >> 11) / 2**53
 
 
-@lru_cache(maxsize=4)
+@lru_cache
 def _exact_steps(rate: float, seed: int, epoch: int, steps_per_epoch: int) -> frozenset[int]:
     first = epoch * steps_per_epoch
     steps = range(first, first + steps_per_epoch)

@@ -161,8 +161,9 @@ def _owner(modules: dict[str, nn.Module], name: str) -> nn.Module:
     target = modules[name]
     if _calls_members_in_turn(target):
         return target
-    for depth in range(name.count(".") + 1, -1, -1):
-        module = modules[".".join(name.split(".")[:depth])]
+    parts = name.split(".")
+    for depth in range(len(parts), -1, -1):
+        module = modules[".".join(parts[:depth])]
         if not isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             return module
     raise ValueError(f"cannot follow {name!r}: give the name of a Sequential or of a plain module")

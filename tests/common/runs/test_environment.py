@@ -51,6 +51,18 @@ def test_what_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -
     }
 
 
+@pytest.mark.parametrize(("processor", "name"), [("M1", "M1"), ("", platform.machine())])
+def test_a_system_that_lists_no_processors(
+    processor: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(platform, "processor", lambda: processor)
+    assert environment._hardware("cpu") == f"{name}, {os.cpu_count()} cores"
+
+
 def test_a_gpu_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the one at {device}")
     assert describe_environment("cuda:1", 1)["hardware"] == "the one at cuda:1"

@@ -101,6 +101,7 @@ def test_after_the_same_step_it_looks_once() -> None:
     check = FiniteCheck(nn.Linear(1, 1), world(), None)
     check.check(sums(1.0), 0, now=True)
     check.check(sums(math.nan), 0, now=True)
+    assert said(FiniteCheck(nn.Linear(1, 1), world(), None), math.nan, 0, now=True)
     check = FiniteCheck(nn.Linear(1, 1), world(), None)
     check.check(sums(1.0), 5)  # does not clear the weights
     assert said(check, math.nan, 5, now=True)
