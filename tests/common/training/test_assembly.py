@@ -191,7 +191,9 @@ def test_what_is_trained_on_what_is_said(capsys: pytest.CaptureFixture[str]) -> 
     assert said(World(CPU, 1, 2)) == said(quiet=True) == said(json=True) == ""
 
 
-@pytest.mark.parametrize(("warmup", "told"), [(2, ""), (3, ""), (4, "for 4 of the 6 steps")])
+@pytest.mark.parametrize(
+    ("warmup", "told"), [(2, ""), (3, ""), (4, "for 4 steps, and this training has 6")]
+)
 def test_a_long_warm_up(warmup: int, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assemble(task(), replace(SETTINGS, warmup_steps=warmup))
     out = capsys.readouterr().out
