@@ -246,7 +246,8 @@ def _print(metrics: dict[str, Any], out: Path) -> None:
     if suspected:
         weak = (voc["map_area"] or 0.0) < TRUSTED_MAP
         own = "; at this mAP most are the detector's own" if weak else ""
-        say(f"{suspected} candidates for label errors, ranked: {out / 'label_errors.json'}{own}")
+        ranked = f"for label errors, ranked: {out / 'label_errors.json'}{own}"
+        say(f"{counted(suspected, 'candidate')} {ranked}")
     if analysis["against"]:
         lines = [
             f"{_points(analysis['against'][name])} ({kind} mAP)" for name, kind in MAPS.items()
