@@ -149,7 +149,7 @@ def _ghost(module: nn.Module, ghosts: dict[int, Any]) -> nn.Module:
     def copy(value: Any) -> Any:
         if isinstance(value, Tensor):
             if id(value) not in ghosts:
-                ghosts[id(value)] = torch.empty_like(value, device="meta", requires_grad=False)
+                ghosts[id(value)] = torch.empty_like(value, device="meta")
             return ghosts[id(value)]
         if isinstance(value, nn.Module):
             return _ghost(value, ghosts)

@@ -418,3 +418,35 @@ def test_sides_are_of_square_maps_wherever_they_are() -> None:
 )
 def test_a_dilation_of_more_than_a_place(kernel: Any, dilation: Any, dilates: bool) -> None:
     assert stages._dilates(nn.Conv2d(1, 1, kernel, dilation=dilation)) is dilates
+
+
+class Beside(nn.Module):
+    """Two stages, and a module that gets what else it is given, beside the maps."""
+
+    def __init__(self, *others: Tensor) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+        self.beside, self.others = Ignores(), others
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x))
+        self.beside(*self.others)
+        return out
+
+
+class Ignores(nn.Module):
+    def forward(self, *given: Tensor) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("others", "place"),
+    [
+        ((), "first"),
+        ((torch.zeros(2, 5),), "first"),
+        ((torch.zeros(2, 49, 4),), None),  # a sequence: a transformer on what the stem found
+        ((torch.zeros(2, 49, 4), torch.zeros(49, 4)), None),
+        ((torch.zeros(2, 49, 4), torch.zeros(2, 4, 7, 7)), "first"),
+    ],
+)
+def test_a_sequence_among_the_arguments(others: tuple[Tensor, ...], place: str | None) -> None:
+    assert stages.last_stage_but_one(Beside(*others)) == place

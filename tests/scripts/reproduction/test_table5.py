@@ -1,6 +1,7 @@
 """The plan of Table 5 and its rendering; that its commands train is seen by running them."""
 
 import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,3 +271,174 @@ def test_what_is_finished_is_recorded_and_the_table_written(
     printed = capsys.readouterr().out
     assert printed.startswith("5 detectors, 1 of them done; to do: 3 backbones\n")
     assert printed.endswith(f"{table}\nwrote {out / 'table5.md'}\nwrote {tmp_path / 'picture'}\n")
+
+
+def test_the_commands_of_a_backbone_to_the_letter(tmp_path: Path) -> None:
+    data, voc, out = tmp_path / "images", tmp_path / "voc", tmp_path / "out"
+    flags = table5.Flags(data=data, voc=voc, out=out, scale="small")
+    backbone = out / "small/classifiers/tiny-imagenet-resnet50-fd/seed-2"
+    exported = f"{backbone}/backbone.safetensors"
+    python, how = f"{sys.executable} -m", "--seed 2 --device cuda:1"
+    expected = [
+        f"{python} pretrain train tiny-imagenet-resnet50-fd --data {data} --out {backbone} {how} "
+        "--stem imagenet",
+        f"{python} pretrain export --run {backbone} --out {exported}",
+    ]
+    for arm, own in (("fd", ""), ("fd-both", " --focused-dropout layer3")):
+        detector = out / "small/detectors" / arm / "seed-2"
+        expected += [
+            f"{python} detect train voc-retinanet-small --backbone {exported} --data {voc} "
+            f"--out {detector} {how}{own}",
+            f"{python} detect evaluate --run {detector} --data {voc} --split 2012:val "
+            f"--out {detector}/evaluated --device cuda:1",
+        ]
+    assert [" ".join(c) for c in table5._commands(flags, "-fd", 2, "cuda:1")] == expected
+    scratch = table5._commands(flags, None, 2, "cuda:1")
+    assert [c[c.index("--backbone") + 1] for c in scratch if "--backbone" in c] == ["scratch"]
+
+
+def test_the_scales_as_the_help_describes_them(tmp_path: Path) -> None:
+    """Every number of the help against the recipes that the commands lead to."""
+
+    def recipes(scale: str) -> tuple[Any, Any, str]:
+        flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path, scale=scale)  # type: ignore[arg-type]
+        found: dict[str, Any] = {}
+        split = ""
+        for _, _, stage, what, name, *rest in table5._commands(flags, "", 0, "cpu"):
+            if what == "evaluate":
+                split = rest[rest.index("--split") + 1]
+            if what == "train":
+                recipe = (PRETRAIN if stage == "pretrain" else DETECT)[name]()
+                kind, default = _command(stage, name, recipe)
+                found.setdefault(stage, cli.parse(kind, rest, "", "", default=default))
+        return found["pretrain"].recipe, found["detect"], split
+
+    classifier, detector, split = recipes("full")
+    assert (classifier.images.dataset, classifier.network) == ("imagenet", "resnet50")
+    assert (classifier.optimization.epochs, detector.name, split) == (
+        300,
+        "voc-retinanet-paper",
+        "2007:test",
+    )
+    classifier, detector, split = recipes("small")
+    assert (classifier.images.dataset, classifier.network) == ("tiny-imagenet", "resnet50")
+    assert (classifier.optimization.epochs, classifier.stem) == (60, "imagenet")
+    assert (detector.name, detector.recipe.optimization.epochs) == ("voc-retinanet-small", 24)
+    assert split == "2012:val"
+    classifier, detector, split = recipes("mini")
+    assert (classifier.network, classifier.images.num_classes) == ("resnet18", 50)
+    assert classifier.stem == "imagenet"
+    taught = classifier.optimization
+    assert (taught.epochs, taught.milestones, taught.precision) == (20, (10, 15), "bf16")
+    tuned, recipe = detector.recipe.optimization, detector.recipe
+    assert (tuned.epochs, tuned.schedule, tuned.optimizer) == (6, "cosine", "adamw")
+    assert (tuned.lr, tuned.batch_size, tuned.precision) == (1e-3, 8, "bf16")
+    assert (recipe.detector.fpn_channels, recipe.detector.anchor_scale) == (64, 3)
+    sizes = recipe.detector.train_sizes, recipe.detector.test_size, recipe.detector.max_size
+    assert sizes == ((192,), 192, 192)
+    assert (recipe.body, detector.evaluate_every, split) == ("resnet18", 100, "2012:val")
+
+
+@pytest.mark.parametrize("plan", [False, True])
+def test_jobs_run_side_by_side_unless_only_planned(
+    plan: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    ran: list[tuple[Any, ...]] = []
+    slots = [table5.find_slots("cpu", 1, 1)[0]]
+    monkeypatch.setattr(table5, "find_slots", lambda *given: asked.append(given) or slots)
+    monkeypatch.setattr(table5, "run_side_by_side", lambda *given: ran.append(given))
+    out = tmp_path / "out"
+    given = ["--data", str(tmp_path), "--voc", str(tmp_path), "--out", str(out), "--jobs", "3"]
+    tables = ["--pretrain-results", str(tmp_path / "p.csv")]
+    tables += ["--detect-results", str(tmp_path / "d.csv"), "--seeds", "5"]
+    table5.run([*given, *tables, "--device", "cpu", *(["--plan"] if plan else [])])
+    assert asked == [("cpu", 3, 3)]
+    if plan:
+        assert ran == []
+        return
+    ((jobs, used, done, status),) = ran
+    assert (used, done, status) == (slots, table5._done, table5._status)
+    assert [(job.name, job.log, len(job.commands)) for job in jobs] == [
+        ("imagenet-resnet50-seed5", out / "imagenet-resnet50-seed5.log", 6),
+        ("imagenet-resnet50-fd-seed5", out / "imagenet-resnet50-fd-seed5.log", 6),
+        ("scratch-seed5", out / "scratch-seed5.log", 2),
+    ]
+
+
+def test_what_is_finished_is_found_by_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path, scale="mini", seeds=(4, 2))
+    asked: list[Path] = []
+
+    def row_of(folder: Path) -> Path | None:
+        asked.append(folder)
+        return folder if "seed-4" in str(folder) else None
+
+    monkeypatch.setattr(table5.pretrained, "row_of", row_of)
+    monkeypatch.setattr(table5.detected, "row_of", row_of)
+    root = tmp_path / "mini"
+    pair = [root / f"classifiers/tiny-imagenet-resnet18{ending}/seed-4" for ending in ("", "-fd")]
+    assert table5._classifiers(flags) == {folder: folder for folder in pair}
+    assert len(asked) == 4
+    arms = ("baseline", "fd", "fd-fine-tuning", "fd-both", "scratch")
+    assert table5._detectors(flags) == {
+        (arm, 4): root / "detectors" / arm / "seed-4" / "evaluated" for arm in arms
+    }
+    assert len(asked) == 14
+
+
+def test_one_detector_has_no_report_and_four_files_of_it_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [tmp_path / str(number) for number in range(6)]
+    monkeypatch.setattr("detect.report.write_report", lambda *given: files)
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, out=tmp_path / "out", seeds=(3, 0))
+    for arm, seed, told in (("fd", 0, []), ("fd", 3, []), ("scratch", 3, files[:4])):
+        file = table5._detector(flags, arm, seed) / "evaluated" / "evaluation.json"
+        file.parent.mkdir(parents=True)
+        file.touch()
+        assert table5._compare(flags, {}) == told
+
+
+def test_the_page_of_the_whole_to_the_letter(tmp_path: Path) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path, seeds=(0, 1))
+    rows = {
+        ("baseline", 0): ROW,
+        ("fd", 0): replace(ROW, map_11point=0.625, map_area=None, commit=None),
+        ("fd", 1): replace(ROW, map_11point=None, map_area=None, backbone_accuracy=None),
+        ("scratch", 1): replace(ROW, backbone_accuracy=None),
+    }
+    assert (
+        table5.render(flags, rows)
+        == """# Table 5, full: voc-retinanet-paper on 2007:test
+
+| detector | paper, mAP | paper, backbone | backbone, top-1 | ours, mAP (11-point) \
+| - baseline [95% interval] | ours, mAP (area) | n |
+|---|---|---|---|---|---|---|---|
+| baseline | 70.14 ± 0.17 | 76.32 | 40.00 | 50.00 |  | 40.00 | 1 |
+| FocusedDropout in pretraining | 71.05 ± 0.13 / +0.91 | 76.84 / +0.52 | 40.00 | 62.50 | +12.50 \
+| - | 1 |
+| FocusedDropout in fine-tuning alone | - | - | | not run | | | 0 |
+| FocusedDropout in both | - | - | | not run | | | 0 |
+| from random weights | - | - | - | 50.00 | - | 40.00 | 1 |
+
+Percent; mean ± sample deviation over n seeds; interval: Student's t, by seed; p, from six seeds \
+on: sign-flip test. The paper's backbone is a ResNet-50 on ImageNet.
+a processor; torch 2.15.0; commit 0123456789ab, None; 2.0 h.
+"""
+    )
+
+
+def test_what_is_run_unless_said_otherwise(tmp_path: Path) -> None:
+    flags = table5.Flags(data=tmp_path, voc=tmp_path)
+    assert (flags.scale, flags.out, flags.seeds) == ("full", Path("runs/table5"), (0, 1, 2))
+    assert (flags.arms, flags.jobs, flags.device, flags.plan) == ((), None, "auto", False)
+    root = Path(__file__).parents[3]
+    tables = flags.pretrain_results, flags.detect_results
+    assert tables == (root / "pretrain/results.csv", root / "detect/results.csv")
+    with pytest.raises(ValueError, match="jobs must be at least 1"):
+        table5.Flags(data=tmp_path, voc=tmp_path, jobs=0)
+    with pytest.raises(ValueError, match="seeds must be at least 0"):
+        table5.Flags(data=tmp_path, voc=tmp_path, seeds=(-1,))
