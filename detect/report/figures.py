@@ -206,6 +206,10 @@ def _draw_dots(axes: Axes, plot: Dots) -> None:
     axes.set_yticks(range(len(plot.rows)), [f" {row.name}" for row in plot.rows])
     axes.set_ylim(len(plot.rows) - 0.4, -0.6)
     axes.set_xlabel(plot.caption)
+    axes.update_datalim([(end, 0) for end in plot.span])
+    axes.autoscale_view(scaley=False)
+    if plot.span[0] == 0:  # of shares, none of which is less
+        axes.set_xlim(left=-0.02 * plot.span[1])
     if plot.zero:
         axes.axvline(0, color=_COLOURS.ink, linewidth=0.8)
     charts.plain(axes, _COLOURS)
@@ -316,7 +320,8 @@ def _confusion(comparison: Comparison, kept: Sequence[int]) -> Figure:
     figure = Figure(figsize=(side * across, (side + 0.2) * down), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     for axes, (title, part) in zip(grid.flat, drawn, strict=False):
-        _draw_matrix(axes, drawable(title), part, names, len(comparison.runs) < len(drawn))
+        title = "\n".join(wrap(drawable(title), int(0.85 * side * 72 / (0.6 * 8))))
+        _draw_matrix(axes, title, part, names, len(comparison.runs) < len(drawn))
     for axes in grid.flat[len(drawn) :]:
         axes.set_visible(False)
     return figure

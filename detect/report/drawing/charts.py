@@ -13,6 +13,8 @@ from detect.scoring.voc import ClassScore
 
 DASHES = ((), (5.0, 2.0), (1.5, 1.5), (7.0, 2.0, 1.5, 2.0))
 _CORNERS = 400  # more corners than a panel has pixels
+LEAST_GAIN = 0.1
+"""Percentage points that an axis of gains holds at least."""
 FEW_POINTS = 20  # so few are marked, and a single one would be invisible otherwise
 OPTIONS = {
     "svg.fonttype": "none",
@@ -112,6 +114,7 @@ def draw_bars(
     axes.invert_yaxis()
     axes.set_xlabel("gain of mAP, points")
     axes.margins(x=0.12)
+    axes.update_datalim([(LEAST_GAIN, 0)])
     axes.xaxis.set_major_locator(MaxNLocator(5))
     plain(axes, colours)
     axes.grid(visible=False, axis="y")
@@ -124,6 +127,8 @@ def draw_lines(axes: Axes, lines: Sequence[Line], colours: Colours) -> None:
         style = line_style(line.run, colours)
         axes.plot(line.epoch, line.value, marker=marker, markersize=2.5, clip_on=False, **style)
     axes.set(xlim=(0, max(line.epoch.max() for line in lines)), xlabel="epoch")
+    if not any(line.value.any() for line in lines):
+        axes.set_ylim(-0.02, 1)  # as of a share
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

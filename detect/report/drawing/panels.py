@@ -20,8 +20,8 @@ _FRACTIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Choose round numbers that enclose a range, at most this many."""
     if not high > low:
-        around = abs(low) / 2 or 1.0
-        low, high = low - around, high + around
+        around = abs(low) / 2
+        low, high = (low - around, high + around) if low else (0.0, 1.0)
     size = 10.0 ** math.floor(math.log10((high - low) / (most - 1)))
     for factor in _STEPS:
         step = factor * size

@@ -4,6 +4,7 @@ Texts are plain and may come from anyone; the writers escape them. A `Drawing` a
 made by the program.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -117,6 +118,15 @@ class Dots:
     runs: tuple[str, ...] = ()
     """Labels of the runs, for a legend where rows do not name them; "" for one that is not drawn,
     empty for no legend."""
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The ends of what the axis holds: of shares that are all 0, nothing below that."""
+        ends = [e for row in self.rows for dot in row.dots for e in dot[1:] if math.isfinite(e)]
+        ends += [0.0] if self.zero or not ends else []
+        if any(ends):
+            return min(ends), max(ends)
+        return (-1.0, 1.0) if self.zero else (0.0, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 from common.text import in_html
+from detect.report.drawing.charts import LEAST_GAIN
 from detect.report.drawing.panels import ticks as round_ticks
 from detect.report.drawing.style import RUN_COLOURS
 from detect.report.writers.blocks import Bars, DotRow, Dots
@@ -11,15 +13,7 @@ from detect.report.writers.blocks import Bars, DotRow, Dots
 
 def dots(plot: Dots) -> str:
     """Write rows of dots with intervals."""
-    ends = [
-        end
-        for row in plot.rows
-        for dot in row.dots
-        for end in (dot.value, dot.low, dot.high)
-        if math.isfinite(end)
-    ]
-    ends += [0.0] if plot.zero or not ends else []
-    ticks = round_ticks(min(ends), max(ends))
+    ticks = round_ticks(*plot.span)
     legend = _legend(plot.runs)
     rows = [_dot_row(row, ticks) for row in plot.rows]
     return _plot("dots", plot.caption, plot.unit, ticks, rows, legend, plot.zero)
@@ -27,7 +21,7 @@ def dots(plot: Dots) -> str:
 
 def bars(plot: Bars) -> str:
     """Write groups of bars, one bar per run."""
-    ticks = round_ticks(0.0, max([value for group in plot.values for value in group] + [0.1]))
+    ticks = round_ticks(0.0, max([LEAST_GAIN, *chain(*plot.values)]))
     rows = []
     for name, group in zip(plot.names, plot.values, strict=True):
         drawn = "".join(

@@ -1,14 +1,19 @@
 """The drawings of the report: charts, colours, boxes on photos."""
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from detect.report import figures
 from detect.report.drawing import boxes, charts, panels, photos, style
 from detect.report.writers import plots
 from detect.report.writers.blocks import Bars, Dot, DotRow, Dots
@@ -84,7 +89,31 @@ def test_ticks_are_few_round_and_enclose_the_range(low, width, most):
 
 
 def test_ticks_around_nothing_can_be_read():
-    assert panels.ticks(0.0, 0.0) == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert panels.ticks(0.0, 0.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def axes_of(draw: Callable[[Axes], object]) -> Axes:
+    axes = Figure().add_subplot()
+    draw(axes)
+    axes.figure.draw_without_rendering()
+    return axes
+
+
+def test_where_all_is_zero_no_axis_goes_below_nor_into_thousandths():
+    colours = charts.Colours("#000000", "#cccccc", ("#0000ff", "#ff0000"))
+    nothing = (DotRow("a", (Dot(0, 0.0, 0.0, 0.0),), ""), DotRow("b", (Dot(1, 0.0, 0.0, 0.0),), ""))
+    share, difference = Dots("mAP", "percent", nothing), Dots("by", "points", nothing, zero=True)
+    line = charts.Line(0, np.array([1.0, 2.0]), np.zeros(2))
+    low, high = axes_of(lambda axes: figures._draw_dots(axes, share)).get_xlim()
+    assert -0.1 < low <= 0 and high >= 1
+    low, high = axes_of(lambda axes: figures._draw_dots(axes, difference)).get_xlim()
+    assert low <= -1 and high >= 1
+    low, high = axes_of(lambda axes: charts.draw_lines(axes, [line], colours)).get_ylim()
+    assert -0.1 < low <= 0 and high >= 1
+    bars = axes_of(lambda axes: charts.draw_bars(axes, ["a"], [[0.0], [0.0]], colours))
+    assert bars.get_xlim()[0] == 0 and bars.get_xlim()[1] >= 0.1
+    assert "&minus;" not in plots.dots(share) and "&minus;1<" in plots.dots(difference)
+    assert ">-" not in panels.line_panel([line])
 
 
 def test_places_on_the_axis_are_those_of_the_values():
@@ -103,6 +132,21 @@ def test_bars_are_as_long_as_their_values_and_carry_them():
     widths = [float(w) for w in re.findall(r'class="bar" style="width:([\d.]+)%', html)]
     assert np.array(widths) / widths[0] == pytest.approx([1, 0.5, 0.25, 0.75], abs=1e-3)
     assert "4.0 | 2.0" in html
+
+
+def test_titles_of_matrices_keep_apart():
+    def run(label: str, counts: int) -> SimpleNamespace:
+        analysis = SimpleNamespace(confusion=np.full((4, 4), counts))
+        return SimpleNamespace(label=label, shown_from="all detections", analysis=analysis)
+
+    truth = SimpleNamespace(classes=("helmet", "vest", "person"))
+    runs = [run("toy-retinanet, run 1", 1), run("toy-retinanet-of-a-name-without-a-blank", 2)]
+    figure = figures._confusion(SimpleNamespace(truth=truth, runs=runs), [0, 1, 2, 3])
+    figure.draw_without_rendering()
+    boxes_of = [axes.title.get_window_extent() for axes in figure.axes]
+    assert len(boxes_of) == 3
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes_of))
+    assert boxes_of[0].x0 >= 0 and boxes_of[-1].x1 <= figure.bbox.x1
 
 
 # ---- colours ------------------------------------------------------------------------------------
