@@ -45,7 +45,7 @@ def test_nested_names() -> None:
 def test_appending_twice_adds_nothing(tmp_path: Path) -> None:
     row = Row()
     other = replace(row, seed=5, test_accuracy=0.5)
-    path = tmp_path / "deep" / "results.csv"
+    path = tmp_path / "deep" / "deeper" / "results.csv"
     assert append_rows(path, Row, [row]) == 1
     assert append_rows(path, Row, [row, other]) == 1
     assert append_rows(path, Row, [other, row]) == 0
@@ -120,7 +120,7 @@ def write_log(folder: Path, *records: dict[str, float]) -> Path:
 
 
 def test_the_log_of_a_run_is_found_by_its_row(tmp_path: Path) -> None:
-    table = tmp_path / "results.csv"
+    table = tmp_path / "new" / "er" / "results.csv"
     runs = {
         write_log(tmp_path / f"run-{seed}", {"step": 1, "loss": seed / 4}): Row(seed=seed)
         for seed in (4, 5)
@@ -129,7 +129,7 @@ def test_the_log_of_a_run_is_found_by_its_row(tmp_path: Path) -> None:
     with table.open(newline="") as file:
         lines = list(csv.DictReader(file))
     kept = [log_path(table, line) for line in lines]
-    assert sorted(kept) == sorted((tmp_path / "logs").iterdir())
+    assert sorted(kept) == sorted((tmp_path / "new" / "er" / "logs").iterdir())
     assert [gzip.decompress(log.read_bytes()) for log in kept] == [
         *(b'{"step": 1, "loss": 1.0}\n', b'{"step": 1, "loss": 1.25}\n')
     ]

@@ -104,10 +104,10 @@ def test_who_observes_writes_no_certificate(tmp_path: Path) -> None:
 def test_a_dry_run_takes_two_steps_and_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen, out = Seen(), tmp_path / "new" / "run"
+    seen, out = Seen(), tmp_path / "new" / "er" / "run"
     assert launch.launch("test", flags(out, dry_run=True), build, watch=seen)["score"] == 0.5
     assert (seen.begun, seen.steps) == ([0, 2], [1, 2])
-    assert list((tmp_path / "new").iterdir()) == []
+    assert list((tmp_path / "new" / "er").iterdir()) == []
     said = capsys.readouterr().out
     assert said.count("8 images are read") == 1
     assert "resuming from step 2" in said

@@ -32,8 +32,8 @@ def one_of_a_cat():
 def test_metrics_file(tmp_path):
     truth, detections = one_of_a_cat()
     metrics = score(truth, detections)
-    write_metrics(metrics, tmp_path / "new" / "metrics.json")
-    assert json.loads((tmp_path / "new" / "metrics.json").read_text()) == metrics
+    write_metrics(metrics, tmp_path / "new" / "er" / "metrics.json")
+    assert json.loads((tmp_path / "new" / "er" / "metrics.json").read_text()) == metrics
     coco = {name: round(value, 9) for name, value in metrics["coco"].items() if value is not None}
     assert coco == {"ap": 0.3, "ap50": 1.0, "ap75": 0.0, "ap_small": 0.3}
     assert metrics["coco"]["ap_medium"] is None and metrics["coco"]["ap_large"] is None
