@@ -9,10 +9,11 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detect.scoring import coco_by_pycocotools
+from detect.scoring import coco, coco_by_pycocotools
 from detect.scoring.coco import score_coco
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.formats.coco_json import write_coco_json
+from detect.scoring.matches import match
 from detect.scoring.voc import score_voc
 
 NAMES = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
@@ -262,3 +263,52 @@ def test_ap50_agrees_with_the_voc_curves(seed):
         averages.append(envelope[points].mean())
     assert 0.1 < np.mean(averages) < 0.9
     assert score_coco(truth, detections)["ap50"] == pytest.approx(np.mean(averages), abs=1e-12)
+
+
+def test_a_curve_by_hand():
+    """True, false, true, true of four objects; pycocotools adds the spacing of 1 to each count."""
+    curve = coco._interpolated(np.array([0, 1, 1]), 4)
+    eps = np.finfo(np.float64).eps
+    assert curve.tolist() == [1 / (1 + eps)] * 26 + [3 / 4] * 50 + [0] * 25
+    assert coco._interpolated(np.array([], np.int64), 4).tolist() == [0] * 101
+    whole = coco._interpolated(np.array([0, 0, 7]), 3)
+    assert whole.tolist() == [1.0] * 67 + [3 / 10] * 34  # of two, eps is rounded away
+
+
+def test_overlaps_by_hand():
+    a = np.array([[0, 0, 10, 10]] * 4, np.float64)
+    b = np.array([[5, 0, 15, 10], [0, 0, 20, 20], [10, 0, 20, 10], [5, 0, 15, 10]], np.float64)
+    crowd = np.array([False, True, False, True])
+    assert coco._overlap(a, b, crowd).tolist() == [50 / 150, 1.0, 0.0, 50 / 100]
+
+
+def test_bits_of_the_ranges_that_an_area_is_outside():
+    """Ten thresholds each of all, small, medium and large."""
+    ten = 2**10 - 1
+    small, medium, large = ten << 10, ten << 20, ten << 30
+    found = coco._outside(np.array([0, 32.0**2, 32.0**2 + 1, 96.0**2, 1e10, 1e10 + 1e3]))
+    both = large, medium | large
+    assert found.tolist() == [
+        both[1],
+        large,
+        small | large,
+        small,
+        small | medium,
+        ten | small | medium | large,
+    ]
+
+
+def test_runs_of_equal_keys():
+    runs = coco._runs(np.array([2, 2, 5, 0]), np.array([7, 8, 9, 6]))
+    assert [(key, values.tolist()) for key, values in runs] == [(2, [7, 8]), (5, [9]), (0, [6])]
+    assert list(coco._runs(np.array([], np.int64), np.array([], np.int64))) == []
+
+
+@pytest.mark.parametrize("number", [99, 100, 101])
+def test_the_highest_hundred_of_each_image_and_class(number):
+    rows = [(0, 0, 0.5 + i / 1000, LARGE) for i in range(number)]
+    rows += [(0, 1, 0.9, LARGE), (1, 0, 0.1, LARGE), (1, 0, 0.1, SMALL)]
+    truth, detections = split([], rows, images=2, classes=2)
+    least = max(0, number - 100)
+    expected = [*reversed(range(least, number)), number, number + 1, number + 2]
+    assert coco._highest(truth, detections, match(truth, detections)).tolist() == expected
