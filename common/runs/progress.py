@@ -105,7 +105,7 @@ class Progress:
         self._clear()
         line = bar_line(
             self._place(done),
-            done / max(1, self._total),
+            done / self._total,
             [*_shown_means(values, self._columns)[:1], *([end] if end else [])],
             width(sys.stderr) - 1,
             ascii_only=not _knows(sys.stderr.encoding, "━"),

@@ -1,6 +1,8 @@
 """What a training says at its end."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,12 @@ def test_people_and_programs_are_told(
         f"log   {tmp_path}/metrics.jsonl; 0:30 in training steps",
         "next  evaluate x --best",
     ]
+
+
+def test_the_command_that_follows_comes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(held))
+    end(tmp_path, {}, "val_accuracy", COLUMNS, "evaluate x")
+    assert held.getvalue().endswith(b"next  evaluate x\n")

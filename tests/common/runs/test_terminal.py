@@ -61,6 +61,14 @@ def test_the_width(monkeypatch: pytest.MonkeyPatch) -> None:
     assert width(io.StringIO()) == 57
 
 
+def test_a_line_for_a_program_comes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(held))
+    with speaking(json_lines=True):
+        emit({"step": 1})
+        assert held.getvalue() == b'{"step": 1}\n'
+
+
 def test_who_hears_what(capsys: pytest.CaptureFixture[str]) -> None:
     emit({"nobody": "listens"})
     with speaking():

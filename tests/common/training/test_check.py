@@ -1,5 +1,7 @@
 """The parts of `check`: which steps are taken again, and what is said of a difference."""
 
+import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -244,3 +246,8 @@ def test_one_process_speaks(
         monkeypatch.setenv("RANK", rank)
         check._say(f"rank {rank}")
     assert capsys.readouterr().out == "rank 0\n"
+    held = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(held))
+    monkeypatch.setenv("RANK", "0")
+    check._say("at once")
+    assert held.getvalue() == b"at once\n"

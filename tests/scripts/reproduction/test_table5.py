@@ -217,11 +217,18 @@ def test_hours_are_those_of_all_detectors(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("output", "told"),
-    [("one\nValueError: no\n\n", "ValueError: no"), (" \n", "it printed nothing"), ("", "it pr")],
+    [
+        (b"one\nValueError: no\n\n", "ValueError: no"),
+        (b" \n", "it printed nothing"),
+        (b"", "it pr"),
+        (b"\xff cut in a letter", "\N{REPLACEMENT CHARACTER} cut in a letter"),
+    ],
 )
-def test_the_last_line_of_a_job_that_failed_is_told(tmp_path: Path, output: str, told: str) -> None:
+def test_the_last_line_of_a_job_that_failed_is_told(
+    tmp_path: Path, output: bytes, told: str
+) -> None:
     job = table5.Job(name="a-seed0", commands=[], log=tmp_path / "a.log")
-    job.log.write_text(output)
+    job.log.write_bytes(output)
     with pytest.raises(InputError, match=f"^a-seed0 failed, see {job.log}: {told}"):
         table5._done(job, 1)
 
