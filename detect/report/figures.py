@@ -320,7 +320,7 @@ def _confusion(comparison: Comparison, kept: Sequence[int]) -> Figure:
     figure = Figure(figsize=(side * across, (side + 0.2) * down), layout="constrained")
     grid = figure.subplots(down, across, squeeze=False)
     for axes, (title, part) in zip(grid.flat, drawn, strict=False):
-        title = "\n".join(wrap(drawable(title), int(0.85 * side * 72 / (0.6 * 8))))
+        title = "\n".join(wrap(drawable(title), int(0.7 * side * 72 / (0.6 * 8))))
         _draw_matrix(axes, title, part, names, len(comparison.runs) < len(drawn))
     for axes in grid.flat[len(drawn) :]:
         axes.set_visible(False)
