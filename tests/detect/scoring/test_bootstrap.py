@@ -299,3 +299,24 @@ def test_out_of_range(flags):
     truth, detections = random_case(0)
     with pytest.raises(ValueError, match=next(iter(flags))):
         bootstrap_map(truth, detections, **flags)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 7, 8, 9])
+def test_where_columns_are_bisected(rows):
+    rng = np.random.default_rng(rows)
+    rising = np.sort(rng.integers(0, 6, (rows, 3)), axis=0)
+    least = np.array([[0, 1, 2], [3, 4, 5], [6, 5, 0], [7, 7, 7]])
+    found = bootstrap._first_at(rising, least)
+    assert found.tolist() == [
+        [int(np.searchsorted(rising[:, n], one)) for n, one in enumerate(row)]
+        for row in least.tolist()
+    ]
+
+
+def test_detections_between_true_positives():
+    """Of images 2, 0, 1, 1, 2: the second and the fourth are true."""
+    image, true = np.array([2, 0, 1, 1, 2]), np.array([1, 3])
+    found = bootstrap._between(image, true, 3, np.float32)
+    assert found.toarray().tolist() == [[1, 0, 1], [0, 2, 0]]
+    assert found.dtype == np.float32
+    assert bootstrap._between(image, np.array([], np.int64), 3, np.float64).shape == (0, 3)
