@@ -20,7 +20,7 @@ from common.weights.backbone import save_backbone
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / name for name in ("README.md", "common/method/README.md", "pretrain/README.md")]
 FILES += [ROOT / name / "README.md" for name in ("common", "detect", "scripts", "tests")]
-FILES += [ROOT / "pretrain" / name for name in ("evidence.md", "scale.md")]
+FILES += [ROOT / name for name in ("pretrain/evidence.md", "pretrain/scale.md", "tests/cases.md")]
 README = FILES[0].read_text()
 CARD = FILES[1]  # tests/common/method/test_card.py runs its blocks
 BLOCKS = [

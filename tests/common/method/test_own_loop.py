@@ -1,8 +1,13 @@
 """The library as its user meets it: in a loop of one's own."""
 
 import copy
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
+from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 from torchvision.models import resnet18
@@ -69,3 +74,24 @@ def test_steps_that_do_not_take_part_train_as_without_the_method() -> None:
                 optimizer.step()
     for ours, theirs in zip(focused.parameters(), plain.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("own", ["common/__init__.py", "common/helpers.py", "detect.py"])
+def test_a_folder_or_module_of_ones_own_may_be_called_so(tmp_path: Path, own: str) -> None:
+    """The installed package, `focused_dropout`, stands for itself."""
+    method = Path(__file__).parents[3] / "common/method"
+    installed, mine = tmp_path / "installed", tmp_path / "mine"
+    installed.mkdir()
+    (installed / "focused_dropout").symlink_to(method)
+    (mine / own).parent.mkdir(parents=True)
+    (mine / own).write_text("mine = True\n")
+    name = own.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    lines = f"import {name} as own, focused_dropout as f; print(own.mine, f.FocusedDropout())"
+    done = subprocess.run(
+        [sys.executable, "-c", lines],
+        cwd=mine,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.startswith("True FocusedDropout"), done.stderr
