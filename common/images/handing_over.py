@@ -6,8 +6,12 @@ traceback where there is no room, drops the batch, and leaves the main process w
 
 import errno
 import multiprocessing
+import multiprocessing.queues
+import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -26,6 +30,7 @@ PATIENCE = 5.0
 """Seconds for which a run that was asked to end waits for a batch: Docker grants ten in all."""
 _TIMED_OUT = "DataLoader timed out"
 _TOO_MANY_FILES = "Too many open files"
+_NO_FILE_LEFT = 71  # exit code of a reader, EX_OSERR of sysexits.h
 Handed: TypeAlias = Any
 """A batch, or in its place why it cannot be handed over."""
 
@@ -34,6 +39,31 @@ class _NotShared(str):
     """What torch said as it moved a batch to shared memory."""
 
     __slots__ = ()
+
+
+def end_where_batches_are_lost() -> None:
+    """Let this process, a reader, end where torch's thread cannot send a batch, or a file of one.
+
+    That thread prints a traceback and drops the batch, for which the main process then waits.
+    """
+
+    def lost(error: BaseException, batch: object) -> NoReturn:
+        if not _no_file_left(error):
+            traceback.print_exception(error)  # of a kind that nobody has seen
+        os._exit(_NO_FILE_LEFT if _no_file_left(error) else 1)
+
+    def refused(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if _no_file_left(error):
+            os._exit(_NO_FILE_LEFT)
+        sys.__excepthook__(kind, error, trace)
+
+    # Where multiprocessing sends batches, and files.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(lost)  # type: ignore[attr-defined]
+    sys.excepthook = refused
+
+
+def _no_file_left(error: object) -> bool:
+    return getattr(error, "errno", None) == errno.EMFILE or _TOO_MANY_FILES in str(error)
 
 
 def share(batch: Any) -> Handed:
@@ -100,7 +130,7 @@ def _received(loader: DataLoader[Any]) -> Iterator[Any]:
 
 
 def _raise_unshared(said: str) -> NoReturn:
-    if _TOO_MANY_FILES in said:
+    if _no_file_left(said):
         raise OSError(errno.EMFILE, _TOO_MANY_FILES)
     raise SharedMemoryFull
 
@@ -110,7 +140,7 @@ def _raise_named(error: Exception, workers: Sequence[BaseProcess]) -> NoReturn:
 
     It shows as one of several errors, by where the main process waited.
     """
-    if _TOO_MANY_FILES in str(error):
+    if _no_file_left(error):
         raise OSError(errno.EMFILE, _TOO_MANY_FILES) from error
     ending = wait([worker.sentinel for worker in workers], timeout=1.0)
     if not ending:
@@ -118,8 +148,10 @@ def _raise_named(error: Exception, workers: Sequence[BaseProcess]) -> NoReturn:
     dying = [worker for worker in workers if worker.sentinel in ending]
     for worker in dying:  # its connections are closed: its end is near, but not there yet
         worker.join(timeout=5.0)
-    bus_error = any(worker.exitcode == -signal.SIGBUS for worker in dying)
-    raise (SharedMemoryFull if bus_error else ReaderKilled) from error
+    codes = {worker.exitcode for worker in dying}
+    if _NO_FILE_LEFT in codes:
+        raise OSError(errno.EMFILE, _TOO_MANY_FILES) from error
+    raise (SharedMemoryFull if -signal.SIGBUS in codes else ReaderKilled) from error
 
 
 def kill_workers() -> None:

@@ -194,6 +194,7 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    handing_over.end_where_batches_are_lost()
 
 
 def default_workers() -> int:

@@ -138,6 +138,22 @@ def test_open_files_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
         list(batches(growing))
 
 
+def hoarding(epoch: int, position: int) -> Tensor:
+    """Open so many files that the thread of torch that sends the batch finds none left."""
+    if position == 2:
+        kept = [os.open("/dev/null", os.O_RDONLY)]
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        # One more, for the memory of the batch itself, which is made here.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (kept[0] + 2, most))
+    return torch.zeros(3)
+
+
+def test_open_files_run_out_where_batches_are_sent(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(OSError, match="Too many open files"):
+        list(batches(hoarding))
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_there_is_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first that fails is a lock, before there is half a loader to take apart."""
 
