@@ -14,6 +14,7 @@ seetadet    seetaresearch/seetadet, voc_retinanet_R_50_FPN_120e.yml
 ours        chosen here; nothing outside says so
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 from inspect import Parameter, signature
@@ -22,9 +23,10 @@ from typing import Any
 import pytest
 
 from detect.recipes import RECIPES as DETECT
-from detect.recipes import Detector, describe
+from detect.recipes import Augmentation, Detector, describe
 from pretrain.recipes import RECIPES as PRETRAIN
 from pretrain.recipes import mean_decay
+from pretrain.recipes.recipe import Dropout, Images
 
 Rows = Mapping[str, tuple[Any, str]]
 """The value of each field, and where it is from."""
@@ -501,3 +503,82 @@ def test_what_a_longer_detector_run_would_change() -> None:
 )
 def test_the_words_of_a_detector(name: str, told: str) -> None:
     assert describe(DETECT[name]()) == told
+
+
+REFUSED: list[tuple[Any, dict[str, Any], str]] = [
+    (Detector, {"head_norm": "group", "fpn_channels": 32}, "fpn_channels 32 does not suit"),
+    (Detector, {"head_norm": "group", "fpn_channels": 65}, "fpn_channels 65 does not suit"),
+    (Detector, {"trainable_stages": 6}, "trainable_stages must be at least 0 and at most 5"),
+    (Augmentation, {"scale": (0.0, 1.0)}, "scale must satisfy"),
+    (Augmentation, {"scale": (-0.5, 1.0)}, "scale must satisfy"),
+    (Augmentation, {"scale": (1.0, 0.9)}, "scale must satisfy"),
+    (Augmentation, {"scale": (1.0, math.inf)}, "scale must satisfy"),
+    (Augmentation, {"scale": (0.5, 1.0), "crop": True}, "scale cuts out a square already"),
+    (Augmentation, {"flip": 1.1}, "flip must be at least 0 and at most 1"),
+    (Images, {"decode": "gpu", "crop": "pad"}, "images.decode gpu goes with"),
+    (Images, {"crop": "pad", "min_scale": 0}, "min_scale must be above 0 and at most 1"),
+    (Images, {"crop": "pad", "split_by": 0.91}, "split_by must be above 0 and at most 0.9"),
+    (Images, {"crop": "pad", "split_by": 0}, "split_by must be above 0 and at most 0.9"),
+    (Dropout, {"kind": "dropout"}, "a dropout needs both a kind and the groups"),
+    (Dropout, {"after": ("layer1",)}, "a dropout needs both a kind and the groups"),
+    (Dropout, {"kind": "dropblock", "after": ("a",), "block_size": 0}, "block_size must be at"),
+]
+TAKEN: list[tuple[Any, dict[str, Any]]] = [
+    (Detector, {"head_norm": "group", "fpn_channels": 64}),
+    (Detector, {"head_norm": "none", "fpn_channels": 33, "trainable_stages": 5}),
+    (Detector, {"trainable_stages": 0}),
+    (Augmentation, {"scale": (1e-3, 1e-3)}),
+    (Augmentation, {"scale": (0.1, 2.0)}),
+    (Augmentation, {"crop": True, "flip": 1.0, "colour": 1.0}),
+    (Images, {"decode": "gpu", "crop": "resized", "min_scale": 1.0}),
+    (Images, {"decode": "cpu", "crop": "resized", "split_by": 0.9}),
+    (Images, {"crop": "pad", "split_by": None}),
+    (Dropout, {"kind": "dropblock", "after": ("layer1",), "block_size": 1}),
+    (Dropout, {}),
+]
+NEEDED: dict[Any, dict[str, Any]] = {Images: {"dataset": "folders", "size": 32}}
+
+
+@pytest.mark.parametrize(("kind", "values", "message"), REFUSED, ids=str)
+def test_what_no_part_of_a_recipe_can_be(kind: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        kind(**NEEDED.get(kind, {}), **values)
+
+
+@pytest.mark.parametrize(("kind", "values"), TAKEN, ids=str)
+def test_what_a_part_of_a_recipe_can_just_be(kind: Any, values: dict[str, Any]) -> None:
+    kind(**NEEDED.get(kind, {}), **values)
+
+
+def test_what_goes_together_in_a_classifier() -> None:
+    recipe = PRETRAIN["toy-resnet18"]()
+    balanced = replace(recipe, images=replace(recipe.images, sampling="balanced"))
+    replace(recipe, class_weights="balanced")
+    with pytest.raises(ValueError, match="^class_weights and images.sampling balanced both"):
+        replace(balanced, class_weights="balanced")
+    control = Dropout(kind="dropout", after=("layer1",), steps="participating")
+    with pytest.raises(ValueError, match="^a dropout in the participating steps needs"):
+        replace(recipe, dropout=control)
+    replace(recipe, dropout=replace(control, steps="all"))
+    replace(recipe, dropout=control, focus=replace(recipe.focus, weight_decay=1e-3))
+
+
+@pytest.mark.parametrize(
+    ("typed", "magnified"), [(None, 1e-3), ("2e-4", 2e-3), ("0", 0.0), ("much", 1e-3)]
+)
+def test_a_detector_with_the_method(typed: str | None, magnified: float) -> None:
+    recipe = DETECT["toy-retinanet"]()
+    focused = recipe.focused("layer3", typed)
+    assert replace(focused, focus=recipe.focus) == recipe
+    assert focused.focus.after == "layer3"
+    assert focused.focus.weight_decay == pytest.approx(magnified)
+
+
+def test_the_rate_of_dropblock_depends_on_the_epochs() -> None:
+    recipe = PRETRAIN["toy-resnet18"]()
+    steps = replace(recipe, optimization=replace(recipe.optimization, schedule="step"))
+    block = Dropout(kind="dropblock", after=("layer1",))
+    assert steps.tied_to_epochs is None
+    assert replace(steps, dropout=block).tied_to_epochs == "the rate of DropBlock"
+    assert replace(steps, dropout=replace(block, linear=False)).tied_to_epochs is None
+    assert replace(steps, dropout=replace(block, kind="dropout")).tied_to_epochs is None
