@@ -87,7 +87,7 @@ class Sampling:
         """Optimizer steps of an epoch."""
         full, rest = divmod(self.num_images, self.batch_size)
         # The same for one part and for two: a run may continue on more processes.
-        fewest = max(self._parts, 2 if full else 1)
+        fewest = max(self._parts, 2) if full else self._parts
         return full + (rest >= fewest)
 
     @property
@@ -119,7 +119,7 @@ class Sampling:
 
     def micro_batches(self, start_step: int, stop_step: int) -> Iterator[MicroBatch]:
         """Yield this rank's micro-batches of the optimizer steps [start_step, stop_step)."""
-        order_epoch, order = -1, np.empty(0, dtype=np.int64)
+        order_epoch, order = None, np.empty(0, dtype=np.int64)
         for step in range(start_step, stop_step):
             epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
             if epoch != order_epoch:
