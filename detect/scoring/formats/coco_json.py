@@ -3,7 +3,8 @@
 `bbox` is [x, y, width, height] in continuous coordinates. `category_id` is that of the data's own
 COCO annotations, else it counts the classes from 1. `image_id` is written as an integer, the VOC id
 without its underscore ("2008_000008" is 2008000008, "000001" is 1), when every id of the split
-converts and no two meet; otherwise it is the id itself.
+converts and no two meet; otherwise it is the id itself. Where entries have a `file_name` or a
+`category_name` of the data, too, these are what counts.
 
 So write pycocotools, detectron2 (`coco_instances_results.json`), mmdetection (`--format-only`,
 `*.bbox.json`), ultralytics (`save_json`) and torchvision's references, each with ids of its own;
@@ -26,7 +27,14 @@ from common.text import shown
 from detect.scoring.detections import Detections, GroundTruth, integer_ids
 from detect.scoring.formats.boxes import are_finite, read_boxes
 from detect.scoring.formats.memory import uncollected
-from detect.scoring.formats.names import UnknownNameError, find_classes, find_images, refusal
+from detect.scoring.formats.names import (
+    UnknownNameError,
+    classes_by_name,
+    find_classes,
+    find_images,
+    images_by_file,
+    refusal,
+)
 
 _LISTS = ("annotations", "detections", "predictions", "results")
 _NUMBER = int | float
@@ -39,8 +47,12 @@ def read_coco_json(file: Path, truth: GroundTruth, notes: list[str]) -> Detectio
     entries = _entries(file)
     names, classes, score, box = _columns(entries, file)
     try:
-        image = find_images(names, truth, notes)
-        label = find_classes(classes, truth, notes)
+        # Names beside the numbers, as `detect predict` writes them, say what numbers may not.
+        files = _column(entries, "file_name")
+        image = images_by_file(files, truth) if files != names else None
+        label = classes_by_name(_column(entries, "category_name"), truth)
+        image = find_images(names, truth, notes) if image is None else image
+        label = find_classes(classes, truth, notes) if label is None else label
     except UnknownNameError as error:
         raise refusal(f"{file}, entry {error.place + 1}", error) from None
     box = read_boxes(box, truth.sizes[image], "corner and size", notes)
@@ -109,6 +121,12 @@ def _unpacked(content: bytes, file: Path) -> bytes:
             f"{file} unpacks to over {most:,} bytes, {_RATIO} times its size: unpack it yourself"
         )
     return unpacked
+
+
+def _column(entries: list[Any], key: str) -> list[str]:
+    """Return what all entries have under a key, if that is text; else nothing."""
+    found = [entry.get(key) for entry in entries]
+    return found if all(isinstance(value, str) for value in found) else []
 
 
 def _columns(

@@ -80,6 +80,36 @@ def find_images(names: Sequence[object], truth: GroundTruth, notes: list[str]) -
     return np.fromiter(map(table.__getitem__, names), np.int64, len(names))
 
 
+def images_by_file(files: Sequence[str], truth: GroundTruth) -> NDArray[np.int64] | None:
+    """Find the images (n,) of file names that stand beside ids; None where none is of the data.
+
+    Raises:
+        UnknownNameError: Only some are of the split.
+    """
+    known = _Images(truth)
+    found = {name: known.named(name) for name in dict.fromkeys(files)}
+    if all(place is None for place in found.values()):
+        return None
+    for name, place in found.items():
+        if place is None:
+            raise UnknownNameError(
+                files.index(name),
+                f"image {_shown(name)} is not in the split; score the split that was searched",
+            )
+    return np.array([found[name] for name in files], np.int64)
+
+
+def classes_by_name(names: Sequence[str], truth: GroundTruth) -> NDArray[np.int64] | None:
+    """Find the classes (n,) of names that stand beside numbers; None where none is of the data.
+
+    Raises:
+        UnknownNameError: Only some are classes of the data.
+    """
+    if not set(names) & set(truth.classes):
+        return None
+    return find_classes(names, truth, [])
+
+
 def find_classes(
     names: Sequence[object], truth: GroundTruth, notes: list[str], first: int = 1
 ) -> NDArray[np.int64]:
@@ -145,20 +175,24 @@ class _Images:
         self.stems = _unique((_stem(name), place) for place, name in named)
         self.paths = {name: place for place, name in enumerate(truth.file_names)}
 
+    def named(self, name: str) -> int | None:
+        """Return the image of an id or a file name."""
+        if name in self.exact:
+            return self.exact[name]
+        trimmed = name.strip()
+        path = trimmed.replace("\\", "/").removeprefix("./")
+        for table, key in (
+            (self.exact, trimmed),
+            (self.paths, _without_ending(path)),
+        ):
+            if key in table:
+                return table[key]
+        return self.stems.get(_stem(name))
+
     def find(self, name: object) -> int | None:
-        if isinstance(name, str):
-            if name in self.exact:
-                return self.exact[name]
-            trimmed = name.strip()
-            path = trimmed.replace("\\", "/").removeprefix("./")
-            for table, key in (
-                (self.exact, trimmed),
-                (self.paths, _without_ending(path)),
-            ):
-                if key in table:
-                    return table[key]
-            if _stem(name) in self.stems:
-                return self.stems[_stem(name)]
+        place = self.named(name) if isinstance(name, str) else None
+        if place is not None:
+            return place
         number = _integer(name if not isinstance(name, str) else _stem(name))
         return None if number is None else self.numbers.get(number)
 

@@ -157,6 +157,33 @@ def test_file_names_beside_numeric_ids(tmp_path):
     assert_all_found(written(tmp_path, bare), truth, "file names")
 
 
+def test_names_beside_numbers_of_another_counting(tmp_path):
+    # COCO data whose ids are no numbers of their file names, detected on by `detect predict`.
+    names = tuple(f"{number:06}" for number in range(104, 112))
+    truth = split(tuple(map(str, range(100, 108))), file_names=names, category_ids=(2, 3, 1))
+    given = entries(truth)
+    for entry in given:
+        place, label = int(entry["image_id"]) - 100, entry["category_id"] - 1
+        entry["file_name"], entry["category_name"] = f"{names[place]}.jpg", CLASSES[label]
+        entry["image_id"] = int(names[place])  # 104 to 107 are others' ids
+    assert_all_found(written(tmp_path, given), truth)
+    given[5]["file_name"] = "000100.jpg"  # of no image of the split, though 100 is an id
+    with pytest.raises(InputError, match=r"entry 6: image '000100\.jpg' is not in the split"):
+        read_detections(written(tmp_path, given), truth)
+    given[5]["file_name"] = "val/000106.jpg"
+    given[5]["category_name"] = "glove"
+    with pytest.raises(InputError, match="entry 6: class 'glove' is not"):
+        read_detections(written(tmp_path, given), truth)
+
+
+def test_names_that_say_nothing_leave_the_numbers(tmp_path):
+    truth = split(tuple(map(str, range(100, 108))))
+    given = [{**e, "image_id": int(e["image_id"])} for e in entries(truth)]
+    for entry in given:
+        entry["file_name"], entry["category_name"] = f"frame-{entry['image_id'] - 7}.jpg", None
+    assert_all_found(written(tmp_path, given), truth)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
 def test_encodings(tmp_path, encoding):
     truth = split()
