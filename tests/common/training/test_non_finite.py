@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from common.images.sampling import MicroBatch
 from common.processes.ranks import World
+from common.training import non_finite
 from common.training.epoch_means import EpochSums
 from common.training.non_finite import POLL_STEPS, FiniteCheck, NonFiniteError
 
@@ -135,3 +137,27 @@ def test_a_poisoned_network_leaves_the_steps_before_in_question() -> None:
     with torch.no_grad():
         model.bias[0] = math.nan  # the update of step 3
     assert "at step 4, or up to 1 before" in said(check, math.nan, 4)
+
+
+def test_the_images_of_all_ranks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first rank lists them; another found the NaN, and a second name."""
+
+    def gather(mine: Any) -> list[Any]:
+        if isinstance(mine, bool):
+            return [mine, False]
+        if mine and isinstance(mine[0], dict):
+            return [mine, [{**one, "images": [[50], [51]]} for one in mine]]
+        return [mine, ["loss", "gradient_norm"]]
+
+    monkeypatch.setattr(non_finite, "gather", gather)
+    monkeypatch.setattr(non_finite, "any_rank", lambda bad, device: True)
+    check = FiniteCheck(nn.Linear(1, 1), world(2), tmp_path)
+    check.begin(9, plan(3))
+    check.begin(10, plan(4))
+    told = said(check, 1.0, 10)
+    assert told.startswith("loss and gradient_norm became non-finite at step 10, or up to 1 before")
+    assert "images 3, 50, 51, 4, 50, 51 of steps 9 to 10, listed in non_finite.json" in told
+    assert json.loads((tmp_path / "non_finite.json").read_text())["steps"] == [
+        {"step": 9, "epoch": 2, "images": [[3], [50], [51]]},
+        {"step": 10, "epoch": 2, "images": [[4], [50], [51]]},
+    ]
