@@ -19,7 +19,7 @@ from common.training import batch_size, launch
 from common.training.network import insert_layer, prepare, takes_single_images, try_layers
 from common.training.task import Metrics, Task, Watch
 from common.weights.initial import describe_origin, initial_unless_resumed, load_initial
-from pretrain.data.report import report
+from pretrain.data.report import report, why_one_class
 from pretrain.data.splits import Split, data_parts, open_split
 from pretrain.networks import build_network
 from pretrain.networks.dropouts import place_dropouts, set_progress
@@ -86,10 +86,7 @@ def _build(flags: RunFlags[Recipe], world: World) -> tuple[Task, Mapping[str, An
     if val.classes != train.classes:
         raise InputError(f"{flags.data}: train and val do not have the same classes")
     if len(train.classes) < 2:
-        raise InputError(
-            f"{flags.data} holds images of one class only, {in_line(train.classes[0])}: there is "
-            "nothing to tell apart; put each class into a folder of its own"
-        )
+        raise InputError(f"{flags.data} {why_one_class(flags.data, train.classes[0])}")
     if world.is_main:
         report(recipe.images, train, val)
     torch.manual_seed(flags.seed)

@@ -12,10 +12,11 @@ from common.text.escaping import (
     shown,
 )
 from common.text.saying import say
-from common.text.spelling import respelt
+from common.text.spelling import folded, respelt
 
 __all__ = [
     "counted",
+    "folded",
     "in_csv",
     "in_file_name",
     "in_html",

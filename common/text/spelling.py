@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 def respelt(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is this one but for capitals, blanks, or how accents are coded."""
-    plain = _plain(name)
-    return next((other for other in known if other != name and _plain(other) == plain), None)
+    plain = folded(name)
+    return next((other for other in known if other != name and folded(other) == plain), None)
 
 
-def _plain(name: str) -> str:
+def folded(name: str) -> str:
+    """Return what names that differ in capitals, blanks or the coding of accents share."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())

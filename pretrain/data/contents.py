@@ -11,7 +11,7 @@ import numpy as np
 from common.images.checking import Result
 from common.text import in_line
 from pretrain.data.image_sets import FileSet, ImageSet, PixelSet
-from pretrain.data.report import unseen
+from pretrain.data.report import alike, unseen
 from pretrain.data.shards import ShardSet
 
 _UPRIGHT = 1
@@ -86,7 +86,7 @@ def table(splits: Sequence[Contents]) -> list[str]:
 
 def warnings(splits: Sequence[Contents]) -> list[str]:
     """Return lines about images that are in both splits, or in two classes, by their content."""
-    lines = []
+    lines = alike(splits[0].data.classes)
     for one in splits:
         pairs = _contradictions(one)
         if pairs:

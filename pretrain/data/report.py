@@ -7,7 +7,8 @@ from hashlib import blake2b
 from pathlib import Path
 
 from common.images.decoding import read_content
-from common.text import counted, in_line, say
+from common.images.hidden import children
+from common.text import counted, folded, in_line, say
 from pretrain.data.image_sets import FileSet
 from pretrain.data.splits import Split
 from pretrain.recipes import Images
@@ -51,6 +52,7 @@ def lines(images: Images, train: Split, val: Split) -> list[str]:
             "these are not ImageNet's classes; they are trained on all the same, but "
             "--images.dataset folders would describe them rightly, in the model card too"
         )
+    notes += alike(train.classes)
     for split, kind in ((train, "training"), (val, "validation")):
         labels = [] if split.images is None else split.images.labels.tolist()
         notes += unseen(train.classes, labels, kind)
@@ -62,6 +64,32 @@ def lines(images: Images, train: Split, val: Split) -> list[str]:
             f"({second} is {first}), which inflates the score: remove them from one"
         )
     return notes
+
+
+def why_one_class(root: Path, name: str) -> str:
+    """Say that all images are of one class, which may be a folder of all, and what to do."""
+    matlab = next(iter(children(root, "*.mat")), None)  # as Oxford's flowers and cars have it
+    unread = f" ({in_line(matlab.name)} is not read)" if matlab else ""
+    return (
+        f"holds images of one class only, {in_line(name)}: there is nothing to tell apart; put "
+        "each class into a folder of its own, or call that folder train and write labels.csv beside it"
+        f"{unread}"
+    )
+
+
+def alike(classes: Sequence[str]) -> list[str]:
+    """Warn of classes whose names differ in capitals, blanks or the coding of accents alone."""
+    known: dict[str, list[str]] = {}
+    for name in classes:
+        known.setdefault(folded(name), []).append(name)
+    found = [names for names in known.values() if len(names) > 1]
+    if not found:
+        return []
+    first, second, *_ = found[0]
+    return [
+        f"warning: classes spelt alike: {len(found)}, such as {first!a} and {second!a}: if they "
+        "are one, rename one"
+    ]
 
 
 def unseen(classes: Sequence[str], labels: Sequence[int], kind: str) -> list[str]:

@@ -10,6 +10,7 @@ from pretrain.data.contents import Contents, Members, table, warnings
 from pretrain.data.datasets import has_validation, load
 from pretrain.data.image_sets import ImageSet, PixelSet
 from pretrain.data.listing import Findings
+from pretrain.data.report import why_one_class
 from pretrain.data.shards import ShardSet
 from pretrain.recipes import Dataset
 
@@ -58,9 +59,7 @@ def verify(kind: Dataset, root: Path, workers: int | None) -> None:
             check = partial(check_path, data.paths)
         report.check(check, content.names, workers, split, seen=content.add)
     if train is not None and len(train.classes) < 2:
-        report.fault(
-            root, "there is only one class, so there is nothing to tell apart: add another"
-        )
+        report.fault(root, why_one_class(root, train.classes[0]))
     say("\n".join([*table(contents), *warnings(contents)]))
     remarks = (
         [f"{counted(compared, 'shard')} compared with the SHA-256 of the index"] if compared else []

@@ -90,10 +90,25 @@ def test_imagenet_by_name_is_said_to_be_something_else(run: Run, tmp_path: Path)
     assert code == 0 and "ImageNet" not in out
 
 
+def test_classes_that_are_spelt_alike_are_told(run: Run, tmp_path: Path) -> None:
+    folders = {f"{split}/{c}": 2 for split in ("train", "val") for c in ("Cat", "cat", "dog")}
+    data = draw(tmp_path / "data", folders)
+    told = "warning: classes spelt alike: 1, such as 'Cat' and 'cat': if they are one, rename one"
+    _, out, _ = run("verify", "--data", data)
+    assert told in out
+    _, out, _ = train(run, data, tmp_path / "run", "--dry-run")
+    assert told in " ".join(out.split())
+
+
 def test_nothing_to_learn_and_a_class_that_is_gone(run: Run, tmp_path: Path) -> None:
     data = draw(tmp_path / "data", {"train/ant": 8})
     code, _, err = train(run, data, tmp_path / "run")
     assert code == 2 and "one class only, ant: there is nothing to tell apart" in err
+    assert "call that folder train and write labels.csv beside it" in err and ".mat" not in err
+    (data / "imagelabels.mat").touch()  # as Oxford's flowers are kept
+    for call in (("verify", "--data", data), ()):
+        code, out, err = run(*call) if call else train(run, data, tmp_path / "run")
+        assert code == 2 and "beside it (imagelabels.mat is not read)" in out + err
     draw(data, {"train/bee": 8, "val/ant": 2, "val/bee": 2})
     for split in ("train", "val"):
         (data / split / "emu").symlink_to("nowhere")
