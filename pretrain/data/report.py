@@ -72,8 +72,8 @@ def why_one_class(root: Path, name: str) -> str:
     unread = f" ({in_line(matlab.name)} is not read)" if matlab else ""
     return (
         f"holds images of one class only, {in_line(name)}: there is nothing to tell apart; put "
-        "each class into a folder of its own, or call that folder train and write labels.csv beside it"
-        f"{unread}"
+        "each class into a folder of its own, or call that folder train and write labels.csv "
+        f"beside it{unread}"
     )
 
 
