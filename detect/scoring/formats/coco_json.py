@@ -14,7 +14,7 @@ So write pycocotools, detectron2 (`coco_instances_results.json`), mmdetection (`
 import gzip
 import io
 import json
-import zlib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import InputError
+from common.images.hidden import is_hidden
 from common.storage import decode_text, open_regular, parse_json
 from common.text import shown
 from detect.scoring.detections import Detections, GroundTruth, integer_ids
@@ -43,7 +44,7 @@ _SMALL, _RATIO = 10_000_000, 100
 
 
 def read_coco_json(file: Path, truth: GroundTruth, notes: list[str]) -> Detections:
-    """Read a results file, also one packed by gzip; see `read_detections`."""
+    """Read a results file, also one packed by gzip or zip; see `read_detections`."""
     entries = _entries(file)
     names, classes, score, box = _columns(entries, file)
     try:
@@ -86,9 +87,10 @@ def _entries(file: Path) -> list[Any]:
     try:
         with open_regular(file) as opened:
             content = opened.read()
-        if content.startswith(b"\x1f\x8b"):
-            content = _unpacked(content, file)
-    except (OSError, EOFError, zlib.error) as error:
+        content = _unpacked(content, file)
+    except InputError:
+        raise
+    except Exception as error:  # of damaged archives Python raises nearly anything
         raise InputError(f"{file} cannot be read ({error}): write or copy it again") from None
     if not content.strip():
         raise InputError(f"{file} is empty: write it again; a file without detections holds []")
@@ -111,11 +113,29 @@ def _entries(file: Path) -> list[Any]:
     return entries
 
 
+def _only_results(archive: zipfile.ZipFile, file: Path) -> str:
+    """Find the results in an archive, such as those that COCO's server takes."""
+    names = [name for name in archive.namelist() if name.lower().endswith(".json")]
+    names = [name for name in names if not any(map(is_hidden, name.split("/")))]
+    if len(names) != 1:
+        raise InputError(
+            f"{file} holds {len(names)} .json files, not one: unpack it and give the results"
+        )
+    return names[0]
+
+
 def _unpacked(content: bytes, file: Path) -> bytes:
-    """Unpack gzip; a few kilobytes of it can stand for any number."""
+    """Unpack gzip or zip, if it is one; a few kilobytes can stand for any number."""
     most = max(_SMALL, _RATIO * len(content))
-    with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
-        unpacked = packed.read(most + 1)
+    if content.startswith(b"\x1f\x8b"):
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+            unpacked = packed.read(most + 1)
+    elif content.startswith(b"PK\x03\x04"):
+        archive = zipfile.ZipFile(io.BytesIO(content))
+        with archive.open(_only_results(archive, file)) as inside:
+            unpacked = inside.read(most + 1)
+    else:
+        return content
     if len(unpacked) > most:
         raise InputError(
             f"{file} unpacks to over {most:,} bytes, {_RATIO} times its size: unpack it yourself"

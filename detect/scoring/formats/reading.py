@@ -70,7 +70,7 @@ def _read(path: Path, truth: GroundTruth, notes: list[str]) -> Detections:
             f"{path} is no text, and opening a pickle can run anything: write a COCO .json file "
             "(mmdetection: test_evaluator.format_only=True, formerly --format-only)"
         )
-    if path.name.lower().endswith((".json", ".json.gz")):
+    if path.name.lower().endswith((".json", ".json.gz", ".zip")):
         return read_coco_json(path, truth, notes)
     if path.suffix.lower() == ".txt":
         raise InputError(f"{path} is one of several texts: give the folder that it lies in")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -205,6 +206,36 @@ def test_packed_wrapped_and_in_a_folder(tmp_path):
     written(folder, given, "coco_instances_results.json")
     written(folder, {}, "instances_predictions.json")
     assert_all_found(folder, truth)
+
+
+def test_zipped_results(tmp_path):
+    """As COCO's server takes them; macOS packs notes of its own along."""
+    truth, given = split(), json.dumps(entries(split()))
+
+    def packed(**contents):
+        with zipfile.ZipFile(tmp_path / "r.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, text in contents.items():
+                archive.writestr(name, text)
+        return tmp_path / "r.zip"
+
+    results = {"results/detections_val_x_results.json": given}
+    assert_all_found(packed(**results), truth)
+    assert_all_found(packed(**results, **{"__MACOSX/results/._x.json": "?", "readme": ""}), truth)
+    for contents, told in (
+        ({**results, "b.json": "[]"}, "holds 2 .json files, not one: unpack it"),
+        ({"a.txt": ""}, "holds 0 .json files, not one: unpack it"),
+        ({"a.json": " " * 20_000_000}, "unpacks to over 10,000,000 bytes"),
+    ):
+        with pytest.raises(InputError, match=told):
+            read_detections(packed(**contents), truth)
+    whole = packed(**results).read_bytes()
+    locked = whole.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
+    named = whole.replace(b"results/", b"\xff\xffsults/").replace(b"\x14\0\0\0", b"\x14\0\0\x08")
+    for content in (whole[:-30], whole.replace(whole[60:80], bytes(20), 1), locked, named):
+        assert content != whole
+        (tmp_path / "r.zip").write_bytes(content)
+        with pytest.raises(InputError, match=r"r\.zip cannot be read .*: write or copy it again"):
+            read_detections(tmp_path / "r.zip", truth)
 
 
 @pytest.mark.parametrize(
