@@ -70,7 +70,8 @@ TESTS: dict[str, str] = {
     "common/training/launch.py": "tests/common/training/test_launch.py",
     "common/training/non_finite.py": "tests/common/training/test_non_finite.py "
     "tests/common/training/test_loop.py",
-    "common/training/task.py": "tests/common/training/test_loop.py",
+    "common/training/task.py": "tests/common/training/test_assembly.py "
+    "tests/common/training/test_loop.py",
     "common/recipe.py": "tests/common/test_recipe.py tests/test_recipe_tables.py",
     "pretrain/recipes/recipe.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",
     "pretrain/recipes/tables.py": "tests/test_recipe_tables.py tests/pretrain/test_recipes.py",

@@ -378,6 +378,9 @@ SEARCHES = [
     (trunk(call("a", 224, 112), call("b", 112, 56), call("c", 56, 56, DILATED)), None),
     (trunk(call("a", 224, 112, DILATED), call("b", 112, 56), call("c", 56, 56, DILATED)), "a"),
     (trunk(call("a", 224, 112), call("b", 112, 56), call("c", 56, 1)), "a"),
+    # What takes no maps, or returns none and does not convolve, stands beside.
+    (trunk(call("a", 224, 112), several(call("x", 9, 112), "inputs"), call("b", 112, 56)), "a"),
+    (trunk(call("a", 224, 112), call("x", 112, 1, nn.Identity()), call("b", 112, 56)), "a"),
 ]
 
 
@@ -450,3 +453,11 @@ class Ignores(nn.Module):
 )
 def test_a_sequence_among_the_arguments(others: tuple[Tensor, ...], place: str | None) -> None:
     assert stages.last_stage_but_one(Beside(*others)) == place
+
+
+def test_a_module_under_several_names_is_one() -> None:
+    """Such as an activation that all blocks share."""
+    act = nn.ReLU()
+    first = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), act)
+    network = nn.Sequential(first, nn.Sequential(nn.Conv2d(4, 4, 3, 2, 1), act))
+    assert stages.last_stage_but_one(network) == "0"

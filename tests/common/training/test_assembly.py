@@ -205,3 +205,47 @@ def test_nothing_but_the_state_is_kept_without_a_folder(tmp_path: Path) -> None:
     training = assemble(task())
     assert (training.folder, training.log, training.trackers) == (None, None, None)
     assert training.tracked.means_since_last(training.state.sums) == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "step", "saved_by", "refused"),
+    [
+        ("a.pt", 6, 1, True),
+        ("a.pt", 7, 2, True),
+        ("a.pt", 5, 1, False),
+        ("a.pt", 6, None, False),
+        ("auto", 6, 1, False),
+        ("never", 6, 1, False),
+    ],
+)
+def test_a_file_of_a_finished_training_is_not_trained_further(
+    asked: str,
+    step: int,
+    saved_by: int | None,
+    refused: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def resume(state: Any, *given: Any) -> int | None:
+        state.step = step
+        return saved_by
+
+    monkeypatch.setattr(assembly, "resume", resume)
+    if refused:
+        with pytest.raises(
+            InputError,
+            match=rf"^--resume a.pt is of step {step}, and this training has 6 steps: raise",
+        ):
+            assemble(task(), resume=asked)
+        return
+    assert assemble(task(), resume=asked).state.step == step
+    told = f"toy: resuming from step {step}\n" in capsys.readouterr().out
+    assert told == (saved_by is not None)
+
+
+def test_a_checkpoint_of_other_ranks_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(assembly, "resume", lambda state, *given: 3)
+    assemble(task())
+    assert capsys.readouterr().out.startswith("toy: resuming from step 0 of a run on 3 ranks\n")

@@ -297,6 +297,11 @@ def test_other_data_are_named(folder: RunFolder, images: int, told: str) -> None
         resume(made(data={"classes": "a, c"}), folder, "auto", MAIN)
 
 
+def test_images_that_no_checkpoint_counted_are_none() -> None:
+    with pytest.raises(InputError, match="0 images then, 10 now: give the data as they were"):
+        checkpointing._check_data(made(data={"classes": "a, c"}), {"data": {"classes": "a, b"}})
+
+
 def test_the_extent_is_of_data_and_steps() -> None:
     assert extent_of(task(num_images=5, data={}), 2) == {
         "num_images": 5,
