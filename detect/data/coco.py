@@ -324,6 +324,8 @@ def _is_side(value: Any) -> bool:
 
 
 def _box(bbox: Any, where: str) -> tuple[float, ...]:
+    if bbox is None:
+        raise InputError(f"{where} has no bbox: export boxes, too, not segmentations alone")
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
         raise InputError(f"{where}: bbox {quoted(str(bbox))} is not four numbers: export it again")
     x, y, w, h = map(float, bbox)
