@@ -58,9 +58,9 @@ TESTS: dict[str, str] = {
     "tests/common/training/test_loop.py tests/common/training/test_resume.py",
     "common/training/network.py": "tests/common/training/test_network.py "
     "tests/common/method/test_controls.py",
-    "common/training/steps.py": "tests/common/training/test_loop.py "
-    "tests/common/training/test_resume.py tests/common/optimization/test_cuda_graphs.py "
-    "tests/common/training/test_world_sizes.py",
+    "common/training/steps.py": "tests/common/training/test_steps.py "
+    "tests/common/training/test_loop.py tests/common/training/test_resume.py "
+    "tests/common/optimization/test_cuda_graphs.py tests/common/training/test_world_sizes.py",
     "common/training/assembly.py": "tests/common/training/test_assembly.py "
     "tests/common/training/test_epoch_ends.py tests/common/training/test_loop.py "
     "tests/common/training/test_resume.py",
