@@ -35,6 +35,7 @@ from benchmarks import measure
 from benchmarks.measure import Comparison, Run, Settings
 
 from common.errors import InputError
+from common.processes import launcher
 
 NAMES = (
     "rates",
@@ -156,7 +157,7 @@ def main() -> int:
         torch.manual_seed(0)
         if settings.loop:
             took = one_side(given.name, settings)
-            if os.environ.get("RANK", "0") == "0":  # lines of several ranks would mix
+            if launcher.is_main():  # lines of several ranks would mix
                 print(json.dumps(asdict(took)))
             return 0
         facts = measure.describe(settings)

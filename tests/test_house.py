@@ -1,6 +1,7 @@
 """Where things stand: which folders may import which, and what a distribution holds."""
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -137,3 +138,11 @@ def test_the_distribution_lists_every_package() -> None:
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     assert set(tool["packages"]) == packages | {"focused_dropout"}
     assert tool["package-dir"] == {"focused_dropout": "common/method"}
+
+
+def test_the_walks_lead_through_files_that_are_there() -> None:
+    section = (ROOT / "common/README.md").read_text().split("## Three walks\n")[1].split("\n## ")[0]
+    files = re.findall(r"`([\w/]+\.py)`", section)
+    assert len(files) > 20
+    assert [file for file in files if not (ROOT / file).is_file()] == []
+    assert sorted(set(files)) == sorted(files)

@@ -126,7 +126,7 @@ def recipe_name(
             print(f"usage: {program} train RECIPE --data DIR --out RUN [flags]\n")
             print(f"  {program} list                 shows the {len(recipes)} recipes")
             print(f"  {program} train RECIPE --help  shows the flags of one")
-            print("\nThe same command again goes on where RUN left off.\n")
+            print("\nThe same command again resumes where RUN left off.\n")
             print(f"example: {program} train {next(iter(recipes))} --data DIR --out runs/first")
             raise SystemExit(0)
         raise InputError(f"train needs a recipe first: `{program} list` shows all")

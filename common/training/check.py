@@ -45,7 +45,7 @@ def check_run(
 ) -> None:
     """Take steps of a run again, and compare the states with its certificate.
 
-    It goes on from the last checkpoint before them, in a folder of its own. One process can check
+    It starts from the last checkpoint before them, in a folder of its own. One process can check
     what several have trained with `--deterministic`: it accumulates as many parts as they had. A
     run that ended non-finite is taken again up to that step.
 

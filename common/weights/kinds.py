@@ -76,7 +76,7 @@ def is_archive(path: Path) -> bool:
     """Tell a ZIP archive, as torch.save writes them."""
     try:
         return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:  # it says that it goes on in another file
+    except zipfile.BadZipFile:  # it says that it continues in another file
         return True
 
 

@@ -308,14 +308,14 @@ def _match(stated: Any, known: Mapping[Any, Any]) -> Any:
 
 
 def _is_id(value: Any) -> bool:
-    """Whether this may name an image: ids become parts of file names and tables."""
+    """Tell whether this may name an image: ids become parts of file names and tables."""
     if isinstance(value, str):
         return not no_name(value) and 0 < len(value) <= _MOST_ID
     return isinstance(value, int) and abs(value) < 10**_MOST_ID
 
 
 def _is_number(value: Any) -> bool:
-    """Whether this is a number small enough for finite sums and products."""
+    """Tell whether this is a number small enough for finite sums and products."""
     return isinstance(value, int | float) and abs(value) <= LARGEST
 
 

@@ -25,7 +25,7 @@ _AUGMENTED = re.compile(r"\.rf\.[0-9A-Za-z]{8,}$")  # Roboflow's copies of one i
 
 
 def is_of_a_year(split: str) -> bool:
-    """Whether this names sets of a devkit, as the recipes do."""
+    """Tell whether this names sets of a devkit, as the recipes do."""
     return _OF_A_YEAR.fullmatch(split) is not None
 
 

@@ -109,7 +109,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def all_charts(comparison: Comparison) -> Iterator[Chart]:
-    """Yield the charts that there are data for."""
+    """Yield the charts for which there are data."""
     runs = comparison.runs
     plots = map_dots(comparison)
     interval = "with 95% intervals over images"

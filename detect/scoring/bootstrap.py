@@ -1,8 +1,8 @@
-"""How sure mAP is: 95 % intervals from resampled images.
+"""How sure mAP is: 95% intervals from resampled images.
 
 The images of the split are a sample, and another sample would have given another mAP. The
 percentile bootstrap (Efron, 1979) draws many resamples of the images, with replacement, scores
-each, and reports where the middle 95 % of the mAPs lie. An image drawn twice
+each, and reports where the middle 95% of the mAPs lie. An image drawn twice
 counts as two: all its objects and detections do.
 
 Detections match objects of their own image only, so who hits whom is the same in every resample.
@@ -50,7 +50,7 @@ _THREADS = 4
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value of the split and the middle 95 % of its resamples."""
+    """A value of the split and the middle 95% of its resamples."""
 
     value: float
     """Of the split as it is, a fraction; NaN without counted objects."""

@@ -1,4 +1,4 @@
-"""Whether a score is a probability: of the detections with score 0.7, are 70 % right?
+"""Whether a score is a probability: of the detections with score 0.7, are 70% right?
 
 Reliability in ten bins of equal width, and the expected calibration error (Naeini et al., AAAI
 2015): the mean distance of a bin's precision from its mean score, weighted by its detections. As

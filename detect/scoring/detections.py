@@ -45,7 +45,7 @@ class GroundTruth:
 
 @dataclass(frozen=True, slots=True)
 class Detections:
-    """Detections of a split, one row a detection; the order decides between tied scores."""
+    """Detections of a split, one row per detection; the order decides between tied scores."""
 
     image: NDArray[np.int64]
     """(d,) index into `GroundTruth.image_ids`."""

@@ -90,7 +90,7 @@ def read_scored(
 
 
 def _check(scored: Scored, truth: GroundTruth) -> None:
-    """See that rows fit each other and lead to images, classes and objects that there are.
+    """See that rows fit each other and lead to images, classes and objects that exist.
 
     Raises:
         ValueError: They do not.

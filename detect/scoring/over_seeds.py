@@ -11,7 +11,7 @@ seed of the training gives another network. Here both vary:
   third too short.
 
 What differs from run to run on the same images is in both parts, so it is taken out of the first.
-The middle 95 % of the resamples is the interval; `scripts/benchmarks/coverage.py` shows that it
+The middle 95% of the resamples is the interval; `scripts/benchmarks/coverage.py` shows that it
 holds the true difference in 95 of 100 simulated comparisons.
 """
 

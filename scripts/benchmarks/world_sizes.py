@@ -139,7 +139,7 @@ def tensors(value: Any, name: str = "") -> dict[str, torch.Tensor]:
 
 
 def state(run: Path) -> dict[str, torch.Tensor]:
-    """Return all tensors of the last checkpoint that training goes on from."""
+    """Return all tensors of the last checkpoint, from which training continues."""
     content = checkpoints.load(run / "last.pt")
     return tensors({name: content[name] for name in ("model", "optimizer", "average")})
 

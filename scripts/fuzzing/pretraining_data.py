@@ -207,7 +207,7 @@ def _wrapped() -> list[Any]:
 
 
 def _use_weights(path: Path) -> None:
-    """Whatever a command does with a file of weights; each refuses what the others may take."""
+    """Do with a file of weights what a command does; each refuses what the others may take."""
     uses: tuple[Callable[[Path], object], ...] = (read_initial, read_weights)
     errors = []
     for use in uses:

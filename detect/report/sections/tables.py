@@ -73,7 +73,7 @@ def _differences(comparison: Comparison) -> Table:
 
 
 def by_size(comparison: Comparison) -> Table:
-    """COCO AP of small, medium and large objects."""
+    """Tabulate COCO AP of small, medium and large objects."""
     runs, counts = comparison.runs, _objects_by_size(comparison.truth)
     sizes = [(size, number) for size, number in counts.items() if number]
     rows = [
