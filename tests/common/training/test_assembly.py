@@ -142,6 +142,8 @@ def test_means_since_the_last_point() -> None:
     assert found == pytest.approx({"loss": (3 * 2 + 6) / 3, "box": 2.0})
     epoch.add({"loss": torch.tensor(0.5)}, 8)
     assert means.means_since_last(epoch)["loss"] == pytest.approx(0.5)
+    epoch.add({"loss": torch.tensor(9.0)}, 1)
+    assert means.means_since_last(epoch)["loss"] == pytest.approx(9.0)
     assert means.means_since_last(sums((7.0, 2), (1.0, 4))) == pytest.approx({"loss": 3.0})
     assert means.means_since_last(EpochSums()) == {}
 
