@@ -244,7 +244,7 @@ def _pixel_statistics(card: Mapping[str, Any], backbone: Path | None) -> dict[st
 
 
 def _are_three(values: object) -> bool:
-    """Whether these are numbers of the three channels."""
+    """Tell whether these are numbers of the three channels."""
     return (
         isinstance(values, list | tuple)
         and len(values) == 3

@@ -1,8 +1,8 @@
 """Where curves go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow, trackio.
 
-A tracker takes numbers and pictures at a step; it is a class of ten lines. One that fails is told
-of once and left out: it never stops a training. RUN/trackers.json keeps what a resumed run needs to
-go on with the same curves.
+A tracker takes numbers and pictures at a step; it is a class of ten lines. One that fails is
+reported once and left out: it never stops a training. RUN/trackers.json keeps what a resumed run
+needs to continue the same curves.
 """
 
 import contextlib

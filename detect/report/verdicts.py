@@ -32,7 +32,7 @@ class Verdict:
     deciding: str = ""
     """What would decide it; empty for a single run."""
     decided: bool = False
-    """Whether the methods are told apart, which takes several seeds and many images."""
+    """Whether the methods can be told apart, which takes several seeds and many images."""
 
 
 def verdict(comparison: Comparison) -> Verdict:

@@ -45,7 +45,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What is said of a detector beside its metrics."""
+    """What analysis.json says about a detector."""
 
     overall: OperatingPoint | None
     """Best F1 of all classes together, with one threshold; None without a hit."""
@@ -73,8 +73,8 @@ class Analysis:
             truth: The objects of the split.
             detections: What a detector found in it.
             result: Its score.
-            matches: Of the two, where they are known.
-            resampled: What `resampled_ap` gives of them; None for no intervals.
+            matches: Of detections and objects, where already computed.
+            resampled: What `resampled_ap` returns for them; None for no intervals.
         """
         matches = matches or match(truth, detections)
         overall = operating_point(pooled(result, detections, matches))
@@ -124,7 +124,7 @@ def analyse(
         truth: The objects of the split.
         detections: What a detector found in it.
         ious: The overlaps that make a hit, in (0, 1]; at least one.
-        matches: Of the two.
+        matches: Of detections and objects.
         resampled: What `resampled_ap` gives at the first overlap; None for no intervals.
         recall: How the 11 points compare recall, as for `score_voc`.
     """

@@ -81,7 +81,7 @@ def bootstrap_map(
         detections: What a detector found in it.
         iou: The overlap that makes a hit, in (0, 1].
         resamples: How many.
-        seed: Of the drawing.
+        seed: Of the random draws.
 
     Returns:
         Intervals of "map_11point" and "map_area".
@@ -108,7 +108,7 @@ def resampled_ap(
         detections: What a detector found in it.
         draws: (resamples, images) how often each resample holds each image.
         iou: The overlap that makes a hit, in (0, 1].
-        matches: Of the two, where they are known.
+        matches: Of detections and objects, where already computed.
         recall: How the 11 points compare recall, as for `score_voc`.
 
     Returns:

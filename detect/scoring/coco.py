@@ -51,7 +51,7 @@ def score_coco(
     Args:
         truth: The objects of the split.
         detections: What a detector found in it.
-        matches: Of the two, where they are known.
+        matches: Of detections and objects, where already computed.
 
     Returns:
         Fractions by name; None where no class has counted objects of that size.

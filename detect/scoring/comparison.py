@@ -30,7 +30,7 @@ def compare_folders(
         against: Those of the second.
         out: Folder for comparison.json; None to write nothing.
         data: The data; None: where they were at the evaluation.
-        resamples: Of the images.
+        resamples: How many resamples of the images.
 
     Returns:
         The content of comparison.json; fractions, None where not defined.

@@ -79,7 +79,7 @@ def analyse_errors(
         detections: What a detector found in it.
         foreground: The overlap that makes a hit.
         background: Up to here an overlap is chance.
-        matches: Of the two, where they are known.
+        matches: Of detections and objects, where already computed.
 
     Raises:
         ValueError: Not 0 < background < foreground <= 1.
@@ -198,7 +198,7 @@ def confusion_matrix(
         detections: What a detector found in it.
         score_threshold: The least score of a detection that counts.
         iou: The overlap that makes a hit, in (0, 1].
-        matches: Of the two, where they are known.
+        matches: Of detections and objects, where already computed.
 
     Returns:
         (classes + 1, classes + 1) true classes by detected ones; the last is background.

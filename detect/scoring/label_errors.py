@@ -59,7 +59,7 @@ def find_label_errors(
     Args:
         truth: The objects of the split.
         detections: What a detector found in it, with scores in [0, 1].
-        matches: Of the two.
+        matches: Of detections and objects.
 
     Returns:
         At most `MOST` candidates of each kind.

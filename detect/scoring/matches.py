@@ -1,4 +1,4 @@
-"""Which object each detection overlaps, found once for all that is said of a split.
+"""Which object each detection overlaps, found once for all metrics of a split.
 
 Every pair of a detection and an object of its image is compared once. What the VOC metric, the
 kinds of error, the confusion matrix, the intervals and COCO's metric ask of the overlaps is kept:
@@ -23,7 +23,7 @@ from detect.scoring.detections import Detections, GroundTruth
 COCO_LOWEST = 0.5
 _SLACK = 1e-9  # COCO's own arithmetic decides, on the pairs that come near
 _BLOCK = 2**15
-"""Detections matched at a time: what is computed of them should stay near the processor."""
+"""Detections matched at a time: what is computed from them should fit into a core's cache."""
 
 
 @dataclass(frozen=True, slots=True)

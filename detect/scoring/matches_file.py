@@ -1,7 +1,7 @@
 """`matches.npz`: what scoring computed once, kept for the report and for comparisons.
 
 Detections as columns, their overlaps with the objects, and the AP of every class in every resample.
-The file names what it was computed of, by digests of the objects and of the detections' files; of
+The file names what it was computed from, by digests of the objects and of the detections' files; of
 anything else it is not read.
 """
 
@@ -24,7 +24,7 @@ _VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Detections of a split and what was computed of them."""
+    """Detections of a split and what was computed from them."""
 
     detections: Detections
     """What was found."""
@@ -63,7 +63,7 @@ def read_scored(
     iou: float,
     recall: Recall = "integer",
 ) -> Scored | None:
-    """Read `matches.npz`; None if it is not there, or was computed of something else.
+    """Read `matches.npz`; None if it is not there, or was computed from something else.
 
     Args:
         folder: As `write_scored` had it.
@@ -90,7 +90,7 @@ def read_scored(
 
 
 def _check(scored: Scored, truth: GroundTruth) -> None:
-    """See that rows fit each other and lead to images, classes and objects that exist.
+    """Check that columns fit each other and refer to existing images, classes and objects.
 
     Raises:
         ValueError: They do not.

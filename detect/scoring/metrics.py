@@ -30,7 +30,7 @@ def score(
         detections: What a detector found in it.
         iou: The overlap that makes a hit for VOC, in (0, 1]; COCO has its own ten.
         coco: Whether to score by COCO.
-        matches: Of the two, where they are known.
+        matches: Of detections and objects, where already computed.
         recall: How VOC's 11 points compare recall, as for `score_voc`.
         engine: Who scores by COCO; both give the same numbers, pycocotools takes long.
 

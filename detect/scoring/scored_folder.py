@@ -45,7 +45,7 @@ from detect.scoring.voc import Recall
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scoring:
-    """What is computed of detections."""
+    """What is computed from detections."""
 
     ious: Sequence[float] = (0.5, 0.75)
     """Overlaps that make a hit, in (0, 1]; metrics.json has the first."""
@@ -86,7 +86,7 @@ def score_detections(
     scoring: Scoring,
     options: DataOptions | None = None,
 ) -> dict[str, Any]:
-    """Score anybody's detections, in any format of `read_detections`.
+    """Score the detections of any detector, in any format of `read_detections`.
 
     Returns:
         The content of metrics.json.
@@ -149,7 +149,7 @@ def score_into(
         detections: What a detector found in it.
         data: Where the data lie.
         split: Of the data.
-        facts: Those of evaluation.json that differ by origin.
+        facts: The entries of evaluation.json that depend on where the detections come from.
         scoring: What is computed.
         notes: What was said when the detections were read.
 
@@ -219,7 +219,7 @@ def options_of(evaluation: Mapping[str, Any]) -> DataOptions | None:
 
 
 def load_scored(folder: Path, truth: GroundTruth, iou: float, resamples: int = 1000) -> Scored:
-    """Load what a folder was scored from: as it was computed, or again where that is not there.
+    """Load what scoring a folder computed, or compute it again where it was not kept.
 
     Args:
         folder: As `score_into` wrote it.

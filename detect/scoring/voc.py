@@ -4,7 +4,7 @@ For each class by itself:
 
 1. Detections are taken by falling score; among equal scores the given order stays.
 2. A detection looks only at the object of its class and image that it overlaps most (the first of
-   equals), be that object difficult or already taken. The second best is never tried.
+   equals), even if that object is difficult or already taken. The second best is never tried.
 3. Under the IoU threshold it is a false positive; at exactly the threshold it is a hit.
 4. A hit on a difficult object is ignored: neither true nor false, however often it happens. A hit
    on a free object is a true positive and takes it; on a taken object it is a false positive.
@@ -105,7 +105,7 @@ def score_voc(
         truth: The objects of the split.
         detections: What a detector found in it, in any order.
         iou: The overlap that makes a hit, in (0, 1].
-        matches: Of the two, where they are known; no threshold changes them.
+        matches: Of detections and objects, where already computed; no threshold changes them.
         recall: How the 11 points compare recall (rule 6).
 
     Raises:

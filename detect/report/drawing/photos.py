@@ -83,7 +83,7 @@ def read_picture(path: Path | None, most_bytes: int, size: tuple[int, int]) -> P
 
 
 def _decode(data: bytes, size: tuple[int, int], most_bytes: int) -> NDArray[np.uint8]:
-    """Decode; a JPEG that will be a small thumbnail at a part of its size, which is faster."""
+    """Decode an image; a JPEG for a small thumbnail at a part of its size, which is faster."""
     header = plain_jpeg(data) if most_bytes < 3_000 else None
     if header and max(size) >= 256 and (header.width, header.height) == size:
         part = cv2.IMREAD_REDUCED_COLOR_2 if max(size) < 448 else cv2.IMREAD_REDUCED_COLOR_4
@@ -120,7 +120,7 @@ def shrink(pixels: NDArray[np.uint8], most_bytes: int) -> bytes | None:
 def read_pictures(
     paths: Sequence[Path | None], sizes: Sequence[tuple[int, int]], most_bytes: Sequence[int]
 ) -> Iterator[Picture | None]:
-    """Do as `read_picture` for many, several at a time, in their order."""
+    """Read many pictures as `read_picture` does, several at a time, in their order."""
     with ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(read_picture, paths, most_bytes, sizes)
 

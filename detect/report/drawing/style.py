@@ -39,7 +39,7 @@ _DARKEST = 0.55  # the ink stays readable on it in both schemes
 
 
 def shade(share: float) -> str:
-    """Colour of a cell that holds that share of its row; see-through, so for both schemes.
+    """Return the colour of a cell by its share of its row; see-through, to suit both schemes.
 
     A difference of shares has the second colour where it is below 0.
     """

@@ -61,7 +61,7 @@ def _other_data(runs: Sequence[Run]) -> list[Text]:
 
 
 def _readings(runs: Sequence[Run]) -> list[Text]:
-    """List what was said while the detections were read."""
+    """List the remarks made while the detections were read."""
     return [
         Text(f"{run.label}: {line}")
         for run in runs
