@@ -165,6 +165,11 @@ def read_certificate(folder: Path) -> dict[str, Any]:
         InputError: If it has none, or it is damaged.
     """
     path = folder / NAME
+    if folder.is_dir() and not path.exists():
+        raise InputError(
+            f"{folder} has no {NAME}: give the folder of a run; one of an older version cannot be "
+            "checked, train again"
+        )
     content = read_json(path)
     try:
         names = content["tensors"]

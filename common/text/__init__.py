@@ -11,6 +11,7 @@ from common.text.escaping import (
     no_name,
     shown,
 )
+from common.text.numbers import parse_number
 from common.text.saying import say
 from common.text.spelling import folded, respelt
 
@@ -24,6 +25,7 @@ __all__ = [
     "in_lines",
     "in_markdown",
     "no_name",
+    "parse_number",
     "respelt",
     "say",
     "shown",

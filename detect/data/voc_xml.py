@@ -16,7 +16,7 @@ import numpy as np
 from common.errors import InputError, os_reason
 from common.images.orientation import upright_size
 from common.storage import decode_text, is_utf16
-from common.text import respelt
+from common.text import parse_number, respelt
 from detect.data.dataset import (
     LARGEST,
     MOST_PIXELS_A_SIDE,
@@ -78,7 +78,7 @@ def _text(parent: ET.Element, tag: str, where: str) -> str:
 def _number(parent: ET.Element, tag: str, where: str) -> float:
     text = _text(parent, tag, where)
     try:
-        value = float(text)
+        value = parse_number(text)
     except ValueError:
         value = math.nan
     if not abs(value) <= LARGEST:

@@ -20,7 +20,7 @@ from common.errors import InputError
 from common.images.headers import UNREAD
 from common.images.hidden import descendants
 from common.images.orientation import upright_size
-from common.text import counted
+from common.text import counted, parse_number
 from detect.data.dataset import (
     Annotation,
     DetectionData,
@@ -246,7 +246,7 @@ def _lines(file: Path) -> list[str]:
 
 def _numbers(line: str, where: str) -> tuple[int, list[float]]:
     try:
-        first, *shares = map(float, line.split())
+        first, *shares = map(parse_number, line.split())
     except ValueError:
         first, shares = math.nan, []
     sound = all(map(math.isfinite, (first, *shares))) and first == int(first)

@@ -173,6 +173,7 @@ def test_a_run_without_a_whole_certificate(run: Run, copy: Path, content: str) -
     (copy / "certificate.json").unlink()
     code, _, err = run("check", copy)
     assert (code, err.count("\n")) == (2, 1), err
+    assert "one of an older version cannot be checked, train again" in err
 
 
 def test_an_export_carries_the_certificate(run: Run, copy: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.images.hidden import children
 from common.storage import read_text
-from common.text import in_file_name
+from common.text import in_file_name, parse_number
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.formats.boxes import are_finite, read_boxes
 from detect.scoring.formats.memory import uncollected
@@ -147,7 +147,7 @@ def _first_fault(file: Path) -> InputError:
         try:
             if line.strip():
                 _, *values = _split(line)
-                _ = [float(value) for value in values]
+                _ = [parse_number(value) for value in values]
                 if len(values) != 5:
                     raise ValueError
         except ValueError:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from common.errors import InputError
 from common.images.hidden import children
 from common.storage import read_text
+from common.text import parse_number
 from detect.scoring.detections import Detections, GroundTruth
 from detect.scoring.formats.boxes import Form, are_finite, read_boxes, to_corners
 from detect.scoring.formats.names import UnknownNameError, find_classes, find_images, refusal
@@ -51,7 +52,7 @@ def read_image_texts(files: Sequence[Path], truth: GroundTruth, notes: list[str]
                 continue
             where = f"{file}, line {line_number}"
             try:
-                values = [float(value) for value in fields[-5:]]
+                values = [parse_number(value) for value in fields[-5:]]
             except ValueError:
                 values = []
             if len(fields) == 5:

@@ -632,6 +632,7 @@ def test_a_yolo_box_over_the_edge_is_as_annotated(copied: dict[str, Path]) -> No
         ("3 0.5 0.5 0.1 0.1", "class 3 is none of 0 to 2: add it .*, or count them from 0"),
         ("1 0.5 0.5 0.1", "is not 'class x y width height'"),
         ("1 0.5 0.5 0.1 nan", "is not 'class x y width height'"),
+        ("1 0.5 0.5 0.1 0.1_5", "is not 'class x y width height'"),
         ("1.5 0.5 0.5 0.1 0.1", "is not 'class x y width height'"),
         ("helmet 0.5 0.5 0.1 0.1", "is not 'class x y width height'"),
         ("1 0.5 0.5 0.1 0.1 0.9", "5 numbers after the class are neither a box"),

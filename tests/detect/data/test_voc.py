@@ -182,6 +182,7 @@ BAD_OBJECTS = [
     ("<xmin> is 'nan', not a number", thing(box=bndbox("nan", 1, 2, 3))),
     ("<xmax> is 'inf', not a number", thing(box=bndbox(1, 1, "inf", 3))),
     ("<xmin> is 'left', not a number", thing(box=bndbox("left", 1, 2, 3))),
+    ("<ymax> is '6_0', not a number", thing(box=bndbox(1, 1, 2, "6_0"))),
     ("ymax 30 is inverted", thing(box=bndbox(20, 10, 19, 30))),
     ("ymax 30 is inverted", thing(box=bndbox(10, 31, 20, 30))),
     ("<difficult> is 'maybe'", thing(rest="<difficult>maybe</difficult>")),

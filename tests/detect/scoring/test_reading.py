@@ -478,6 +478,7 @@ def test_a_class_from_one(tmp_path):
     [
         ("0 0.5 0.5 0.2 0.2", "line 2 has five columns, a box without a score.*save_conf"),
         ("0 0.5 0.5", "line 2 is not six columns"),
+        ("0 0.5 0.5 0.2 0.2 0.9_9", "line 2 is not six columns"),
         ("0 0.5 0.5 0.2 0.2 high", "line 2 is not six columns"),
         ("0 0.5 0.5 0.2 nan 0.9", "line 2: the numbers must be finite"),
         ("7 0.5 0.5 0.2 0.2 0.9", "line 2: class '7' is not one of 0..2"),
