@@ -21,7 +21,6 @@ python scripts/bench.py all         all of them, each in a process of its own
 import argparse
 import importlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -123,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("name", choices=[*NAMES, "all"], help="what to measure")
     made.add_argument("--json", type=Path, help="write all times here as well")
-    made.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    made.add_argument("--threads", type=int, default=launcher.usable_cores(), help="CPU threads")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     made.add_argument("--device", choices=["cpu", "cuda"], default=device)
     made.add_argument("--photos", type=Path, help="loader, feeding, export: folder of JPEGs")

@@ -6,7 +6,6 @@ noise of several scales in the usual sizes.
 """
 
 import itertools
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from benchmarks.measure import Comparison, Settings
 from benchmarks.timing import StepTimes, take_turns
 from common.images.loading import Reading
 from common.images.sampling import MicroBatch
+from common.processes import launcher
 from pretrain.data.splits import open_split
 from pretrain.recipes import RECIPES
 
@@ -98,7 +98,7 @@ def run(settings: Settings) -> Iterator[Comparison]:
         paths = make_set(Path(name), settings)
         mean = sum(path.stat().st_size for path in paths) / len(paths) / 1e3
         photos = f"{len(paths)} photos of {mean:.0f} kB"
-        counts = [2, 1] if settings.tiny else worker_counts(min(16, os.cpu_count() or 1))
+        counts = [2, 1] if settings.tiny else worker_counts(min(16, launcher.usable_cores()))
         decoders: dict[Decoder, str] = {"cpu": ""}
         if settings.device.type == "cuda":
             decoders["gpu"] = ", nvJPEG"

@@ -5,7 +5,6 @@ own runs it, since ours sets the allocator. No plain loop waits for a value at e
 that would compare the waiting.
 """
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
@@ -23,7 +22,7 @@ from benchmarks.measure import Settings
 from benchmarks.timing import StepTimes
 from common.command.flags import Options
 from common.images.sampling import MicroBatch
-from common.processes import memory
+from common.processes import launcher, memory
 from common.processes.ranks import World
 from common.recipe import Focus
 from common.training.loop import train
@@ -198,7 +197,7 @@ def plain_cifar(
         Pictures(data),
         batch_size=batch,
         shuffle=True,
-        num_workers=min(8, os.cpu_count() or 1),
+        num_workers=min(8, launcher.usable_cores()),
         pin_memory=device.type == "cuda",
     )
     recipe = recipe_for(network, batch, side.precision)
