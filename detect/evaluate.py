@@ -77,7 +77,6 @@ def evaluate_run(
     if launcher.is_main():
         said.insert(1, f"{split} of {counted(len(test.images), 'image')}")
         say("; ".join(map(in_line, said)))
-    if launcher.is_main():
         for text in (_trained_on(opened, test, run), _chosen_on(opened, split, checkpoint, run)):
             if text:
                 say(in_line(f"warning: {text}"))
@@ -96,29 +95,28 @@ def evaluate_run(
         # Without the group: the other ranks are not to wait until this one has scored.
         if not world.is_main:
             return {}
-        speed = _speed(network, test, run.recipe, world.device, seconds)
-        write_class_texts(detections, test.truth, out / "voc")
-        write_coco_json(detections, test.truth, out / "detections.json")
-        if not annotated:
-            say(
-                f"{counted(len(detections.score), 'detection')} on "
-                f"{counted(len(test.images), 'image')}, in {out / 'detections.json'}; without "
-                "annotated objects they are not scored"
-            )
-            return {}
         facts = {
             "checkpoint": checkpoint,
             "seconds": seconds,
-            **speed,
+            **_speed(network, test, run.recipe, world.device, seconds),
             "data_options": recorded(options),
             "metric": opened.metric,
             "data_fingerprint": data_fingerprint(test.truth, split),
             "command": describe_environment(str(world.device), world.size)["command"],
             **_origin(run),
         }
-        metrics = score_into(out, test.truth, detections, data, split, facts, Scoring())
-        remember_evaluation(folder, out)
-        return metrics
+        write_class_texts(detections, test.truth, out / "voc")
+        write_coco_json(detections, test.truth, out / "detections.json")
+        if annotated:
+            metrics = score_into(out, test.truth, detections, data, split, facts, Scoring())
+            remember_evaluation(folder, out)
+            return metrics
+        say(
+            f"{counted(len(detections.score), 'detection')} on "
+            f"{counted(len(test.images), 'image')}, in {out / 'detections.json'}; without "
+            "annotated objects they are not scored"
+        )
+        return {}
 
 
 def build_detector(run: FinishedRun[Recipe]) -> BatchedRetinaNet:
