@@ -259,11 +259,12 @@ def _annotate(
             label = label_of[category]
         with together:
             box = _box(item["bbox"], at)
+            flags = [_flag(item[name], name, at) for name in ("iscrowd", "ignore")]
             if label is not None:
                 rows.append(box)
                 labels.append(label)
-                crowd.append(bool(item["iscrowd"]))
-                difficult.append(crowd[-1] or bool(item["ignore"]))
+                crowd.append(flags[0])
+                difficult.append(any(flags))
                 stated = _is_number(item["area"])
                 areas.append(item["area"] if stated else (box[2] - box[0]) * (box[3] - box[1]))
                 numbers.append(number)
@@ -312,6 +313,12 @@ def _is_id(value: Any) -> bool:
     if isinstance(value, str):
         return not no_name(value) and 0 < len(value) <= _MOST_ID
     return isinstance(value, int) and abs(value) < 10**_MOST_ID
+
+
+def _flag(value: object, name: str, at: str) -> bool:
+    if value not in (None, 0, 1, "0", "1"):
+        raise InputError(f"{at}: {name} is {shown(repr(value))}: write 0 or 1")
+    return value in (1, "1")
 
 
 def _is_number(value: Any) -> bool:

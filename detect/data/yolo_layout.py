@@ -8,6 +8,7 @@ train/*.txt beside their images, and _darknet.labels   Roboflow
 obj.names  train.txt  obj_train_data/                  CVAT, Darknet
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -67,13 +68,19 @@ def find_yaml(path: Path) -> Path | None:
 
 
 class _Plain(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses aliases: a few, nested, can expand to more than a disk holds."""
+    """Refuses aliases, of which a few, nested, can fill a disk, and keys that come twice."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
             raise yaml.YAMLError(f"*{event.anchor} is an alias: write out what it stands for")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        times = Counter(str(key.value) for key, _ in node.value)
+        if doubled := next((key for key, count in times.items() if count > 1), None):
+            raise yaml.YAMLError(f"{doubled} comes twice: remove one")
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(file: Path) -> Layout:

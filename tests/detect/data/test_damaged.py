@@ -335,6 +335,22 @@ def test_crowds_are_never_trained_on(coco: Path, difficult: bool) -> None:
         read_training(open_data(coco), DataOptions(), "train", "val", difficult=difficult)
 
 
+@pytest.mark.parametrize("name", ["iscrowd", "ignore"])
+def test_flags_of_an_annotation_are_0_or_1(coco: Path, name: str) -> None:
+    file, content = load(coco)
+    one, *_ = content["annotations"]
+    for stated, crowds in ((0, 0), ("0", 0), (False, 0), (None, 0), (1, 1), ("1", 1), (True, 1)):
+        one[name] = stated
+        file.write_text(json.dumps(content))
+        images = open_data(coco).read("train")
+        assert sum(image.annotation.difficult.sum() for image in images) == crowds, stated
+    for wrong in (2, "no", "", [1]):
+        one[name] = wrong
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=rf"annotation \S+: {name} is .*: write 0 or 1"):
+            open_data(coco).read("train")
+
+
 # ---- what verify says ---------------------------------------------------------------------------
 
 

@@ -649,6 +649,8 @@ def test_a_bad_label_is_named_by_its_line(copied: dict[str, Path], line: str, to
     ("text", "told"),
     [
         ("train: images/train\n", "holds"),
+        ("names: [cat, dog]\ntrain: images/train\nnames: [dog, cat]\n", "names comes twice"),
+        ("names: {0: cat, 1: dog, 1: bird}\ntrain: images/train\n", "1 comes twice: remove one"),
         ("names: []\ntrain: images/train\n", "names no classes"),
         ("names: [a]\nnc: 2\ntrain: images/train\n", "nc is 2, but there are 1 names"),
         ("names: [a]\ntrain: nowhere\n", "train is 'nowhere', which is not there"),

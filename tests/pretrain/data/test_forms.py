@@ -413,11 +413,11 @@ def test_lists_that_split_one_folder(tmp_path: Path, titles: str) -> None:
 
 def test_a_list_of_test_images_without_classes_is_no_validation(tmp_path: Path) -> None:
     """As competitions have it: these are neither trained on nor a fault."""
-    write(tmp_path, *(f"images/{kind}_{n}.jpg" for kind in ("Train", "Test") for n in range(3)))
+    write(tmp_path, *(f"images/{kind}{n}.jpg" for kind in ("Train_", "Test ") for n in range(3)))
     (tmp_path / "train.csv").write_text(
         "image_id,healthy,rust\nTrain_0,1,0\nTrain_1,0,1\nTrain_2,1,0\n"
     )
-    (tmp_path / "test.csv").write_text("image_id\nTest_0\nTest_1\nTest_2\n")
+    (tmp_path / "test.csv").write_text("image_id\nTest 0\nTest 1\nTest 2\n")
     train, _ = read(tmp_path, "train")
     assert train == {
         "images/Train_0.jpg": "healthy",
