@@ -133,8 +133,8 @@ def _rows(path: Path) -> list[Row]:
             raise InputError(
                 f"{path} is no table of images and classes, correct it: {error}"
             ) from error
-    else:  # one column, names with blanks among them, is still a .csv
-        cells = [[line] if path.suffix.lower() == ".csv" else line.split() for line in lines]
+    else:  # under one word stands one column, names with blanks among them
+        cells = [line.split() if len(first.split()) > 1 else [line] for line in lines]
     titles = [title.strip().lower() for title in cells[0]] if cells else []
     image = _column(titles, _IMAGE_COLUMNS)
     label = _column(titles, _CLASS_COLUMNS)

@@ -130,7 +130,7 @@ def _columns(text: str) -> tuple[list[str], NDArray[np.float64]]:
     rows = list(map(_split, lines))
     if set(map(len, rows)) - {6}:
         raise ValueError
-    numbers = np.array([list(map(float, row[1:])) for row in rows]).reshape(-1, 5)
+    numbers = np.array([list(map(parse_number, row[1:])) for row in rows]).reshape(-1, 5)
     return [row[0] for row in rows], numbers
 
 

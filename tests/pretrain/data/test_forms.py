@@ -208,6 +208,7 @@ def test_imagenet_as_kaggle_has_it(tmp_path: Path, below: str, encoding: str, en
         ("val.csv", "image,label\n1.jpg,a\n2.jpg,b\n"),
         ("val_labels.csv", "filename,extra,class\nval/1.jpg,7,a\nval/2.jpg,8,b\n"),
         ("val/labels.txt", "1.jpg a\n2.jpg b\n"),
+        ("val.csv", "1.jpg a\n2.jpg b\n"),
         ("val/val_annotations.txt", "1.jpg\ta\t0\t0\n2.jpg\tb\t0\t0\n"),
         ("valid.tsv", "id\tspecies\n1\ta\n2\tb\n"),
         ("Validation_Map.txt", "fname;klass\n1;a\n2;b\n"),
