@@ -102,6 +102,8 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
     """
     if isinstance(error, InputError):
         return 2, f"error: {in_lines(str(error))}"
+    if isinstance(error, Exception):
+        error = named(error)
     if isinstance(error, BrokenPipeError):
         return 0, None
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _REMEDIES):
@@ -115,8 +117,6 @@ def outcome(error: BaseException) -> tuple[int, str | None]:
     if isinstance(error, SystemExit):
         code = error.code
         return (code, None) if isinstance(code, int) else (int(code is not None), None)
-    if isinstance(error, Exception):
-        error = named(error)
     code = getattr(error, "exit_code", None)
     return (1, None) if code is None else (int(code), f"{type(error).__name__}: {error}")
 
@@ -142,7 +142,10 @@ class OutOfMemory(Exception):  # noqa: N818 - named for what happened
     exit_code = 1
 
 
+NO_FILE_LEFT = 71
+"""Exit code of a process that reads images and may open no more files: EX_OSERR of sysexits.h."""
 _KILLED = "DataLoader worker (pid"
+_ENDED_WITHOUT_FILES = f"exited unexpectedly with exit code {NO_FILE_LEFT}."
 _BUS_ERROR = "Bus error"
 _NO_MEMORY = ("can't allocate memory", "Caught MemoryError in DataLoader worker")
 
@@ -150,6 +153,8 @@ _NO_MEMORY = ("can't allocate memory", "Caught MemoryError in DataLoader worker"
 def named(error: Exception) -> Exception:
     """Name what torch raises wherever the main process happens to be; return others as they are."""
     text = str(error)
+    if _KILLED in text and _ENDED_WITHOUT_FILES in text:
+        return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     if _KILLED in text:
         return SharedMemoryFull() if _BUS_ERROR in text else ReaderKilled()
     # By its name: this module is free of torch.

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 from torch.utils.data import DataLoader
 
-from common.errors import ReaderKilled, SharedMemoryFull, named
+from common.errors import NO_FILE_LEFT, ReaderKilled, SharedMemoryFull, named
 from common.processes.signals import Terminated, stop_asked
 
 POLL = 2.0
@@ -30,7 +30,6 @@ PATIENCE = 5.0
 """Seconds for which a run that was asked to end waits for a batch: Docker grants ten in all."""
 _TIMED_OUT = "DataLoader timed out"
 _TOO_MANY_FILES = "Too many open files"
-_NO_FILE_LEFT = 71  # exit code of a reader, EX_OSERR of sysexits.h
 Handed: TypeAlias = Any
 """A batch, or in its place why it cannot be handed over."""
 
@@ -50,11 +49,11 @@ def end_where_batches_are_lost() -> None:
     def lost(error: BaseException, batch: object) -> NoReturn:
         if not _no_file_left(error):
             traceback.print_exception(error)  # of a kind that nobody has seen
-        os._exit(_NO_FILE_LEFT if _no_file_left(error) else 1)
+        os._exit(NO_FILE_LEFT if _no_file_left(error) else 1)
 
     def refused(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if _no_file_left(error):
-            os._exit(_NO_FILE_LEFT)
+            os._exit(NO_FILE_LEFT)
         sys.__excepthook__(kind, error, trace)
 
     # Where multiprocessing sends batches, and files.
@@ -149,7 +148,7 @@ def _raise_named(error: Exception, workers: Sequence[BaseProcess]) -> NoReturn:
     for worker in dying:  # its connections are closed: its end is near, but not there yet
         worker.join(timeout=5.0)
     codes = {worker.exitcode for worker in dying}
-    if _NO_FILE_LEFT in codes:
+    if NO_FILE_LEFT in codes:
         raise OSError(errno.EMFILE, _TOO_MANY_FILES) from error
     raise (SharedMemoryFull if -signal.SIGBUS in codes else ReaderKilled) from error
 

@@ -229,6 +229,12 @@ def run(command: Callable[[list[str]], None], *argv: str) -> int:
             "the same command again, which resumes a training; fewer --workers need less",
         ),
         (
+            RuntimeError("DataLoader worker (pid 7) exited unexpectedly with exit code 71. Deta"),
+            1,
+            "error: Too many open files: raise the limit of open files (ulimit -n 65536), or give "
+            "--workers 0",
+        ),
+        (
             MemoryError(),
             1,
             "OutOfMemory: memory does not suffice: take a smaller batch, smaller images or fewer "
