@@ -99,7 +99,8 @@ def read_content(path: Path) -> dict[str, Any]:
         if is_archive(path):
             check_archive(path)
         elif _start(path, 4) != b"PK\x03\x04":  # that is a cut archive, as torch will say
-            check_names(_start(path, _MOST_PICKLED), 4)  # magic number, version, machine, content
+            # Magic number, version, machine, content, names of storages.
+            check_names(_start(path, _MOST_PICKLED), 5)
         # timm's and torchvision's training scripts keep their arguments: a class without code.
         # So are numpy's numbers, as which an accuracy is kept.
         with (

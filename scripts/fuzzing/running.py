@@ -7,6 +7,7 @@ import math
 import random
 import resource
 import signal
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -79,10 +80,13 @@ class Session:
         if new and not sound:
             self.findings[told] = data
             print(f"FOUND {told}: {data[:120]!r}", flush=True)
-        if new and self.keep is not None:
+        if new and (self.keep is not None or not sound):
             kind = "" if sound else "finding-"
             name = f"{kind}{hashlib.sha256(data).hexdigest()[:16]}"
-            (self.keep / name).write_bytes(data)
+            kept = (self.keep or Path(tempfile.mkdtemp(prefix="fuzz-"))) / name
+            kept.write_bytes(data)
+            if not sound:
+                print(f"kept in {kept}", flush=True)
         return new
 
     def run(self, runs: int, seed: int, seconds: float = math.inf) -> None:

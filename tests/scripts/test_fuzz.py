@@ -124,6 +124,7 @@ INPUTS = {
     "torch-weights": [
         torch_file(LONG_NAME),
         old_torch_file(LONG_NAME),
+        old_torch_file(b"\x80\x02}q\x00." + LONG_NAME),  # where it names the storages
         torch_file(
             b"\x80\x02}q\x00X\x05\x00\x00\x00modelq\x01}q\x02K\x01K\x02ss."
         ),  # {"model": {1: 2}}
