@@ -141,7 +141,7 @@ def _in_one_folder(
 ) -> FileSet:
     """List images of which a list says the classes."""
     assert place.table is not None
-    rows = read_table(place.table, by_name(place.images))
+    rows = _rows_of(place, place.table)
     if trained:
         check_labels(place.table, rows, trained[0])
     named = {row.label for row in rows} - {""}
@@ -176,6 +176,13 @@ def _in_one_folder(
     return FileSet(paths, labels, classes, describe(place, findings), findings.passed_over)
 
 
+def _rows_of(place: Place, table: Path) -> list[Row]:
+    """Read what a list says of the images of a place, and of such as are nowhere."""
+    elsewhere = set(place.elsewhere)
+    rows = read_table(table, by_name((*place.images, *place.elsewhere)))
+    return [row for row in rows if row.image not in elsewhere]
+
+
 def _trained_classes(root: Path) -> tuple[tuple[str, ...], Path] | None:
     """Return the classes of the training images and where they are, if they are in folders."""
     try:
@@ -186,7 +193,7 @@ def _trained_classes(root: Path) -> tuple[tuple[str, ...], Path] | None:
         return None
     unheard = Findings(root, keep_faults=True)
     if place.table:
-        rows = read_table(place.table, by_name(place.images))
+        rows = _rows_of(place, place.table)
         return tuple(sorted({row.label for row in rows} - {""})), place.table
     return class_names(place.folder, unheard), place.folder
 

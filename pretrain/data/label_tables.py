@@ -13,7 +13,7 @@ from typing import NamedTuple
 from common.errors import InputError
 from common.images.hidden import children
 from common.storage import read_text
-from common.text import in_line
+from common.text import in_line, shown
 from pretrain.data.listing import is_image
 
 _SPLIT_WORDS = {"train": "train(ing)?", "val": "val(id(ation)?)?", "test": "test(ing)?"}
@@ -26,15 +26,22 @@ _IMAGE_COLUMNS = (
 _CLASS_COLUMNS = (
     "label class category breed species target class_name classname predictionstring wnid tag y"
 ).split()
+_SPLIT_COLUMNS = "split subset partition set".split()
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "valset", "validationset", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+}
 _TRIED = 100  # lines in which an image must be named, if a file is a list of these images
 
 
 class Row(NamedTuple):
-    """A line of a list: its number, an image, what the list calls its class."""
+    """A line of a list: its number, an image, what the list calls its class, and its split."""
 
     number: int
     image: str
     label: str
+    split: str = ""
 
 
 def find_table(
@@ -70,6 +77,44 @@ def named_by_lists(split: str, folders: Sequence[Path], images: Mapping[str, str
     """
     lists = _lists(_of_split(split), folders)
     return {images[row.image] for path in lists for row in _known(path, images, None)}
+
+
+def why_unusable(path: Path) -> str:
+    """Say what is wrong with a list that names none of the images, and what to do."""
+    try:
+        rows = _rows(path)
+    except InputError as error:
+        return str(error)
+    what = "names none of the images" if rows else "is empty"
+    return f"{path} {what}: correct it (one line per image: file name,class), or remove it"
+
+
+def stated_splits(path: Path, images: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the images by "train", "val" and "test", as a column of a list splits them.
+
+    Args:
+        path: The list.
+        images: As for `find_table`.
+
+    Returns:
+        Nothing, where there is no such column.
+
+    Raises:
+        InputError: If the column states something else of an image.
+    """
+    found: dict[str, set[str]] = {}
+    rows = read_table(path, images)
+    if not any(row.split for row in rows):
+        return {}
+    for row in rows:
+        split = SPLIT_NAMES.get(row.split.lower())
+        if split is None:
+            raise InputError(
+                f"{path}, line {row.number}, has the split {shown(row.split)!r}: write train, "
+                "val or test, or call the column something else"
+            )
+        found.setdefault(split, set()).add(row.image)
+    return found
 
 
 def _of_split(split: str) -> re.Pattern[str]:
@@ -138,10 +183,11 @@ def _rows(path: Path) -> list[Row]:
     titles = [title.strip().lower() for title in cells[0]] if cells else []
     image = _column(titles, _IMAGE_COLUMNS)
     label = _column(titles, _CLASS_COLUMNS)
+    split = _column(titles, _SPLIT_COLUMNS)
     if label is None and (named := _from_columns(cells, image or 0)) is not None:
         return named
     if image is None or label is None:
-        image, label = 0, 1
+        image, label, split = 0, 1, None
     boxes = titles[label : label + 1] == ["predictionstring"]  # class, box, class, box ...
     rows = []
     for number, line in enumerate(cells, start=1):
@@ -149,7 +195,8 @@ def _rows(path: Path) -> list[Row]:
             continue
         found = line[label].strip() if label < len(line) else ""
         name = re.split(r"[/\\]", line[image].strip())[-1] if image < len(line) else ""
-        rows.append(Row(number, name, found.split()[0] if boxes and found else found))
+        part = line[split].strip() if split is not None and split < len(line) else ""
+        rows.append(Row(number, name, found.split()[0] if boxes and found else found, part))
     return rows
 
 

@@ -16,7 +16,15 @@ from common.errors import InputError
 from common.images.folder_trees import compare_trees
 from common.images.hidden import children, is_hidden
 from common.text import counted, in_line
-from pretrain.data.label_tables import by_name, find_table, named_by_lists
+from pretrain.data.label_tables import (
+    SPLIT_NAMES,
+    by_name,
+    find_table,
+    named_by_lists,
+    read_table,
+    stated_splits,
+    why_unusable,
+)
 from pretrain.data.listing import Findings, folder_names, holds_images, is_folder, is_image, scan
 from pretrain.data.other_forms import (
     check_class_folders,
@@ -25,11 +33,6 @@ from pretrain.data.other_forms import (
 )
 
 _INNER = ("tiny-imagenet-200", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
-_WORDS = {
-    **dict.fromkeys(("train", "training", "trainset", "trainingset"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "valset", "validationset", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "testset"), "test"),
-}
 _NEUTRAL = {"set", "images", "image", "imgs", "img", "data", "seg", "split", "dataset"}
 _NEUTRAL |= {"folder", "imagenet", "ilsvrc2012"}
 _UNPACKED = {
@@ -65,6 +68,8 @@ class Place:
     """What says the classes of images in one folder; None: they are in class folders."""
     images: tuple[str, ...] = ()
     """Their names, if they are in one folder."""
+    elsewhere: tuple[str, ...] = ()
+    """Images of another split in that folder, which the same list may name."""
 
 
 def find_place(root: Path, split: str) -> Place | None:
@@ -203,14 +208,16 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 def split_in(name: str) -> str | None:
     """Return the split that the name of a file states, as `imagenet1k-validation-03.tar` does."""
-    splits = {_WORDS[word] for word in re.split(r"[\W_\d]+", name.lower()) if word in _WORDS}
+    splits = {
+        SPLIT_NAMES[word] for word in re.split(r"[\W_\d]+", name.lower()) if word in SPLIT_NAMES
+    }
     return splits.pop() if len(splits) == 1 else None
 
 
 def _split_of(name: str) -> str | None:
     words = [word for word in re.split(r"[\W_]+", name.lower()) if word]
-    splits = {_WORDS[word] for word in words if word in _WORDS}
-    others = {word for word in words if word not in _WORDS} - _NEUTRAL
+    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
+    others = {word for word in words if word not in SPLIT_NAMES} - _NEUTRAL
     return splits.pop() if len(splits) == 1 and not others else None
 
 
@@ -243,18 +250,18 @@ def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
     if not names:
         return f"{folder} holds {_instead(folder, entries)}"
     table, other = find_table(split or "train", _around(root, inner, folder), by_name(names))
-    held = f"{folder} holds {counted(len(names), 'image')}"
+    held = f"{folder} holds {counted(len(names), 'image')} in no class folder"
     if table is None and (annotation := detector_annotation(folder)):
         raise InputError(for_a_detector(folder, annotation))
     if table is None and other is not None:
-        return (
-            f"{held} in no class folder, and {in_line(str(other))} names none of them: correct it "
-            "(one line per image: file name,class)"
-        )
+        problem = f"{held}, and {in_line(why_unusable(other))}"
+        if not split:
+            raise InputError(problem)
+        return problem
     if table is None:
         kaggle = f"LOC_{split}_solution.csv, " if names[0].startswith("ILSVRC2012") else ""
         return (
-            f"{held} in no class folder, and no list of classes is beside it: put {kaggle}"
+            f"{held}, and no list of classes is beside it: put {kaggle}"
             f"{split or 'train'}.csv there (lines of file name,class)"
         )
     return Place(split, folder, table, tuple(names))
@@ -271,15 +278,36 @@ def _of_lists(whole: Place, wanted: Sequence[str], folders: Sequence[Path]) -> P
     if whole.table is None:
         return whole if "train" in wanted else None
     images = by_name(whole.images)
-    named = {split: named_by_lists(split, folders, images) for split in ("val", "test")}
+    tables = {}
+    for split in ("train", "val", "test"):
+        tables[split], unusable = find_table(split, folders, images, general=False)
+        # A list of test images, as competitions have it, may be of images that are not there.
+        useless = unusable and not named_by_lists(split, folders, images)
+        if unusable and useless and split != "test":
+            raise InputError(why_unusable(unusable))
+    stated = stated_splits(whole.table, images)
+    named = {
+        split: named_by_lists(split, folders, images) | stated.get(split, set()) for split in tables
+    }
     if "train" in wanted:
-        others = named["val"].union(named["test"]) - named_by_lists("train", folders, images)
-        return replace(whole, images=tuple(name for name in whole.images if name not in others))
+        others = (named["val"] | named["test"]) - named["train"]
+        by_names = named["train"] and tables["train"] is None  # what another list says the class of
+        return _part(whole, named["train"] if by_names else set(whole.images) - others)
+    labelled = {row.image for row in read_table(whole.table, images) if row.label}
     for split in wanted:
-        table, _ = find_table(split, folders, images, general=False)
+        table = tables[split]
+        if table is None and named[split] and named[split] <= labelled:
+            table = whole.table
         if table:
-            return Place(split, whole.folder, table, tuple(sorted(named[split])))
+            return replace(_part(whole, named[split]), split=split, table=table)
     return None
+
+
+def _part(whole: Place, images: set[str]) -> Place:
+    """Keep some of the images of a place."""
+    elsewhere = tuple(name for name in whole.images if name not in images)
+    kept = tuple(name for name in whole.images if name in images)
+    return replace(whole, images=kept, elsewhere=elsewhere)
 
 
 def _around(root: Path, inner: Path, folder: Path) -> list[Path]:

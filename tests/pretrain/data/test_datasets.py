@@ -178,13 +178,13 @@ def test_tiny_imagenet(tmp_path: Path, below: str) -> None:
     [
         ("val_0.JPEG\tn02\nval_7.JPEG\tn01\n", "line 2: the image 'val_7.JPEG' is not in"),
         ("val_7.JPEG\tn01\nval_0.JPEG\tn02\nval_1.JPEG\tn01\n", "line 1: the image 'val_7.JPEG'"),
-        ("../train/n01/images/n01_0.JPEG\tn01\n", "val_annotations.txt names none of them"),
+        ("../train/n01/images/n01_0.JPEG\tn01\n", "val_annotations.txt names none of the images"),
         ("val_0.JPEG\tn02\nval_0.JPEG\tn01\n", "line 2: the image 'val_0.JPEG' came before"),
         ("val_0.JPEG\tn02\nval_1.JPEG\tn03\n", "line 2: val_1.JPEG has the class 'n03', which"),
         ("val_0.JPEG\tn02\nval_1.JPEG\n", "line 2: val_1.JPEG has the class '', which"),
         ("val_0.JPEG\tn02\n", "val_1.JPEG: "),
         ("val_0.JPEG\tn02\nval_1.JPEG\tn02\n", "no image of the class n01"),
-        ("", "val_annotations.txt names none of them"),
+        ("", "val_annotations.txt is empty: correct it"),
     ],
 )
 def test_tiny_imagenet_annotations(tmp_path: Path, annotations: str, message: str) -> None:

@@ -231,7 +231,7 @@ def test_lists_of_classes(tmp_path: Path, name: str, text: str) -> None:
         ("id,label\n1,a\n1,b\n2,b\n", "line 3: the image '1.jpg' came before"),
         ("id,label\n1,a\n7,b\n2,b\n", "line 3: the image '7' is not in "),
         ("id,label\n1,0\n2,1\n", "numbers (0) where the training images have class names (a)"),
-        ("id,label\n7,a\n8,b\n", "val.csv names none of them"),
+        ("id,label\n7,a\n8,b\n", "val.csv names none of the images"),
         ("id,label\n1,a\n2,a\n", "val.csv: names no image of the class b"),
     ],
 )
@@ -497,3 +497,59 @@ def test_a_class_may_be_called_so(tmp_path: Path, name: str) -> None:
         tmp_path, f"train/{name}/1.jpg", "train/other/1.jpg", "val/other/1.jpg", f"val/{name}/1.jpg"
     )
     assert set(read(tmp_path, "train")[0].values()) == {name, "other"}
+
+
+LABELLED = "file,label\n1.jpg,a\n2.jpg,b\n3.jpg,a\n4.jpg,b\n"
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"labels.csv": LABELLED, "val.csv": "3.jpg,a\n4.jpg,b\n"},
+        {"labels.csv": LABELLED, "val.txt": "3\n4\n"},
+        {"labels.csv": LABELLED, "train.txt": "1\n2\n", "validation.csv": "file\n3.jpg\n4.jpg\n"},
+        {
+            "labels.csv": "file,label,split\n1.jpg,a,train\n2.jpg,b,Train\n3.jpg,a,valid\n"
+            "4.jpg,b,val\n"
+        },
+        {"metadata.csv": "subset;name;class\ntraining;1;a\ntraining;2;b\ndev;3;a\ndev;4;b\n"},
+    ],
+)
+def test_images_in_one_folder_are_split_by_lists(tmp_path: Path, lists: dict[str, str]) -> None:
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(1, 5)))
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+    assert read(tmp_path, "train")[0] == {"images/1.jpg": "a", "images/2.jpg": "b"}
+    assert read(tmp_path, "val")[0] == {"images/3.jpg": "a", "images/4.jpg": "b"}
+
+
+@pytest.mark.parametrize("name", ["train.csv", "val.csv"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty: correct it (one line per image: file name,class), or remove it"),
+        (b"file,label\n", "names none of the images: correct it"),
+        (b"1.jpg,caf\xe9\n", "is no text in UTF-8 or UTF-16 (byte 9): save it as UTF-8"),
+        (b"7,x,1.jpg\n8,x,2.jpg\n", "names none of the images: correct it"),
+    ],
+)
+@pytest.mark.parametrize("beside", [None, "labels.csv"])
+def test_a_list_of_a_split_is_not_passed_over(
+    tmp_path: Path, name: str, content: bytes, reason: str, beside: str | None
+) -> None:
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(1, 5)))
+    (tmp_path / (beside or "train.csv")).write_text(LABELLED)
+    (tmp_path / name).write_bytes(content)
+    for split in ("train", "val"):
+        assert f"{tmp_path / name} {reason}" in refused(tmp_path, split)
+
+
+@pytest.mark.parametrize("state", ["0", "", "query"])
+def test_a_column_of_splits_says_which(tmp_path: Path, state: str) -> None:
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(1, 4)))
+    text = f"file,label,split\n1.jpg,a,train\n2.jpg,b,{state}\n3.jpg,b,val\n"
+    (tmp_path / "labels.csv").write_text(text)
+    assert refused(tmp_path, "train") == (
+        f"{tmp_path / 'labels.csv'}, line 3, has the split {state!r}: write train, val or test, or "
+        "call the column something else"
+    )
