@@ -32,6 +32,7 @@ from common.text import say
 
 _COLUMNS = 80
 _TAIL = ("Argument helptext", "For full helptext")
+_UNKNOWN = "Unrecognized options:"
 Args = TypeVar("Args")
 Command = Callable[[list[str]], None]
 
@@ -282,7 +283,10 @@ def _one_sentence(box: str, program: str) -> str:
     ends = [i for i, line in enumerate(message) if line.startswith(_TAIL)]
     message = message[: min(ends, default=len(message))]
     if title == "Required options":
-        message = ["missing " + ", ".join(line for line in message if line.startswith("--"))]
+        at = message.index(_UNKNOWN) if _UNKNOWN in message else len(message)
+        absent = [line for line in message[:at] if line.startswith("--")]
+        unknown = ["unrecognized " + " ".join(message[at + 1 :]) + ";"] if message[at + 1 :] else []
+        message = [*unknown, "missing " + ", ".join(absent)]
     sentence = " ".join(message or [title])
     sentence = re.sub(r"^Error parsing [\w\[\], .]+: ", "", sentence)  # a dataclass refused it
     return f"{sentence}; {program} --help shows all flags"

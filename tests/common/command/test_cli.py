@@ -52,7 +52,9 @@ def test_defaults_come_from_a_value() -> None:
     ("argv", "parts"),
     [
         ([*GIVEN, "--sede", "3"], ["--sede"]),
-        (["--data", "d"], ["missing --out PATH"]),
+        (["--data", "d"], ["missing --out PATH;"]),
+        (["--data", "d", "--sede", "3"], ["unrecognized --sede 3; missing --out PATH;"]),
+        (["o"], ["unrecognized o; missing --data PATH, --out PATH;"]),
         ([*GIVEN, "--seed", "x"], ["--seed", "'x'"]),
         ([*GIVEN, "--layout", "caffe"], ["--layout", "'caffe'", "timm", "mmdet"]),
         ([*GIVEN, "--seed", "-1"], ["seed must be at least 0 and at most 4294967295, not -1"]),
