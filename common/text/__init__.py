@@ -13,9 +13,10 @@ from common.text.escaping import (
 )
 from common.text.numbers import parse_number
 from common.text.saying import say
-from common.text.spelling import folded, respelt
+from common.text.spelling import alike, folded, respelt
 
 __all__ = [
+    "alike",
     "counted",
     "folded",
     "in_csv",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.storage import write_text
-from common.text import counted, in_line
+from common.text import alike, counted, in_line
 from detect.data.checks import (
     all_boxes,
     coordinates_look,
@@ -97,7 +97,7 @@ def read_training(
     unused = [name for name in data.sets if name not in used]
     if unused and by_itself:
         said.append(f"not used: {listed(unused)}; --train-split and --val-split name other sets")
-    said += data.notes
+    said += [*data.notes, *alike(data.classes)]
     if left_out:
         said.append(f"{counted(left_out, 'image')} without objects left out")
     if counts.outside:

@@ -13,7 +13,7 @@ from common.errors import InputError
 from common.images.checking import Report, check_image
 from common.images.decoding import read_content
 from common.images.orientation import is_turned
-from common.text import counted, in_line, say
+from common.text import alike, counted, in_line, say
 from detect.data.checks import count, duplicates, look_normalised, outside, why_useless
 from detect.data.contents import Checked, CheckedSet, boxes_read, remarks, table, warnings
 from detect.data.dataset import Annotation, Entry, LabelledImage, shown
@@ -78,6 +78,7 @@ def verify(
         *table(data, sets, counts),
         *boxes_read(data, options, sets),
         *data.notes,
+        *alike(data.classes),
         *(f"warning: {w}" for w in warnings(data, options, sets, counts, named=split is not None)),
     ]
     say("\n".join(map(in_line, lines)))

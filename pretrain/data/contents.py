@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from common.images.checking import Result
-from common.text import in_line
+from common.text import alike, in_line
 from pretrain.data.image_sets import FileSet, ImageSet, PixelSet
-from pretrain.data.report import alike, unseen
+from pretrain.data.report import unseen
 from pretrain.data.shards import ShardSet
 
 _UPRIGHT = 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.images.decoding import read_content
 from common.images.hidden import children
-from common.text import counted, folded, in_line, say
+from common.text import alike, counted, in_line, say
 from pretrain.data.image_sets import FileSet
 from pretrain.data.splits import Split
 from pretrain.recipes import Images
@@ -75,21 +75,6 @@ def why_one_class(root: Path, name: str) -> str:
         "each class into a folder of its own, or call that folder train and write labels.csv "
         f"beside it{unread}"
     )
-
-
-def alike(classes: Sequence[str]) -> list[str]:
-    """Warn of classes whose names differ in capitals, blanks or the coding of accents alone."""
-    known: dict[str, list[str]] = {}
-    for name in classes:
-        known.setdefault(folded(name), []).append(name)
-    found = [names for names in known.values() if len(names) > 1]
-    if not found:
-        return []
-    first, second, *_ = found[0]
-    return [
-        f"warning: classes spelt alike: {len(found)}, such as {first!a} and {second!a}: if they "
-        "are one, rename one"
-    ]
 
 
 def unseen(classes: Sequence[str], labels: Sequence[int], kind: str) -> list[str]:

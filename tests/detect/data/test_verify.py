@@ -384,3 +384,16 @@ def test_images_that_lists_name_by_their_paths_are_named(
     listed(devkit, "JPEGImages/1.jpg", "Annotations/2.xml", "3")
     verify(devkit, None, 0)
     assert "none of its lists" not in capsys.readouterr().out
+
+
+def test_classes_spelt_alike_are_told(
+    devkit: Path, call_command: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (devkit / "classes.txt").write_text("dog\ncat\nDog")
+    line = "warning: classes spelt alike: 1, such as 'dog' and 'Dog': if they are one, rename one"
+    assert line in table(devkit, capsys)
+    flags = ("--train-split", "2007:trainval", "--val-split", "none", "--out", devkit / "run")
+    given = ("train", "toy-retinanet", "--data", devkit, *flags)
+    code, out, err = call_command(command, *given, "--backbone", "scratch", "--dry-run")
+    assert (err, code) == ("", 0)
+    assert line in out.splitlines()
