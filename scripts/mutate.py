@@ -66,7 +66,8 @@ TESTS: dict[str, str] = {
     "tests/common/training/test_resume.py",
     "common/training/certifying.py": "tests/common/training/test_certifying.py "
     "tests/pretrain/test_check.py",
-    "common/training/check.py": "tests/common/training/test_check.py tests/pretrain/test_check.py",
+    "common/training/check.py": "tests/common/training/test_check.py tests/pretrain/test_check.py "
+    "tests/pretrain/test_world_sizes.py",
     "common/training/launch.py": "tests/common/training/test_launch.py",
     "common/training/non_finite.py": "tests/common/training/test_non_finite.py "
     "tests/common/training/test_loop.py",
@@ -80,7 +81,8 @@ TESTS: dict[str, str] = {
     "pretrain/recipes/cost.py": "tests/pretrain/test_costs.py",
     "detect/recipes.py": "tests/test_recipe_tables.py tests/detect/test_commands.py",
     "detect/scoring/voc.py": f"{SCORING}/test_voc.py",
-    "detect/scoring/matches.py": f"{SCORING}/test_voc.py {SCORING}/test_matches_file.py",
+    "detect/scoring/matches.py": f"{SCORING}/test_voc.py {SCORING}/test_matches_file.py "
+    f"{SCORING}/test_analysis.py",
     "detect/scoring/coco.py": f"{SCORING}/test_coco.py",
     "detect/scoring/coco_by_pycocotools.py": f"{SCORING}/test_coco.py",
     "detect/scoring/sizes.py": f"{SCORING}/test_coco.py {SCORING}/test_analysis.py",

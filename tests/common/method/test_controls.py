@@ -66,13 +66,14 @@ def test_shuffled_places_are_any_places_alike() -> None:
     assert not torch.equal(found[0], found[1])
 
 
-def test_the_random_reference_is_any_channel_with_a_positive_value() -> None:
+@pytest.mark.parametrize("dead", [-1.0, -0.5, 0.0])
+def test_the_random_reference_is_any_channel_with_a_positive_value(dead: float) -> None:
     """Channel c of 5 is positive at place c alone, but for channel 2, which is dead."""
     images = 6000
     x = torch.zeros(images, 5, 1, 5)
     for channel, value in enumerate((1.0, 9.0, 0.0, 2.0, 3.0)):
         x[:, channel, 0, channel] = value
-    x[:, 2] = -1.0
+    x[:, 2] = dead
     torch.manual_seed(0)
     layer = active(ControlDropout(0.5, reference="random", signed=True))
     mask = layer._find_mask(x, 0.5)[0][:, 0, 0]

@@ -408,7 +408,7 @@ def test_maps_of_a_forty_eighth_of_the_image_are_extra_levels(
 
 
 def test_sides_are_of_square_maps_wherever_they_are() -> None:
-    square, flat, row = torch.zeros(1, 2, 7, 7), torch.zeros(1, 2, 7, 5), torch.zeros(1, 7, 7)
+    square, flat, row = torch.zeros(1, 2, 7, 7), torch.zeros(1, 2, 9, 5), torch.zeros(1, 7, 7)
     assert stages._sides([{"a": (square, flat)}, row, None, "b"]) == {7}
     assert stages._sides({"a": square, "b": [torch.zeros(1, 1, 3, 3)]}) == {7, 3}
     assert call("a", 8, 1).out == 1 and several(call("a", 8, 4), "inputs", 3, 9).into == 9

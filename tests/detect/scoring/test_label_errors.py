@@ -178,6 +178,18 @@ def test_the_list_is_short_and_ranked():
     assert suspicions == sorted((row[2] for row in rows), reverse=True)[:MOST]
 
 
+def test_of_equally_suspicious_ones_the_first_is_listed():
+    """In each image two of one place; three scores in turn, which sorting could mix up."""
+    places = [(1, (2, 0, 62, 60)), (0, (0, 0, 60, 60))]
+    scores = [(0.5, 0.25, 0.4)[image % 3] for image in range(WIDE)]
+    rows = [(i, label, scores[i], box) for i in range(WIDE) for label, box in places]
+    truth, found, candidates = found_in([], rows)
+    entries = describe(truth, found, candidates)["entries"]
+    falling = sorted(range(WIDE), key=lambda image: -scores[image])
+    assert [entry["image"] for entry in entries] == [f"{image:06}" for image in falling]
+    assert {entry["class"] for entry in entries} == {"dog"}
+
+
 # ---- the literal form ---------------------------------------------------------------------------
 
 

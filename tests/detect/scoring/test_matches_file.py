@@ -34,6 +34,14 @@ def scored():
     return Scored(FOUND, matches, resampled_ap(TRUTH, FOUND, draws, 0.5, matches))
 
 
+@pytest.mark.parametrize("kept", ["11111", "00000", "01110", "10011", "11010"])
+def test_selected_matches_are_those_of_selected_detections(kept):
+    rows = np.array(list(kept)) == "1"
+    ours, theirs = match(TRUTH, FOUND).select(rows), match(TRUTH, FOUND.select(rows))
+    for field in fields(Matches):
+        np.testing.assert_array_equal(getattr(ours, field.name), getattr(theirs, field.name))
+
+
 @pytest.fixture
 def source(tmp_path):
     (tmp_path / "voc").mkdir()
