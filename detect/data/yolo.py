@@ -27,6 +27,7 @@ from detect.data.dataset import (
     Entry,
     MissingFileError,
     label_map,
+    listed,
     quoted,
     shown,
 )
@@ -228,8 +229,12 @@ def _object(
     """Read a line: the number of a class, and the edges of a box as shares."""
     index, shares = _numbers(line, where)
     if index not in label_of:
+        last = max(label_of)
+        known = f"0 to {last}"
+        if len(label_of) <= last:  # names with gaps
+            known = f"those that names has, {listed(map(str, sorted(label_of)))}"
         raise InputError(
-            f"{where}: class {index} is none of {min(label_of)} to {max(label_of)}: "
+            f"{where}: class {index} is none of {known}: "
             "add it to the classes, or count them from 0"
         )
     if shape and len(shares) != 4 + shape[0] * shape[1]:

@@ -34,6 +34,8 @@ NOT_LABELS = ("classes.txt", "predefined_classes.txt", "readme")
 SUFFIXES = (".txt", ".TXT")
 """Of label files."""
 _MOST_FOLDERS = 100  # in a path of a data.yaml
+_MOST_CLASSES = 1_000_000
+_MOST_KEY_POINTS = 10_000
 Source = tuple[Path, ...]
 """Folders of images, or lists of them."""
 
@@ -126,7 +128,12 @@ def _key_points(file: Path, content: Mapping[str, Any]) -> tuple[int, int] | Non
     if stated is None:
         return None
     whole = isinstance(stated, list) and all(type(number) is int for number in stated)
-    if not whole or len(stated) != 2 or stated[0] < 1 or stated[1] not in (2, 3):
+    if (
+        not whole
+        or len(stated) != 2
+        or not 1 <= stated[0] <= _MOST_KEY_POINTS
+        or stated[1] not in (2, 3)
+    ):
         raise InputError(
             f"{file}: kpt_shape is {_cut(stated)}: write [key points, 2 or 3 numbers each]"
         )
@@ -141,7 +148,7 @@ def _names(file: Path, content: Mapping[str, Any]) -> dict[int, str]:
         found = {int(key): name for key, name in (names or {}).items()}
     except (AttributeError, OverflowError, TypeError, ValueError):
         found = {}
-    if not found:
+    if not found or min(found) < 0 or max(found) >= _MOST_CLASSES:
         raise InputError(f"{file} names no classes: write names: [helmet, vest], or one per line")
     if "nc" in content and content["nc"] != len(found):
         raise InputError(

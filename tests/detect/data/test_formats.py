@@ -625,6 +625,22 @@ def test_a_yolo_box_over_the_edge_is_as_annotated(copied: dict[str, Path]) -> No
     assert annotation.usable(difficult=False)[0].tolist() == [[48, 0, 64, 48]]
 
 
+def test_classes_whose_numbers_have_gaps_are_named(copied: dict[str, Path]) -> None:
+    path = copied["yolo"] / "data.yaml"
+    path.write_text("train: images/train\nnames: {0: helmet, 2: vest, 5: head}\n")
+    (copied["yolo"] / "labels/train/img_000.txt").write_text("1 0.5 0.5 0.2 0.2\n")
+    with pytest.raises(InputError, match="class 1 is none of those that names has, 0, 2, 5: add"):
+        open_data(copied["yolo"]).read("train")
+
+
+@pytest.mark.parametrize("number", ["-1", "1000000", "9" * 5000])
+def test_a_number_that_no_class_has(copied: dict[str, Path], number: str) -> None:
+    path = copied["yolo"] / "data.yaml"
+    path.write_text(f"train: images/train\nnames:\n  0: a\n  {number}: b\n")
+    with pytest.raises(InputError, match=r"data\.yaml"):
+        open_data(copied["yolo"]).read("train")
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [
