@@ -17,11 +17,11 @@ from common.text import in_line, shown
 from pretrain.data.listing import is_image
 
 _SPLIT_WORDS = {"train": "train(ing)?", "val": "val(id(ation)?)?", "test": "test(ing)?"}
-_KINDS = "labels?|annotations?|solution|images?|map|list|data|metadata|ground_?truth"
+_KINDS = "labels?|annotations?|solution|images?|map|list|data|metadata|ground_?truth|splits?"
 _GENERAL = re.compile(rf"_?({_KINDS})|_classes", re.IGNORECASE)  # the latter is Roboflow's
 _SUFFIXES = (".csv", ".tsv", ".txt")
 _IMAGE_COLUMNS = (
-    "image_id imageid id filename file_name file image name image_name path img image_path".split()
+    "filename file_name file image_path path image_name image img image_id imageid id name".split()
 )
 _CLASS_COLUMNS = (
     "label class category breed species target class_name classname predictionstring wnid tag y"
@@ -70,30 +70,38 @@ def find_table(
 def named_by_lists(split: str, folders: Sequence[Path], images: Mapping[str, str]) -> set[str]:
     """Return the images that the lists of a split name, whether with their classes or without.
 
+    Lines that state another split in a column are left out.
+
     Args:
         split: "train", "val" or "test".
         folders: As for `find_table`.
         images: As for `find_table`.
     """
     lists = _lists(_of_split(split), folders)
-    return {images[row.image] for path in lists for row in _known(path, images, None)}
+    rows = (row for path in lists for row in _known(path, images, None))
+    return {images[row.image] for row in rows if SPLIT_NAMES.get(row.split.lower(), split) == split}
 
 
-def why_unusable(path: Path) -> str:
-    """Say what is wrong with a list that names none of the images, and what to do."""
+def why_unusable(path: Path, images: Mapping[str, str]) -> str:
+    """Say what is wrong with a list that says no image's class, and what to do."""
     try:
         rows = _rows(path)
     except InputError as error:
         return str(error)
+    if any(row.image in images for row in rows):
+        return f"{path} says the class of none of them: add a column label, or labels.csv beside it"
     what = "names none of the images" if rows else "is empty"
     return f"{path} {what}: correct it (one line per image: file name,class), or remove it"
 
 
-def stated_splits(path: Path, images: Mapping[str, str]) -> dict[str, set[str]]:
+def stated_splits(
+    table: Path | None, folders: Sequence[Path], images: Mapping[str, str]
+) -> dict[str, set[str]]:
     """Return the images by "train", "val" and "test", as a column of a list splits them.
 
     Args:
-        path: The list.
+        table: The list of the classes, if there is one; it counts most.
+        folders: As for `find_table`, where another list may be.
         images: As for `find_table`.
 
     Returns:
@@ -102,19 +110,64 @@ def stated_splits(path: Path, images: Mapping[str, str]) -> dict[str, set[str]]:
     Raises:
         InputError: If the column states something else of an image.
     """
-    found: dict[str, set[str]] = {}
-    rows = read_table(path, images)
-    if not any(row.split for row in rows):
-        return {}
-    for row in rows:
-        split = SPLIT_NAMES.get(row.split.lower())
-        if split is None:
+    for path in (*([table] if table else []), *_lists(_GENERAL, folders)):
+        rows = list(_known(path, images, None))
+        if not any(row.split for row in rows):
+            continue
+        found: dict[str, set[str]] = {}
+        for row in rows:
+            split = SPLIT_NAMES.get(row.split.lower())
+            if split is None:
+                raise InputError(
+                    f"{path}, line {row.number}, has the split {shown(row.split)!r}: write train, "
+                    "val or test, or call the column something else"
+                )
+            found.setdefault(split, set()).add(images[row.image])
+        lists = (named_by_lists(split, folders, images) for split in _SPLIT_WORDS)
+        unsaid = set(images.values()).difference(*found.values(), *lists)
+        if path != table and unsaid:
             raise InputError(
-                f"{path}, line {row.number}, has the split {shown(row.split)!r}: write train, "
-                "val or test, or call the column something else"
+                f"{path} does not say the split of {len(unsaid)} images, such as "
+                f"{in_line(min(unsaid))}: add a line for each"
             )
-        found.setdefault(split, set()).add(row.image)
-    return found
+        return found
+    return {}
+
+
+def check_named(split: str, folders: Sequence[Path], images: Mapping[str, str]) -> None:
+    """See that the images of a split's lists without classes are there.
+
+    Raises:
+        InputError: If one is not.
+    """
+    for path in _lists(_of_split(split), folders):
+        if not any(_known(path, images)):
+            continue
+        rows = read_table(path, images)
+        absent = next((row for row in rows if row.image not in images), None)
+        if absent and not any(row.label for row in rows):
+            raise InputError(
+                f"{path}: line {absent.number}: the image {shown(absent.image)!r} is not there: "
+                "correct the line"
+            )
+
+
+def splits_images(folders: Sequence[Path]) -> bool:
+    """Tell whether a list in one of the folders may name images that are not for training."""
+    if any(path for split in ("val", "test") for path in _lists(_of_split(split), folders)):
+        return True
+    for path in _lists(_GENERAL, folders):
+        try:
+            if any(row.split for row in _rows(path)):
+                return True
+        except InputError:  # no table
+            continue
+    return False
+
+
+def is_general(path: Path) -> bool:
+    """Tell a list that is named after no split, as `labels.csv` is."""
+    return _GENERAL.fullmatch(path.stem) is not None
 
 
 def _of_split(split: str) -> re.Pattern[str]:
@@ -162,7 +215,7 @@ def read_table(path: Path, images: Mapping[str, str]) -> list[Row]:
     rows = _rows(path)
     if rows and rows[0].image not in images and not is_image(rows[0].image):
         title, others = rows[0].label, {row.label for row in rows[1:]}
-        if title.lower() in _CLASS_COLUMNS or title not in others:
+        if title.lower() in _CLASS_COLUMNS or not title or title not in others:
             del rows[0]  # what the columns are called
     return [row._replace(image=images.get(row.image, row.image)) for row in rows]
 
@@ -180,20 +233,29 @@ def _rows(path: Path) -> list[Row]:
             ) from error
     else:  # under one word stands one column, names with blanks among them
         cells = [line.split() if len(first.split()) > 1 else [line] for line in lines]
-    titles = [title.strip().lower() for title in cells[0]] if cells else []
+    filled = [line for line in cells if any(map(str.strip, line))]
+    titles = [title.strip().lower() for title in filled[0]] if filled else []
     image = _column(titles, _IMAGE_COLUMNS)
     label = _column(titles, _CLASS_COLUMNS)
     split = _column(titles, _SPLIT_COLUMNS)
     if label is None and (named := _from_columns(cells, image or 0)) is not None:
         return named
-    if image is None or label is None:
-        image, label, split = 0, 1, None
-    boxes = titles[label : label + 1] == ["predictionstring"]  # class, box, class, box ...
+    titled = image is not None or _is_title(filled)
+    if split is None:
+        split = _column_of_splits(filled, (image, label))
+    width = max(map(len, cells), default=0)
+    rest = [at for at in range(width) if at not in (image, label, split)]
+    if image is None:
+        image = rest.pop(0) if rest else 0
+    if label is None and rest and (len(rest) == 1 or not titled):
+        label = rest[0]  # of several columns with other titles none is known to be the class
+    boxes = label is not None and titles[label : label + 1] == ["predictionstring"]
+    # With boxes a cell is: class, box, class, box ...
     rows = []
     for number, line in enumerate(cells, start=1):
         if not any(cell.strip() for cell in line):
             continue
-        found = line[label].strip() if label < len(line) else ""
+        found = line[label].strip() if label is not None and label < len(line) else ""
         name = re.split(r"[/\\]", line[image].strip())[-1] if image < len(line) else ""
         part = line[split].strip() if split is not None and split < len(line) else ""
         rows.append(Row(number, name, found.split()[0] if boxes and found else found, part))
@@ -219,6 +281,22 @@ def _from_columns(cells: Sequence[Sequence[str]], image: int) -> list[Row] | Non
         # Of none or of several classes: whoever checks the labels refuses it.
         rows.append(Row(number, name, names[ones.index(True)] if sum(ones) == 1 else ""))
     return rows if rows else None
+
+
+def _is_title(cells: Sequence[Sequence[str]]) -> bool:
+    """Tell a first line that names the columns: those below begin with the name of an image."""
+    firsts = [line[0].strip() for line in cells[:2] if line]
+    return len(firsts) > 1 and is_image(firsts[1]) and not is_image(firsts[0])
+
+
+def _column_of_splits(cells: Sequence[Sequence[str]], others: Sequence[int | None]) -> int | None:
+    """Return the column that holds names of several splits and nothing else, if there is one."""
+    for at in range(1, len(cells[0]) if cells else 0):
+        first, *below = (line[at].strip().lower() for line in cells if at < len(line))
+        values = {*below, first} if first in SPLIT_NAMES else set(below)  # below a title
+        if at not in others and len(values) > 1 and values <= SPLIT_NAMES.keys():
+            return at
+    return None
 
 
 def _column(titles: Sequence[str], known: Sequence[str]) -> int | None:

@@ -6,9 +6,10 @@ names, in any case: `train`, `Training`, `train_images`; `val`, `valid`, `valida
 `test`.
 """
 
+import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,9 +20,12 @@ from common.text import counted, in_line
 from pretrain.data.label_tables import (
     SPLIT_NAMES,
     by_name,
+    check_named,
     find_table,
+    is_general,
     named_by_lists,
     read_table,
+    splits_images,
     stated_splits,
     why_unusable,
 )
@@ -88,11 +92,15 @@ def find_place(root: Path, split: str) -> Place | None:
     splits = split_folders(inner)
     wanted = ("train",) if split == "train" else ("val", "test")
     wanted = wanted[::-1] if split == "test" else wanted
+    apart = _split_by_column(root, inner, wanted, splits)
+    if apart:
+        return apart
     problem = ""
     for name in (name for name in wanted if name in splits):
         found = _place(root, inner, name, _unwrapped(splits[name]))
         if isinstance(found, Place):
-            return found
+            _check_column(found)
+            return _with_others(found, splits)
         # Images to be classified, as competitions have them in test/, are no validation split.
         if name != "test":
             raise InputError(problem or found)
@@ -254,7 +262,7 @@ def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
     if table is None and (annotation := detector_annotation(folder)):
         raise InputError(for_a_detector(folder, annotation))
     if table is None and other is not None:
-        problem = f"{held}, and {in_line(why_unusable(other))}"
+        problem = f"{held}, and {in_line(why_unusable(other, by_name(names)))}"
         if not split:
             raise InputError(problem)
         return problem
@@ -276,6 +284,7 @@ def _of_lists(whole: Place, wanted: Sequence[str], folders: Sequence[Path]) -> P
         folders: Where the lists may lie.
     """
     if whole.table is None:
+        _check_no_lists(whole.folder, folders)
         return whole if "train" in wanted else None
     images = by_name(whole.images)
     tables = {}
@@ -284,8 +293,10 @@ def _of_lists(whole: Place, wanted: Sequence[str], folders: Sequence[Path]) -> P
         # A list of test images, as competitions have it, may be of images that are not there.
         useless = unusable and not named_by_lists(split, folders, images)
         if unusable and useless and split != "test":
-            raise InputError(why_unusable(unusable))
-    stated = stated_splits(whole.table, images)
+            raise InputError(why_unusable(unusable, images))
+        if split != "test":
+            check_named(split, folders, images)
+    stated = stated_splits(whole.table, folders, images)
     named = {
         split: named_by_lists(split, folders, images) | stated.get(split, set()) for split in tables
     }
@@ -303,9 +314,81 @@ def _of_lists(whole: Place, wanted: Sequence[str], folders: Sequence[Path]) -> P
     return None
 
 
+def _split_by_column(
+    root: Path, inner: Path, wanted: Sequence[str], splits: Mapping[str, Path]
+) -> Place | None:
+    """Return the part of images in `train/` that a column gives a split, where there is no `val/`.
+
+    Args:
+        root: Of the data set.
+        inner: What holds the splits.
+        wanted: The split's names.
+        splits: Their folders.
+    """
+    if "train" not in splits or "val" in splits:
+        return None
+    whole = _place(root, inner, "train", _unwrapped(splits["train"]))
+    if not isinstance(whole, Place) or whole.table is None:
+        return None
+    folders = _around(root, inner, whole.folder)
+    stated = stated_splits(whole.table, (), by_name(whole.images))
+    if "val" not in stated:
+        return None
+    return _of_lists(_with_others(whole, splits), wanted, folders)
+
+
+def _check_column(place: Place) -> None:
+    """See that no column of the list puts images that a folder splits into another split.
+
+    Raises:
+        InputError: If there is one; "val" and "test" stand in for each other.
+    """
+    if place.table is None:
+        return
+    stated = stated_splits(place.table, (), by_name(place.images))
+    for split, images in stated.items():
+        if (split == "train") != (place.split == "train"):
+            raise InputError(
+                f"{place.table} has the split {split} for {in_line(min(images))}, which is in "
+                f"{place.folder}: correct the line, or move the image"
+            )
+
+
+def _with_others(place: Place, splits: Mapping[str, Path]) -> Place:
+    """Add the images of the other splits' folders, which one list of all images names, too."""
+    if place.table is None or not is_general(place.table):
+        return place
+    others = (_unwrapped(folder) for split, folder in splits.items() if split != place.split)
+    names = {e.name for folder in others for e in scan(folder) if is_image(e.name)}
+    return replace(place, elsewhere=tuple(sorted(names.difference(place.images))))
+
+
+def _check_no_lists(folder: Path, folders: Sequence[Path]) -> None:
+    """See that no list splits the images of class folders.
+
+    Raises:
+        InputError: If there is one: which image it means, nobody knows by a name alone.
+    """
+    if not splits_images(folders):
+        return
+    names = [name for _, _, files in os.walk(folder) for name in files if is_image(name)]
+    images = by_name(names)
+    stated = set(stated_splits(None, folders, images))
+    split = next(
+        (s for s in ("val", "test") if s in stated or named_by_lists(s, folders, images)), None
+    )
+    if split:
+        raise InputError(
+            f"{folder} holds class folders, and a list beside them says which images are {split} "
+            f"images, which is not read: move these into {split}/CLASS/ and the others into "
+            "train/CLASS/, or remove the list"
+        )
+
+
 def _part(whole: Place, images: set[str]) -> Place:
     """Keep some of the images of a place."""
-    elsewhere = tuple(name for name in whole.images if name not in images)
+    others = (name for name in whole.images if name not in images)
+    elsewhere = (*whole.elsewhere, *others)
     kept = tuple(name for name in whole.images if name in images)
     return replace(whole, images=kept, elsewhere=elsewhere)
 

@@ -1,5 +1,6 @@
 """The forms in which people keep images: what is read, what is told, what is refused."""
 
+import re
 from pathlib import Path
 
 import cv2
@@ -505,7 +506,7 @@ LABELLED = "file,label\n1.jpg,a\n2.jpg,b\n3.jpg,a\n4.jpg,b\n"
 @pytest.mark.parametrize(
     "lists",
     [
-        {"labels.csv": LABELLED, "val.csv": "3.jpg,a\n4.jpg,b\n"},
+        {"labels.csv": f"\n{LABELLED}", "val.csv": "\n\n3.jpg,a\n4.jpg,b\n"},
         {"labels.csv": LABELLED, "val.txt": "3\n4\n"},
         {"labels.csv": LABELLED, "train.txt": "1\n2\n", "validation.csv": "file\n3.jpg\n4.jpg\n"},
         {
@@ -513,6 +514,14 @@ LABELLED = "file,label\n1.jpg,a\n2.jpg,b\n3.jpg,a\n4.jpg,b\n"
             "4.jpg,b,val\n"
         },
         {"metadata.csv": "subset;name;class\ntraining;1;a\ntraining;2;b\ndev;3;a\ndev;4;b\n"},
+        {"metadata.csv": "name,class,usage\n1,a,train\n2,b,train\n3,a,val\n4,b,val\n"},
+        {"train.csv": "name,class,split\n1,a,train\n2,b,train\n3,a,val\n4,b,val\n"},
+        {"labels.csv": LABELLED, "splits.csv": "1.jpg,train\n2.jpg,train\n3.jpg,val\n4.jpg,val\n"},
+        {"labels.csv": LABELLED, "metadata.csv": "file,set\n1,train\n2,train\n3,val\n4,val\n"},
+        {
+            "labels.csv": "id,file,label\n0,1.jpg,a\n1,2.jpg,b\n2,3.jpg,a\n3,4.jpg,b\n",
+            "val.txt": "3\n4\n",
+        },
     ],
 )
 def test_images_in_one_folder_are_split_by_lists(tmp_path: Path, lists: dict[str, str]) -> None:
@@ -521,6 +530,67 @@ def test_images_in_one_folder_are_split_by_lists(tmp_path: Path, lists: dict[str
         (tmp_path / name).write_text(text)
     assert read(tmp_path, "train")[0] == {"images/1.jpg": "a", "images/2.jpg": "b"}
     assert read(tmp_path, "val")[0] == {"images/3.jpg": "a", "images/4.jpg": "b"}
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"labels.csv": LABELLED, "train.txt": "1\n2\n5\n", "val.txt": "3\n"}, "image '5' is not"),
+        ({"labels.csv": LABELLED, "train.txt": "1\n2\n", "val.txt": "3\n6\n"}, "image '6' is not"),
+        ({"labels.csv": LABELLED, "splits.csv": "1,train\n2,val\n3,val\n"}, "such as 4.jpg: add"),
+        (
+            {"metadata.csv": "file,split\n1.jpg,train\n2.jpg,val\n"},
+            "says the class of none of them",
+        ),
+        ({"labels.csv": "\n\nfoto,width,art\n1.jpg,40,a\n2.jpg,50,b\n"}, "add a column label"),
+    ],
+)
+def test_lists_that_leave_something_open(
+    tmp_path: Path, lists: dict[str, str], message: str
+) -> None:
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(1, 5)))
+    for name, text in lists.items():
+        (tmp_path / name).write_text(text)
+    for split in ("train", "val"):
+        with pytest.raises(InputError, match=re.escape(message)):
+            read(tmp_path, split)
+
+
+def test_one_list_of_images_in_the_folders_of_splits(tmp_path: Path) -> None:
+    write(tmp_path, "train/1.jpg", "train/2.jpg", "val/3.jpg", "val/4.jpg")
+    (tmp_path / "labels.csv").write_text(LABELLED)
+    assert read(tmp_path, "train")[0] == {"train/1.jpg": "a", "train/2.jpg": "b"}
+    assert read(tmp_path, "val")[0] == {"val/3.jpg": "a", "val/4.jpg": "b"}
+    (tmp_path / "labels.csv").write_text(
+        "file,label,split\n1.jpg,a,val\n2.jpg,b,train\n3.jpg,a,val\n4.jpg,b,val\n"
+    )
+    with pytest.raises(InputError, match=r"has the split val for 1\.jpg, which is in .*train"):
+        read(tmp_path, "train")
+
+
+def test_a_column_splits_the_folder_train(tmp_path: Path) -> None:
+    write(tmp_path, *(f"train/{number}.jpg" for number in range(1, 5)), "test/9.jpg")
+    (tmp_path / "labels.csv").write_text(
+        "file,label,split\n1.jpg,a,train\n2.jpg,b,train\n3.jpg,a,val\n4.jpg,b,val\n9.jpg,a,test\n"
+    )
+    assert read(tmp_path, "train")[0] == {"train/1.jpg": "a", "train/2.jpg": "b"}
+    assert read(tmp_path, "val")[0] == {"train/3.jpg": "a", "train/4.jpg": "b"}
+
+
+@pytest.mark.parametrize("folder", ["", "images/"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("val.csv", "a/2.jpg\nb/4.jpg\n"), ("splits.csv", "1,train\n2,val\n3,train\n4,val\n")],
+)
+def test_lists_beside_class_folders_are_not_passed_over(
+    tmp_path: Path, folder: str, name: str, text: str
+) -> None:
+    write(tmp_path, *(f"{folder}{image}.jpg" for image in ("a/1", "a/2", "b/3", "b/4")))
+    (tmp_path / "labels.csv").write_text(LABELLED)
+    assert len(read(tmp_path, "train")[0]) == 4  # this list says no split
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=r"which images are val images, .* move these into val/"):
+        read(tmp_path, "train")
 
 
 @pytest.mark.parametrize("name", ["train.csv", "val.csv"])
