@@ -185,15 +185,17 @@ def _existing(file: Path, bases: Sequence[Path], key: str, place: str) -> Path:
     )
     ends = (base.joinpath(*parts[cut:]) for cut in range(last + 1) for base in bases)
     candidates = chain((base / place for base in bases), ends)
+    what = "which is not there"
     for candidate in candidates if len(parts) <= _MOST_FOLDERS else ():
         try:
             if candidate.exists():
-                return candidate
+                if candidate.resolve() != Path(candidate.resolve().anchor):
+                    return candidate
+                what = "the whole disk"
         except OSError:  # too long a name
             continue
     raise InputError(
-        f"{file}: {key} is {quoted(place)}, which is not there: write where the images are, "
-        f"from {file.parent}"
+        f"{file}: {key} is {quoted(place)}, {what}: write where the images are, from {file.parent}"
     )
 
 

@@ -120,6 +120,7 @@ INPUTS = {
         b"a: &a [x, x]\nb: &b [*a, *a]\nnames: *b\ntrain: images/train\n",
         b"names: [a]\nnc: 0x" + b"f" * 9000 + b"\ntrain: images/train\n",
         b"names: [a]\ntrain: " + b"a" * 300,
+        b"names: [a]\ntrain: images/train\nval: /\n",
         b"names: [a]\ntrain: images/train\nkpt_shape: [" + b"17" * 2000 + b", 3]\n",
     ],
     "torch-weights": [

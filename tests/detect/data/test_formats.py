@@ -633,6 +633,14 @@ def test_classes_whose_numbers_have_gaps_are_named(copied: dict[str, Path]) -> N
         open_data(copied["yolo"]).read("train")
 
 
+@pytest.mark.parametrize("place", ["/", "//", "/..", "../" * 12])
+def test_the_whole_disk_is_no_set(copied: dict[str, Path], place: str) -> None:
+    path = copied["yolo"] / "data.yaml"
+    path.write_text(f"train: images/train\nval: {place}\nnames: [helmet, vest, head]\n")
+    with pytest.raises(InputError, match=f"val is '{place}', the whole disk: write where"):
+        open_data(copied["yolo"])
+
+
 @pytest.mark.parametrize("number", ["-1", "1000000", "9" * 5000])
 def test_a_number_that_no_class_has(copied: dict[str, Path], number: str) -> None:
     path = copied["yolo"] / "data.yaml"
