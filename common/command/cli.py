@@ -17,8 +17,9 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_origin
 
 import docstring_parser  # tyro's
 import tyro
@@ -33,6 +34,21 @@ from common.text import say
 _COLUMNS = 80
 _TAIL = ("Argument helptext", "For full helptext")
 _UNKNOWN = "Unrecognized options:"
+_NUMBER = r"^Error parsing (--\S+): "
+_PLAINER = (
+    (
+        _NUMBER + r"no type matching \{None\}\|INT could be .* from (\['.*?'\])\..*",
+        r"\1 takes a whole number or None, not \2",
+    ),
+    (
+        _NUMBER + r"no type matching \{None\}\|FLOAT could be .* from (\['.*?'\])\..*",
+        r"\1 takes a number or None, not \2",
+    ),
+    (_NUMBER + r"invalid literal for int\(\) with base 10: ", r"\1 takes a whole number, not "),
+    (_NUMBER + r"could not convert string to float: ", r"\1 takes a number, not "),
+    (r"^Missing value for argument '(\S+)'\. Expected 1 values\.", r"\1 lacks its value"),
+)
+"""Messages about Python's types, and what they say to whoever typed a command."""
 Args = TypeVar("Args")
 Command = Callable[[list[str]], None]
 
@@ -228,6 +244,7 @@ def parse(
         InputError: For an unknown flag, a missing one or a bad value.
     """
     messages = io.StringIO()
+    _check_paths(kind, argv, program)
     description = inspect.cleandoc(description)
     try:
         with contextlib.redirect_stderr(messages), _docstrings_in_one_line():
@@ -240,6 +257,26 @@ def parse(
         raise InputError(_one_sentence(messages.getvalue(), program)) from None
     except ValueError as error:  # a dataclass refused its values
         raise InputError(str(error)) from error
+
+
+def _check_paths(kind: Any, argv: Sequence[str], program: str) -> None:
+    """See that no path is "", the working folder, and that a list of paths is not given twice.
+
+    Of two lists the last would count alone.
+
+    Raises:
+        InputError: If not.
+    """
+    told = f"{program} --help shows all flags"
+    typed = [word.partition("=")[0].replace("_", "-") for word in argv]
+    for field in fields(get_origin(kind) or kind):
+        flag = f"--{field.name.replace('_', '-')}"
+        places = [at for at, word in enumerate(typed) if word == flag and "Path" in str(field.type)]
+        if len(places) > 1 and "tuple" in str(field.type):
+            raise InputError(f"{flag} is there twice: give all paths after one; {told}")
+        for at in places:
+            if argv[at].endswith("=") or list(argv[at + 1 : at + 2]) == [""]:
+                raise InputError(f"{flag} is empty: give a path, or leave it out; {told}")
 
 
 @contextlib.contextmanager
@@ -284,9 +321,11 @@ def _one_sentence(box: str, program: str) -> str:
     message = message[: min(ends, default=len(message))]
     if title == "Required options":
         at = message.index(_UNKNOWN) if _UNKNOWN in message else len(message)
-        absent = [line for line in message[:at] if line.startswith("--")]
+        absent = [line for line in message[:at] if line.startswith("--") or line.isupper()]
         unknown = ["unrecognized " + " ".join(message[at + 1 :]) + ";"] if message[at + 1 :] else []
         message = [*unknown, "missing " + ", ".join(absent)]
     sentence = " ".join(message or [title])
     sentence = re.sub(r"^Error parsing [\w\[\], .]+: ", "", sentence)  # a dataclass refused it
+    for theirs, ours in _PLAINER:
+        sentence = re.sub(theirs, ours, sentence)
     return f"{sentence}; {program} --help shows all flags"

@@ -13,6 +13,7 @@ from typing import Literal
 import pytest
 import torch
 from recipes import Training
+from tyro.conf import Positional
 
 from common.command import cli
 from common.command.flags import RunFlags
@@ -60,7 +61,13 @@ def test_defaults_come_from_a_value() -> None:
         ([*GIVEN, "--seed", "-1"], ["seed must be at least 0 and at most 4294967295, not -1"]),
         ([*GIVEN, "--evaluate-every", "0"], ["evaluate_every must be at least 1, not 0"]),
         ([*GIVEN, "--overfit-batches", "0"], ["overfit_batches must be at least 1, not 0"]),
-        ([*GIVEN, "--seed"], ["--seed"]),
+        ([*GIVEN, "--seed"], ["--seed lacks its value;"]),
+        ([*GIVEN, "--seed", "1.5"], ["--seed takes a whole number, not '1.5';"]),
+        ([*GIVEN, "--workers", "x"], ["--workers takes a whole number or None, not ['x'];"]),
+        ([*GIVEN, "--timeout-minutes", "x"], ["--timeout-minutes takes a number, not 'x';"]),
+        (["--data", "", "--out", "o"], ["--data is empty: give a path, or leave it out;"]),
+        (["--data=d", "--out="], ["--out is empty: give a path, or leave it out;"]),
+        ([*GIVEN, "--init="], ["--init is empty: give a path, or leave it out;"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else value,
 )
@@ -75,6 +82,28 @@ def test_errors_are_one_line(
     assert "prog train --help shows all flags" in message or "must be" in message
     assert all(part in message for part in parts), message
     assert capsys.readouterr() == ("", "")
+
+
+@dataclass(frozen=True)
+class Named:
+    file: Positional[Path]
+
+
+@dataclass(frozen=True)
+class Several:
+    images: tuple[Path, ...]
+
+
+@pytest.mark.parametrize("second", [["--images", "b"], ["--images=b"]])
+def test_a_second_list_does_not_replace_the_first(second: list[str]) -> None:
+    assert cli.parse(Several, ["--images", "a", "b"], "p", "").images == (Path("a"), Path("b"))
+    with pytest.raises(InputError, match="^--images is there twice: give all paths after one;"):
+        cli.parse(Several, ["--images", "a", *second], "p", "")
+
+
+def test_a_missing_argument_is_named() -> None:
+    with pytest.raises(InputError, match="^missing PATH; prog inspect --help"):
+        cli.parse(Named, [], "prog inspect", "Inspects.")
 
 
 def test_help_shows_defaults_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
