@@ -59,6 +59,10 @@ def open_coco(path: Path, files: dict[str, Path], options: DataOptions) -> Detec
     """
     categories, skipped = read_categories(files)
     names = list(categories.values())
+    if not names and not skipped:
+        raise InputError(
+            f"{path}: its list of categories is empty: export it again with the classes"
+        )
     times = Counter(names)
     for name in names:
         if times[name] > 1:

@@ -114,6 +114,14 @@ def test_a_name_that_is_none_in_a_json(coco: Path, name: object, told: str) -> N
         open_data(coco)
 
 
+def test_no_categories_at_all(coco: Path) -> None:
+    for name in ("train", "val"):
+        file, content = load(coco, name)
+        file.write_text(json.dumps(content | {"categories": []}))
+    with pytest.raises(InputError, match="its list of categories is empty: export it again with"):
+        open_data(coco)
+
+
 def test_two_names_of_one_category(coco: Path) -> None:
     file, content = load(coco)
     content["categories"].append({"id": 3, "name": "boot"})
