@@ -165,6 +165,25 @@ def splits_images(folders: Sequence[Path]) -> bool:
     return False
 
 
+def check_agreed(table: Path, folders: Sequence[Path], images: Mapping[str, str]) -> None:
+    """See that no other list has another one of the same classes for an image.
+
+    Raises:
+        InputError: If one has.
+    """
+    said = {row.image: row.label for row in read_table(table, images)}
+    classes = set(said.values())
+    for path in _lists(_GENERAL, folders):
+        for row in _known(path, images, None) if path != table else ():
+            image = images[row.image]
+            if row.label in classes - {"", said.get(image, row.label)}:
+                raise InputError(
+                    f"{path}, line {row.number}, has the class {shown(row.label)!r} for "
+                    f"{in_line(image)}, but {table} {shown(said[image])!r}: correct either, or "
+                    "remove one of the lists"
+                )
+
+
 def is_general(path: Path) -> bool:
     """Tell a list that is named after no split, as `labels.csv` is."""
     return _GENERAL.fullmatch(path.stem) is not None

@@ -20,6 +20,7 @@ from common.text import counted, in_line
 from pretrain.data.label_tables import (
     SPLIT_NAMES,
     by_name,
+    check_agreed,
     check_named,
     find_table,
     is_general,
@@ -272,6 +273,7 @@ def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
             f"{held}, and no list of classes is beside it: put {kaggle}"
             f"{split or 'train'}.csv there (lines of file name,class)"
         )
+    check_agreed(table, _around(root, inner, folder), by_name(names))
     return Place(split, folder, table, tuple(names))
 
 
@@ -294,6 +296,8 @@ def _of_lists(whole: Place, wanted: Sequence[str], folders: Sequence[Path]) -> P
         useless = unusable and not named_by_lists(split, folders, images)
         if unusable and useless and split != "test":
             raise InputError(why_unusable(unusable, images))
+        if table := tables[split]:
+            check_agreed(table, folders, images)
         if split != "test":
             check_named(split, folders, images)
     stated = stated_splits(whole.table, folders, images)

@@ -556,6 +556,29 @@ def test_lists_that_leave_something_open(
             read(tmp_path, split)
 
 
+@pytest.mark.parametrize("table", ["labels.csv", "train.csv", "images/labels.csv"])
+def test_lists_that_contradict_each_other(tmp_path: Path, table: str) -> None:
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(1, 5)))
+    (tmp_path / table).write_text(LABELLED)
+    other = tmp_path / ("metadata.csv" if table == "labels.csv" else "labels.csv")
+    other.write_text("file,species\n1.jpg,x\n2.jpg,y\n")  # of something else
+    assert read(tmp_path, "train")[0]["images/1.jpg"] == "a"
+    other.write_text(LABELLED.replace("2.jpg,b", "2.jpg,a"))
+    message = (
+        rf"{other.name}, line 3, has the class 'a' for 2.jpg, but .*{table} 'b': correct either"
+    )
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, "train")
+
+
+def test_a_list_of_validation_images_that_contradicts_another(tmp_path: Path) -> None:
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(1, 5)))
+    (tmp_path / "labels.csv").write_text(LABELLED)
+    (tmp_path / "val.csv").write_text("3.jpg,b\n4.jpg,a\n")
+    with pytest.raises(InputError, match=r"labels.csv, line 4, has the class 'a' for 3.jpg, but"):
+        read(tmp_path, "val")
+
+
 def test_one_list_of_images_in_the_folders_of_splits(tmp_path: Path) -> None:
     write(tmp_path, "train/1.jpg", "train/2.jpg", "val/3.jpg", "val/4.jpg")
     (tmp_path / "labels.csv").write_text(LABELLED)
