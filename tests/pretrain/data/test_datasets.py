@@ -54,13 +54,16 @@ def test_listings_are_small(tmp_path: Path) -> None:
         for number in range(1300):
             (tmp_path / "train" / folder / f"{folder}_{number:06d}.JPEG").touch()
     class_folders(tmp_path, "train")  # what is imported or cached on the way
-    tracemalloc.start()
-    try:
-        data = class_folders(tmp_path, "train")
-        held, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert len(data.paths) == 2600
+    measured = []
+    for _ in range(3):  # what other threads allocate meanwhile is counted, too
+        tracemalloc.start()
+        try:
+            data = class_folders(tmp_path, "train")
+            measured.append(tracemalloc.get_traced_memory())
+        finally:
+            tracemalloc.stop()
+        assert len(data.paths) == 2600
+    held, peak = map(min, zip(*measured, strict=True))
     assert held / 2600 < 21 + 4 + 8 + 5  # name, folder, label, and the rest
     assert peak / 1300 < 1000  # of one folder at a time there is more
 
