@@ -16,8 +16,9 @@ from pretrain.data import cifar
 from pretrain.data.file_paths import Paths, encode
 from pretrain.data.image_sets import FileSet, ImageSet, PixelSet, select_classes, split_by_name
 from pretrain.data.label_tables import Row, by_name, check_labels, read_table
-from pretrain.data.layout import Place, describe, find_place, no_train, other_folders, packed
+from pretrain.data.layout import Place, describe, find_place, no_train, other_folders
 from pretrain.data.listing import READ, Findings, class_names, images_below
+from pretrain.data.other_forms import packed
 from pretrain.data.shards import index_of, is_url, open_shards
 from pretrain.recipes import Dataset
 

@@ -8,7 +8,6 @@ names, in any case: `train`, `Training`, `train_images`; `val`, `valid`, `valida
 
 import os
 import re
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,21 +34,13 @@ from pretrain.data.other_forms import (
     check_class_folders,
     detector_annotation,
     for_a_detector,
+    held_instead,
+    packed,
 )
 
 _INNER = ("tiny-imagenet-200", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC")
 _NEUTRAL = {"set", "images", "image", "imgs", "img", "data", "seg", "split", "dataset"}
 _NEUTRAL |= {"folder", "imagenet", "ilsvrc2012"}
-_UNPACKED = {
-    ".zip": "unzip",
-    ".tar.gz": "tar xf",
-    ".tgz": "tar xf",
-    ".tar.xz": "tar xf",
-    ".7z": "7z x",
-    ".rar": "unrar x",
-}
-"""Archives, and what unpacks them."""
-_CIFAR = re.compile(r"cifar-(10|100)-python\.tar\.gz")
 _DEEPEST = 3
 """At most this many folders may stand around the splits."""
 EXPECTED = """
@@ -144,28 +135,6 @@ def no_train(root: Path) -> InputError:
     return InputError(f"{root} holds no train images in class folders\n{tree}")
 
 
-def packed(root: Path) -> str | None:
-    """Say of a folder, or a file, that its images are still packed, and what to do."""
-    files = [root]
-    if root.is_dir():
-        files = sorted(p for folder in (root, root / "data") for p in children(folder, "*.*"))
-    if table := next((path for path in files if path.suffix in (".parquet", ".arrow")), None):
-        return (
-            f"holds {in_line(table.name)}, a Hugging Face table with images in it: save each "
-            f"row's as train/CLASS/NUMBER.jpg (datasets.load_dataset, image.save)"
-        )
-    if published := _CIFAR.match(root.name if root.is_file() else ""):
-        name = f"cifar{published[1]}"
-        return f"can be read as it is: verify --dataset {name}, or train --images.dataset {name}"
-    for ending, command in _UNPACKED.items():
-        if archive := next((path for path in files if path.name.lower().endswith(ending)), None):
-            return (
-                f"holds {in_line(archive.name)}, an archive: unpack it first, cd "
-                f"{shlex.quote(str(archive.parent))} && {command} {shlex.quote(archive.name)}"
-            )
-    return None
-
-
 def data_folder(root: Path) -> Path:
     """Return the folder that holds the splits: `root`, or one that an archive unpacked below it."""
     for folder in (root, *(root / inner for inner in _INNER)):
@@ -257,7 +226,7 @@ def _place(root: Path, inner: Path, split: str, folder: Path) -> Place | str:
         return Place(split, folder)
     names = sorted(entry.name for entry in entries if is_image(entry.name))
     if not names:
-        return f"{folder} holds {_instead(folder, entries)}"
+        return f"{folder} holds {held_instead(folder, entries)}"
     table, other = find_table(split or "train", _around(root, inner, folder), by_name(names))
     held = f"{folder} holds {counted(len(names), 'image')} in no class folder"
     if table is None and (annotation := detector_annotation(folder)):
@@ -409,26 +378,6 @@ def _above_kaggle(inner: Path) -> list[Path]:
     if inner.parts[-2:] == ("Data", "CLS-LOC"):
         return [inner.parent, inner.parents[1], inner.parents[2]]
     return []
-
-
-def _instead(folder: Path, entries: Sequence[object]) -> str:
-    """Return what a split without images and class folders holds instead, and what to do."""
-    tars = children(folder, "*.tar")
-    if tars and all(re.fullmatch(r"n\d{8}", tar.stem) for tar in tars):
-        return (
-            f"one tar file for each class: cd {folder} && for f in *.tar; do mkdir ${{f%.tar}} && "
-            "tar xf $f -C ${f%.tar}; done"
-        )
-    if tars:
-        return (
-            "no class folders; tar files need an index: python scripts/make_shards.py --index "
-            f"{folder}"
-        )
-    still = packed(folder)
-    if still:
-        return still.removeprefix("holds ")
-    what = "no images and no class folders" if entries else "nothing"
-    return f"{what}: fill it, or remove it"
 
 
 def describe(place: Place, findings: Findings) -> str:

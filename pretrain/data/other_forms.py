@@ -1,7 +1,8 @@
 """Folders of images that are kept for something else: what they are, and what can be done."""
 
 import re
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -16,6 +17,16 @@ _OF_ANNOTATIONS = {"annotations", "labels"}
 _HEAD = 65_536  # bytes
 _MOST_FILES = 20
 _YOLO = re.compile(rb"\s*\d+( [-+.\deE]+){4,}\s*[\r\n]")
+_UNPACKED = {
+    ".zip": "unzip",
+    ".tar.gz": "tar xf",
+    ".tgz": "tar xf",
+    ".tar.xz": "tar xf",
+    ".7z": "7z x",
+    ".rar": "unrar x",
+}
+"""Archives, and what unpacks them."""
+_CIFAR = re.compile(r"cifar-(10|100)-python\.tar\.gz")
 
 
 def check_class_folders(folder: Path) -> None:
@@ -47,6 +58,48 @@ def check_class_folders(folder: Path) -> None:
         f"read: move the images of each split into {folder / 'train'}/CLASS/ and "
         f"{folder / 'test'}/CLASS/, or give --data {images}, of which a share validates"
     )
+
+
+def packed(root: Path) -> str | None:
+    """Say of a folder, or a file, that its images are still packed, and what to do."""
+    files = [root]
+    if root.is_dir():
+        files = sorted(p for folder in (root, root / "data") for p in children(folder, "*.*"))
+    if table := next((path for path in files if path.suffix in (".parquet", ".arrow")), None):
+        return (
+            f"holds {in_line(table.name)}, a Hugging Face table with images in it: save each "
+            f"row's as train/CLASS/NUMBER.jpg (datasets.load_dataset, image.save)"
+        )
+    if published := _CIFAR.match(root.name if root.is_file() else ""):
+        name = f"cifar{published[1]}"
+        return f"can be read as it is: verify --dataset {name}, or train --images.dataset {name}"
+    for ending, command in _UNPACKED.items():
+        if archive := next((path for path in files if path.name.lower().endswith(ending)), None):
+            return (
+                f"holds {in_line(archive.name)}, an archive: unpack it first, cd "
+                f"{shlex.quote(str(archive.parent))} && {command} {shlex.quote(archive.name)}"
+            )
+    return None
+
+
+def held_instead(folder: Path, entries: Sequence[object]) -> str:
+    """Return what a split without images and class folders holds instead, and what to do."""
+    tars = children(folder, "*.tar")
+    if tars and all(re.fullmatch(r"n\d{8}", tar.stem) for tar in tars):
+        return (
+            f"one tar file for each class: cd {folder} && for f in *.tar; do mkdir ${{f%.tar}} && "
+            "tar xf $f -C ${f%.tar}; done"
+        )
+    if tars:
+        return (
+            "no class folders; tar files need an index: python scripts/make_shards.py --index "
+            f"{folder}"
+        )
+    still = packed(folder)
+    if still:
+        return still.removeprefix("holds ")
+    what = "no images and no class folders" if entries else "nothing"
+    return f"{what}: fill it, or remove it"
 
 
 def for_a_detector(folder: Path, annotation: Path) -> InputError:
