@@ -16,7 +16,6 @@ from common.storage import read_text
 from common.text import in_line, shown
 from pretrain.data.listing import is_image
 
-_SPLIT_WORDS = {"train": "train(ing)?", "val": "val(id(ation)?)?", "test": "test(ing)?"}
 _KINDS = "labels?|annotations?|solution|images?|map|list|data|metadata|ground_?truth|splits?"
 _GENERAL = re.compile(rf"_?({_KINDS})|_classes", re.IGNORECASE)  # the latter is Roboflow's
 _SUFFIXES = (".csv", ".tsv", ".txt")
@@ -56,7 +55,7 @@ def find_table(
         general: Take one that is named after no split, too.
 
     Returns:
-        The list, and one of that name that names none of these images.
+        The list, or one of that name that says the class of none of these images.
     """
     other = None
     for kind in (_of_split(split), _GENERAL)[: 1 + general]:
@@ -123,9 +122,11 @@ def stated_splits(
                     "val or test, or call the column something else"
                 )
             found.setdefault(split, set()).add(images[row.image])
-        lists = (named_by_lists(split, folders, images) for split in _SPLIT_WORDS)
-        unsaid = set(images.values()).difference(*found.values(), *lists)
-        if path != table and unsaid:
+        unsaid: set[str] = set()
+        if path != table:
+            lists = (named_by_lists(split, folders, images) for split in ("train", "val", "test"))
+            unsaid = set(images.values()).difference(*found.values(), *lists)
+        if unsaid:
             raise InputError(
                 f"{path} does not say the split of {len(unsaid)} images, such as "
                 f"{in_line(min(unsaid))}: add a line for each"
@@ -190,7 +191,8 @@ def is_general(path: Path) -> bool:
 
 
 def _of_split(split: str) -> re.Pattern[str]:
-    return re.compile(rf"(loc_)?{_SPLIT_WORDS[split]}([_-]?({_KINDS}))?", re.IGNORECASE)
+    words = "|".join(word for word, meant in SPLIT_NAMES.items() if meant == split)
+    return re.compile(rf"(loc_)?({words})([_-]?({_KINDS}))?", re.IGNORECASE)
 
 
 def _lists(kind: re.Pattern[str], folders: Sequence[Path]) -> Iterator[Path]:

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from common.errors import InputError
@@ -84,12 +85,15 @@ def find_place(root: Path, split: str) -> Place | None:
     splits = split_folders(inner)
     wanted = ("train",) if split == "train" else ("val", "test")
     wanted = wanted[::-1] if split == "test" else wanted
-    apart = _split_by_column(root, inner, wanted, splits)
-    if apart:
-        return apart
+    # Each is read once: long lists take their time.
+    place_of = cache(lambda name: _place(root, inner, name, _unwrapped(splits[name])))
+    if "train" in splits and "val" not in splits:
+        apart = _split_by_column(place_of("train"), root, inner, wanted, splits)
+        if apart:
+            return apart
     problem = ""
     for name in (name for name in wanted if name in splits):
-        found = _place(root, inner, name, _unwrapped(splits[name]))
+        found = place_of(name)
         if isinstance(found, Place):
             _check_column(found)
             return _with_others(found, splits)
@@ -288,19 +292,21 @@ def _of_lists(whole: Place, wanted: Sequence[str], folders: Sequence[Path]) -> P
 
 
 def _split_by_column(
-    root: Path, inner: Path, wanted: Sequence[str], splits: Mapping[str, Path]
+    whole: Place | str,
+    root: Path,
+    inner: Path,
+    wanted: Sequence[str],
+    splits: Mapping[str, Path],
 ) -> Place | None:
-    """Return the part of images in `train/` that a column gives a split, where there is no `val/`.
+    """Return the part of the images in `train/` that a column gives a split, if it does.
 
     Args:
+        whole: Of the images in `train/`; there is no `val/`.
         root: Of the data set.
         inner: What holds the splits.
         wanted: The split's names.
         splits: Their folders.
     """
-    if "train" not in splits or "val" in splits:
-        return None
-    whole = _place(root, inner, "train", _unwrapped(splits["train"]))
     if not isinstance(whole, Place) or whole.table is None:
         return None
     folders = _around(root, inner, whole.folder)

@@ -508,6 +508,8 @@ LABELLED = "file,label\n1.jpg,a\n2.jpg,b\n3.jpg,a\n4.jpg,b\n"
     [
         {"labels.csv": f"\n{LABELLED}", "val.csv": "\n\n3.jpg,a\n4.jpg,b\n"},
         {"labels.csv": LABELLED, "val.txt": "3\n4\n"},
+        {"labels.csv": LABELLED, "dev.txt": "3\n4\n"},
+        {"TrainSet.csv": "1.jpg,a\n2.jpg,b\n", "valset_labels.csv": "3.jpg,a\n4.jpg,b\n"},
         {"labels.csv": LABELLED, "train.txt": "1\n2\n", "validation.csv": "file\n3.jpg\n4.jpg\n"},
         {
             "labels.csv": "file,label,split\n1.jpg,a,train\n2.jpg,b,Train\n3.jpg,a,valid\n"
