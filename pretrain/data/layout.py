@@ -284,7 +284,9 @@ def _of_lists(whole: Place, wanted: Sequence[str], folders: Sequence[Path]) -> P
     labelled = {row.image for row in read_table(whole.table, images) if row.label}
     for split in wanted:
         table = tables[split]
-        if table is None and named[split] and named[split] <= labelled:
+        # A list of test images without classes that are trained on is no list of validation images.
+        apart = split == "val" or named[split].isdisjoint(named["train"])
+        if table is None and named[split] and named[split] <= labelled and apart:
             table = whole.table
         if table:
             return replace(_part(whole, named[split]), split=split, table=table)

@@ -9,7 +9,7 @@ import pytest
 from litter import litter
 
 from common.errors import InputError
-from pretrain.data.datasets import class_folders, load
+from pretrain.data.datasets import class_folders, has_validation, load
 from pretrain.data.image_sets import FileSet
 from pretrain.data.listing import Findings
 
@@ -648,3 +648,23 @@ def test_a_column_of_splits_says_which(tmp_path: Path, state: str) -> None:
         f"{tmp_path / 'labels.csv'}, line 3, has the split {state!r}: write train, val or test, or "
         "call the column something else"
     )
+
+
+def test_images_that_no_list_of_a_split_names(tmp_path: Path) -> None:
+    """They are left out where the training images have a list, of names alone or with classes."""
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(1, 5)))
+    (tmp_path / "labels.csv").write_text(LABELLED)
+    (tmp_path / "val.txt").write_text("4\n")
+    assert list(read(tmp_path, "train")[0]) == ["images/1.jpg", "images/2.jpg", "images/3.jpg"]
+    (tmp_path / "train.txt").write_text("1\n2\n")
+    assert list(read(tmp_path, "train")[0]) == ["images/1.jpg", "images/2.jpg"]
+
+
+def test_lists_of_test_images_take_none_from_training(tmp_path: Path) -> None:
+    write(tmp_path, *(f"images/{number}.jpg" for number in range(1, 5)))
+    (tmp_path / "train.csv").write_text(LABELLED)
+    every = [f"images/{number}.jpg" for number in range(1, 5)]
+    for text in ("id\n1\n2\n", "id\n7\n8\n", ""):  # some of them, others that are not there, none
+        (tmp_path / "test.csv").write_text(text)
+        assert list(read(tmp_path, "train")[0]) == every
+        assert not has_validation("folders", tmp_path)
